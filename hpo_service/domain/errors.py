@@ -1,0 +1,88 @@
+"""Every error a caller can meet, one tree.
+
+HpoError
+├── Invalid                 the request breaks a rule of the contract; carries the places
+├── NotFound                no such study, trial or worker
+├── Conflict                the thing exists, but not in a state that allows the call
+│   ├── StudyExists         another study already has that name
+│   ├── StudyStateConflict  the study's state does not allow the call
+│   ├── StudySealed         its test set has been opened; nothing may be added
+│   ├── LeaseLost           the attempt no longer holds the trial
+│   ├── TrialFinished       the trial has its result; it is immutable
+│   └── ResultConflict      the trial has another result than the one told
+├── PreconditionFailed      If-Match names an older version
+├── NotBuiltYet             a route of the contract that a later version will answer
+└── Unavailable             the database cannot take the call now; try again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One broken rule: where (a JSON pointer into the body) and which."""
+
+    pointer: str
+    detail: str
+
+
+class HpoError(Exception):
+    code = "error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Invalid(HpoError):
+    code = "invalid"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults))
+        self.faults = tuple(faults)
+
+
+class NotFound(HpoError):
+    code = "not_found"
+
+
+class Conflict(HpoError):
+    code = "conflict"
+
+
+class StudyExists(Conflict):
+    code = "study_exists"
+
+
+class StudyStateConflict(Conflict):
+    code = "study_state"
+
+
+class StudySealed(Conflict):
+    code = "study_sealed"
+
+
+class LeaseLost(Conflict):
+    code = "lease_lost"
+
+
+class TrialFinished(Conflict):
+    code = "trial_finished"
+
+
+class ResultConflict(Conflict):
+    code = "result_conflict"
+
+
+class PreconditionFailed(HpoError):
+    code = "precondition_failed"
+
+
+class NotBuiltYet(HpoError):
+    code = "not_built_yet"
+
+
+class Unavailable(HpoError):
+    code = "unavailable"
