@@ -1,0 +1,31 @@
+"""A measured value: a double that may also be NaN or infinite, written as a string then, since JSON has no word for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+Jsonable = float | str
+
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _read(value: Any) -> Any:
+    return _WORDS.get(value, value) if isinstance(value, str) else value
+
+
+def to_json(value: float) -> Jsonable:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def from_json(value: Jsonable) -> float:
+    return _WORDS[value] if isinstance(value, str) else float(value)
+
+
+Measure = Annotated[
+    float, Field(allow_inf_nan=True), BeforeValidator(_read), PlainSerializer(to_json, return_type=float | str)
+]

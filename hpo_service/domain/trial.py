@@ -1,0 +1,212 @@
+"""A trial: one set of hyperparameters, its attempts, and the one result it gets.
+
+Pure rules: every function takes what is and the time, and returns what shall be, or raises the error of the contract.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from hpo_service.domain.errors import LeaseLost, ResultConflict, TrialFinished
+from hpo_service.domain.search_space import Params
+
+
+class TrialState(StrEnum):
+    """
+    WAITING → RUNNING                       given out: attempt rises by one
+    RUNNING → WAITING                       the lease ran out, or was released
+    RUNNING → COMPLETE | PRUNED | FAIL      told, or attempts exhausted
+    WAITING → FAIL                          stopped before it ran; or told late by its last holder, any result
+    """
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+    @property
+    def is_finished(self) -> bool:
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL})
+
+
+class AttemptEnd(StrEnum):
+    TOLD = "told"
+    EXPIRED = "expired"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True)
+class Told:
+    """The result as the worker told it: what a repeated tell must equal."""
+
+    attempt: int
+    state: TrialState
+    values: tuple[float, ...] | None
+
+    def same(self, other: Told | None) -> bool:
+        return (
+            other is not None
+            and (self.attempt, self.state) == (other.attempt, other.state)
+            and _same_values(self.values, other.values)
+        )
+
+
+def _same_values(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return len(a) == len(b) and all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on one trial, as one attempt, until a time of the database's clock (seconds since 1970)."""
+
+    expires_at: float
+    duration: float
+
+    def is_expired(self, now: float) -> bool:
+        # An expiry further away than one lease was set by a clock that has since stepped back.
+        return self.expires_at <= now or self.expires_at > now + self.duration
+
+    def renewed(self, now: float) -> Lease:
+        return replace(self, expires_at=now + self.duration)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Who holds a job (a trial, or the sealed test): the state machine of attempts and leases.
+
+    attempt   the last one given out, 0 if none; the fencing token
+    ended     how that attempt ended; None while it is held
+    lapsed    how many leases have run out
+    """
+
+    state: TrialState
+    attempt: int = 0
+    ended: AttemptEnd | None = None
+    lapsed: int = 0
+    lease: Lease | None = None
+    told: Told | None = None
+    reason: str | None = None
+
+    def give_out(self, now: float, duration: float) -> Holding:
+        return replace(
+            self,
+            state=TrialState.RUNNING,
+            attempt=self.attempt + 1,
+            ended=None,
+            lease=Lease(now + duration, duration),
+            reason=None,
+        )
+
+    def keep(self, attempt: int, now: float) -> Holding:
+        """Report or heartbeat: renew the lease, or take it back when it lapsed and nobody else has the trial."""
+        if self.state.is_finished:
+            raise TrialFinished(f"the trial has finished as {self.state}")
+        self._check_holder(attempt)
+        assert self.lease is not None
+        lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
+        return replace(
+            self,
+            state=TrialState.RUNNING,
+            ended=None,
+            lapsed=lapsed,
+            lease=self.lease.renewed(now),
+            reason=None,
+        )
+
+    def finish(self, told: Told, state: TrialState, reason: str | None) -> Holding | None:
+        """Tell: take the result; None when this very result was told before."""
+        if self.state.is_finished:
+            if told.same(self.told):
+                return None
+            raise ResultConflict(f"the trial has finished as {self.state}, with another result or attempt")
+        self._check_holder(told.attempt)
+        lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
+        return replace(
+            self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason
+        )
+
+    def release(self, attempt: int, fail_as: str | None) -> Holding | None:
+        """Hand the trial back; None when there is nothing of this attempt to hand back.
+
+        fail_as: why the trial ends as FAIL instead of waiting for somebody else.
+        """
+        if self.state is not TrialState.RUNNING or attempt != self.attempt:
+            return None
+        if fail_as is not None:
+            return replace(
+                self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as
+            )
+        return replace(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
+
+    def lapse(self, now: float, attempts: int, fail_as: str | None) -> Holding | None:
+        """The lease ran out: back to WAITING, or FAIL after as many attempts; None while it is held."""
+        if self.state is not TrialState.RUNNING or self.lease is None or not self.lease.is_expired(now):
+            return None
+        lapsed = self.lapsed + 1
+        if fail_as is None and lapsed >= attempts:
+            fail_as = "attempts_exhausted"
+        if fail_as is not None:
+            return replace(
+                self,
+                state=TrialState.FAIL,
+                ended=AttemptEnd.EXPIRED,
+                lapsed=lapsed,
+                lease=None,
+                reason=fail_as,
+            )
+        return replace(self, state=TrialState.WAITING, ended=AttemptEnd.EXPIRED, lapsed=lapsed)
+
+    def fail_waiting(self, reason: str) -> Holding:
+        assert self.state is TrialState.WAITING
+        return replace(self, state=TrialState.FAIL, lease=None, reason=reason)
+
+    def _check_holder(self, attempt: int) -> None:
+        if attempt != self.attempt or attempt == 0:
+            raise LeaseLost(
+                f"attempt {attempt} does not hold the trial; "
+                + (f"the last one given out is {self.attempt}" if self.attempt else "it was never given out")
+            )
+        if self.ended is AttemptEnd.RELEASED:
+            raise LeaseLost(f"attempt {attempt} has released the trial")
+
+
+@dataclass(frozen=True)
+class Report:
+    """An intermediate value: one per step, the last one told."""
+
+    step: int
+    value: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HistoryTrial:
+    """What samplers and pruners see of a trial, running or finished.
+
+    reports: (step, value), by rising step; system_attrs: what an algorithm keeps with the trial, JSON.
+    """
+
+    number: int
+    state: TrialState
+    params: Params
+    values: tuple[float, ...] | None = None
+    reports: tuple[tuple[int, float], ...] = ()
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
+
+
+def pruned_values(reports: dict[int, float], directions: int) -> tuple[float, ...] | None:
+    """A PRUNED trial without told values is worth its last report, unless that is NaN."""
+    if directions != 1 or not reports:
+        return None
+    last = reports[max(reports)]
+    return None if math.isnan(last) else (last,)
