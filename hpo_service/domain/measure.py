@@ -1,4 +1,4 @@
-"""A measured value: a double that may also be NaN or infinite, written as a string then, since JSON has no word for it."""
+"""A measured value: a double that may also be NaN or infinite; JSON has no word for these, so a string says it."""
 
 from __future__ import annotations
 
@@ -27,5 +27,8 @@ def from_json(value: Jsonable) -> float:
 
 
 Measure = Annotated[
-    float, Field(allow_inf_nan=True), BeforeValidator(_read), PlainSerializer(to_json, return_type=float | str)
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(_read),
+    PlainSerializer(to_json, return_type=float | str),
 ]

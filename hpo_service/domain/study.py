@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import SearchSpace
 
@@ -201,3 +203,93 @@ def _check_kind(objective: Objective) -> None:
     kind = objective.get("kind")
     if not isinstance(kind, str) or not 1 <= len(kind) <= 64 or not kind.isprintable():
         refuse((["objective", "kind"], "an objective names its kind: a string of 1 to 64 printable characters"))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many trials are in which state; WAITING apart: never given out, or given out before."""
+
+    queued: int = 0
+    retries: int = 0
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    fail: int = 0
+
+    def moved(self, before: str | None, after: str | None) -> Tally:
+        """The tally after one trial went from one of these fields to another; None: it came, or went."""
+        changes = {}
+        if before is not None:
+            changes[before] = getattr(self, before) - 1
+        if after is not None:
+            changes[after] = changes.get(after, getattr(self, after)) + 1
+        return replace(self, **changes)
+
+    @property
+    def unfinished_business(self) -> int:
+        """Trials that may still bring a result without a new one being given out."""
+        return self.running + self.retries
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it is recorded. Times are seconds since 1970 by the database's clock.
+
+    revision: rises with every change of the study or of one of its trials
+    version: rises with limits, metadata and state (the ETag)
+    """
+
+    id: int
+    spec: StudySpec
+    state: StudyState
+    created_at: float
+    revision: int = 0
+    version: int = 0
+    tally: Tally = Tally()
+    given_out: int = 0
+    next_number: int = 0
+    round: int = 0
+    exhausted: bool = False
+    sealed: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def limit_reached(self, now: float, best: float | None) -> bool:
+        """Whether no new trial may be given out any more. best: the best first value so far."""
+        limits = self.spec.limits
+        if self.exhausted or (limits.trials is not None and self.given_out >= limits.trials):
+            return True
+        if limits.seconds is not None and now - self.created_at >= limits.seconds:
+            return True
+        if limits.target is None or best is None:
+            return False
+        return best >= limits.target if self.spec.maximizes else best <= limits.target
+
+    def settled(self, now: float, best: float | None) -> StudyState:
+        """The state that what has happened leads to."""
+        if self.state is StudyState.STOPPING and self.tally.running == 0:
+            return StudyState.STOPPED
+        if self.state not in (StudyState.ACTIVE, StudyState.COMPLETED) or self.sealed:
+            return self.state
+        done = self.limit_reached(now, best) and self.tally.unfinished_business == 0
+        return StudyState.COMPLETED if done else StudyState.ACTIVE
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pass of the search: the ranges its trials are drawn from, and where these come from."""
+
+    round: int
+    search_space: SearchSpace
+    first_trial: int | None = None
+    trials: int = 0
+    finished: int = 0
+    from_trials: tuple[int, ...] = ()
+    changes: tuple[Change, ...] = ()
+    revision: int = 0
+
+    def is_given_out(self, narrowing: Narrowing | None) -> bool:
+        """Whether this round has given out all its trials and another round is to follow it."""
+        return narrowing is not None and self.round + 1 < narrowing.rounds and self.trials >= narrowing.trials_per_round

@@ -5,6 +5,7 @@ Pure rules: every function takes what is and the time, and returns what shall be
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -130,9 +131,7 @@ class Holding:
             raise ResultConflict(f"the trial has finished as {self.state}, with another result or attempt")
         self._check_holder(told.attempt)
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
-        return replace(
-            self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason
-        )
+        return replace(self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason)
 
     def release(self, attempt: int, fail_as: str | None) -> Holding | None:
         """Hand the trial back; None when there is nothing of this attempt to hand back.
@@ -142,9 +141,7 @@ class Holding:
         if self.state is not TrialState.RUNNING or attempt != self.attempt:
             return None
         if fail_as is not None:
-            return replace(
-                self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as
-            )
+            return replace(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
         return replace(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
 
     def lapse(self, now: float, attempts: int, fail_as: str | None) -> Holding | None:
@@ -210,3 +207,36 @@ def pruned_values(reports: dict[int, float], directions: int) -> tuple[float, ..
         return None
     last = reports[max(reports)]
     return None if math.isnan(last) else (last,)
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """The seed a trial is trained with: the same for every attempt, on every server. 32 bits."""
+    digest = hashlib.blake2b(f"{study_seed}/{number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as it is recorded. Times are seconds since 1970 by the database's clock."""
+
+    study: str
+    number: int
+    params: Params
+    holding: Holding
+    seed: int
+    id: int | None = None
+    values: tuple[float, ...] | None = None
+    metrics: dict[str, Any] | None = None
+    worker_id: str | None = None
+    stop: str | None = None
+    round: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, str] | None = None
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    revision: int = 0
+
+    @property
+    def state(self) -> TrialState:
+        return self.holding.state

@@ -1,0 +1,116 @@
+"""The database: one writer with group commit, readers beside it, and the clock that decides."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from hpo_service.domain.errors import HpoError, Unavailable
+from hpo_service.store.engine import (
+    database_errors_translated,
+    database_url,
+    reading_engine,
+    sqlite_file,
+    writing_engine,
+)
+from hpo_service.store.record import Record
+from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
+from hpo_service.store.tables import studies
+from hpo_service.store.writer import Writer
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+LEAST_FREE_BYTES = 16 * 2**20
+
+
+class Database:
+    """Open for one server process. `write` and `read` run a function on the Record of one transaction."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        on_commit: Callable[[], None] = lambda: None,
+        on_rollback: Callable[[Sequence[str]], None] = lambda studies: None,
+    ) -> None:
+        """clock: seconds since 1970 for tests; by default the database's own.
+
+        Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
+        """
+        self.url = database_url(url)
+        self._clock = clock
+        self._open = ExitStack()
+        self._path = sqlite_file(self.url)
+        with ExitStack() as opening:
+            if self._path is not None:
+                # A process killed a moment ago may not be gone from the kernel's books yet.
+                opening.enter_context(sqlite_lock(self._path, patience_seconds=1.0))
+            upgrade_engine(self.url)
+            self._write_engine = writing_engine(self.url)
+            opening.callback(self._write_engine.dispose)
+            self._read_engine = reading_engine(self.url)
+            opening.callback(self._read_engine.dispose)
+            self._writer = Writer(self._write_engine, _lock_studies, on_commit, on_rollback)
+            opening.callback(self._writer.close)
+            self._open = opening.pop_all()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def write(self, work: Callable[[Record], T], studies: Sequence[str] = ()) -> Future[T]:
+        """Run `work` in a transaction that holds these studies. The result comes after the commit."""
+
+        def in_transaction(connection: sa.Connection) -> T:
+            return work(Record(connection, self._now(connection)))
+
+        return self._writer.submit(in_transaction, studies)
+
+    def read(self, work: Callable[[Record], T]) -> T:
+        """Run `work` on a snapshot; it must not write."""
+        with database_errors_translated(), self._read_engine.connect() as connection:
+            return work(Record(connection, self._now(connection)))
+
+    def _now(self, connection: sa.Connection) -> float:
+        if self._clock is not None:
+            return self._clock()
+        if self._path is not None:
+            return time.time()  # SQLite runs in this process: its clock is ours
+        return float(connection.execute(_DATABASE_CLOCK).scalar_one())
+
+    def faults(self) -> list[str]:
+        """What keeps this database from taking writes now; empty when it is ready."""
+        found = []
+        try:
+            self.write(lambda record: record.check_writable()).result(timeout=5)
+            with database_errors_translated(), self._read_engine.connect() as connection:
+                if current_revision(connection) is None:
+                    found.append("the database has no schema")
+        except HpoError as error:
+            found.append(error.detail)
+        except TimeoutError:
+            found.append("the database has not answered within 5 seconds")
+        if self._path is not None and self._path.exists():
+            free = shutil.disk_usage(self._path.parent).free
+            if free < LEAST_FREE_BYTES:
+                found.append(f"only {free // 2**20} MiB are free on the database's disk")
+        return found
+
+
+_DATABASE_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+
+
+def _lock_studies(connection: sa.Connection, names: Sequence[str]) -> None:
+    """Keep other servers from these studies. All take them in the order of their names, so nobody waits in a circle."""
+    if names and connection.dialect.name == "postgresql":
+        query = sa.select(studies.c.id).where(studies.c.name.in_(names)).order_by(studies.c.name).with_for_update()
+        connection.execute(query)
+
+
+__all__ = ["Clock", "Database", "Unavailable"]

@@ -1,0 +1,109 @@
+"""How a database is opened: SQLite in WAL mode with synchronous=FULL, PostgreSQL by psycopg 3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+
+from hpo_service.domain.errors import Unavailable
+
+_dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+
+
+def database_url(text: str) -> URL:
+    """Read a database URL; raise ValueError for one that this service cannot run on."""
+    try:
+        url = make_url(text)
+    except sa.exc.ArgumentError:
+        raise ValueError(f"{text!r} is no database URL; write sqlite:///hpo.db or postgresql://…") from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+            raise ValueError("SQLite needs a file, such as sqlite:///hpo.db: what is in memory dies with the process")
+        return url
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    raise ValueError(f"{backend} is not supported; use sqlite:///… or postgresql://…")
+
+
+def sqlite_file(url: URL) -> Path | None:
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def writing_engine(url: URL) -> sa.Engine:
+    """The engine of the one writer: every transaction takes the write lock at once."""
+    if sqlite_file(url) is None:
+        return _postgres(url, pool_size=2)
+    engine = sa.create_engine(
+        url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
+    )
+    _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False)
+    return engine
+
+
+def reading_engine(url: URL) -> sa.Engine:
+    """The engine of the readers, who never wait for the writer."""
+    if sqlite_file(url) is None:
+        return _postgres(url, pool_size=8)
+    engine = sa.create_engine(
+        url, json_serializer=_dumps, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False}
+    )
+    _on_sqlite(engine, "BEGIN", read_only=True)
+    return engine
+
+
+def _postgres(url: URL, pool_size: int) -> sa.Engine:
+    return sa.create_engine(
+        url,
+        json_serializer=_dumps,
+        pool_size=pool_size,
+        max_overflow=32,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+        },
+    )
+
+
+def _on_sqlite(engine: sa.Engine, begin: str, read_only: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver would begin on its own terms otherwise
+        for pragma in (
+            "busy_timeout=10000",
+            "journal_mode=WAL",
+            "synchronous=FULL",  # NORMAL loses acknowledged results in a power cut
+            "foreign_keys=ON",
+            "query_only=ON" if read_only else "query_only=OFF",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+@contextmanager
+def database_errors_translated() -> Iterator[None]:
+    """A database that is away, full or locked is Unavailable; a broken rule stays an IntegrityError."""
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+        raise Unavailable(f"the database cannot take the call now: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig is not None else error
+    text = " ".join(str(cause).split())
+    return text[:300] or type(cause).__name__

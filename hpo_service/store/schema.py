@@ -1,0 +1,127 @@
+"""The schema's migrations: run once, under a lock, by whoever comes first."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import IO
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import URL
+
+from hpo_service.domain.errors import Unavailable
+from hpo_service.store.engine import database_errors_translated, database_url, sqlite_file, writing_engine
+
+VERSION_TABLE = "hpo_alembic_version"
+_ADVISORY_LOCK = 0x68706F  # "hpo"; any number that all servers share
+
+
+class DatabaseInUse(Unavailable):
+    """Another server process holds this SQLite file."""
+
+
+class SchemaTooNew(Unavailable):
+    """The database was made by a later version of this service."""
+
+
+@contextmanager
+def sqlite_lock(path: Path, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the SQLite file for this process alone. The kernel lets go of it when the process dies, however it dies."""
+    handle = _take(path, patience_seconds)
+    try:
+        yield
+    finally:
+        handle.close()
+
+
+def _take(path: Path, patience_seconds: float) -> IO[str]:
+    name = path.with_name(path.name + ".lock")
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(name, "a+", encoding="ascii")  # noqa: SIM115 - it stays open as long as the lock is held
+    except OSError as error:
+        raise Unavailable(f"cannot open the lock file {name}: {error.strerror}") from error
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            handle.seek(0)
+            holder = handle.read().strip()
+            handle.close()
+            raise DatabaseInUse(
+                f"another server{f' (process {holder})' if holder else ''} is running on {path}; SQLite takes one "
+                "server at a time: stop it, use another file, or use PostgreSQL for several servers"
+            ) from None
+    handle.seek(0)
+    handle.truncate()
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def upgrade(url: str) -> None:
+    """Bring the database to this version's schema; nothing to do is fine. Raise DatabaseInUse, SchemaTooNew."""
+    parsed = database_url(url)
+    path = sqlite_file(parsed)
+    if path is None:
+        upgrade_engine(parsed)
+        return
+    with sqlite_lock(path):
+        upgrade_engine(parsed)
+
+
+def upgrade_engine(url: URL) -> None:
+    """Upgrade; on SQLite the caller holds the file's lock."""
+    engine = writing_engine(url)
+    try:
+        with database_errors_translated(), engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(sa.text("SET statement_timeout = 0"))
+                connection.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
+                connection.commit()
+            try:
+                _migrate(connection)
+                connection.commit()  # all migrations, or none
+            finally:
+                connection.rollback()
+                if engine.dialect.name == "postgresql":
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
+                    connection.commit()
+    finally:
+        engine.dispose()
+
+
+def _migrate(connection: sa.Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(files("hpo_service.store") / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    current = current_revision(connection)
+    if current == scripts.get_current_head():
+        return
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise SchemaTooNew(
+            f"the database has schema revision {current}, which this version does not know; "
+            "install the version that made it, or restore an older backup"
+        )
+    command.upgrade(config, "head")
+
+
+def current_revision(connection: sa.Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()

@@ -1,0 +1,191 @@
+"""Our own tables, all named hpo_*. Times are seconds since 1970 UTC, as doubles; JSON is kept as text.
+
+`revision` rises within a study with every row written, so that "what has changed since" is one indexed query.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# INTEGER PRIMARY KEY is what SQLite numbers by itself.
+BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+Seconds = sa.Double
+TRIAL_STATES = ("WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL")
+STUDY_STATES = ("ACTIVE", "PAUSED", "STOPPING", "STOPPED", "COMPLETED", "CANCELLED")
+
+
+def _one_of(column: str, words: tuple[str, ...], name: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=name)
+
+
+def _study_id(primary_key: bool = False) -> sa.Column[int]:
+    return sa.Column(
+        "study_id",
+        BigId,
+        sa.ForeignKey("hpo_studies.id", ondelete="CASCADE"),
+        nullable=False,
+        primary_key=primary_key,
+        autoincrement=False,
+    )
+
+
+studies = sa.Table(
+    "hpo_studies",
+    metadata,
+    sa.Column("id", BigId, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("spec", sa.JSON, nullable=False),  # as the study reads; its limits and metadata may change
+    sa.Column("created_with", sa.Text, nullable=False),  # the body it was created with, canonical
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("queued", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("retries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("running", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("complete", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pruned", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("fail", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("given_out", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_number", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("round", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("exhausted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("user_attrs", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("system_attrs", sa.JSON, nullable=False, server_default="{}"),
+    _one_of("state", STUDY_STATES, "state"),
+    sa.CheckConstraint(
+        "queued >= 0 AND retries >= 0 AND running >= 0 AND complete >= 0 AND pruned >= 0 AND fail >= 0",
+        name="tally",
+    ),
+    sqlite_autoincrement=True,  # the id of a deleted study never comes back
+)
+
+rounds = sa.Table(
+    "hpo_rounds",
+    metadata,
+    _study_id(primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("search_space", sa.JSON, nullable=False),
+    sa.Column("first_trial", sa.Integer),
+    sa.Column("trials", sa.Integer, nullable=False),
+    sa.Column("finished", sa.Integer, nullable=False),
+    sa.Column("from_trials", sa.JSON, nullable=False),
+    sa.Column("changes", sa.JSON, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
+trials = sa.Table(
+    "hpo_trials",
+    metadata,
+    sa.Column("id", BigId, primary_key=True),
+    _study_id(),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("params", sa.JSON, nullable=False),  # {name: value}, as on the wire
+    sa.Column("distributions", sa.JSON(none_as_null=True)),  # {name: Optuna's JSON}, when written by Optuna itself
+    sa.Column("values", sa.JSON(none_as_null=True)),  # [number | "Infinity" | "-Infinity"]
+    sa.Column("value", sa.Double),  # the first of the values, for ordering
+    sa.Column("metrics", sa.JSON(none_as_null=True)),
+    sa.Column("reason", sa.Text),
+    sa.Column("stop", sa.Text),  # why the worker shall end it: pruned, stopped
+    sa.Column("round", sa.Integer),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("attempt_end", sa.Text),
+    sa.Column("lapsed", sa.Integer, nullable=False),
+    sa.Column("lease_expires_at", Seconds),
+    sa.Column("worker_id", sa.Text),
+    sa.Column("told", sa.JSON(none_as_null=True)),
+    sa.Column("started_at", Seconds),
+    sa.Column("finished_at", Seconds),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("user_attrs", sa.JSON, nullable=False),
+    sa.Column("system_attrs", sa.JSON, nullable=False),
+    sa.UniqueConstraint("study_id", "number"),
+    _one_of("state", TRIAL_STATES, "state"),
+    _one_of("attempt_end", ("told", "expired", "released"), "attempt_end"),
+    sa.CheckConstraint("state <> 'RUNNING' OR lease_expires_at IS NOT NULL OR attempt = 0", name="lease"),
+    sqlite_autoincrement=True,
+)
+
+
+def _some_trials(name: str, *columns: str, where: str) -> sa.Index:
+    condition = sa.text(where)
+    return sa.Index(name, *(trials.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
+
+
+_some_trials("ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
+_some_trials("ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")
+_some_trials("ix_hpo_trials_leases", "study_id", "lease_expires_at", where="state = 'RUNNING'")
+_some_trials("ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
+sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
+
+attempts = sa.Table(
+    "hpo_attempts",
+    metadata,
+    sa.Column("trial_id", BigId, sa.ForeignKey("hpo_trials.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker_id", sa.Text, nullable=False),
+    sa.Column("started_at", Seconds, nullable=False),
+    sa.Column("ended_at", Seconds),
+    sa.Column("end", sa.Text),
+    _one_of('"end"', ("told", "expired", "released"), "end"),
+)
+
+reports = sa.Table(
+    "hpo_reports",
+    metadata,
+    sa.Column("trial_id", BigId, sa.ForeignKey("hpo_trials.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("value", sa.Double),  # NULL is NaN, which SQLite cannot hold
+    sa.Column("metrics", sa.JSON(none_as_null=True)),
+)
+
+# What an ask, an enqueue or an import answered, by its request_id: a repeated call gets the same answer.
+answers = sa.Table(
+    "hpo_answers",
+    metadata,
+    sa.Column("call", sa.Text, primary_key=True),  # the route, with the study where the route names one
+    sa.Column("request_id", sa.Text, primary_key=True),
+    _study_id(),
+    sa.Column("answer", sa.JSON, nullable=False),
+)
+sa.Index("ix_hpo_answers_study_id", answers.c.study_id)
+
+# The sealed test of a study: at most one, with attempts and a lease like a trial.
+tests = sa.Table(
+    "hpo_tests",
+    metadata,
+    _study_id(primary_key=True),
+    sa.Column("ensemble", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),  # the trial whose configuration it tests
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("attempt_end", sa.Text),
+    sa.Column("lapsed", sa.Integer, nullable=False),
+    sa.Column("lease_expires_at", Seconds),
+    sa.Column("worker_id", sa.Text),
+    sa.Column("result", sa.JSON(none_as_null=True)),  # as told
+    sa.Column("reason", sa.Text),
+    sa.Column("finished_at", Seconds),
+    _one_of("state", ("WAITING", "RUNNING", "COMPLETE", "FAIL"), "state"),
+)
+
+workers = sa.Table(
+    "hpo_workers",
+    metadata,
+    sa.Column("worker_id", sa.Text, primary_key=True),
+    sa.Column("last_seen_at", Seconds, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False),
+)
