@@ -1,0 +1,13 @@
+"""The array types of this room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64] | slice
+Dtype = type[np.float32] | type[np.float64]
