@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,9 +11,10 @@ import numpy as np
 from hpo_service.domain.neural_network import NetworkConfiguration
 from worker.datasets import Dataset
 from worker.nn.arrays import Array, Labels
+from worker.nn.first_layers import function_space_pays
 from worker.nn.losses import accuracy, cross_entropy, softmax
 from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import Momentum, Optimizer, Sgd
+from worker.nn.optimizers import LINEAR, OPTIMIZERS
 
 # Streams of random numbers: those of the study are shared by its trials, the others are the trial's own.
 SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)
@@ -48,11 +48,24 @@ class TestResult:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of a study, those that train first, then those that validate."""
+    """The images a study uses, those that train first, then those that validate."""
 
     images: Array
     labels: Labels
     training: int
+    classes: int
+
+    @functools.cached_property
+    def gram(self) -> Array:
+        """X_train Xᵀ, computed once for all trials of a study."""
+        return self.images[: self.training] @ self.images.T
+
+    @property
+    def validation_labels(self) -> Labels:
+        return self.labels[self.training :]
+
+    def all_for_training(self) -> Split:
+        return Split(self.images, self.labels, len(self.labels), self.classes)
 
 
 def train(
@@ -63,20 +76,10 @@ def train(
     `seed` is the trial's own (initial weights, dropout masks), `study_seed` that of the split and the
     mini-batches, which all trials of a study share.
     """
-    split = _split(dataset, study_seed, *_sizes(configuration, dataset))
-    network = _network(configuration, split, seed, dataset)
+    split = _split(dataset, study_seed, *configuration.split_sizes(len(dataset.x_train)))
+    network = _network(configuration, split, seed, in_function_space=_pays(configuration, split))
     for epoch, _ in enumerate(_epochs(configuration, network, split, seed, study_seed), start=1):
-        training_scores = _scores(network, 0, split.training)
-        validation_scores = _scores(network, split.training, len(split.labels))
-        training_labels, validation_labels = split.labels[: split.training], split.labels[split.training :]
-        metrics = {
-            "train_accuracy": accuracy(training_scores, training_labels),
-            "train_loss": cross_entropy(training_scores, training_labels),
-            "validation_loss": cross_entropy(validation_scores, validation_labels),
-        }
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise Diverged(f"the loss is no longer finite after epoch {epoch}")
-        yield EpochReport(epoch, accuracy(validation_scores, validation_labels), metrics)
+        yield _report(epoch, _scores(network, 0, len(split.labels)), split)
 
 
 def evaluate_on_test_set(
@@ -91,96 +94,117 @@ def evaluate_on_test_set(
     """Train `ensemble` networks on the training and validation images together, and test their average once.
 
     The validation accuracy is that of networks of the same seeds, trained without the validation images.
-    The test images are touched nowhere else.
+    The test images are touched nowhere else. Raise Diverged.
     """
-    split = _split(dataset, study_seed, *_sizes(configuration, dataset))
-    everything = Split(split.images, split.labels, len(split.labels))
-    test = Split(np.concatenate([split.images, dataset.x_test]), dataset.t_test, len(split.labels))
+    split = _split(dataset, study_seed, *configuration.split_sizes(len(dataset.x_train)))
     members: list[dict[str, float | int]] = []
-    validation: list[Array] = []
+    validated: list[Array] = []
     tested: list[Array] = []
-    for member in range(ensemble):
-        member_seed = _member_seed(seed, member)
-        network = _network(configuration, split, member_seed, dataset)
-        for _ in _epochs(configuration, network, split, member_seed, study_seed):
+    for seed_of_member in _member_seeds(seed, ensemble):
+        network = _network(configuration, split, seed_of_member, in_function_space=_pays(configuration, split))
+        for _ in _epochs(configuration, network, split, seed_of_member, study_seed):
             between_epochs()
-        validation.append(softmax(_scores(network, split.training, len(split.labels))))
-        network = _network(configuration, test, member_seed, dataset)
-        for _ in _epochs(configuration, network, everything, member_seed, study_seed):
+        validated.append(_probabilities(network, split.training, len(split.labels)))
+        everything = split.all_for_training()
+        network = _network(configuration, everything, seed_of_member, in_function_space=False)
+        for _ in _epochs(configuration, network, everything, seed_of_member, study_seed):
             between_epochs()
-        tested.append(softmax(_scores(network, len(split.labels), len(test.images))))
+        tested.append(_probabilities(network.over(dataset.x_test), 0, len(dataset.t_test)))
         members.append(
             {
-                "seed": member_seed,
+                "seed": seed_of_member,
                 "test_accuracy": accuracy(tested[-1], dataset.t_test),
-                "validation_accuracy": accuracy(validation[-1], split.labels[split.training :]),
+                "validation_accuracy": accuracy(validated[-1], split.validation_labels),
             }
         )
     return TestResult(
         accuracy(np.mean(tested, axis=0), dataset.t_test),
-        accuracy(np.mean(validation, axis=0), split.labels[split.training :]),
+        accuracy(np.mean(validated, axis=0), split.validation_labels),
         members,
     )
 
 
-def _sizes(configuration: NetworkConfiguration, dataset: Dataset) -> tuple[int, int]:
-    return configuration.split_sizes(len(dataset.x_train))
-
-
+# The next trial of a worker is mostly one of the same study.
 @functools.lru_cache(maxsize=2)
 def _split(dataset: Dataset, study_seed: int, training: int, validation: int) -> Split:
-    """Shuffle the training images by the study's seed, take as many as are used, the first for training."""
+    """Shuffle the training images by the study's seed and take as many as are used, the first for training."""
     order = _stream(study_seed, SPLIT).permutation(len(dataset.x_train))[: training + validation]
-    return Split(dataset.x_train[order], dataset.t_train[order], training)
+    return Split(dataset.x_train[order], dataset.t_train[order], training, dataset.classes)
 
 
-def _network(configuration: NetworkConfiguration, split: Split, seed: int, dataset: Dataset) -> Network:
+def _network(configuration: NetworkConfiguration, split: Split, seed: int, in_function_space: bool) -> Network:
     architecture = Architecture(
-        inputs=split.images.shape[1],
-        hidden_sizes=configuration.hidden_sizes,
-        classes=dataset.classes,
-        weight_init=configuration.weight_init,
-        weight_decay=configuration.weight_decay,
+        configuration.hidden_sizes,
+        split.classes,
+        configuration.activation,
+        configuration.weight_init,
+        configuration.batch_norm,
+        configuration.dropout,
+        configuration.weight_decay,
     )
-    rows = max(configuration.batch_size, min(EVALUATED_AT_ONCE, len(split.images)))
-    return Network(architecture, split.images, rows, _stream(seed, WEIGHTS), np.float32)
+    rows = max(configuration.batch_size, EVALUATED_AT_ONCE)
+    gram = split.gram if in_function_space else None
+    return Network(architecture, split.images, rows, _stream(seed, WEIGHTS), gram=gram)
+
+
+def _pays(configuration: NetworkConfiguration, split: Split) -> bool:
+    """Whether the first layer is trained faster in function space."""
+    return configuration.optimizer in LINEAR and function_space_pays(
+        len(split.labels), split.images.shape[1], _steps(configuration, split), configuration.batch_size
+    )
+
+
+def _steps(configuration: NetworkConfiguration, split: Split) -> int:
+    return max(1, split.training // configuration.batch_size)
 
 
 def _epochs(
     configuration: NetworkConfiguration, network: Network, split: Split, seed: int, study_seed: int
 ) -> Iterator[None]:
-    """Train, stopping after each epoch."""
-    optimizer = _optimizer(configuration, network.parameters.values)
+    """Train, and stop after each epoch."""
+    theta = network.parameters.values
+    optimizer = OPTIMIZERS[configuration.optimizer](configuration.learning_rate, configuration.momentum, theta)
     batches, masks = _stream(study_seed, BATCHES), _stream(seed, DROPOUT)
-    steps = max(1, split.training // configuration.batch_size)
+    size = (_steps(configuration, split), configuration.batch_size)
     for _ in range(configuration.epochs):
-        with np.errstate(all="ignore"):  # a diverging loss is looked for where it is evaluated
-            for rows in batches.integers(split.training, size=(steps, configuration.batch_size)):
-                gradient = network.gradient(rows, split.labels[rows], masks)
-                optimizer.step(network.parameters.values, gradient)
+        # what overflows is looked for in the scores of an evaluation
+        with np.errstate(all="ignore"):
+            for rows in batches.integers(split.training, size=size):
+                optimizer.step(theta, network.gradient(rows, split.labels[rows], masks))
         yield
 
 
-def _optimizer(configuration: NetworkConfiguration, like: Array) -> Optimizer:
-    if configuration.optimizer == "momentum":
-        return Momentum(configuration.learning_rate, configuration.momentum, like)
-    return Sgd(configuration.learning_rate)
+def _report(epoch: int, scores: Array, split: Split) -> EpochReport:
+    training, validation = scores[: split.training], scores[split.training :]
+    return EpochReport(
+        epoch,
+        accuracy(validation, split.validation_labels),
+        {
+            "train_accuracy": accuracy(training, split.labels[: split.training]),
+            "train_loss": cross_entropy(training, split.labels[: split.training]),
+            "validation_loss": cross_entropy(validation, split.validation_labels),
+        },
+    )
+
+
+def _probabilities(network: Network, first: int, end: int) -> Array:
+    return softmax(_scores(network, first, end))
 
 
 def _scores(network: Network, first: int, end: int) -> Array:
-    """Return the scores of the images from `first` to before `end`, some at a time, so that they stay in the cache."""
+    """Return the scores (N, C) of the images from `first` to before `end`; raise Diverged if one is not finite."""
     with np.errstate(all="ignore"):
-        return np.concatenate(
-            [
-                network.scores(slice(start, min(start + EVALUATED_AT_ONCE, end))).copy()
-                for start in range(first, end, EVALUATED_AT_ONCE)
-            ]
-        )
+        # some at a time, so that they stay in the cache
+        starts = range(first, end, EVALUATED_AT_ONCE)
+        scores = np.concatenate([network.scores(slice(s, min(s + EVALUATED_AT_ONCE, end))).copy() for s in starts])
+    if not np.isfinite(scores).all():
+        raise Diverged("the loss is no longer finite")
+    return scores
 
 
-def _member_seed(seed: int, member: int) -> int:
-    """The seed of a network of the ensemble; the first has the trial's own."""
-    return seed if member == 0 else int(_stream(seed, MEMBERS, member).integers(2**32))
+def _member_seeds(seed: int, ensemble: int) -> list[int]:
+    """The seeds of an ensemble; the first is the trial's own."""
+    return [seed, *(int(_stream(seed, MEMBERS, member).integers(2**32)) for member in range(1, ensemble))]
 
 
 def _stream(*entropy: int) -> np.random.Generator:

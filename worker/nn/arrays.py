@@ -9,5 +9,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
-Rows = npt.NDArray[np.int64] | slice
+Indices = npt.NDArray[np.int64]
+Rows = Indices | slice
 Dtype = type[np.float32] | type[np.float64]

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from worker.nn.arrays import Array, Dtype
 
 
-class Parameters:
-    """`values` and `gradients`, in which the layers' matrices and vectors are views.
+class Parameter(NamedTuple):
+    """A matrix or vector of a layer, and dL/d(value): views into the two vectors of all parameters."""
 
-    The weight matrices come first: weight decay is for them alone.
-    """
+    value: Array
+    gradient: Array
+
+
+class Parameters:
+    """`values` and `gradients`, with the weight matrices first: weight decay is for them alone."""
 
     def __init__(self, matrices: Sequence[tuple[int, int]], vectors: Sequence[int], dtype: Dtype) -> None:
-        self.weights = sum(math.prod(shape) for shape in matrices)
-        self.values: Array = np.zeros(self.weights + sum(vectors), dtype)
+        weights = sum(math.prod(shape) for shape in matrices)
+        self.values: Array = np.zeros(weights + sum(vectors), dtype)
         self.gradients: Array = np.zeros_like(self.values)
-        self._shapes: list[tuple[int, ...]] = [*matrices, *((size,) for size in vectors)]
+        self._weights, self._weight_gradients = self.values[:weights], self.gradients[:weights]
+        self._decay: Array = np.empty_like(self._weights)
+        self.views: list[Parameter] = []
+        start = 0
+        for shape in [*matrices, *((size,) for size in vectors)]:
+            part = slice(start, start + math.prod(shape))
+            self.views.append(Parameter(self.values[part].reshape(shape), self.gradients[part].reshape(shape)))
+            start = part.stop
 
-    def views(self, vector: Array) -> list[Array]:
-        """Return the matrices and vectors within `values`, `gradients`, or another vector laid out like them."""
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
-        return [part.reshape(shape) for part, shape in zip(np.split(vector, ends), self._shapes, strict=True)]
-
-    def decay(self, rate: float) -> None:
+    def add_weight_decay(self, rate: float) -> None:
         """Add λW, the gradient of ½ λ‖W‖², to the gradients of the weight matrices."""
         if rate > 0:
-            self.gradients[: self.weights] += rate * self.values[: self.weights]
+            np.multiply(self._weights, rate, out=self._decay)
+            self._weight_gradients += self._decay
