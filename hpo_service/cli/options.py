@@ -1,0 +1,51 @@
+"""The options that many commands share, and how each prints its result."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hpo_service.client import Client
+
+DEFAULT_DATABASE = "sqlite:///hpo.db"
+PATIENCE_SECONDS = 1.0  # for a server that is just starting, or has no room for the call at the moment
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", envvar="HPO_SERVER", help="The server's URL.", show_default="http://127.0.0.1:8000"),
+]
+Database = Annotated[
+    str,
+    typer.Option(
+        "--database", envvar="HPO_DATABASE_URL", help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+StudyFilePath = Annotated[
+    Path, typer.Argument(metavar="STUDY_FILE", help="A study as TOML or JSON, such as studies/mnist.toml.")
+]
+
+
+def connect(server: str | None) -> Client:
+    """A client that gives up soon: somebody waits in front of the screen."""
+    # imported late: `hpo --help` shall not wait for it
+    import stamina.instrumentation
+
+    from hpo_service.client import Client, Retries
+
+    stamina.instrumentation.set_on_retry_hooks([])  # it would tell of each retry, on stdout
+    return Client(server, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
+
+
+def print_json(result: Any) -> None:
+    print(json.dumps(result, ensure_ascii=False, indent=2))
+
+
+def without_password(database_url: str) -> str:
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", database_url)

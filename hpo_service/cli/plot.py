@@ -1,0 +1,53 @@
+"""`hpo plot`: a study as a picture."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
+
+if TYPE_CHECKING:
+    from hpo_service.client import Client
+
+FORMATS = (".png", ".pdf", ".svg")
+MOST_TRIALS = 5000  # dots in a picture; more are not told apart
+
+Picture = Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="The picture to write.")]
+
+
+def plot(study: StudyName, output: Picture, server: Server = None, json: AsJson = False) -> None:
+    """Draw the curves of the twenty best trials, or, without reports, the values over trials and parameters."""
+    check_picture_file(output)
+    with connect(server) as client:
+        draw_study(client, study, output)
+    if json:
+        print_json({"picture": str(output)})
+        return
+    print(f"wrote {output}")
+
+
+def check_picture_file(file: Path) -> None:
+    if file.suffix.lower() not in FORMATS:
+        raise UsageError(f"{file}: a picture's name ends in {', '.join(FORMATS)}")
+
+
+def draw_study(client: Client, name: str, file: Path) -> None:
+    from hpo_service.cli.pictures import PANELS, draw
+
+    study = client.study(name)
+    has_order = len(study["directions"]) == 1
+    best_first = client.trials(name, order_by="value" if has_order else None, page_size=PANELS)
+    trials = list(itertools.islice(best_first, PANELS))
+    if not any(len(trial["reports"]) > 1 for trial in trials):
+        trials += itertools.islice(best_first, MOST_TRIALS)
+    if not any(trial["values"] for trial in trials):
+        raise CommandFailed(f"{name} has no trial with a result to draw yet")
+    try:
+        draw(study, trials, file)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None

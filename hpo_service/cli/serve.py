@@ -1,0 +1,115 @@
+"""`hpo serve`: the server, in one process."""
+
+from __future__ import annotations
+
+import ipaddress
+import json as json_format
+import signal
+import socket
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
+from hpo_service.domain.errors import HpoError
+
+PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    database: Database = DEFAULT_DATABASE,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a key.")] = False,
+    open_network: Annotated[
+        bool,
+        typer.Option(
+            "--open-network",
+            envvar="HPO_OPEN_NETWORK",
+            help="Listen on an address other than loopback although there are no keys in this version yet: "
+            "anybody who reaches the port may read and write everything. For a port that something else guards.",
+        ),
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Run the server until it is told to end (Ctrl-C, SIGTERM)."""
+    if not open_network and not _is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and this version has no keys yet: anybody could read and "
+            "write everything.\nListen on 127.0.0.1, or say --open-network if something else guards the port"
+        )
+    listener = _listen(host, port)
+    with listener:
+        address = _url(host, listener.getsockname()[1])
+
+        def ready() -> None:
+            shown = (
+                json_format.dumps({"url": address}) if json else f"serving {without_password(database)} at {address}"
+            )
+            print(shown, flush=True)
+
+        _run(_application(database), listener, ready)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot listen on {host}, port {port}: {error.strerror}; --port 0 takes any free port"
+        ) from None
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{reachable}:{port}"
+
+
+def _application(database: str) -> Any:
+    """The app on this database; a database that cannot be opened is one line."""
+    from hpo_service.api.app import create_app
+    from hpo_service.settings import Settings
+
+    try:
+        return create_app(Settings(database_url=database))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except HpoError as error:
+        raise CommandFailed(f"{without_password(database)}: {error.detail}") from None
+
+
+def _run(application: Any, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+
+    class AnnouncingServer(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready()
+
+    # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    server = AnnouncingServer(
+        uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=PATIENCE_SECONDS)
+    )
+    server.run(sockets=[listener])
+    if not server.started:
+        raise CommandFailed("the server could not start; the lines above say why")

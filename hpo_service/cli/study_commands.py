@@ -1,0 +1,259 @@
+"""`hpo study …`: the calls that people make on a study, one command each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpo_service.cli import wording
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
+from hpo_service.domain.errors import Invalid, StudyExists
+
+app = typer.Typer(no_args_is_help=True, help="Create studies, look at them, and steer them.")
+
+Study = Mapping[str, Any]
+
+
+class StudyState(StrEnum):
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+
+
+class ExportFormat(StrEnum):
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+@app.command()
+def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> None:
+    """Create a study from a file; the same file again opens the study that is there."""
+    from hpo_service.cli.study_file import read_study_file
+
+    study_file = read_study_file(file)
+    spec = study_file.spec()
+    with connect(server) as client:
+        try:
+            study = client.create(study_file.body)
+        except Invalid as error:
+            raise study_file.server_refusal(error.faults) from None
+        except StudyExists:
+            raise other_study_exists(study_file.body, client.study(spec.name)) from None
+        address = client.server
+    if json:
+        print_json(study)
+        return
+    print(f"study {study['name']} is {study['state']} on {address}")
+    print(f"train its trials: hpo worker --server {address} --study {study['name']} --until-done")
+
+
+def other_study_exists(body: Study, existing: Study) -> CommandFailed:
+    """Say in what the study of that name differs from the file, and what to do."""
+    name = existing["name"]
+    different = [
+        key
+        for key, given in body.items()
+        if key in existing and not _says(given, existing[key]) and key not in ("name", "metadata")
+    ]
+    where = f" (it differs in {', '.join(different)})" if different else ""
+    return CommandFailed(
+        f"there is another study {name!r} already{where}; a study never changes once it is created:\n"
+        f"give this one another name, use another database, or remove the old one with `hpo study delete {name}`"
+    )
+
+
+def _says(given: Any, existing: Any) -> bool:
+    """Whether what a file gives is what the study has; what it leaves out is a default."""
+    if isinstance(given, Mapping) and isinstance(existing, Mapping):
+        return all(key in existing and _says(value, existing[key]) for key, value in given.items())
+    return bool(given == existing)
+
+
+@app.command("list")
+def list_studies(
+    state: Annotated[StudyState | None, typer.Option(help="Only those in this state.")] = None,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """List the studies of a server."""
+    with connect(server) as client:
+        studies = list(client.studies(state=state))
+    if json:
+        print_json({"items": studies})
+        return
+    if not studies:
+        print("no studies yet; create one: hpo study create studies/mnist.toml")
+        return
+    rows = [("NAME", "STATE", "FINISHED", "RUNNING", "BEST", "CREATED")]
+    for study in studies:
+        limit = study["limits"]["trials"]
+        of_limit = f"/{limit}" if limit is not None else ""
+        best = wording.best_value(study)
+        rows.append(
+            (
+                study["name"],
+                study["state"],
+                f"{wording.finished(study)}{of_limit}",
+                str(study["counts"]["RUNNING"]),
+                "-" if best is None else wording.number(best, 4),
+                study["created_at"],
+            )
+        )
+    print("\n".join(wording.columns(rows, indent="")))
+
+
+@app.command()
+def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
+    """Show a study: where it stands, its best trial, its ranges."""
+    from hpo_service.cli.summary import observe, summary_lines
+
+    with connect(server) as client:
+        if json:
+            print_json(client.study(study))
+            return
+        print("\n".join(summary_lines(observe(client, study))))
+
+
+def _verb(name: str, says: str) -> None:
+    """Add the command for a verb that takes nothing and answers with the study."""
+
+    def command(study: StudyName, server: Server = None, json: AsJson = False) -> None:
+        with connect(server) as client:
+            _show_state(getattr(client, name)(study), json)
+
+    app.command(name, help=says)(command)
+
+
+_verb("pause", "Give out no trials for now; running ones go on.")
+_verb("resume", "Give out trials again.")
+_verb("stop", "End the study: running trials finish, no others begin.")
+_verb("cancel", "End the study at once: running trials are told to stop.")
+
+
+@app.command()
+def narrow(
+    study: StudyName,
+    keep: Annotated[float | None, typer.Option(help="The share of the best trials that spans the next ranges.")] = None,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Start the next round now: close the ranges in on the best trials so far."""
+    with connect(server) as client:
+        started = client.narrow(study, keep)
+    if json:
+        print_json(started)
+        return
+    print(f"round {started['round']} of {study}, drawn from {wording.count(len(started['from_trials']), 'trial')}:")
+    ranges = ((name, wording.parameter_range(given)) for name, given in started["search_space"].items())
+    print("\n".join(wording.columns(ranges)))
+
+
+@app.command()
+def limits(
+    study: StudyName,
+    trials: Annotated[int | None, typer.Option(help="How many trials are given out in all.")] = None,
+    running: Annotated[int | None, typer.Option(help="How many at one time.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="For how long since the creation.")] = None,
+    target: Annotated[float | None, typer.Option(help="The value that is good enough.")] = None,
+    attempts: Annotated[int | None, typer.Option(help="How many leases a trial may lose.")] = None,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Change the limits of a study; raising one makes a completed study active again."""
+    given = {
+        name: value
+        for name, value in {
+            "trials": trials,
+            "running": running,
+            "seconds": seconds,
+            "target": target,
+            "attempts": attempts,
+        }.items()
+        if value is not None
+    }
+    if not given:
+        raise UsageError(f"name a limit to change, such as: hpo study limits {study} --trials 200")
+    with connect(server) as client:
+        _show_state(client.patch(study, limits=given), json)
+
+
+@app.command("test")
+def open_the_test_set(
+    study: StudyName,
+    ensemble: Annotated[int, typer.Option(min=1, help="So many networks, their probabilities averaged.")] = 1,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Seal a finished study and have its best configuration evaluated on the test set, once."""
+    with connect(server) as client:
+        sealed = client.test(study, ensemble)
+        address = client.server
+    if json:
+        print_json(sealed)
+        return
+    test_set = sealed["test"]
+    if test_set and test_set["state"] == "COMPLETE":
+        print(f"test accuracy {wording.number(test_set['test_accuracy'], 4)}, evaluated once; {study} is sealed")
+        return
+    print(f"{study} is sealed; a worker evaluates it on the test set: hpo worker --server {address}")
+
+
+@app.command()
+def export(
+    study: StudyName,
+    format: Annotated[ExportFormat, typer.Option("--format", help="How the trials are written.")] = ExportFormat.csv,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; otherwise stdout.")] = None,
+    server: Server = None,
+) -> None:
+    """Write the trials of a study as csv, jsonl or parquet."""
+    if output is None and format is ExportFormat.parquet and sys.stdout.isatty():
+        raise UsageError("parquet is binary: name a file with -o")
+    with connect(server) as client:
+        pieces = client.export(study, format.value)
+        if output is None:
+            sys.stdout.buffer.writelines(pieces)
+            sys.stdout.buffer.flush()
+            return
+        unfinished = output.with_name(output.name + ".part")
+        try:
+            with unfinished.open("wb") as target:
+                target.writelines(pieces)
+            unfinished.replace(output)
+        except OSError as error:
+            raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+    print(f"wrote {output}", file=sys.stderr)
+
+
+@app.command()
+def delete(
+    study: StudyName,
+    force: Annotated[bool, typer.Option("--force", help="Also while trials are running.")] = False,
+    server: Server = None,
+) -> None:
+    """Remove a study and its trials for good."""
+    with connect(server) as client:
+        client.delete(study, force=force)
+    print(f"deleted {study}", file=sys.stderr)
+
+
+def _show_state(study: Study, as_json: bool) -> None:
+    if as_json:
+        print_json(study)
+        return
+    running = study["counts"]["RUNNING"]
+    still = f"; {wording.count(running, 'trial')} still running" if running else ""
+    print(
+        f"study {study['name']} is {study['state']}, {wording.count(wording.finished(study), 'trial')} finished{still}"
+    )

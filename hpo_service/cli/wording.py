@@ -1,0 +1,75 @@
+"""How numbers, ranges, durations and study states are written for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+DONE = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})  # nothing more happens to a study by itself
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """1e-6 rather than 1e-06, 0.01 rather than 1e-2; anything that is no number as JSON writes it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int) and abs(value) < 10_000_000:
+        return str(value)
+    return re.sub(r"e([+-])0*", lambda sign: "e-" if sign[1] == "-" else "e", f"{value:.{digits}g}")
+
+
+def parameter_range(parameter: Mapping[str, Any]) -> str:
+    """A range or the choices of a parameter of the search space, as the contract writes it."""
+    if parameter["type"] == "categorical":
+        return ", ".join(number(choice) for choice in parameter["choices"])
+    return f"{number(parameter['low'])} … {number(parameter['high'])}"
+
+
+def decades(parameter: Mapping[str, Any]) -> float | None:
+    """How many powers of ten a range spans; None where that is no measure for it."""
+    if parameter["type"] == "categorical" or not parameter.get("log"):
+        return None
+    return math.log10(parameter["high"] / parameter["low"])
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(0, round(seconds))} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def count(amount: int, noun: str) -> str:
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def finished(study: Mapping[str, Any]) -> int:
+    return sum(study["counts"][state] for state in FINISHED)
+
+
+def best_value(study: Mapping[str, Any]) -> float | str | None:
+    """The best trial's first value; None without one, and with several directions."""
+    best = study.get("best")
+    return best["values"][0] if best else None
+
+
+def params(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def columns(rows: Iterable[Iterable[str]], indent: str = "  ") -> list[str]:
+    """Lines with their cells below each other; the last cell of a row as long as it likes."""
+    table = [list(row) for row in rows]
+    widths: list[int] = []
+    for row in table:
+        for column, cell in enumerate(row[:-1]):
+            widths[column:] = widths[column:] or [0]
+            widths[column] = max(widths[column], len(cell))
+    return [
+        (indent + "  ".join([*(cell.ljust(widths[i]) for i, cell in enumerate(row[:-1])), row[-1]])).rstrip()
+        for row in table
+    ]
