@@ -1,0 +1,331 @@
+"""Measures the network: a training step, the article's whole search, and the article's figures.
+
+    python benchmarks/network.py              the step and the search, as ratios measured in one run
+    python benchmarks/network.py --step       the step alone, for four shapes
+    python benchmarks/network.py --search     100 trials of 50 epochs on two processes
+    python benchmarks/network.py --figures    the reference figures, each beside what is expected of it
+
+Seconds depend on the machine, ratios hardly. Every contestant runs on one BLAS thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+
+from hpo_service.domain.neural_network import configuration
+from worker.datasets import load
+from worker.nn.network import Architecture, Network
+from worker.nn.optimizers import Sgd
+from worker.trainer import evaluate_on_test_set, train
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+BATCH = 100
+SHAPES = {
+    "784-100x6-10": (784, 100, 100, 100, 100, 100, 100, 10),
+    "784-100x5-10": (784, 100, 100, 100, 100, 100, 10),
+    "784-50-10": (784, 50, 10),
+    "784-256x2-10": (784, 256, 256, 10),
+}
+SEARCH = {"samples": 500, "epochs": 50, "batch_size": 100}
+
+
+# --- the book's style: float64 weights, a dictionary of layers, a new array for every result ----------------------
+
+
+class BookAffine:
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+    def forward(self, x):
+        self.x = x
+        return np.dot(self.x, self.W) + self.b
+
+    def backward(self, dout):
+        dx = np.dot(dout, self.W.T)
+        self.dW = np.dot(self.x.T, dout)
+        self.db = np.sum(dout, axis=0)
+        return dx
+
+
+class BookRelu:
+    def forward(self, x):
+        self.mask = x <= 0
+        out = x.copy()
+        out[self.mask] = 0
+        return out
+
+    def backward(self, dout):
+        dout[self.mask] = 0
+        return dout
+
+
+class BookSoftmaxWithLoss:
+    def forward(self, x, t):
+        self.t = t
+        x = x.T
+        x = x - np.max(x, axis=0)
+        self.y = (np.exp(x) / np.sum(np.exp(x), axis=0)).T
+        return -np.sum(np.log(self.y[np.arange(len(t)), t] + 1e-7)) / len(t)
+
+    def backward(self):
+        dx = self.y.copy()
+        dx[np.arange(len(self.t)), self.t] -= 1
+        return dx / len(self.t)
+
+
+class BookNetwork:
+    def __init__(self, sizes, weight_decay):
+        self.depth, self.weight_decay = len(sizes) - 1, weight_decay
+        self.params, self.layers = {}, OrderedDict()
+        for i in range(1, len(sizes)):
+            self.params[f"W{i}"] = np.sqrt(2.0 / sizes[i - 1]) * np.random.randn(sizes[i - 1], sizes[i])
+            self.params[f"b{i}"] = np.zeros(sizes[i])
+            self.layers[f"Affine{i}"] = BookAffine(self.params[f"W{i}"], self.params[f"b{i}"])
+            if i < self.depth:
+                self.layers[f"Relu{i}"] = BookRelu()
+        self.last_layer = BookSoftmaxWithLoss()
+
+    def predict(self, x):
+        for layer in self.layers.values():
+            x = layer.forward(x)
+        return x
+
+    def loss(self, x, t):
+        y = self.predict(x)
+        decay = 0
+        for i in range(1, self.depth + 1):
+            decay += 0.5 * self.weight_decay * np.sum(self.params[f"W{i}"] ** 2)
+        return self.last_layer.forward(y, t) + decay
+
+    def accuracy(self, x, t):
+        return np.sum(np.argmax(self.predict(x), axis=1) == t) / float(len(x))
+
+    def gradient(self, x, t):
+        self.loss(x, t)
+        dout = self.last_layer.backward()
+        for layer in reversed(self.layers.values()):
+            dout = layer.backward(dout)
+        grads = {}
+        for i in range(1, self.depth + 1):
+            affine = self.layers[f"Affine{i}"]
+            grads[f"W{i}"] = affine.dW + self.weight_decay * affine.W
+            grads[f"b{i}"] = affine.db
+        return grads
+
+
+def book_step(network, x, t, learning_rate):
+    mask = np.random.choice(len(x), BATCH)
+    grads = network.gradient(x[mask], t[mask])
+    for key in network.params:
+        network.params[key] -= learning_rate * grads[key]
+    return network.loss(x[mask], t[mask])
+
+
+def book_search(trials: int) -> list[float]:
+    """The article's search as its script does it; return each trial's last validation accuracy."""
+    dataset = load("mnist")
+    np.random.seed(0)
+    order = np.random.permutation(500)
+    x, t = dataset.x_train[:500][order], dataset.t_train[:500][order]
+    x_val, t_val, x, t = x[:100], t[:100], x[100:], t[100:]
+    found = []
+    for _ in range(trials):
+        network = BookNetwork(SHAPES["784-100x6-10"], 10 ** np.random.uniform(-8, -4))
+        learning_rate = 10 ** np.random.uniform(-6, -2)
+        for _ in range(SEARCH["epochs"]):
+            for _ in range(len(x) // BATCH):
+                book_step(network, x, t, learning_rate)
+            network.accuracy(x, t)
+            last = network.accuracy(x_val, t_val)
+        found.append(last)
+    return found
+
+
+# --- the step ------------------------------------------------------------------------------------------------------
+
+
+def our_step(sizes: Sequence[int], x, t, gram=None) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    network = Network(Architecture(sizes[1:-1], sizes[-1]), x, BATCH, rng, gram=gram)
+    optimizer = Sgd(0.01)
+
+    def step() -> None:
+        rows = rng.integers(400, size=BATCH)
+        optimizer.step(network.parameters.values, network.gradient(rows, t[rows], rng))
+
+    return step
+
+
+def products_alone(sizes: Sequence[int]) -> Callable[[], object]:
+    """Only the matrix products of a step, float32, into arrays that are there already."""
+    rng = np.random.default_rng(0)
+    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    x = [rng.random((BATCH, size), dtype=np.float32) for size in sizes]
+    W = [rng.random(pair, dtype=np.float32) for pair in pairs]
+    y, dx, dW = [a.copy() for a in x], [a.copy() for a in x], [a.copy() for a in W]
+
+    def step() -> None:
+        for i in range(len(W)):
+            np.matmul(x[i], W[i], out=y[i + 1])
+        for i in reversed(range(len(W))):
+            np.matmul(x[i].T, x[i + 1], out=dW[i])
+            if i > 0:
+                np.matmul(x[i + 1], W[i].T, out=dx[i])
+
+    return step
+
+
+def torch_step(sizes: Sequence[int], x, t) -> Callable[[], object]:
+    torch.set_num_threads(1)
+    layers = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, fused=True)
+    images, labels = torch.tensor(x), torch.tensor(t)
+
+    def step() -> None:
+        rows = torch.randint(400, (BATCH,))
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
+        optimizer.step()
+
+    return step
+
+
+def fastest(contestants: dict[str, Callable[[], object]], rounds: int = 15, steps: int = 60) -> dict[str, float]:
+    """Return each one's seconds for a step, the least of several rounds in turn: others share this machine."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for _ in range(rounds):
+        for name, step in contestants.items():
+            started = time.perf_counter()
+            for _ in range(steps):
+                step()
+            best[name] = min(best[name], (time.perf_counter() - started) / steps)
+    return best
+
+
+def measure_step() -> None:
+    dataset = load("mnist")
+    x, t = dataset.x_train[:500].copy(), dataset.t_train[:500]
+    gram = x[:400] @ x.T
+    print(f"one step of SGD, batch {BATCH}, 400 training images and 100 for validation; µs, and our gain")
+    names = ["products", "pixels", "function space", "book's style", *(["PyTorch"] if torch else [])]
+    print(f"{'':14}" + "".join(f"{name:>16}" for name in names))
+    for shape, sizes in SHAPES.items():
+        book = BookNetwork(sizes, 1e-6)
+        contestants = {
+            "products": products_alone(sizes),
+            "pixels": our_step(sizes, x, t),
+            "function space": our_step(sizes, x, t, gram),
+            "book's style": lambda book=book: book_step(book, x, t, 0.01),
+        }
+        if torch:
+            contestants["PyTorch"] = torch_step(sizes, x, t)
+        seconds = fastest(contestants)
+        print(f"{shape:14}" + "".join(f"{seconds[name] * 1e6:16.0f}" for name in names))
+        for ours in ("pixels", "function space"):
+            print(
+                f"    {ours}: {seconds[ours] / seconds['products']:.2f} x the products alone, "
+                + ", ".join(
+                    f"{seconds[name] / seconds[ours]:.2f} x faster than {name}"
+                    for name in names
+                    if name in ("book's style", "PyTorch")
+                )
+            )
+    if not torch:
+        print("PyTorch is not installed here and was not measured")
+
+
+# --- the search ----------------------------------------------------------------------------------------------------
+
+
+def one_trial(objective: dict[str, object], study_seed: int, seed: int, params: dict[str, float]) -> float:
+    return train_to_end(objective, params, study_seed, seed)[0]
+
+
+def train_to_end(objective, params, study_seed: int, seed: int) -> tuple[float, float]:
+    """Return the last validation accuracy and the last training accuracy."""
+    report = None
+    settings = configuration(objective, params)
+    for report in train(settings, seed=seed, study_seed=study_seed, dataset=load(settings.dataset)):
+        pass
+    return report.value, report.metrics["train_accuracy"]
+
+
+def drawn(box: dict[str, tuple[float, float]], trials: int, rng: np.random.Generator) -> list[dict[str, float]]:
+    """Return params uniform in the logarithm."""
+    return [
+        {name: float(np.exp(rng.uniform(np.log(low), np.log(high)))) for name, (low, high) in box.items()}
+        for _ in range(trials)
+    ]
+
+
+ARTICLE_BOX = {"learning_rate": (1e-6, 1e-2), "weight_decay": (1e-8, 1e-4)}
+
+
+def run_search(pool, params: Iterable[dict[str, float]], study_seed: int, first_seed: int) -> list[float]:
+    running = [
+        pool.submit(one_trial, SEARCH, study_seed, first_seed + number, each) for number, each in enumerate(params)
+    ]
+    return [trial.result() for trial in running]
+
+
+def two_processes():
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=load, initargs=("mnist",))
+
+
+def measure_search(trials: int, book_trials: int) -> None:
+    with two_processes() as pool:
+        run_search(pool, drawn(ARTICLE_BOX, 4, np.random.default_rng(9)), 0, 900)
+        started = time.perf_counter()
+        found = run_search(pool, drawn(ARTICLE_BOX, trials, np.random.default_rng(0)), 0, 0)
+        ours = (time.perf_counter() - started) / trials
+    started = time.perf_counter()
+    book = book_search(book_trials)
+    theirs = (time.perf_counter() - started) / book_trials
+    print(f"the article's search, {trials} trials of 50 epochs:")
+    print(f"  ours, two processes      {ours * trials:7.2f} s   best {max(found):.2f}, median {np.median(found):.2f}")
+    print(
+        f"  the book's style         {theirs * trials:7.2f} s   best {max(book):.2f}, median {np.median(book):.2f}"
+        + ("" if book_trials == trials else f"   (from {book_trials} trials)")
+    )
+    print(f"  {theirs / ours:.1f} x faster")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--step", action="store_true")
+    options.add_argument("--search", action="store_true")
+    options.add_argument("--figures", action="store_true")
+    options.add_argument("--trials", type=int, default=100, help="trials of the search")
+    options.add_argument("--book-trials", type=int, help="trials of the book's style, when fewer shall do")
+    chosen = options.parse_args()
+    everything = not (chosen.step or chosen.search or chosen.figures)
+    if chosen.step or everything:
+        measure_step()
+    if chosen.search or everything:
+        measure_search(chosen.trials, chosen.book_trials or chosen.trials)
+    if chosen.figures:
+        measure_figures()
+
+
+if __name__ == "__main__":
+    main()
