@@ -55,6 +55,8 @@ __all__ = [
     "UnexpectedAnswer",
     "Unreachable",
     "choice",
+    "conclusion",
+    "in_one_line",
     "integer",
     "log_uniform",
     "new_worker_id",
@@ -593,23 +595,14 @@ class HeldTrial:
         except (LeaseLost, TrialFinished):
             raise
         except Exception as error:
-            self.tell(state="FAIL", reason=_in_one_line(error))
+            self.tell(state="FAIL", reason=in_one_line(error))
             raise
         except BaseException:
             with suppress(HpoError):
                 self.release("interrupted")
             raise
-        return self._conclude(value)
-
-    def _conclude(self, value: float | Sequence[float] | None) -> Json:
-        if self._obeyed and self.stop_reason == "pruned":
-            return self.tell(state="PRUNED")
-        if self._obeyed:
-            return self.tell(state="FAIL", reason=self.stop_reason)
-        value = self._last_value if value is None else value
-        if value is None:
-            return self.tell(state="FAIL", reason="the objective returned no value and reported none")
-        return self.tell(value)
+        result = conclusion(value, self._last_value, self.stop_reason if self._obeyed else None)
+        return self._client.tell(self.study, self.number, self.attempt, **result)
 
 
 class _HeartbeatThread:
@@ -653,6 +646,21 @@ _worker_ids: dict[int, str] = {}  # by process: a fork is another worker
 
 def _this_program() -> str:
     return _worker_ids.setdefault(os.getpid(), new_worker_id())
+
+
+def conclusion(returned: float | Sequence[float] | None, last_report: float | None, obeyed: str | None) -> Json:
+    """What to tell of an objective that has returned: the state, and its values or the reason.
+
+    obeyed: why it was told to stop, if it looked; one that never looked has trained to its end.
+    """
+    if obeyed == "pruned":
+        return {"state": "PRUNED"}
+    if obeyed is not None:
+        return {"state": "FAIL", "reason": obeyed}
+    value = last_report if returned is None else returned
+    if value is None:
+        return {"state": "FAIL", "reason": "the objective returned no value and reported none"}
+    return {"state": "COMPLETE", "values": as_values(value)}
 
 
 def as_values(value: float | Sequence[float]) -> list[float]:
@@ -780,9 +788,9 @@ def _why(error: BaseException) -> str:
     """The reason at the bottom: "Connection refused", say, and not how the HTTP library got there."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    return error.strerror if isinstance(error, OSError) and error.strerror else _in_one_line(error)
+    return error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}"[:500] if said else type(error).__name__

@@ -1,0 +1,96 @@
+"""One process that trains: `python -m worker.child OPTIONS`, started by the supervisor with one BLAS thread.
+
+Exit codes: 0 done, or left; 1 error; 2 usage; 3 no such study; 4 not allowed; 5 unreachable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+from threadpoolctl import threadpool_limits
+
+from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated, Unreachable, in_one_line, new_worker_id
+from hpo_service.domain.errors import HpoError, Invalid, NotFound
+from worker import log_lines
+from worker.departure import Departure, Leaving, leave_with_parent
+from worker.heartbeat import Heartbeat
+from worker.loop import Worker
+from worker.objective import import_objective, neural_network_objective
+from worker.worker_options import Options
+from worker.outbox import Outbox
+
+GOODBYE_SECONDS = 0.7  # for an answer to a call that hands a trial back
+
+EXIT_CODES = {Invalid: 2, NotFound: 3, Unauthenticated: 4, Forbidden: 4, Unreachable: 5}
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    options = Options.from_argument(sys.argv[1])
+    answers = _keep_standard_output()
+    worker_id = new_worker_id()
+    log_lines.configure(worker_id=worker_id)
+    threadpool_limits(1)
+    try:
+        worker = _worker(options, worker_id)
+    except HpoError as error:
+        return _refused(error)
+    departure = Departure(lambda: worker.hand_back(_client(options, goodbye=True)))
+    departure.install()
+    leave_with_parent()
+    try:
+        worker.client.version()
+        worker.run()
+    except Leaving:
+        departure.hand_back()
+        log.info("left", **worker.tally)
+    except HpoError as error:
+        departure.hand_back()
+        return _refused(error)
+    finally:
+        print(json.dumps(worker.tally), file=answers, flush=True)
+    return 0
+
+
+def _worker(options: Options, worker_id: str) -> Worker:
+    data = None if options.data is None else Path(options.data)
+    objective = neural_network_objective(data) if options.objective is None else import_objective(options.objective)
+    outbox = Outbox()
+    return Worker(
+        _client(options),
+        Heartbeat(_client(options), outbox),
+        outbox,
+        objective,
+        worker_id=worker_id,
+        studies=options.studies,
+        until_done=options.until_done,
+        data=data,
+    )
+
+
+def _client(options: Options, *, goodbye: bool = False) -> Client:
+    if goodbye:
+        return Client(options.server, timeout=GOODBYE_SECONDS, retries=NEVER)
+    return Client(options.server)
+
+
+def _refused(error: HpoError) -> int:
+    log.error("the worker ends", error=in_one_line(error))
+    return EXIT_CODES.get(type(error), 1)
+
+
+def _keep_standard_output() -> TextIO:
+    """Standard output is for the supervisor; what an objective prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""How a worker leaves: the first SIGTERM or SIGINT hands its trials back, the second ends it at once.
+
+Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
+long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+GRACE_SECONDS = 1.5
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Leaving(BaseException):
+    """Raised in the main thread, once, when the worker is to leave. No Exception: objectives must not swallow it."""
+
+
+class Departure:
+    """Turns signals into Leaving, and sees to it that the process ends. hand_back is called once, by either thread."""
+
+    def __init__(self, hand_back: Callable[[], None]) -> None:
+        self._hand_back = hand_back
+        self._raised = False
+        self._begun = threading.Lock()
+        self._received, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+
+    def install(self) -> None:
+        # The number of a signal is written here at once, even while the main thread is inside a C function.
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        for each in SIGNALS:
+            signal.signal(each, self._raise)
+        threading.Thread(target=self._see_it_through, name="departure", daemon=True).start()
+
+    def hand_back(self) -> None:
+        if self._begun.acquire(blocking=False):
+            self._hand_back()
+
+    def _raise(self, signum: int, frame: FrameType | None) -> None:
+        if not self._raised:
+            self._raised = True
+            raise Leaving
+
+    def _see_it_through(self) -> None:
+        self._wait_for_signal(None)
+        for _ in range(2):  # for the training to break off, and for the calls that hand back
+            if (second := self._wait_for_signal(GRACE_SECONDS / 2)) is not None:
+                os._exit(128 + second)
+            self.hand_back()
+        os._exit(0)
+
+    def _wait_for_signal(self, seconds: float | None) -> int | None:
+        while select.select([self._received], [], [], seconds)[0]:
+            (signum,) = os.read(self._received, 1)
+            if signum in SIGNALS:
+                return int(signum)
+        return None
+
+
+def leave_with_parent() -> None:
+    """Leave when the process that started this one is gone: it holds the other end of standard input."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

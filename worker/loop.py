@@ -1,0 +1,238 @@
+"""The worker's loop: ask for a trial, train it, tell the result, until there is nothing left to do."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
+from hpo_service.domain.errors import HpoError, NotFound
+from worker.datasets import DatasetMissing
+from worker.heartbeat import AWAY, Heartbeat, send
+from worker.objective import KINDS, LostTrial, Objective, TrainingTrial, result_of, result_of_test
+from worker.outbox import HeldJob, Outbox, flush_interval
+
+WAIT_SECONDS = 20.0
+SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
+IDLE_SECONDS = 5.0  # between looks at a study that gives nothing out at all
+GIVE_UP_SECONDS = 900.0  # without a word from the server
+ATTEMPTS_WITHOUT_DATA = 3  # given out so often and nobody had the dataset: the study is wrong, not the worker
+
+Answer = TypeVar("Answer")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a worker needs to know of a study beside its trials; none of it ever changes."""
+
+    seed: int
+    pruned: bool
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question for work. Asked again with the same request_id it is the same question."""
+
+    study: str | None
+    wait_seconds: float
+    request_id: str
+
+
+class Worker:
+    """Trains one trial after the other. `tally` counts what became of them."""
+
+    def __init__(
+        self,
+        client: Client,
+        heartbeat: Heartbeat,
+        outbox: Outbox,
+        objective: Objective,
+        *,
+        worker_id: str,
+        studies: Sequence[str] = (),
+        until_done: bool = False,
+        data: Path | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.client, self.heartbeat, self.outbox, self.objective = client, heartbeat, outbox, objective
+        self.worker_id, self.studies, self.until_done, self.data = worker_id, studies, until_done, data
+        self.rng = rng or random.Random()
+        self.tally: Counter[str] = Counter()
+        self.asking: Ask | None = None
+        self._next_study = cycle(studies or [None])
+        self._facts: dict[str, StudyFacts] = {}
+
+    def run(self) -> None:
+        self.heartbeat.start()
+        while True:
+            ask = self._next_ask()
+            began = time.monotonic()
+            answer, jobs = self._ask(ask)
+            for given, job in zip(answer["trials"], jobs, strict=True):
+                self._work_on(given, job)
+            if answer.get("drain"):
+                log.info("drained")
+                return
+            if jobs:
+                continue
+            if self.until_done and self._all_done():
+                log.info("all done")
+                return
+            # An answer that came at once would come at once again.
+            if time.monotonic() - began < ask.wait_seconds / 2:
+                time.sleep(self.rng.uniform(0.5, 1) * (SHORT_WAIT_SECONDS if self.until_done else IDLE_SECONDS))
+
+    def hand_back(self, client: Client) -> None:
+        """Send what is known of the trials held, and release those without a result. Each call is made once."""
+        for job in list(self.outbox.jobs):
+            with suppress(HpoError):
+                if job.result is not None:
+                    send(client, self.outbox, time.monotonic())
+                else:
+                    release(client, job.study, job.number, job.attempt, "worker_left")
+                    self.tally["released"] += 1
+        if self.asking is not None:
+            # The answer may be on its way, or lost: the same question brings the same trials.
+            with suppress(HpoError):
+                answer = client.ask(
+                    self.worker_id, self.asking.study, objectives=self._kinds(), request_id=self.asking.request_id
+                )
+                for given in answer["trials"]:
+                    number = None if given.get("purpose") == "test" else given["number"]
+                    release(client, given["study"], number, given["attempt"], "worker_left")
+
+    # Asking
+
+    def _next_ask(self) -> Ask:
+        short = self.until_done or len(self.studies) > 1
+        return Ask(next(self._next_study), SHORT_WAIT_SECONDS if short else WAIT_SECONDS, new_request_id())
+
+    def _kinds(self) -> Sequence[str] | None:
+        return None if self.studies else KINDS
+
+    def _ask(self, ask: Ask) -> tuple[Json, list[HeldJob]]:
+        """The answer, and its trials as they are held from now on."""
+        self.asking = ask
+        answer = self._patiently(
+            lambda: self.client.ask(
+                self.worker_id,
+                ask.study,
+                wait_seconds=ask.wait_seconds,
+                objectives=self._kinds(),
+                request_id=ask.request_id,
+            )
+        )
+        jobs = [_hold(self.outbox, given) for given in answer["trials"]]
+        self.asking = None
+        return answer, jobs
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+        """Make the call until it is answered; raise what the server refuses, or what a long silence ends with."""
+        began = time.monotonic()
+        while True:
+            if self.heartbeat.failed is not None:
+                raise self.heartbeat.failed
+            try:
+                return call()
+            except AWAY as error:
+                if time.monotonic() - began > GIVE_UP_SECONDS:
+                    raise
+                log.warning("no answer; asking again", error=str(error))
+
+    def _all_done(self) -> bool:
+        """Whether the studies give out no more: neither trials nor a sealed test that this worker could take."""
+        if self.studies:
+            states = [self._patiently(partial(self.client.study, study))["state"] for study in self.studies]
+            return all(state in FINAL_STATES for state in states)
+        return all(
+            study["state"] in FINAL_STATES and (study["test"] or {}).get("state") not in ("WAITING", "RUNNING")
+            for study in self._patiently(lambda: list(self.client.studies()))
+            if (study["objective"] or {}).get("kind") in KINDS
+        )
+
+    # Training
+
+    def _work_on(self, given: Json, job: HeldJob) -> None:
+        words = {"study": job.study, "trial": "sealed test" if job.number is None else job.number}
+        try:
+            facts = self._study_facts(job.study)
+            job.flush_seconds = flush_interval(job.lease_seconds, pruned=facts.pruned)
+            log.info("training", **words, attempt=job.attempt, params=given["params"])
+            result = self._train(given, job, facts)
+        except DatasetMissing as error:
+            self._without_data(job, error)
+            return
+        except (NotFound, LostTrial) as error:
+            self.outbox.drop(job)
+            log.warning("dropped", **words, reason=str(error))
+            self.tally["lost"] += 1
+            return
+        self.outbox.finish(job, result)
+        self.outbox.wait_until_settled(job)
+        told = job.result or result
+        self.tally["lost" if job.lost else "tested" if job.number is None else told["state"]] += 1
+        what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
+        log.info("dropped" if job.lost else "told", **words, **what)
+
+    def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
+        if job.number is None:
+            return result_of_test(given, job, facts.seed, self.data)
+        return result_of(self.objective, TrainingTrial(given, job, self.outbox, facts.seed))
+
+    def _study_facts(self, study: str) -> StudyFacts:
+        if study not in self._facts:
+            read = self._patiently(lambda: self.client.study(study))
+            self._facts[study] = StudyFacts(read["sampler"]["seed"], read["pruner"]["name"] != "none")
+        return self._facts[study]
+
+    def _without_data(self, job: HeldJob, error: DatasetMissing) -> None:
+        """Leave the trial to a worker that has the data; end it once several have not."""
+        log.error("no data", study=job.study, trial=job.number, reason=str(error))
+        if job.attempt >= ATTEMPTS_WITHOUT_DATA:
+            self.outbox.finish(job, {"state": "FAIL", "reason": in_one_line(error)})
+            self.outbox.wait_until_settled(job)
+            self.tally["FAIL"] += 1
+            return
+        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "no_data"))
+        self.outbox.drop(job)
+        self.tally["released"] += 1
+        time.sleep(self.rng.uniform(0.5, 1) * IDLE_SECONDS)
+
+
+def _hold(outbox: Outbox, given: Json) -> HeldJob:
+    now = time.monotonic()
+    lease = given["lease"]["duration_seconds"]
+    job = HeldJob(
+        study=given["study"],
+        number=None if given.get("purpose") == "test" else given["number"],
+        attempt=given["attempt"],
+        lease_seconds=lease,
+        flush_seconds=flush_interval(lease, pruned=False),
+        renewed_at=now,
+        sent_at=now,
+    )
+    outbox.hold(job)
+    return job
+
+
+def release(client: Client, study: str, number: int | None, attempt: int, reason: str) -> None:
+    if number is None:
+        client.test_release(study, attempt, reason)
+    else:
+        client.release(study, number, attempt, reason)
+
+
+def _values(told: Json) -> Json:
+    return {key: told[key] for key in ("values", "reason", "test_accuracy") if key in told}

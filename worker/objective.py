@@ -1,0 +1,149 @@
+"""What a worker trains: the built-in neural network, or a function of the user's own.
+
+An objective is a function of a trial that returns its value, or a generator that yields (step, value) or
+(step, value, metrics) after each epoch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hpo_service.client import Json, conclusion, in_one_line
+from hpo_service.domain import neural_network
+from hpo_service.domain.errors import Fault, Invalid
+from worker.datasets import DatasetMissing, load
+from worker.outbox import HeldJob, Outbox
+from worker.trainer import Diverged, evaluate_on_test_set, train
+
+KINDS = (neural_network.KIND,)
+
+log = structlog.get_logger()
+
+Objective = Callable[["TrainingTrial"], Any]
+
+
+class LostTrial(Exception):
+    """The trial under training is no longer this worker's."""
+
+
+class TrainingTrial:
+    """A trial as its objective sees it. Reports are collected and sent while the training goes on."""
+
+    def __init__(self, given: Json, job: HeldJob, outbox: Outbox, study_seed: int) -> None:
+        self.study: str = given["study"]
+        self.number: int = given["number"]
+        self.attempt: int = given["attempt"]
+        self.params: Json = given["params"]
+        self.seed: int = given["seed"]
+        self.objective: Json | None = given["objective"]
+        self.study_seed = study_seed
+        self.last_value: float | None = None
+        self.obeyed: str | None = None
+        self._job, self._outbox = job, outbox
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the objective should return now: the trial is pruned, stopped, cancelled or lost."""
+        self.obeyed = self._job.lost or self._job.stop_reason
+        return self.obeyed is not None
+
+    def report(self, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> bool:
+        """Report an intermediate value; return should_stop."""
+        self.last_value = float(value)
+        self._outbox.report(self._job, int(step), self.last_value, metrics)
+        return self.should_stop
+
+
+def result_of(objective: Objective, trial: TrainingTrial) -> Json:
+    """Train, and return what to tell: the state, and the values or the reason. Raise DatasetMissing."""
+    try:
+        returned = objective(trial)
+        if isinstance(returned, Iterator):
+            returned = _follow(returned, trial)
+        return conclusion(returned, trial.last_value, trial.obeyed)
+    except Diverged:
+        return {"state": "FAIL", "reason": "diverged"}
+    except DatasetMissing:
+        raise
+    except (Exception, SystemExit) as error:
+        log.exception("the objective failed", study=trial.study, trial=trial.number)
+        return {"state": "FAIL", "reason": in_one_line(error)}
+
+
+def _follow(epochs: Iterator[Any], trial: TrainingTrial) -> Any:
+    """Report what the generator yields, until it ends or the trial is to stop; return what it returned."""
+    while True:
+        try:
+            step, value, *metrics = next(epochs)
+        except StopIteration as end:
+            return end.value
+        if trial.report(step, value, *metrics):
+            if hasattr(epochs, "close"):
+                epochs.close()
+            return None
+
+
+def neural_network_objective(folder: Path | None) -> Objective:
+    """The built-in objective, with its datasets from this folder or from inside the package."""
+
+    def epochs(trial: TrainingTrial) -> Iterator[tuple[int, float, dict[str, float]]]:
+        configuration = neural_network.configuration(trial.objective or {}, trial.params)
+        dataset = load(configuration.dataset, folder)
+        for epoch in train(configuration, seed=trial.seed, study_seed=trial.study_seed, dataset=dataset):
+            yield epoch.step, epoch.value, epoch.metrics
+
+    return epochs
+
+
+def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None) -> Json:
+    """Train the best configuration again, open the test set, return what to tell. Raise DatasetMissing, LostTrial."""
+
+    def give_up_when_lost() -> None:
+        if job.lost is not None:
+            raise LostTrial(job.lost)
+
+    try:
+        configuration = neural_network.configuration(given["objective"], given["params"])
+        dataset = load(configuration.dataset, folder)
+        result = evaluate_on_test_set(
+            configuration,
+            seed=given["seed"],
+            study_seed=study_seed,
+            ensemble=given["ensemble"],
+            dataset=dataset,
+            between_epochs=give_up_when_lost,
+        )
+    except Diverged:
+        return {"state": "FAIL", "reason": "diverged"}
+    except (DatasetMissing, LostTrial):
+        raise
+    except Exception as error:
+        log.exception("the sealed test failed", study=given["study"])
+        return {"state": "FAIL", "reason": in_one_line(error)}
+    return {
+        "state": "COMPLETE",
+        "test_accuracy": result.test_accuracy,
+        "validation_accuracy": result.validation_accuracy,
+        "members": result.members,
+        "dataset_sha256": dataset.sha256,
+    }
+
+
+def import_objective(place: str) -> Objective:
+    """The function that `package.module:function` names; Invalid says what is wrong with it."""
+    module, colon, name = place.partition(":")
+    if not module or not colon or not name:
+        raise Invalid([Fault("objective", f"{place!r} is not of the form package.module:function")])
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise Invalid([Fault("objective", f"{place!r} cannot be imported: {in_one_line(error)}")]) from error
+    if not callable(function):
+        raise Invalid([Fault("objective", f"{place!r} is no function, but {type(function).__name__}")])
+    objective: Objective = function
+    return objective

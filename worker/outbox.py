@@ -1,0 +1,195 @@
+"""What a worker still has to send: reports and results by trial, kept until the server has taken them.
+
+Pure: it says which calls are due and takes the answers in; `heartbeat` makes the calls. Times are a monotonic
+clock's seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from hpo_service.client import Json, write_json
+
+LONGEST_FLUSH = 1.0
+FLUSH_WHEN_PRUNED = 0.1  # a pruner that hears of an epoch a second later cannot save that second
+REPORTS_IN_A_CALL = 200
+BYTES_IN_A_CALL = 256 * 1024  # of the 1 MiB that a body may have
+GONE = frozenset({"lease_lost", "trial_finished", "result_conflict", "not_found"})
+
+
+def flush_interval(lease_seconds: float, *, pruned: bool) -> float:
+    """Seconds for which the reports of fast epochs are collected into one call."""
+    return min(FLUSH_WHEN_PRUNED if pruned else LONGEST_FLUSH, lease_seconds / 3)
+
+
+class Report(NamedTuple):
+    """An intermediate value in the form in which it is sent, and its size in bytes."""
+
+    body: Json
+    size: int
+
+
+@dataclass(eq=False)
+class HeldJob:
+    """A trial this worker holds, or the sealed test (`number` is None then).
+
+    reports: not yet sent, by step; result: the body of its tell once it is known; lost: somebody else has the
+    trial, or nobody wants it any more; settled: nothing of it is left to send.
+    """
+
+    study: str
+    number: int | None
+    attempt: int
+    lease_seconds: float
+    flush_seconds: float
+    renewed_at: float
+    sent_at: float
+    reports: dict[int, Report] = field(default_factory=dict)
+    result: Json | None = None
+    stop_reason: str | None = None
+    lost: str | None = None
+    settled: bool = False
+
+    def due_at(self) -> float:
+        """When the next call about it is to be made."""
+        if self.result is not None:
+            return self.sent_at
+        beat = self.renewed_at + self.lease_seconds / 3
+        return min(beat, self.sent_at + self.flush_seconds) if self.reports else beat
+
+
+@dataclass(frozen=True)
+class Call:
+    """One worker call: `verb` is report, heartbeat or tell; `reports` those that it carries."""
+
+    job: HeldJob
+    verb: str
+    body: Json
+    size: int = 200
+    reports: tuple[Report, ...] = ()
+
+    def in_batch(self) -> Json:
+        return {"study": self.job.study, "number": self.job.number, "call": self.verb, **self.body}
+
+
+class Outbox:
+    """The jobs this worker holds. The training thread puts in, the heartbeat thread takes out."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.jobs: list[HeldJob] = []
+
+    def hold(self, job: HeldJob) -> None:
+        with self.changed:
+            self.jobs.append(job)
+            self.changed.notify_all()
+
+    def report(self, job: HeldJob, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> None:
+        """Have a value reported; raise TypeError or ValueError for metrics that no report can carry."""
+        body: Json = {"step": step, "value": value} | ({"metrics": dict(metrics)} if metrics else {})
+        size = len(write_json(body))
+        if size > BYTES_IN_A_CALL:
+            raise ValueError(f"the metrics of step {step} take {size} bytes; at most {BYTES_IN_A_CALL} are sent")
+        with self.changed:
+            job.reports[step] = Report(body, size)
+            self.changed.notify_all()
+
+    def finish(self, job: HeldJob, result: Json) -> None:
+        """Have the result told, after the reports."""
+        with self.changed:
+            job.result = result
+            self.changed.notify_all()
+
+    def drop(self, job: HeldJob) -> None:
+        with self.changed:
+            job.settled = True
+            self._forget_settled()
+
+    def wait_until_settled(self, job: HeldJob) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: job.settled)
+
+    def due_at(self) -> float | None:
+        """When the next call is to be made; None: nothing is held."""
+        return min((job.due_at() for job in self.jobs), default=None)
+
+    def calls(self, now: float) -> list[Call]:
+        """The calls that are due, in the order in which they are to be made."""
+        with self.changed:
+            return [call for job in self.jobs if job.due_at() <= now for call in _calls(job)]
+
+    def take(self, call: Call, status: int, body: Json, sent_at: float) -> None:
+        """Take in the answer to a call that was made at `sent_at`."""
+        with self.changed:
+            _take(call, status, body, sent_at)
+            self._forget_settled()
+
+    def _forget_settled(self) -> None:
+        self.jobs = [job for job in self.jobs if not job.settled]
+        self.changed.notify_all()
+
+
+def _calls(job: HeldJob) -> list[Call]:
+    attempt = {"attempt": job.attempt}
+    calls = [
+        Call(
+            job,
+            "report",
+            {**attempt, "reports": [report.body for report in some]},
+            sum(report.size for report in some),
+            tuple(some),
+        )
+        for some in _portions(job)
+    ]
+    if job.result is not None:
+        calls.append(Call(job, "tell", {**attempt, **job.result}))
+    return calls or [Call(job, "heartbeat", attempt)]
+
+
+def _portions(job: HeldJob) -> Iterator[list[Report]]:
+    portion: list[Report] = []
+    size = 0
+    for report in job.reports.values():
+        if portion and (len(portion) == REPORTS_IN_A_CALL or size + report.size > BYTES_IN_A_CALL):
+            yield portion
+            portion, size = [], 0
+        portion.append(report)
+        size += report.size
+    if portion:
+        yield portion
+
+
+def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
+    job = call.job
+    job.sent_at = sent_at
+    if status >= 300 and body.get("code") in GONE:
+        job.lost, job.settled = str(body["code"]), True
+    elif call.verb == "tell":
+        _take_tell(job, status, body)
+    else:
+        _take_reports(call)
+        if status < 300:
+            job.renewed_at = sent_at
+            if body["should_stop"]:
+                job.stop_reason = body["reason"] or "stopped"
+
+
+def _take_reports(call: Call) -> None:
+    """Forget what was sent. A report made anew for its step meanwhile stays; a refused one would be refused again."""
+    for report in call.reports:
+        step = report.body["step"]
+        if call.job.reports.get(step) is report:
+            del call.job.reports[step]
+
+
+def _take_tell(job: HeldJob, status: int, body: Json) -> None:
+    if status < 300:
+        job.settled = True
+    elif job.result is not None and job.result["state"] == "FAIL":
+        job.lost, job.settled = str(body.get("code")), True
+    else:
+        # The result breaks a rule of the contract: the wrong number of values, say.
+        job.result = {"state": "FAIL", "reason": str(body.get("detail"))[:500]}

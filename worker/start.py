@@ -1,0 +1,57 @@
+"""The command `hpo worker`, which is also `python -m worker`: the options, and what is printed at the end."""
+
+from __future__ import annotations
+
+import json as json_form
+import os
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from worker import log_lines
+from worker.worker_options import Options
+from worker.supervisor import Supervisor, cores
+
+log = structlog.get_logger()
+
+
+def worker(
+    server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-p", min=1, max=1024, help="How many; one a core when left out.")
+    ] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Train this study only; may be given several times.")] = None,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when the studies give out no more trials.")
+    ] = False,
+    objective: Annotated[
+        str | None, typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="Train with your own function.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="HPO_DATA", help="The folder with datasets other than mnist.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
+) -> None:
+    """Train trials: of any study of the built-in network, or of the studies named.
+
+    SIGTERM or Ctrl-C hands the trials in training back to the server; a second one ends at once.
+    """
+    if objective is not None and not study:
+        raise typer.BadParameter("your own function trains the studies you name: give --study", param_hint="objective")
+    log_lines.configure()
+    options = Options(
+        server=server,
+        studies=tuple(study or ()),
+        until_done=until_done,
+        objective=objective,
+        data=None if data is None else str(data.resolve()),
+    )
+    supervisor = Supervisor(options, os.environ)
+    code = supervisor.run(processes or cores())
+    if json:
+        typer.echo(json_form.dumps({"trials": dict(supervisor.tally)}))
+    else:
+        log.info("trials", **supervisor.tally)
+    raise typer.Exit(code)

@@ -1,0 +1,140 @@
+"""Starts the processes that train, one a core, replaces those that crash, and takes them along when it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+import structlog
+
+from worker.worker_options import Options
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
+
+# Before NumPy is imported: a second BLAS thread gains nothing on networks this small, a second process does.
+ONE_BLAS_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+    ),
+    "1",
+)
+
+log = structlog.get_logger()
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(eq=False)
+class Child:
+    """A process that trains; crashes counts those of its predecessors."""
+
+    process: subprocess.Popen[str]
+    crashes: int = 0
+
+    @property
+    def output(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+
+@dataclass
+class Supervisor:
+    options: Options
+    environment: Mapping[str, str]
+    tally: Counter[str] = field(default_factory=Counter)
+    children: list[Child] = field(default_factory=list)
+    to_start: list[tuple[float, int]] = field(default_factory=list)
+    exit_code: int = 0
+    signals: int = 0
+
+    def run(self, processes: int) -> int:
+        """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
+        received, wakeup = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(received, False)
+        signal.set_wakeup_fd(wakeup)
+        for each in SIGNALS:
+            signal.signal(each, lambda signum, frame: None)
+        with selectors.DefaultSelector() as selector:
+            selector.register(received, selectors.EVENT_READ)
+            self.to_start = [(0.0, 0)] * processes
+            while self.children or self.to_start:
+                self._start_due(selector)
+                for key, _ in selector.select(self._pause()):
+                    if key.data is None:
+                        self._leave(os.read(received, 64))
+                    else:
+                        selector.unregister(key.fileobj)
+                        self._see_off(key.data)
+        return self.exit_code
+
+    def _start_due(self, selector: selectors.BaseSelector) -> None:
+        due = [(at, crashes) for at, crashes in self.to_start if at <= time.monotonic()]
+        for start in due:
+            self.to_start.remove(start)
+            child = Child(start_child(self.options, self.environment), crashes=start[1])
+            self.children.append(child)
+            selector.register(child.output, selectors.EVENT_READ, child)
+
+    def _pause(self) -> float | None:
+        return min((max(0.0, at - time.monotonic()) for at, _ in self.to_start), default=None)
+
+    def _see_off(self, child: Child) -> None:
+        """A child has written its tally or closed its output: it ends. Replace it if it crashed."""
+        said = child.output.read()
+        code = child.process.wait()
+        self.children.remove(child)
+        if said:
+            self.tally.update(json.loads(said))
+        if code < 0 and not self.signals and not self.exit_code:
+            pause = min(LONGEST_PAUSE_SECONDS, 2.0**child.crashes)
+            log.error("a process crashed", pid=child.process.pid, signal=-code, next_in_seconds=pause)
+            self.to_start.append((time.monotonic() + pause, child.crashes + 1))
+        elif code > 0 and not self.exit_code:
+            self.exit_code = code
+            self._tell_all(signal.SIGTERM)
+
+    def _leave(self, signums: bytes) -> None:
+        for signum in signums:
+            self.signals += 1
+            if self.signals == 2:
+                self.exit_code = 128 + signum
+            self._tell_all(signal.SIGTERM)
+
+    def _tell_all(self, signum: signal.Signals) -> None:
+        self.to_start.clear()
+        for child in self.children:
+            if child.process.poll() is None:
+                child.process.send_signal(signum)
+
+
+def start_child(options: Options, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a process that trains. In a session of its own: a Ctrl-C reaches it through the supervisor, once."""
+    return subprocess.Popen(  # noqa: S603 (our own module, no shell)
+        [sys.executable, "-m", "worker.child", options.to_argument()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, **ONE_BLAS_THREAD},
+        start_new_session=True,
+    )

@@ -1,0 +1,26 @@
+"""What a worker was started with. The token is not among it: it stays in the environment, out of `ps`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Options:
+    """studies: the named ones, empty for any; objective: "package.module:function", None for the built-in network."""
+
+    server: str | None = None
+    studies: tuple[str, ...] = ()
+    until_done: bool = False
+    objective: str | None = None
+    data: str | None = None
+
+    def to_argument(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Self:
+        fields = json.loads(argument)
+        return cls(**{**fields, "studies": tuple(fields["studies"])})
