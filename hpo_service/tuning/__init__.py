@@ -1,0 +1,1 @@
+"""The one door to Optuna. Nothing outside imports optuna."""

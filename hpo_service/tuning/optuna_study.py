@@ -1,0 +1,94 @@
+"""A study of Optuna's without a storage: just the trials that a sampler or pruner shall see, and what it notes down.
+
+A sampler asks its study for trials through a thread-local cache; asked on another thread than the trial began on, it
+sees an old list. This study has no cache and no thread: it is handed its trials for each draw.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo_service.domain.trial import TrialState as State
+
+DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
+
+# A trial that waits to be given out again has its params: it repels others as a running one does.
+STATES = {
+    State.WAITING: TrialState.RUNNING,
+    State.RUNNING: TrialState.RUNNING,
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.FAIL: TrialState.FAIL,
+}
+
+# Samplers and pruners look at no clock, but FrozenTrial wants to have one.
+_SOME_TIME = datetime(2020, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone
+
+
+class Notes:
+    """Stands where Optuna expects a storage: takes down the attributes that an algorithm writes."""
+
+    def __init__(self, study_attrs: dict[str, Any] | None = None) -> None:
+        self.of_trial: dict[str, Any] = {}
+        self.of_study: dict[str, Any] = {}
+        self._study_attrs = study_attrs or {}
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.of_trial[key] = value
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self.of_study[key] = value
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return {**self._study_attrs, **self.of_study}
+
+
+class StudyInMemory(Study):
+    def __init__(
+        self, directions: Sequence[str], trials: list[FrozenTrial], name: str = "", notes: Notes | None = None
+    ) -> None:
+        self.study_name = name
+        self._study_id = 0
+        self._directions = [DIRECTIONS[direction] for direction in directions]
+        self._trials = trials
+        self.notes = notes or Notes()
+        self._storage = cast(BaseStorage, self.notes)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._trials if states is None else [trial for trial in self._trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+
+def frozen(
+    number: int,
+    state: State,
+    params: dict[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    values: Sequence[float] | None = None,
+    reports: Mapping[int, float] | None = None,
+    system_attrs: dict[str, Any] | None = None,
+) -> FrozenTrial:
+    return FrozenTrial(
+        number=number,
+        state=STATES[state],
+        value=None,
+        values=values,
+        datetime_start=_SOME_TIME,
+        datetime_complete=_SOME_TIME if state.is_finished else None,
+        params=params,
+        distributions={name: distributions[name] for name in params},
+        user_attrs={},
+        system_attrs=system_attrs or {},
+        intermediate_values=dict(reports or {}),
+        trial_id=number,
+    )

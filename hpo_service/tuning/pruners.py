@@ -1,0 +1,437 @@
+"""The pruners by name: they decide as Optuna's do, at a cost that does not grow with the study.
+
+Optuna's pruners look through all trials at every report. These keep what the decision needs as trials come in: per
+step, or per rung, the values in order. The tests compare every decision with that of the Optuna class.
+
+The resources of halving and hyperband must be given. Optuna's "auto" takes them from the first trials that finish,
+and takes others after a restart.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hpo_service.domain.errors import Fault
+from hpo_service.domain.measure import from_json, to_json
+from hpo_service.domain.study import StudySpec
+from hpo_service.domain.trial import HistoryTrial, TrialState
+from hpo_service.tuning.options import (
+    Option,
+    Options,
+    at_least_zero,
+    faults,
+    integer,
+    number,
+    number_or_null,
+)
+from hpo_service.tuning.sorted_values import SortedValues
+
+Reports = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """system_attrs: JSON to be kept with the trial, which the next verdicts count on."""
+
+    prune: bool
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+
+
+KEEP = Verdict(prune=False)
+PRUNE = Verdict(prune=True)
+
+
+class Pruner(Protocol):
+    def absorb(self, trial: HistoryTrial) -> None:
+        """Take note of a new or changed trial."""
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        """Whether trial `number` shall end at its latest step."""
+
+
+class NoPruner:
+    def absorb(self, trial: HistoryTrial) -> None:
+        pass
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        return KEEP
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """At which steps a verdict is due: from `warmup` on, at the first report in each interval."""
+
+    warmup: int
+    interval: int
+
+    def is_due(self, reports: Reports) -> bool:
+        step = max(reports)
+        if step < self.warmup:
+            return False
+        begins = (step - self.warmup) // self.interval * self.interval + self.warmup
+        return max((other for other in reports if other != step), default=-1) < begins
+
+
+class PercentilePruner:
+    """Ends a trial whose best report is worse than the percentile of what COMPLETE trials reported at this step."""
+
+    def __init__(
+        self,
+        maximize: bool,
+        percentile: float,
+        n_startup_trials: int = 5,
+        n_warmup_steps: int = 0,
+        interval_steps: int = 1,
+        n_min_trials: int = 1,
+    ) -> None:
+        self._sign = -1.0 if maximize else 1.0
+        self._percentile = percentile
+        self._startup = max(n_startup_trials, 1)
+        self._checkpoints = Checkpoints(n_warmup_steps, interval_steps)
+        self._fewest = n_min_trials
+        self._counted = bytearray()  # by trial number
+        self._complete = 0
+        self._losses: defaultdict[int, SortedValues] = defaultdict(SortedValues)
+        self._nans: defaultdict[int, int] = defaultdict(int)
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        if trial.state is not TrialState.COMPLETE:
+            return
+        self._counted.extend(bytes(max(0, trial.number + 1 - len(self._counted))))
+        if self._counted[trial.number]:
+            return
+        self._counted[trial.number] = 1
+        self._complete += 1
+        for step, value in trial.reports:
+            if math.isnan(value):
+                self._nans[step] += 1
+            else:
+                self._losses[step].add(self._sign * value)
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        if not reports or self._complete < self._startup or not self._checkpoints.is_due(reports):
+            return KEEP
+        losses = [self._sign * value for value in reports.values() if not math.isnan(value)]
+        if not losses:
+            return PRUNE
+        step = max(reports)
+        others = self._losses.get(step)
+        if others is None or len(others) + self._nans.get(step, 0) < self._fewest:
+            return KEEP
+        return PRUNE if min(losses) > others.percentile(self._percentile) else KEEP
+
+
+class HalvingPruner:
+    """Asynchronous successive halving (Li et al., 2020): at each rung the best 1/reduction_factor go on.
+
+    system_attrs: {"completed_rung_0": the value at that rung, …}, Optuna's words.
+    """
+
+    def __init__(
+        self,
+        maximize: bool,
+        min_resource: int,
+        reduction_factor: int = 4,
+        min_early_stopping_rate: int = 0,
+        bootstrap_count: int = 0,
+    ) -> None:
+        self._sign = -1.0 if maximize else 1.0
+        self._first = min_resource
+        self._factor = reduction_factor
+        self._rate = min_early_stopping_rate
+        self._bootstrap = bootstrap_count
+        self._rungs: defaultdict[int, SortedValues] = defaultdict(SortedValues)
+        self._of_trial: dict[int, tuple[float, ...]] = {}
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        values: list[float] = []
+        while (told := trial.system_attrs.get(f"completed_rung_{len(values)}")) is not None:
+            values.append(from_json(told))
+        self._replace(trial.number, tuple(values))
+
+    def _replace(self, number: int, values: tuple[float, ...]) -> None:
+        before = self._of_trial.get(number, ())
+        if values == before:
+            return
+        for rung, value in enumerate(before):
+            self._rungs[rung].remove(self._sign * value)
+        for rung, value in enumerate(values):
+            self._rungs[rung].add(self._sign * value)
+        self._of_trial[number] = values
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        if not reports:
+            return KEEP
+        step = max(reports)
+        value = reports[step]
+        # A rung that an earlier attempt completed does not count for this one, which began anew.
+        mine = self._of_trial.get(number, ())
+        rung = next((k for k, done in enumerate(mine) if done not in reports.values()), len(mine))
+        attrs: dict[str, Any] = {}
+        while step >= self._first * self._factor ** (self._rate + rung):
+            if math.isnan(value):
+                return Verdict(True, attrs)
+            attrs[f"completed_rung_{rung}"] = to_json(value)
+            if not self._goes_on(rung, self._sign * value, mine):
+                return Verdict(True, attrs)
+            rung += 1
+        return Verdict(False, attrs)
+
+    def _goes_on(self, rung: int, loss: float, mine: tuple[float, ...]) -> bool:
+        others = self._rungs.get(rung)
+        count = 1 if others is None else len(others) + 1
+        better = 0 if others is None else others.below(loss)
+        if rung < len(mine):  # what an earlier attempt left here
+            count -= 1
+            better -= self._sign * mine[rung] < loss
+        if count <= self._bootstrap:
+            return False
+        # No trial can be suspended until others come: of the first few the best one goes on.
+        return better <= max(count // self._factor - 1, 0)
+
+
+class HyperbandPruner:
+    """Several brackets of successive halving (Li et al., 2018); a trial's bracket follows from its number."""
+
+    def __init__(
+        self,
+        maximize: bool,
+        study: str,
+        max_resource: int,
+        min_resource: int = 1,
+        reduction_factor: int = 3,
+        bootstrap_count: int = 0,
+    ) -> None:
+        self._study = study
+        brackets = math.floor(math.log(max_resource / min_resource, reduction_factor)) + 1
+        # How many trials each bracket gets, in proportion.
+        self._shares = [
+            math.ceil(brackets * reduction_factor ** (brackets - 1 - k) / (brackets - k)) for k in range(brackets)
+        ]
+        self._brackets = [
+            HalvingPruner(maximize, min_resource, reduction_factor, k, bootstrap_count) for k in range(brackets)
+        ]
+
+    def _bracket(self, number: int) -> HalvingPruner:
+        lot = binascii.crc32(f"{self._study}_{number}".encode()) % sum(self._shares)
+        for share, bracket in zip(self._shares, self._brackets, strict=True):
+            lot -= share
+            if lot < 0:
+                return bracket
+        raise AssertionError("the lot is below the sum of the shares")
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        self._bracket(trial.number).absorb(trial)
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        return self._bracket(number).judge(number, reports)
+
+
+class PatientPruner:
+    """Ends a trial that has not improved for `patience` steps; with a wrapped pruner, only if that one agrees."""
+
+    def __init__(self, maximize: bool, patience: int, min_delta: float, wrapped: Pruner | None) -> None:
+        self._sign = -1.0 if maximize else 1.0
+        self._patience = patience
+        self._min_delta = min_delta
+        self._wrapped = wrapped
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        if self._wrapped is not None:
+            self._wrapped.absorb(trial)
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        losses = [self._sign * reports[step] for step in sorted(reports)]
+        if len(losses) <= self._patience + 1:
+            return KEEP
+        turn = len(losses) - self._patience - 1
+        before = [loss for loss in losses[:turn] if not math.isnan(loss)]
+        after = [loss for loss in losses[turn:] if not math.isnan(loss)]
+        if not before or not after or not min(before) + self._min_delta < min(after):
+            return KEEP
+        return PRUNE if self._wrapped is None else self._wrapped.judge(number, reports)
+
+
+class ThresholdPruner:
+    """Ends a trial whose report leaves the given bounds, or is NaN."""
+
+    def __init__(
+        self,
+        lower: float | None = None,
+        upper: float | None = None,
+        n_warmup_steps: int = 0,
+        interval_steps: int = 1,
+    ) -> None:
+        self._lower = -math.inf if lower is None else lower
+        self._upper = math.inf if upper is None else upper
+        self._checkpoints = Checkpoints(n_warmup_steps, interval_steps)
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        pass
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        if not reports or not self._checkpoints.is_due(reports):
+            return KEEP
+        return KEEP if self._lower <= reports[max(reports)] <= self._upper else PRUNE
+
+
+class WilcoxonPruner:
+    """Ends a trial that a signed-rank test finds worse than the best one; steps are problem instances."""
+
+    def __init__(self, maximize: bool, p_threshold: float = 0.1, n_startup_steps: int = 2) -> None:
+        self._sign = -1.0 if maximize else 1.0
+        self._p = p_threshold
+        self._startup = max(2, n_startup_steps)
+        self._best: tuple[float, int] | None = None
+        self._best_reports: dict[int, float] = {}
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        if trial.state is not TrialState.COMPLETE or not trial.values:
+            return
+        rank = self._sign * trial.values[0], trial.number
+        if self._best is None or rank < self._best:
+            self._best = rank
+            self._best_reports = dict(trial.reports)
+
+    def judge(self, number: int, reports: Reports) -> Verdict:
+        best = self._best_reports
+        if not all(map(math.isfinite, [*reports.values(), *best.values()])):
+            return KEEP
+        steps = [step for step in reports if step in best]
+        if len(steps) < self._startup:
+            return KEEP
+        from scipy.stats import wilcoxon  # 0.4 s to import, for those who use it
+
+        worse_by = [self._sign * (reports[step] - best[step]) for step in steps]
+        p = float(wilcoxon(worse_by, alternative="greater", zero_method="zsplit").pvalue)
+        mean, best_mean = (sum(some.values()) / len(some) for some in (reports, best))
+        # A best trial that is no better on average proves nothing.
+        return PRUNE if p < self._p and self._sign * best_mean < self._sign * mean else KEEP
+
+
+@dataclass(frozen=True)
+class Kind:
+    make: Callable[[StudySpec, Mapping[str, Any]], Pruner]
+    options: Options
+    rules: Callable[[Mapping[str, Any], str], list[Fault]] = lambda params, place: []
+
+
+_INTERVALS = {"n_warmup_steps": integer(0), "interval_steps": integer(1)}
+_PERCENTILE = {"n_startup_trials": integer(0), **_INTERVALS, "n_min_trials": integer(1)}
+_WRAPPED = Option(
+    'a pruner as {"name": …, "params": {…}}, or null',
+    lambda value: (
+        value is None
+        or (
+            isinstance(value, dict)
+            and {"name"} <= set(value) <= {"name", "params"}
+            and isinstance(value["name"], str)
+            and isinstance(value.get("params", {}), dict)
+        )
+    ),
+)
+
+
+def _threshold_rules(params: Mapping[str, Any], place: str) -> list[Fault]:
+    lower, upper = params.get("lower"), params.get("upper")
+    if lower is None and upper is None:
+        return [Fault(place, "threshold needs lower, upper or both")]
+    if lower is not None and upper is not None and lower > upper:
+        return [Fault(f"{place}/upper", f"upper ({upper:g}) is below lower ({lower:g})")]
+    return []
+
+
+def _hyperband_rules(params: Mapping[str, Any], place: str) -> list[Fault]:
+    low, high = params.get("min_resource", 1), params["max_resource"]
+    if high >= low:
+        return []
+    return [Fault(f"{place}/max_resource", f"max_resource ({high}) is below min_resource ({low})")]
+
+
+def _patient_rules(params: Mapping[str, Any], place: str) -> list[Fault]:
+    wrapped = params.get("wrapped")
+    if wrapped is None:
+        return []
+    if wrapped["name"] == "patient":
+        return [Fault(f"{place}/wrapped/name", "patient cannot wrap patient")]
+    return pruner_faults(wrapped["name"], wrapped.get("params", {}), f"{place}/wrapped")
+
+
+def _patient(spec: StudySpec, params: Mapping[str, Any]) -> Pruner:
+    wrapped = params.get("wrapped")
+    return PatientPruner(
+        spec.maximizes,
+        params["patience"],
+        params.get("min_delta", 0.0),
+        None if wrapped is None else PRUNERS[wrapped["name"]].make(spec, wrapped.get("params", {})),
+    )
+
+
+PRUNERS: Mapping[str, Kind] = {
+    "none": Kind(lambda spec, params: NoPruner(), {}),
+    "median": Kind(lambda spec, params: PercentilePruner(spec.maximizes, 50.0, **params), _PERCENTILE),
+    "percentile": Kind(
+        lambda spec, params: PercentilePruner(spec.maximizes, **params),
+        {"percentile": number(0, 100, required=True), **_PERCENTILE},
+    ),
+    "halving": Kind(
+        lambda spec, params: HalvingPruner(spec.maximizes, **params),
+        {
+            "min_resource": integer(1, required=True),
+            "reduction_factor": integer(2, 10_000),
+            "min_early_stopping_rate": integer(0, 100),
+            "bootstrap_count": integer(0),
+        },
+    ),
+    "hyperband": Kind(
+        lambda spec, params: HyperbandPruner(spec.maximizes, spec.name, **params),
+        {
+            "min_resource": integer(1),
+            "max_resource": integer(1, required=True),
+            "reduction_factor": integer(2, 10_000),
+            "bootstrap_count": integer(0),
+        },
+        _hyperband_rules,
+    ),
+    "patient": Kind(
+        _patient,
+        {"patience": integer(0, required=True), "min_delta": at_least_zero(), "wrapped": _WRAPPED},
+        _patient_rules,
+    ),
+    "threshold": Kind(
+        lambda spec, params: ThresholdPruner(**params),
+        {"lower": number_or_null(), "upper": number_or_null(), **_INTERVALS},
+        _threshold_rules,
+    ),
+    "wilcoxon": Kind(
+        lambda spec, params: WilcoxonPruner(spec.maximizes, **params),
+        {"p_threshold": number(0, 1), "n_startup_steps": integer(0)},
+    ),
+}
+
+
+def pruner_faults(name: str, params: Mapping[str, Any], place: str) -> list[Fault]:
+    kind = PRUNERS.get(name)
+    if kind is None:
+        return [Fault(f"{place}/name", f"{name!r} is no pruner; there are {', '.join(PRUNERS)}")]
+    return faults(f"the pruner {name}", kind.options, params, f"{place}/params") or kind.rules(
+        params, f"{place}/params"
+    )
+
+
+def check_pruner(spec: StudySpec) -> list[Fault]:
+    found = pruner_faults(spec.pruner.name, spec.pruner.params, "/pruner")
+    if spec.pruner.name != "none" and len(spec.directions) > 1:
+        found.append(
+            Fault("/pruner/name", f"a pruner judges by one direction; this study has {len(spec.directions)}: use none")
+        )
+    return found
+
+
+def make_pruner(spec: StudySpec) -> Pruner:
+    return PRUNERS[spec.pruner.name].make(spec, spec.pruner.params)

@@ -1,0 +1,20 @@
+"""Random search: every param uniform in its range, or in the logarithm of it."""
+
+from __future__ import annotations
+
+from hpo_service.domain.search_space import Params
+from hpo_service.domain.trial import HistoryTrial
+from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.drawing import Drawn, generator
+
+
+class RandomSearch:
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        pass  # nothing is learned
+
+    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+        position = generator(self._seed, number).random
+        return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))

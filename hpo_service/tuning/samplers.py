@@ -1,0 +1,125 @@
+"""The samplers by name: what options each has, what it cannot do, and how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hpo_service.domain.errors import Fault
+from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
+from hpo_service.domain.study import StudySpec
+from hpo_service.tuning.axes import Axes, grid_size
+from hpo_service.tuning.drawing import Sampler
+from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
+from hpo_service.tuning.options import Options, boolean, boolean_or_null, faults, integer, pointer
+from hpo_service.tuning.random_search import RandomSearch
+from hpo_service.tuning.tpe import Tpe
+
+
+@dataclass(frozen=True)
+class Kind:
+    """refusals: what it cannot do with this study, each at its place."""
+
+    make: Callable[[StudySpec, int], Sampler]
+    options: Options
+    refusals: Callable[[StudySpec], list[Fault]] = lambda spec: []
+
+
+def tpe_refusals(spec: StudySpec) -> list[Fault]:
+    params = spec.sampler.params
+    if params.get("group") is True and params.get("multivariate") is False:
+        return [Fault("/sampler/params/group", "group models parameters jointly, so multivariate may not be false")]
+    return []
+
+
+def grid_refusals(spec: StudySpec) -> list[Fault]:
+    found = [
+        Fault(
+            pointer("/search_space", name),
+            f"grid needs a finite number of points, but {name} is continuous: give it a step, make it int or choices",
+        )
+        for name, parameter in spec.search_space.items()
+        if isinstance(parameter, FloatParameter) and parameter.step is None and parameter.low < parameter.high
+    ]
+    if spec.narrowing is not None:
+        found.append(Fault("/narrowing", "a grid is drawn point by point and cannot be narrowed; use random or tpe"))
+    if found:
+        return found
+    try:
+        Grid(Axes(spec.search_space, spec.search_space))
+    except TooEntangled:
+        return [
+            Fault(
+                "/search_space",
+                f"the conditions depend on more than {MOST_CONTEXTS:,} combinations of choices: too many for a grid",
+            )
+        ]
+    return []
+
+
+def no_choices(spec: StudySpec) -> list[Fault]:
+    return [
+        Fault(
+            pointer("/search_space", name),
+            f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random",
+        )
+        for name, parameter in spec.search_space.items()
+        if isinstance(parameter, CategoricalParameter)
+    ]
+
+
+def one_direction(spec: StudySpec) -> list[Fault]:
+    if len(spec.directions) == 1:
+        return []
+    return [
+        Fault(
+            "/directions",
+            f"{spec.sampler.name} optimizes one direction; this study has {len(spec.directions)}; use tpe or nsgaii",
+        )
+    ]
+
+
+SAMPLERS: Mapping[str, Kind] = {
+    "random": Kind(lambda spec, seed: RandomSearch(seed), {}),
+    "tpe": Kind(
+        lambda spec, seed: Tpe(seed, spec.directions, spec.sampler.params),
+        {
+            "n_startup_trials": integer(0),
+            "n_ei_candidates": integer(1, 10_000),
+            "multivariate": boolean_or_null(),
+            "group": boolean(),
+            "constant_liar": boolean(),
+        },
+        tpe_refusals,
+    ),
+    "grid": Kind(lambda spec, seed: GridSearch(seed), {}, grid_refusals),
+}
+
+
+def too_fine(spec: StudySpec) -> list[Fault]:
+    """A grid whose neighbouring values a double cannot tell apart has no exact values to draw."""
+    found = []
+    for name, parameter in spec.search_space.items():
+        if not isinstance(parameter, FloatParameter) or parameter.step is None:
+            continue
+        largest = max(abs(parameter.low), abs(parameter.high))
+        if largest / parameter.step > 1e7 and grid_size(parameter.low, parameter.high, parameter.step) > 1:
+            place = pointer("/search_space", name, "step")
+            found.append(
+                Fault(
+                    place, f"step ({parameter.step:g}) is too fine for numbers as large as {largest:g}: no exact grid"
+                )
+            )
+    return found
+
+
+def check_sampler(spec: StudySpec) -> list[Fault]:
+    name = spec.sampler.name
+    kind = SAMPLERS[name]
+    found = faults(f"the sampler {name}", kind.options, spec.sampler.params, "/sampler/params")
+    return [*found, *too_fine(spec)] or kind.refusals(spec)
+
+
+def make_sampler(spec: StudySpec) -> Sampler:
+    assert spec.sampler.seed is not None
+    return SAMPLERS[spec.sampler.name].make(spec, spec.sampler.seed)

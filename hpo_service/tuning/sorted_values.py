@@ -1,0 +1,71 @@
+"""Numbers in order, of which any one can be asked for by rank: insertion costs the same however many there are."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, insort
+
+_LARGEST_CHUNK = 512
+
+
+class SortedValues:
+    """Doubles without NaN, in chunks of at most 512: eight bytes a number."""
+
+    def __init__(self) -> None:
+        self._chunks: list[array[float]] = []
+        self._highs: list[float] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, value: float) -> None:
+        self._size += 1
+        if not self._chunks:
+            self._chunks.append(array("d", [value]))
+            self._highs.append(value)
+            return
+        place = min(bisect_left(self._highs, value), len(self._chunks) - 1)
+        chunk = self._chunks[place]
+        insort(chunk, value)
+        if len(chunk) > _LARGEST_CHUNK:
+            half = len(chunk) // 2
+            self._chunks[place : place + 1] = [chunk[:half], chunk[half:]]
+            self._highs[place : place + 1] = [chunk[half - 1], chunk[-1]]
+        else:
+            self._highs[place] = chunk[-1]
+
+    def remove(self, value: float) -> None:
+        """value: one that was added."""
+        place = bisect_left(self._highs, value)
+        chunk = self._chunks[place]
+        del chunk[bisect_left(chunk, value)]
+        self._size -= 1
+        if chunk:
+            self._highs[place] = chunk[-1]
+        else:
+            del self._chunks[place], self._highs[place]
+
+    def below(self, value: float) -> int:
+        """How many are smaller."""
+        place = bisect_left(self._highs, value)
+        smaller = sum(len(chunk) for chunk in self._chunks[:place])
+        return smaller + (bisect_left(self._chunks[place], value) if place < len(self._chunks) else 0)
+
+    def __getitem__(self, rank: int) -> float:
+        for chunk in self._chunks:
+            if rank < len(chunk):
+                return chunk[rank]
+            rank -= len(chunk)
+        raise IndexError(rank)
+
+    def percentile(self, share: float) -> float:
+        """The value below which `share` percent lie, between two neighbours in proportion (NumPy's 'linear')."""
+        place = share / 100 * (self._size - 1)
+        rank = min(int(place), self._size - 1)
+        low = self[rank]
+        between = place - rank
+        if between == 0:
+            return low
+        high = self[rank + 1]
+        return low if high == low else low + (high - low) * between

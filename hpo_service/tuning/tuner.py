@@ -1,0 +1,63 @@
+"""Sampling and pruning of one study: which params a trial gets, and whether it shall go on.
+
+Samplers keep their state in the trials' system_attrs, as JSON, and rebuild the rest from the history, so that a
+restarted server, or another one on the same database, goes on where the last one stopped. Nothing is ever unpickled:
+Optuna's CMA-ES keeps pickles there, and whoever can write to the database could then run code in the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hpo_service.domain.errors import Fault
+from hpo_service.domain.search_space import Params, SearchSpace
+from hpo_service.domain.study import StudySpec
+from hpo_service.domain.trial import HistoryTrial
+from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.drawing import Drawn, Exhausted
+from hpo_service.tuning.importances import importances
+from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
+from hpo_service.tuning.samplers import check_sampler, make_sampler
+
+__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "importances"]
+
+
+def check(spec: StudySpec) -> list[Fault]:
+    """What this study asks of its sampler and its pruner that they cannot do."""
+    return [*check_sampler(spec), *check_pruner(spec)]
+
+
+class Tuner:
+    """Samples and prunes for one study; holds its history in memory. Its caller holds the study's lock."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        """spec: one in which `check` finds no fault, with sampler.seed set."""
+        self._spec = spec
+        self._sampler = make_sampler(spec)
+        self._pruner = make_pruner(spec)
+        self._space = spec.search_space
+        self._axes = Axes(spec.search_space, spec.search_space)
+
+    def absorb(self, trials: Iterable[HistoryTrial]) -> None:
+        """Take note of new or changed trials, in any order; call it after every change, whoever made it.
+
+        A trial that was drawn counts as drawn once it is absorbed.
+        """
+        for trial in trials:
+            self._sampler.absorb(trial)
+            self._pruner.absorb(trial)
+
+    def draw(self, number: int, space: SearchSpace, fixed: Params) -> Drawn:
+        """The params of trial `number` within this round's `space`; raise Exhausted when a grid has no point left.
+
+        fixed: taken as they are, except that a param whose conditions do not hold is absent.
+        """
+        if space is not self._space:
+            if space != self._space:
+                self._axes = Axes(self._spec.search_space, space)
+            self._space = space
+        return self._sampler.draw(number, self._axes, fixed)
+
+    def judge(self, number: int, reports: Mapping[int, float]) -> Verdict:
+        """Whether the trial shall end at its latest step."""
+        return self._pruner.judge(number, reports)
