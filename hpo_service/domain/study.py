@@ -236,7 +236,7 @@ class Study:
     """A study as it is recorded. Times are seconds since 1970 by the database's clock.
 
     revision: rises with every change of the study or of one of its trials
-    version: rises with limits, metadata and state (the ETag)
+    version: rises with limits, metadata and state (the ETag); touched: the revision at which it did
     """
 
     id: int
@@ -245,6 +245,7 @@ class Study:
     created_at: float
     revision: int = 0
     version: int = 0
+    touched: int = 0
     tally: Tally = Tally()
     given_out: int = 0
     next_number: int = 0

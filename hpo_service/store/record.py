@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -29,8 +30,6 @@ from hpo_service.domain.trial import (
     TrialState,
 )
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
-
-FAR_AWAY = 2**62
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ _SAVE_STUDY = (
                 "state",
                 "revision",
                 "version",
+                "touched",
                 "queued",
                 "retries",
                 "running",
@@ -76,6 +76,33 @@ _SAVE_STUDY = (
                 "sealed",
             )
         }
+    )
+)
+_NOW = _b("now", type_=sa.Double)
+
+
+def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
+    # Further away than one lease: set by a clock that has since stepped back.
+    return sa.or_(expires_at <= _NOW, expires_at > _NOW + studies.c.lease_seconds)
+
+
+_OVERDUE = sa.select(studies.c.name).where(
+    sa.or_(
+        studies.c.id.in_(
+            sa.select(trials.c.study_id)
+            .join(studies, studies.c.id == trials.c.study_id)
+            .where(trials.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(trials.c.lease_expires_at))
+        ),
+        studies.c.id.in_(
+            sa.select(tests.c.study_id)
+            .join(studies, studies.c.id == tests.c.study_id)
+            .where(tests.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(tests.c.lease_expires_at))
+        ),
+        sa.and_(
+            studies.c.ends_at <= _NOW,
+            studies.c.state == sa.literal_column("'ACTIVE'"),
+            studies.c.running + studies.c.retries == 0,
+        ),
     )
 )
 _TRIAL = sa.select(trials).where(trials.c.study_id == _b("study_id"), trials.c.number == _b("number"))
@@ -120,6 +147,13 @@ class Record:
     def __init__(self, connection: sa.Connection, now: float) -> None:
         self._db = connection
         self.now = now
+        self.wakes = False  # whether who waits for a trial should look again
+
+    @contextmanager
+    def undone_if_refused(self) -> Iterator[None]:
+        """A savepoint: what is written inside is undone when an exception leaves it."""
+        with self._db.begin_nested():
+            yield
 
     # -- studies ------------------------------------------------------------------------------------------
 
@@ -151,6 +185,8 @@ class Record:
             "created_with": created_with,
             "state": StudyState.ACTIVE,
             "created_at": self.now,
+            "lease_seconds": spec.lease_seconds,
+            "ends_at": _ends_at(spec, self.now),
         }
         key = self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one()
         return Study(key, spec, StudyState.ACTIVE, self.now)
@@ -164,6 +200,7 @@ class Record:
                 "state": study.state,
                 "revision": study.revision,
                 "version": study.version,
+                "touched": study.touched,
                 "queued": tally.queued,
                 "retries": tally.retries,
                 "running": tally.running,
@@ -179,8 +216,8 @@ class Record:
         )
 
     def save_spec(self, study: Study) -> None:
-        spec = study.spec.model_dump(mode="json")
-        self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(spec=spec))
+        changed = {"spec": study.spec.model_dump(mode="json"), "ends_at": _ends_at(study.spec, study.created_at)}
+        self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
         ids = sa.select(trials.c.id).where(trials.c.study_id == study.id).scalar_subquery()
@@ -211,20 +248,15 @@ class Record:
                 names.append(name)
         return names
 
-    def studies_to_look_after(self) -> list[str]:
-        """Names of the studies in which time alone may change something: leases, and limits of seconds."""
-        query = (
-            sa.select(studies.c.name)
-            .outerjoin(tests, tests.c.study_id == studies.c.id)
-            .where(
-                sa.or_(
-                    studies.c.running > 0,
-                    studies.c.state.in_((StudyState.ACTIVE, StudyState.STOPPING)),
-                    tests.c.state == TrialState.RUNNING,
-                )
-            )
-        )
-        return [name for (name,) in self._db.execute(query)]
+    def overdue(self, some: Sequence[Study] | None = None) -> list[str]:
+        """Names of the studies in which time alone has changed something: a lease, or a limit of seconds."""
+        query = _OVERDUE
+        if some is not None:
+            if not some:
+                return []
+            query = query.where(studies.c.id.in_([study.id for study in some]))
+        too_long = {"now": self.now}
+        return [name for (name,) in self._db.execute(query, too_long)]
 
     # -- rounds -------------------------------------------------------------------------------------------
 
@@ -344,12 +376,15 @@ class Record:
         )
         return [_trial(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
 
-    def changed_since(self, study: Study, revision: int) -> list[Trial]:
+    def changed_since(self, study: Study, revision: int, limit: int | None = None) -> list[Trial]:
+        """Trials written after this revision of the study, in the order of their writing."""
         query = (
             sa.select(trials)
             .where(trials.c.study_id == study.id, trials.c.revision > revision)
             .order_by(trials.c.revision)
         )
+        if limit is not None:
+            query = query.limit(limit)
         return [_trial(row, study) for row in self._db.execute(query)]
 
     def history_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial]:
@@ -368,6 +403,7 @@ class Record:
                 round=trial.round or 0,
             )
             for trial in changed
+            if trial.holding.attempt > 0 or trial.state.is_finished
         ]
 
     # -- reports and attempts -----------------------------------------------------------------------------
@@ -544,6 +580,7 @@ def _study(row: Any) -> Study:
         created_at=row.created_at,
         revision=row.revision,
         version=row.version,
+        touched=row.touched,
         tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
         given_out=row.given_out,
         next_number=row.next_number,
@@ -551,6 +588,10 @@ def _study(row: Any) -> Study:
         exhausted=row.exhausted,
         sealed=row.sealed,
     )
+
+
+def _ends_at(spec: StudySpec, created_at: float) -> float | None:
+    return None if spec.limits.seconds is None else created_at + spec.limits.seconds
 
 
 def _key(document: Any) -> str:

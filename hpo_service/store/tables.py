@@ -48,8 +48,11 @@ studies = sa.Table(
     sa.Column("created_with", sa.Text, nullable=False),  # the body it was created with, canonical
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("lease_seconds", Seconds, nullable=False),
+    sa.Column("ends_at", Seconds),  # created_at + limits.seconds
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("touched", sa.BigInteger, nullable=False, server_default="0"),  # the revision of the last version
     sa.Column("queued", sa.Integer, nullable=False, server_default="0"),
     sa.Column("retries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("running", sa.Integer, nullable=False, server_default="0"),

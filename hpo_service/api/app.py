@@ -1,0 +1,71 @@
+"""The application: the service, its routes, and the reaper beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from hpo_service import __version__
+from hpo_service.api import metrics, problems, service_routes, study_routes, trial_routes
+from hpo_service.api.dashboard import Dashboard
+from hpo_service.api.http import BodyLimit
+from hpo_service.api.openapi import with_problem_schema
+from hpo_service.operations.reaper import reap
+from hpo_service.operations.service import Service
+from hpo_service.settings import Settings
+from hpo_service.store.database import Clock
+
+DESCRIPTION = """Studies sample hyperparameters, workers ask for trials and tell results, everything is recorded in SQL.
+
+Errors are application/problem+json; `code` says which, `errors` where. Every call may be repeated.
+"""
+
+
+def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: bool = True) -> FastAPI:
+    """The app opens the database when it starts and closes it when it stops.
+
+    clock: seconds since 1970 for tests; by default the database's own.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await asyncio.to_thread(Service, settings.database_url, clock)
+        app.state.service = service
+        reaper = asyncio.create_task(reap(service)) if with_reaper else None
+        try:
+            yield
+        finally:
+            if reaper is not None:
+                reaper.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await reaper
+            await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="hpo-service",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/v1/openapi.json",
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for router in (study_routes.router, trial_routes.router, service_routes.router):
+        app.include_router(router)
+    problems.install(app)
+    with_problem_schema(app)
+    app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
+    app.add_middleware(BodyLimit)
+    app.add_middleware(metrics.Measured)
+    return app
+
+
+def _dashboard(app: FastAPI) -> Any:
+    from hpo_service.tuning.dashboard import dashboard_app
+
+    return dashboard_app(app.state.service.database)

@@ -1,0 +1,191 @@
+"""What the answers look like, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from hpo_service.domain.narrowing import Change
+from hpo_service.domain.search_space import SearchSpace
+from hpo_service.domain.study import Limits, Narrowing, PrunerConfig, SamplerConfig, StudyState
+from hpo_service.domain.trial import TrialState
+
+Measured = float | Literal["NaN", "Infinity", "-Infinity"]
+JsonObject = dict[str, Any]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class FaultDocument(_Document):
+    pointer: str
+    detail: str
+
+
+class Problem(_Document):
+    """RFC 9457; `code` is the machine-readable word, `errors` say where a 422 lies."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    errors: list[FaultDocument] | None = None
+
+
+class BestDocument(_Document):
+    number: int
+    params: JsonObject
+    values: list[Measured]
+    attempt: int
+
+
+class RoundDocument(_Document):
+    round: int
+    search_space: SearchSpace
+    first_trial: int | None
+    trials: int
+    from_trials: list[int]
+    changes: list[Change]
+
+
+class StudyDocument(_Document):
+    name: str
+    directions: list[str]
+    search_space: SearchSpace
+    sampler: SamplerConfig
+    pruner: PrunerConfig
+    limits: Limits
+    lease_seconds: float
+    narrowing: Narrowing | None
+    objective: JsonObject | None
+    metadata: JsonObject
+    state: StudyState
+    counts: dict[TrialState, int]
+    best: BestDocument | None = None
+    front: list[BestDocument] | None = None
+    rounds: list[RoundDocument]
+    test: JsonObject | None
+    created_at: str
+
+
+class StudyPage(_Document):
+    items: list[StudyDocument]
+    next_page_token: str | None
+
+
+class ReportDocument(_Document):
+    step: int
+    value: Measured
+    metrics: JsonObject
+
+
+class TrialDocument(_Document):
+    study: str
+    number: int
+    state: TrialState
+    params: JsonObject
+    values: list[Measured] | None
+    attempt: int
+    worker_id: str | None
+    reports: list[ReportDocument]
+    metrics: JsonObject | None
+    reason: str | None
+    round: int | None
+    seed: int
+    started_at: str | None
+    finished_at: str | None
+
+
+class TrialPage(_Document):
+    items: list[TrialDocument]
+    next_page_token: str | None
+
+
+class TrialsDocument(_Document):
+    trials: list[TrialDocument]
+
+
+class AttemptDocument(_Document):
+    attempt: int
+    worker_id: str
+    started_at: str
+    ended_at: str | None
+    end: Literal["told", "expired", "released"] | None
+
+
+class AttemptsDocument(_Document):
+    items: list[AttemptDocument]
+
+
+class LeaseDocument(_Document):
+    expires_at: str
+    duration_seconds: float
+
+
+class GrantedDocument(_Document):
+    study: str
+    number: int | None
+    attempt: int
+    params: JsonObject
+    seed: int
+    objective: JsonObject | None
+    reports: list[ReportDocument]
+    lease: LeaseDocument
+    purpose: Literal["test"] | None = None
+    ensemble: int | None = None
+
+
+class AskDocument(_Document):
+    trials: list[GrantedDocument]
+    study_state: StudyState | None = None
+    drain: bool | None = None
+
+
+class KeptDocument(_Document):
+    should_stop: bool
+    reason: Literal["pruned", "stopped", "study_cancelled"] | None
+    lease_expires_at: str
+    study_state: StudyState
+
+
+class BatchResult(_Document):
+    status: int
+    body: JsonObject
+
+
+class BatchDocument(_Document):
+    results: list[BatchResult]
+
+
+class ImportancesDocument(_Document):
+    importances: dict[str, float]
+
+
+class WorkerDocument(_Document):
+    worker_id: str
+    last_seen_at: str
+    trials: int
+    draining: bool
+
+
+class WorkerPage(_Document):
+    items: list[WorkerDocument]
+    next_page_token: str | None
+
+
+class VersionDocument(_Document):
+    version: str
+    api: str
+
+
+class HealthDocument(_Document):
+    status: str
+
+
+class ReadinessDocument(_Document):
+    ready: bool
+    faults: list[str]

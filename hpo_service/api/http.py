@@ -1,0 +1,125 @@
+"""Strict JSON in, JSON out: bodies are bounded and parsed once, answers are written by one function."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from pydantic_core import from_json, to_json
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpo_service.api.problems import problem
+from hpo_service.domain.errors import Fault, Invalid
+
+LARGEST_BODY = 2**20
+
+
+def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(body), status, headers, "application/json")
+
+
+class StrictRequest(Request):
+    """A request whose JSON holds finite numbers and whole characters only."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            try:
+                self._json = from_json(await self.body(), allow_inf_nan=False)
+            except ValueError as error:
+                raise HTTPException(400, f"the body is not JSON: {error}") from None
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+class BodyLimit:
+    """Refuses bodies above LARGEST_BODY, whether they announce their size or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
+            await _too_large()(scope, receive, send)
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST_BODY:
+                raise HTTPException(413, _TOO_LARGE)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+_TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; send it in parts"
+
+
+def _too_large() -> Response:
+    return problem(413, "too_large", _TOO_LARGE, headers={"Connection": "close"})
+
+
+class _Segment(Convertor[str]):
+    """A path segment up to a colon, so that mnist:pause is the verb pause on mnist."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class _NumberSegment(_Segment):
+    """A trial number; what is none leads nowhere."""
+
+    regex = "[0-9]{1,10}"
+
+
+register_url_convertor("segment", _Segment())
+register_url_convertor("number", _NumberSegment())
+
+
+def page_token(listing: str, key: Any) -> str | None:
+    """An opaque token to go on after `key` in that listing (its route and filters)."""
+    if key is None:
+        return None
+    return base64.urlsafe_b64encode(json.dumps([listing, key]).encode()).decode().rstrip("=")
+
+
+def read_page_token(listing: str, token: str | None) -> Any:
+    """The key to go on after; None from the start. Raise Invalid for a token of another listing."""
+    if not token:
+        return None
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        made_for, key = from_json(base64.urlsafe_b64decode(padded.encode("ascii")), allow_inf_nan=False)
+    except (ValueError, TypeError, binascii.Error):
+        raise Invalid([Fault("/page_token", "no page token of this service")]) from None
+    if made_for != listing:
+        raise Invalid([Fault("/page_token", f"made for another listing ({made_for}), not for {listing}")])
+    return key

@@ -1,0 +1,85 @@
+"""The OpenAPI document: every status of every route, with examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from hpo_service.api.documents import Problem
+from hpo_service.api.problems import MEDIA_TYPE, problem_body
+from hpo_service.domain.errors import Fault
+
+_EXAMPLES: dict[int, list[tuple[str, str]]] = {
+    400: [("malformed_json", "the body is not JSON: expected value at line 1 column 9")],
+    404: [("not_found", "there is no study 'mnist'")],
+    405: [("method_not_allowed", "this path does not take this method, but GET")],
+    409: [("conflict", "")],
+    412: [("precondition_failed", 'the study has changed: its ETag is now "1-3", not "1-2"')],
+    413: [("too_large", "the body is larger than 1048576 bytes; send it in parts")],
+    422: [("invalid", "/search_space/learning_rate/high: high (0.001) is below low (0.1)")],
+    501: [("not_built_yet", "parquet is not built yet; take csv or jsonl")],
+    503: [("unavailable", "the database cannot take the call now: database or disk is full")],
+}
+
+CONFLICTS = {
+    "study_exists": "another study is named 'mnist'; choose another name, or delete it first",
+    "study_state": "a COMPLETED study cannot pause; pause is for ACTIVE, PAUSED",
+    "study_sealed": "the test set of this study has been opened; nothing can be added to it",
+    "lease_lost": "attempt 1 does not hold the trial; the last one given out is 2",
+    "trial_finished": "the trial has finished as COMPLETE",
+    "result_conflict": "the trial has finished as COMPLETE, with another result or attempt",
+}
+
+
+def responses(*statuses: int, conflicts: tuple[str, ...] = ()) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer, besides those that any route may."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, 405, 503, *((409,) if conflicts else ())}):
+        pairs = [(code, CONFLICTS[code]) for code in conflicts] if status == 409 else _EXAMPLES[status]
+        described[status] = {
+            "description": problem_body(status, "", "")["title"],
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {code: {"value": _example(status, code, detail)} for code, detail in pairs},
+                }
+            },
+        }
+        if status == 503:
+            described[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    return described
+
+
+def _example(status: int, code: str, detail: str) -> dict[str, Any]:
+    faults = [Fault(*detail.split(": ", 1))] if status == 422 else []
+    return problem_body(status, code, detail, faults)
+
+
+def ok(
+    model: type[BaseModel] | None, description: str, status: int = 200, headers: dict[str, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    described: dict[str, Any] = {"description": description}
+    if model is not None:
+        described["model"] = model
+    if headers:
+        described["headers"] = {
+            name: {"schema": {"type": "string"}, "description": text} for name, text in headers.items()
+        }
+    return {status: described}
+
+
+def with_problem_schema(app: FastAPI) -> None:
+    """Put the Problem schema among the components, to which all error answers refer."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, definition in schema.pop("$defs", {}).items():
+            document["components"]["schemas"].setdefault(name, definition)
+        document["components"]["schemas"]["Problem"] = schema
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,0 +1,39 @@
+"""What several routes take: path segments, pages, and the service itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Path, Query, Request
+from pydantic import AfterValidator
+
+from hpo_service.domain.errors import NotFound
+from hpo_service.operations.service import Service
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+
+
+def _study_name(name: str) -> str:
+    # What cannot be a name names no study: the database is not asked.
+    if not _NAME.fullmatch(name):
+        raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
+    return name
+
+
+def _trial_number(number: int) -> int:
+    if number >= 2**31:
+        raise NotFound(f"there is no trial {number}")
+    return number
+
+
+StudyPath = Annotated[str, Path(description="the study's name", examples=["mnist"]), AfterValidator(_study_name)]
+NumberPath = Annotated[int, Path(description="the trial's number", examples=[7]), AfterValidator(_trial_number)]
+PageSize = Annotated[int, Query(ge=1, le=1000)]
+PageToken = Annotated[str | None, Query(alias="page_token", max_length=2000)]
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service

@@ -1,0 +1,169 @@
+"""Errors as application/problem+json (RFC 9457): one table from the domain's words to status codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from hpo_service.domain import errors
+from hpo_service.domain.errors import Fault, HpoError, Invalid
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+STATUS: Mapping[type[HpoError], int] = {
+    errors.Invalid: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.NotBuiltYet: 501,
+    errors.Unavailable: 503,
+}
+
+CODES: Mapping[int, str] = {
+    400: "malformed_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    500: "internal",
+    501: "not_built_yet",
+}
+
+log = structlog.get_logger()
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    faults: Sequence[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = problem_body(status, code, detail, faults)
+    all_headers = dict(headers or {})
+    if status == 503:
+        all_headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(to_json(body), status, all_headers, MEDIA_TYPE)
+
+
+def problem_body(status: int, code: str, detail: str, faults: Sequence[Fault] = ()) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": f"urn:hpo:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retryable": status in (429, 503),
+    }
+    if status == 422:
+        body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+    return body
+
+
+def status_of(error: HpoError) -> int:
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def problem_of(error: HpoError) -> Response:
+    faults = error.faults if isinstance(error, Invalid) else ()
+    return problem(status_of(error), error.code, error.detail, faults)
+
+
+def body_of(error: HpoError) -> dict[str, Any]:
+    faults = error.faults if isinstance(error, Invalid) else ()
+    return problem_body(status_of(error), error.code, error.detail, faults)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(HpoError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_fault)
+
+
+async def _on_domain_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HpoError)
+    return problem_of(error)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = faults_of(error.errors(), error.body)
+    return problem(422, "invalid", "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults[:5]), faults)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, "error")
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = "there is nothing at this path; GET /v1/openapi.json lists the routes"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        detail = f"this path does not take this method, but {allowed}"
+    return problem(error.status_code, code, detail, headers=error.headers)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    log.error("a fault of the server", path=request.url.path, exc_info=error)
+    return problem(500, "internal", "the server met a fault of its own; its log says which")
+
+
+def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
+    """From the validator's places to JSON pointers into the body, with the value that was refused."""
+    faults: dict[Fault, None] = {}
+    for fault in found:
+        where, *place = fault["loc"]
+        if where == "body" and body is None and not place:
+            faults[Fault("", "the call needs a JSON body, sent as application/json")] = None
+        elif where == "body" and isinstance(body, bytes):
+            faults[Fault("", "the body was not sent as JSON; use the header Content-Type: application/json")] = None
+        elif where == "body":
+            faults[Fault(pointer(place, body), _rule(fault))] = None
+        else:
+            faults[Fault(pointer(place, None), _rule(fault))] = None
+    return list(faults)
+
+
+def pointer(place: Sequence[str | int], body: Any) -> str:
+    """The JSON pointer (RFC 6901) of a place; the validator's own marks, such as a union's tag, are left out."""
+    parts: list[str] = []
+    for index, part in enumerate(place):
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            if index < len(place) - 1 or not _may_be_missing(str(part), body):
+                continue
+        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in parts)
+
+
+def _may_be_missing(part: str, body: Any) -> bool:
+    """Whether the last part of a place is a member that the body lacks, rather than a mark of the validator."""
+    if not (body is None or isinstance(body, dict)):
+        return False
+    return part not in ("float", "int", "str", "bool", "categorical") and "[" not in part
+
+
+def _rule(fault: Any) -> str:
+    """The rule in words, and the value that breaks it where it says something."""
+    kind, message = fault["type"], str(fault["msg"])
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "unknown field"
+    if kind in ("rule", "union_tag_not_found", "json_invalid"):
+        return message
+    value = repr(fault.get("input"))
+    return f"{message}, not {value if len(value) <= 80 else value[:77] + '...'}"

@@ -1,0 +1,73 @@
+"""Routes of the service itself: health, readiness, version, workers, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from pydantic import AfterValidator
+from starlette.responses import Response
+
+from hpo_service import __version__
+from hpo_service.api import metrics
+from hpo_service.api.documents import (
+    HealthDocument,
+    ReadinessDocument,
+    VersionDocument,
+    WorkerDocument,
+    WorkerPage,
+)
+from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.openapi import ok, responses
+from hpo_service.api.parameters import PageSize, PageToken, service_of
+from hpo_service.domain.errors import NotFound
+from hpo_service.operations import workers
+
+router = APIRouter(tags=["service"], route_class=StrictRoute)
+
+
+def _worker_id(name: str) -> str:
+    if not (1 <= len(name) <= 128 and name.isascii() and name.isprintable()):
+        raise NotFound("no worker of that name was ever seen")
+    return name
+
+
+WorkerPath = Annotated[str, Path(description="the worker's id", examples=["gpu-3"]), AfterValidator(_worker_id)]
+
+
+@router.get("/version", responses=ok(VersionDocument, "this version") | responses())
+async def version() -> Response:
+    return answer({"version": __version__, "api": "v1"})
+
+
+@router.get("/healthz", responses=ok(HealthDocument, "alive") | responses())
+async def healthz() -> Response:
+    return answer({"status": "alive"})
+
+
+@router.get("/readyz", responses={**responses(), **ok(ReadinessDocument, "ready"), 503: {"model": ReadinessDocument}})
+async def readyz(request: Request) -> Response:
+    faults = await asyncio.to_thread(service_of(request).database.faults)
+    headers = {"Retry-After": "1"} if faults else None
+    return answer({"ready": not faults, "faults": faults}, 503 if faults else 200, headers)
+
+
+@router.get("/v1/workers", responses={**ok(WorkerPage, "a page of workers"), **responses(422)})
+async def list_workers(request: Request, page_size: PageSize = 50, page_token_: PageToken = None) -> Response:
+    after = read_page_token("workers", page_token_)
+    items, key = await workers.page(service_of(request), after if isinstance(after, str) else "", page_size)
+    return answer({"items": items, "next_page_token": page_token("workers", key)})
+
+
+@router.post(
+    "/v1/workers/{worker_id:path}:drain", responses={**ok(WorkerDocument, "it gets no more trials"), **responses(404)}
+)
+async def drain_worker(request: Request, worker_id: WorkerPath) -> Response:
+    return answer(await workers.drain(service_of(request), worker_id))
+
+
+@router.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses()})
+async def read_metrics(request: Request) -> Response:
+    counts = await service_of(request).read_all(lambda record: record.trials_in_states())
+    return Response(metrics.exposition(counts), media_type=metrics.MEDIA_TYPE)

@@ -1,0 +1,242 @@
+"""Routes of studies: create, look, change, narrow, test, importances, export, events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Header, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from hpo_service.api.documents import (
+    ImportancesDocument,
+    KeptDocument,
+    RoundDocument,
+    StudyDocument,
+    StudyPage,
+)
+from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.openapi import ok, responses
+from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
+from hpo_service.domain.errors import NotBuiltYet
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import events, export, sealed_test, studies, trials
+from hpo_service.operations.calls import Heartbeat, NarrowByHand, Patch, Release, TestRequest, TestResult
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=StrictRoute)
+
+_STUDY_EXAMPLE = {
+    "name": "mnist",
+    "directions": ["maximize"],
+    "search_space": {
+        "learning_rate": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+        "weight_decay": {"type": "float", "low": 1e-8, "high": 1e-4, "log": True},
+    },
+    "sampler": {"name": "random", "seed": 1, "params": {}},
+    "limits": {"trials": 100},
+    "objective": {"kind": "neural_network", "dataset": "mnist", "samples": 500, "epochs": 50},
+}
+_TAGGED = {"ETag": "changes with limits, metadata and state"}
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        **ok(StudyDocument, "created", 201, {**_TAGGED, "Location": "the study's path"}),
+        **ok(StudyDocument, "the same study was created before", 200, _TAGGED),
+        **responses(400, 413, 422, conflicts=("study_exists",)),
+    },
+)
+async def create_study(request: Request, spec: Annotated[StudySpec, Body(examples=[_STUDY_EXAMPLE])]) -> Response:
+    study, tag, new = await studies.create(service_of(request), spec)
+    headers = {"ETag": tag, "Location": f"/v1/studies/{spec.name}"}
+    return answer(study, 201 if new else 200, headers)
+
+
+@router.get("", responses={**ok(StudyPage, "a page of studies"), **responses(422)})
+async def list_studies(
+    request: Request,
+    state: Annotated[
+        Literal["ACTIVE", "PAUSED", "STOPPING", "STOPPED", "COMPLETED", "CANCELLED"] | None, Query()
+    ] = None,
+    page_size: PageSize = 50,
+    page_token_: PageToken = None,
+) -> Response:
+    listing = f"studies {state or ''}"
+    after = read_page_token(listing, page_token_)
+    items, key = await studies.page(service_of(request), state, _integer(after), page_size)
+    return answer({"items": items, "next_page_token": page_token(listing, key)})
+
+
+def _integer(key: Any) -> int:
+    return key if isinstance(key, int) else 0
+
+
+@router.get("/{study:segment}", responses={**ok(StudyDocument, "the study", headers=_TAGGED), **responses(404)})
+async def read_study(request: Request, study: StudyPath) -> Response:
+    body, tag = await studies.read(service_of(request), study)
+    return answer(body, headers={"ETag": tag})
+
+
+@router.patch(
+    "/{study:segment}",
+    responses={
+        **ok(StudyDocument, "the changed study", headers=_TAGGED),
+        **responses(400, 404, 412, 413, 422, conflicts=("study_sealed",)),
+    },
+)
+async def patch_study(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[Patch, Body(examples=[{"limits": {"trials": 200}, "metadata": {"note": "more"}}])],
+    if_match: Annotated[str | None, Header(description="an ETag; a stale one is 412")] = None,
+) -> Response:
+    changed, tag = await studies.patch(service_of(request), study, body, if_match)
+    return answer(changed, headers={"ETag": tag})
+
+
+@router.delete(
+    "/{study:segment}",
+    status_code=204,
+    responses={**ok(None, "deleted", 204), **responses(404, 422, conflicts=("study_state",))},
+)
+async def delete_study(
+    request: Request, study: StudyPath, force: Annotated[bool, Query(description="though trials are RUNNING")] = False
+) -> Response:
+    await studies.delete(service_of(request), study, force)
+    return Response(status_code=204)
+
+
+def _verb(verb: str, description: str, conflicts: tuple[str, ...]) -> None:
+    @router.post(
+        "/{study:segment}:" + verb,
+        name=f"{verb}_study",
+        operation_id=f"{verb}_study",
+        summary=f"{verb.capitalize()} a study",
+        responses={
+            **ok(StudyDocument, description, headers=_TAGGED),
+            **responses(404, conflicts=conflicts),
+        },
+    )
+    async def act(request: Request, study: StudyPath) -> Response:
+        body, tag = await studies.act(service_of(request), study, verb)
+        return answer(body, headers={"ETag": tag})
+
+
+_verb("pause", "gives out nothing until resumed; running trials go on", ("study_state",))
+_verb("resume", "gives out again", ("study_state",))
+_verb("stop", "running trials finish, nothing is given out", ("study_state",))
+_verb("cancel", "running trials are told to stop", ("study_sealed",))
+
+
+@router.post(
+    "/{study:segment}:narrow",
+    status_code=201,
+    responses={
+        **ok(RoundDocument, "the round that begins", 201),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
+    },
+)
+async def narrow_study(
+    request: Request, study: StudyPath, body: Annotated[NarrowByHand | None, Body(examples=[{"keep": 0.2}])] = None
+) -> Response:
+    begun = await studies.narrow_by_hand(service_of(request), study, body or NarrowByHand())
+    return answer(begun, 201)
+
+
+@router.post(
+    "/{study:segment}:test",
+    status_code=202,
+    responses={
+        **ok(StudyDocument, "sealed; one worker gets the test", 202, _TAGGED),
+        **ok(StudyDocument, "this test was asked for before", 200, _TAGGED),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
+    },
+)
+async def seal_study(
+    request: Request, study: StudyPath, body: Annotated[TestRequest | None, Body(examples=[{"ensemble": 1}])] = None
+) -> Response:
+    changed, tag, new = await sealed_test.ask_for_test(service_of(request), study, body or TestRequest())
+    return answer(changed, 202 if new else 200, {"ETag": tag})
+
+
+@router.post(
+    "/{study:segment}/test:heartbeat",
+    responses={
+        **ok(KeptDocument, "the lease is kept"),
+        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
+    },
+)
+async def heartbeat_test(request: Request, study: StudyPath, body: Heartbeat) -> Response:
+    return answer(await sealed_test.heartbeat(service_of(request), study, body))
+
+
+@router.post(
+    "/{study:segment}/test:tell",
+    responses={
+        **ok(None, "the test as it reads"),
+        **responses(400, 404, 413, 422, conflicts=("lease_lost", "result_conflict")),
+    },
+)
+async def tell_test(request: Request, study: StudyPath, body: TestResult) -> Response:
+    return answer(await sealed_test.tell(service_of(request), study, body))
+
+
+@router.post(
+    "/{study:segment}/test:release",
+    responses={**ok(None, "the test as it reads"), **responses(400, 404, 413, 422)},
+)
+async def release_test(request: Request, study: StudyPath, body: Release) -> Response:
+    return answer(await sealed_test.release(service_of(request), study, body))
+
+
+@router.get(
+    "/{study:segment}/importances",
+    responses={
+        **ok(ImportancesDocument, "shares that sum to 1"),
+        **responses(404, conflicts=("study_state",)),
+    },
+)
+async def read_importances(request: Request, study: StudyPath) -> Response:
+    return answer(await trials.importances(service_of(request), study))
+
+
+@router.get(
+    "/{study:segment}/trials:export",
+    responses={
+        200: {
+            "description": "all trials, streamed",
+            "content": {"text/csv": {"schema": {"type": "string"}}, "application/jsonl": {"schema": {}}},
+        },
+        **responses(404, 422, 501),
+    },
+)
+async def export_trials(
+    request: Request, study: StudyPath, format: Annotated[Literal["csv", "jsonl", "parquet"], Query()] = "csv"
+) -> Response:
+    if format == "parquet":
+        raise NotBuiltYet("parquet is not built yet; take csv or jsonl")
+    lines = await export.lines(service_of(request), study, format)
+    media = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
+    headers = {"Content-Disposition": f'attachment; filename="{study}.{format}"'}
+    return StreamingResponse(lines, media_type=media, headers=headers)
+
+
+@router.get(
+    "/{study:segment}/events",
+    responses={
+        200: {
+            "description": "server-sent events: trial, study, round",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **responses(404, 422),
+    },
+)
+async def read_events(
+    request: Request,
+    study: StudyPath,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**62, description="0: from the start")] = None,
+) -> Response:
+    stream = await events.follow(service_of(request), study, last_event_id)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

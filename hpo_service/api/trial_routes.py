@@ -1,0 +1,223 @@
+"""Routes of trials: what workers call, and what people look at and put in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query, Request
+from starlette.responses import Response
+
+from hpo_service.api.documents import (
+    AskDocument,
+    AttemptsDocument,
+    BatchDocument,
+    KeptDocument,
+    TrialDocument,
+    TrialPage,
+    TrialsDocument,
+)
+from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.openapi import ok, responses
+from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
+from hpo_service.api.problems import body_of, status_of
+from hpo_service.domain.errors import HpoError
+from hpo_service.operations import trials, workers
+from hpo_service.operations.calls import (
+    Ask,
+    Batch,
+    Enqueue,
+    Heartbeat,
+    Import,
+    Release,
+    Reports,
+    Result,
+)
+
+router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
+
+_TRIALS = "/studies/{study:segment}/trials"
+_TRIAL = _TRIALS + "/{number:number}"
+
+_ASK_EXAMPLE = {
+    "worker_id": "gpu-3",
+    "request_id": "01936f2e-7a1c-7c3e-9f37-2f6d3b1c9a55",
+    "count": 1,
+    "wait_seconds": 20,
+    "objectives": ["neural_network"],
+}
+
+
+@router.post("/trials:ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 413, 422)})
+async def ask_any(request: Request, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]) -> Response:
+    return answer(await workers.ask_any(service_of(request), body))
+
+
+@router.post(
+    _TRIALS + ":ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 404, 413, 422)}
+)
+async def ask_study(
+    request: Request, study: StudyPath, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]
+) -> Response:
+    return answer(await workers.ask_study(service_of(request), study, body))
+
+
+@router.post(
+    "/trials:batch",
+    responses={
+        **ok(BatchDocument, "all calls succeeded"),
+        **ok(BatchDocument, "some call was refused", 207),
+        **responses(400, 413, 422),
+    },
+)
+async def batch(
+    request: Request,
+    body: Annotated[
+        Batch,
+        Body(examples=[{"calls": [{"study": "mnist", "number": 7, "call": "heartbeat", "attempt": 1}]}]),
+    ],
+) -> Response:
+    results = []
+    for result in await workers.batch(service_of(request), body):
+        if isinstance(result, HpoError):
+            results.append({"status": status_of(result), "body": body_of(result)})
+        else:
+            results.append({"status": 200, "body": result})
+    status = 200 if all(result["status"] == 200 for result in results) else 207
+    return answer({"results": results}, status)
+
+
+@router.post(
+    _TRIAL + ":report",
+    responses={
+        **ok(KeptDocument, "kept, with the pruning decision"),
+        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
+    },
+)
+async def report(
+    request: Request,
+    study: StudyPath,
+    number: NumberPath,
+    body: Annotated[
+        Reports,
+        Body(examples=[{"attempt": 1, "reports": [{"step": 3, "value": 0.8, "metrics": {"train_loss": 0.4}}]}]),
+    ],
+) -> Response:
+    return answer(await workers.report(service_of(request), study, number, body))
+
+
+@router.post(
+    _TRIAL + ":heartbeat",
+    responses={
+        **ok(KeptDocument, "the lease is kept"),
+        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
+    },
+)
+async def heartbeat(
+    request: Request, study: StudyPath, number: NumberPath, body: Annotated[Heartbeat, Body(examples=[{"attempt": 1}])]
+) -> Response:
+    return answer(await workers.heartbeat(service_of(request), study, number, body))
+
+
+@router.post(
+    _TRIAL + ":tell",
+    responses={
+        **ok(TrialDocument, "the trial"),
+        **responses(400, 404, 413, 422, conflicts=("lease_lost", "result_conflict")),
+    },
+)
+async def tell(
+    request: Request,
+    study: StudyPath,
+    number: NumberPath,
+    body: Annotated[Result, Body(examples=[{"attempt": 1, "state": "COMPLETE", "values": [0.83]}])],
+) -> Response:
+    return answer(await workers.tell(service_of(request), study, number, body))
+
+
+@router.post(_TRIAL + ":release", responses={**ok(TrialDocument, "the trial"), **responses(400, 404, 413, 422)})
+async def release(
+    request: Request,
+    study: StudyPath,
+    number: NumberPath,
+    body: Annotated[Release, Body(examples=[{"attempt": 1, "reason": "preempted"}])],
+) -> Response:
+    return answer(await workers.release(service_of(request), study, number, body))
+
+
+@router.post(
+    _TRIALS + ":enqueue",
+    status_code=201,
+    responses={
+        **ok(TrialsDocument, "queued", 201),
+        **responses(400, 404, 413, 422, conflicts=("study_sealed",)),
+    },
+)
+async def enqueue(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[Enqueue, Body(examples=[{"trials": [{"params": {"learning_rate": 0.005}}]}])],
+) -> Response:
+    return answer(await trials.enqueue(service_of(request), study, body), 201)
+
+
+@router.post(
+    _TRIALS + ":import",
+    status_code=201,
+    responses={
+        **ok(TrialsDocument, "recorded", 201),
+        **responses(400, 404, 413, 422, conflicts=("study_sealed",)),
+    },
+)
+async def import_trials(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[
+        Import,
+        Body(examples=[{"trials": [{"params": {"learning_rate": 0.005}, "state": "COMPLETE", "values": [0.8]}]}]),
+    ],
+) -> Response:
+    return answer(await trials.import_finished(service_of(request), study, body), 201)
+
+
+@router.get(_TRIALS, responses={**ok(TrialPage, "a page of trials"), **responses(404, 422)})
+async def list_trials(
+    request: Request,
+    study: StudyPath,
+    state: Annotated[Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"] | None, Query()] = None,
+    order_by: Annotated[Literal["number", "value"], Query()] = "number",
+    page_size: PageSize = 50,
+    page_token_: PageToken = None,
+) -> Response:
+    listing = f"trials {study} {state or ''} {order_by}"
+    after = _key(read_page_token(listing, page_token_))
+    items, key = await trials.page(service_of(request), study, state, order_by, after, page_size)
+    return answer({"items": items, "next_page_token": page_token(listing, _jsonable(key))})
+
+
+def _jsonable(key: list[Any] | None) -> Any:
+    # JSON has no infinity; a value travels as text.
+    return None if key is None else [None if key[0] is None else repr(key[0]), key[1]]
+
+
+def _key(token: Any) -> list[Any] | None:
+    if not (isinstance(token, list) and len(token) == 2 and isinstance(token[1], int)):
+        return None
+    return [None if token[0] is None else float(token[0]), token[1]]
+
+
+@router.get(_TRIAL, responses={**ok(TrialDocument, "the trial"), **responses(404)})
+async def read_trial(request: Request, study: StudyPath, number: NumberPath) -> Response:
+    return answer(await trials.read(service_of(request), study, number))
+
+
+@router.get(_TRIAL + "/attempts", responses={**ok(AttemptsDocument, "its attempts"), **responses(404)})
+async def list_attempts(request: Request, study: StudyPath, number: NumberPath) -> Response:
+    return answer({"items": await trials.attempts(service_of(request), study, number)})
+
+
+@router.post(
+    _TRIAL + ":stop",
+    responses={**ok(TrialDocument, "the trial"), **responses(404, conflicts=("trial_finished",))},
+)
+async def stop_trial(request: Request, study: StudyPath, number: NumberPath) -> Response:
+    return answer(await trials.stop(service_of(request), study, number))

@@ -1,0 +1,187 @@
+"""The bodies of the calls, as the contract gives them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
+
+from hpo_service.domain.measure import Measure
+from hpo_service.domain.refusal import STRICT, refuse
+from hpo_service.domain.search_space import Choice
+from hpo_service.domain.study import Caller, StudyName
+
+Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Reason = Annotated[str, StringConstraints(max_length=2000)]
+Metrics = dict[str, JsonValue]
+GivenParams = dict[str, Choice]
+Keep = Annotated[float, Field(gt=0, le=1)]
+
+
+class Ask(BaseModel):
+    model_config = STRICT
+    worker_id: Caller
+    request_id: Caller
+    count: Annotated[int, Field(ge=1, le=100)] = 1
+    wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
+    objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
+
+
+class ReportedValue(BaseModel):
+    model_config = STRICT
+    step: Number
+    value: Measure
+    metrics: Metrics | None = None
+
+
+class Reports(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    reports: list[ReportedValue]
+
+
+class Heartbeat(BaseModel):
+    model_config = STRICT
+    attempt: Number
+
+
+class Result(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    values: list[Measure] | None = None
+    reason: Reason | None = None
+    metrics: Metrics | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_values(self.state, self.values)
+        return self
+
+
+def check_values(state: str, values: list[float] | None) -> None:
+    if state == "FAIL" and values is not None:
+        refuse((["values"], "a FAIL has no values"))
+    if state == "COMPLETE" and values is None:
+        refuse((["values"], "a COMPLETE trial needs its values, one for each direction"))
+
+
+class Release(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    reason: Reason | None = None
+
+
+class EnqueuedTrial(BaseModel):
+    model_config = STRICT
+    params: GivenParams
+
+
+class Enqueue(BaseModel):
+    model_config = STRICT
+    request_id: Caller | None = None
+    trials: Annotated[list[EnqueuedTrial], Field(min_length=1, max_length=1000)]
+
+
+class ImportedTrial(BaseModel):
+    model_config = STRICT
+    params: GivenParams
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    values: list[Measure] | None = None
+    reports: list[ReportedValue] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_values(self.state, self.values)
+        return self
+
+
+class Import(BaseModel):
+    model_config = STRICT
+    request_id: Caller | None = None
+    trials: Annotated[list[ImportedTrial], Field(min_length=1, max_length=1000)]
+
+
+class LimitsPatch(BaseModel):
+    """Only the limits that are named change; null takes one away."""
+
+    model_config = STRICT
+    trials: int | None = None
+    running: int | None = None
+    seconds: float | None = None
+    target: float | None = None
+    attempts: int | None = None
+
+
+class Patch(BaseModel):
+    model_config = STRICT
+    limits: LimitsPatch | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nulls(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            for name in ("limits", "metadata"):
+                if name in body and body[name] is None:
+                    refuse(([name], "null; leave it out to keep it as it is"))
+        return body
+
+
+class NarrowByHand(BaseModel):
+    model_config = STRICT
+    keep: Keep | None = None
+
+
+class TestRequest(BaseModel):
+    model_config = STRICT
+    ensemble: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class TestResult(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    state: Literal["COMPLETE", "FAIL"]
+    test_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    validation_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    members: list[JsonValue] | None = None
+    dataset_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        needed = ("test_accuracy", "validation_accuracy", "members", "dataset_sha256")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if self.state == "COMPLETE" and missing:
+            refuse(*(([name], "a COMPLETE test needs it") for name in missing))
+        return self
+
+
+class _BatchCall(BaseModel):
+    model_config = STRICT
+    study: StudyName
+    number: Number
+
+
+class BatchReport(_BatchCall, Reports):
+    call: Literal["report"]
+
+
+class BatchHeartbeat(_BatchCall, Heartbeat):
+    call: Literal["heartbeat"]
+
+
+class BatchTell(_BatchCall, Result):
+    call: Literal["tell"]
+
+
+class BatchRelease(_BatchCall, Release):
+    call: Literal["release"]
+
+
+BatchCall = Annotated[BatchReport | BatchHeartbeat | BatchTell | BatchRelease, Field(discriminator="call")]
+
+
+class Batch(BaseModel):
+    model_config = STRICT
+    calls: Annotated[list[BatchCall], Field(max_length=1000)]

@@ -1,0 +1,75 @@
+"""What changes in a study, as server-sent events: each one the resource as it now reads, with a rising id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from pydantic_core import to_json
+
+from hpo_service.domain.errors import NotFound
+from hpo_service.domain.study import Study
+from hpo_service.operations.resources import round_resource, study_resource, trial_resources
+from hpo_service.operations.service import Service
+from hpo_service.store.record import Record
+
+PAGE = 200
+LOOK_EVERY_SECONDS = 0.5
+KEEP_ALIVE_SECONDS = 15.0
+
+Event = tuple[int, str, Any]
+
+
+async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
+    """Events after that id, then as they come; from now on without one. Raise NotFound."""
+    study = await service.read(name, lambda record, study: study)
+    return _follow(service, study, study.revision if after is None else after)
+
+
+async def _follow(service: Service, study: Study, after: int) -> AsyncIterator[bytes]:
+    yield b"retry: 1000\n\n"
+    silent = 0.0
+    while True:
+        changed = service.changes.following()
+        try:
+            found, more = await service.read(study.name, partial(_since, study_id=study.id, after=after))
+        except NotFound:
+            return
+        for revision, kind, resource in found:
+            after = revision
+            yield b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), revision, to_json(resource))
+        if more:
+            continue
+        silent = 0.0 if found else silent + LOOK_EVERY_SECONDS
+        if silent >= KEEP_ALIVE_SECONDS:
+            silent = 0.0
+            yield b": still here\n\n"
+        try:
+            await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
+        except TimeoutError:
+            continue
+
+
+def _since(record: Record, study: Study, study_id: int, after: int) -> tuple[list[Event], bool]:
+    """The next events in the order of their revisions, and whether there are more."""
+    if study.id != study_id:
+        raise NotFound("the study was deleted")
+    if study.revision <= after:
+        return [], False
+    trials = record.changed_since(study, after, PAGE)
+    more = len(trials) == PAGE
+    upto = trials[-1].revision if more else study.revision
+    events: list[Event] = [
+        (trial.revision, "trial", resource)
+        for trial, resource in zip(trials, trial_resources(record, trials), strict=True)
+    ]
+    events += [
+        (round_.revision, "round", round_resource(round_))
+        for round_ in record.rounds(study)
+        if after < round_.revision <= upto
+    ]
+    if after < study.touched <= upto:
+        events.append((study.touched, "study", study_resource(record, study)))
+    return sorted(events, key=lambda event: event[0]), more

@@ -1,0 +1,36 @@
+"""The reaper: once a second, takes back what has lapsed, in every study."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from hpo_service.domain.errors import HpoError
+from hpo_service.operations.service import Service
+
+PERIOD_SECONDS = 1.0
+SAVE_SEEN_EVERY = 5
+
+log = structlog.get_logger()
+
+
+async def reap(service: Service) -> None:
+    """Run until cancelled. A database that is away is tried again at the next tick."""
+    tick = 0
+    while True:
+        await asyncio.sleep(PERIOD_SECONDS)
+        tick += 1
+        try:
+            await reap_once(service)
+            if tick % SAVE_SEEN_EVERY == 0:
+                await service.save_seen_workers()
+        except HpoError as error:
+            log.warning("the reaper could not look", error=error.detail)
+        except Exception:
+            log.exception("the reaper met a fault")
+
+
+async def reap_once(service: Service) -> None:
+    overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
+    await service.look_after(overdue)

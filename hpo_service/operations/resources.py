@@ -1,0 +1,203 @@
+"""How studies, rounds, trials, attempts and workers read on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hpo_service.domain import measure
+from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.study import Round, Study
+from hpo_service.domain.trial import Report, Trial, TrialState
+from hpo_service.store.record import AttemptRow, Record, WorkerRow
+
+Json = dict[str, Any]
+
+
+def time_text(seconds: float) -> str:
+    """RFC 3339, UTC, with microseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else time_text(seconds)
+
+
+def _values(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
+    return None if values is None else [measure.to_json(value) for value in values]
+
+
+def etag(study: Study) -> str:
+    """Changes with limits, metadata and state, and never comes back for another study of that name."""
+    return f'"{study.id}-{study.version}"'
+
+
+def study_resource(record: Record, study: Study) -> Json:
+    tally = study.tally
+    spec = study.spec.model_dump(mode="json")
+    return {
+        **spec,
+        "state": study.state,
+        "counts": {
+            "WAITING": tally.queued + tally.retries,
+            "RUNNING": tally.running,
+            "COMPLETE": tally.complete,
+            "PRUNED": tally.pruned,
+            "FAIL": tally.fail,
+        },
+        **_best(record, study),
+        "rounds": [round_resource(round_) for round_ in record.rounds(study)],
+        "test": test_resource(record, study) if study.sealed else None,
+        "created_at": time_text(study.created_at),
+    }
+
+
+def _best(record: Record, study: Study) -> Json:
+    if len(study.spec.directions) > 1:
+        return {"front": [_outcome(trial) for trial in front(study, record.complete(study))]}
+    best = record.best(study)
+    return {"best": _outcome(best[0]) if best else None}
+
+
+def _outcome(trial: Trial) -> Json:
+    return {
+        "number": trial.number,
+        "params": trial.params,
+        "values": _values(trial.values),
+        "attempt": trial.holding.attempt,
+    }
+
+
+def front(study: Study, complete: Sequence[Trial]) -> list[Trial]:
+    """The Pareto front: trials that no other one beats in every direction; of equals all stay."""
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in study.spec.directions]
+    costs = [(tuple(s * v for s, v in zip(signs, t.values or (), strict=True)), t) for t in complete]
+    chosen: list[tuple[tuple[float, ...], Trial]] = []
+    for cost, trial in sorted(costs, key=lambda pair: pair[0]):
+        beaten = any(other != cost and all(a <= b for a, b in zip(other, cost, strict=True)) for other, _ in chosen)
+        if not beaten:
+            chosen.append((cost, trial))
+    return sorted((trial for _, trial in chosen), key=lambda trial: trial.number)
+
+
+def round_resource(round_: Round) -> Json:
+    return {
+        "round": round_.round,
+        "search_space": round_.search_space.model_dump(mode="json"),
+        "first_trial": round_.first_trial,
+        "trials": round_.trials,
+        "from_trials": list(round_.from_trials),
+        "changes": [change.model_dump(mode="json") for change in round_.changes],
+    }
+
+
+def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
+    holding = trial.holding
+    return {
+        "study": trial.study,
+        "number": trial.number,
+        "state": holding.state,
+        "params": trial.params,
+        "values": _values(trial.values),
+        "attempt": holding.attempt,
+        "worker_id": trial.worker_id,
+        "reports": [report_resource(report) for report in reports],
+        "metrics": trial.metrics,
+        "reason": holding.reason,
+        "round": trial.round,
+        "seed": trial.seed,
+        "started_at": _time(trial.started_at),
+        "finished_at": _time(trial.finished_at),
+    }
+
+
+def report_resource(report: Report) -> Json:
+    return {"step": report.step, "value": measure.to_json(report.value), "metrics": report.metrics}
+
+
+def trial_resources(record: Record, trials: Sequence[Trial]) -> list[Json]:
+    reports = record.reports_of(trials)
+    return [trial_resource(trial, reports.get(trial.id or 0, ())) for trial in trials]
+
+
+def attempt_resource(attempt: AttemptRow) -> Json:
+    return {
+        "attempt": attempt.attempt,
+        "worker_id": attempt.worker_id,
+        "started_at": time_text(attempt.started_at),
+        "ended_at": _time(attempt.ended_at),
+        "end": attempt.end,
+    }
+
+
+def worker_resource(worker: WorkerRow) -> Json:
+    return {
+        "worker_id": worker.worker_id,
+        "last_seen_at": time_text(worker.last_seen_at),
+        "trials": worker.trials,
+        "draining": worker.draining,
+    }
+
+
+def granted_trial(study: Study, trial: Trial) -> Json:
+    """A trial as an ask gives it out."""
+    return {
+        "study": study.name,
+        "number": trial.number,
+        "attempt": trial.holding.attempt,
+        "params": trial.params,
+        "seed": trial.seed,
+        "objective": study.spec.objective,
+        "reports": [],
+        "lease": _lease(trial.holding.lease),
+    }
+
+
+def granted_test(study: Study, test: SealedTest, best: Trial) -> Json:
+    """The sealed test as an ask gives it out: like a trial, with a purpose and without a number."""
+    return {
+        "study": study.name,
+        "number": None,
+        "purpose": "test",
+        "attempt": test.holding.attempt,
+        "params": best.params,
+        "seed": best.seed,
+        "ensemble": test.ensemble,
+        "objective": study.spec.objective,
+        "reports": [],
+        "lease": _lease(test.holding.lease),
+    }
+
+
+def _lease(lease: Any) -> Json:
+    return {"expires_at": time_text(lease.expires_at), "duration_seconds": lease.duration}
+
+
+def test_resource(record: Record, study: Study) -> Json | None:
+    test = record.test(study)
+    if test is None:
+        return None
+    if test.holding.state is not TrialState.COMPLETE:
+        return {
+            "state": test.holding.state,
+            "ensemble": test.ensemble,
+            "attempt": test.holding.attempt,
+            "worker_id": test.worker_id,
+            "reason": test.holding.reason,
+        }
+    result = test.result or {}
+    best = record.trial(study, test.number)
+    objective = {name: value for name, value in (study.spec.objective or {}).items() if name != "kind"}
+    return {
+        "state": test.holding.state,
+        "test_accuracy": result["test_accuracy"],
+        "validation_accuracy": result["validation_accuracy"],
+        "gap": result["validation_accuracy"] - result["test_accuracy"],
+        "ensemble": test.ensemble,
+        "members": result["members"],
+        "config": {**objective, **best.params},
+        "dataset_sha256": result["dataset_sha256"],
+        "number": test.number,
+        "at": _time(test.finished_at),
+    }

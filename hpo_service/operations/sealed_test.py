@@ -1,0 +1,99 @@
+"""The sealed test: asked for once, run by one worker, after which the study takes nothing new."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hpo_service.domain.errors import NotFound
+from hpo_service.domain.sealed_test import (
+    SealedTest,
+    check_may_be_tested,
+    check_same_test,
+    waiting_test,
+)
+from hpo_service.domain.trial import Told, TrialState
+from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
+from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
+from hpo_service.operations.service import Service
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.store.record import Record
+
+
+async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[Json, str, bool]:
+    """Return (study, ETag, whether the test is new)."""
+
+    def in_transaction(record: Record) -> tuple[Json, str, bool]:
+        work = service.work_on(record, record.study(name))
+        test = record.test(work.study)
+        if test is not None:
+            check_same_test(test, body.ensemble)
+        else:
+            work.settle()
+            check_may_be_tested(work.study)
+            record.add_test(work.study, waiting_test(body.ensemble, record.best(work.study)[0].number))
+            work.study = replace(work.study, sealed=True)
+            work.touch()
+        study = work.settle()
+        return study_resource(record, study), etag(study), test is None
+
+    return await service.write(in_transaction, [name])
+
+
+async def heartbeat(service: Service, name: str, call: Heartbeat) -> Json:
+    def change(work: StudyWork) -> Json:
+        test = _test(work)
+        holding = test.holding.keep(call.attempt, work.record.now)
+        work.change_test(test, holding)
+        assert holding.lease is not None
+        return {
+            "should_stop": False,
+            "reason": None,
+            "lease_expires_at": time_text(holding.lease.expires_at),
+            "study_state": work.study.state,
+        }
+
+    return await service.change(name, change)
+
+
+async def tell(service: Service, name: str, call: TestResult) -> Json | None:
+    """Take the result; a repeated tell of the same result answers the same."""
+
+    def change(work: StudyWork) -> Json | None:
+        test = _test(work)
+        result = call.model_dump(mode="json")
+        before = replace(test.holding, told=_told(test.result))
+        told = _told(result)
+        assert told is not None
+        holding = before.finish(told, TrialState(call.state), call.reason)
+        if holding is not None:
+            work.change_test(test, holding, result=result)
+        return test_resource(work.record, work.study)
+
+    return await service.change(name, change)
+
+
+async def release(service: Service, name: str, call: Release) -> Json | None:
+    def change(work: StudyWork) -> Json | None:
+        test = _test(work)
+        holding = test.holding.release(call.attempt, None)
+        if holding is not None:
+            work.change_test(test, holding)
+        return test_resource(work.record, work.study)
+
+    return await service.change(name, change)
+
+
+def _test(work: StudyWork) -> SealedTest:
+    test = work.record.test(work.study)
+    if test is None:
+        raise NotFound(f"no test of study {work.study.name!r} was asked for")
+    return test
+
+
+def _told(result: dict[str, Any] | None) -> Told | None:
+    if result is None:
+        return None
+    accuracies = (result["test_accuracy"], result["validation_accuracy"])
+    values = None if None in accuracies else accuracies
+    return Told(result["attempt"], TrialState(result["state"]), values)

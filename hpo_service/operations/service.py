@@ -1,0 +1,139 @@
+"""The service: the record, the tuners, and who is waiting; what the operations share."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from hpo_service.domain.study import Study
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.tuners import Tuners
+from hpo_service.store.database import Clock, Database
+from hpo_service.store.record import Record
+
+T = TypeVar("T")
+
+MOST_WORKERS_IN_MEMORY = 100_000
+
+
+class Service:
+    """Open for one server process; its methods are coroutines of one event loop."""
+
+    def __init__(self, database_url: str, clock: Clock | None = None) -> None:
+        """Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL)."""
+        self.tuners = Tuners()
+        self.database = Database(
+            database_url, clock, on_commit=self.tuners.committed, on_rollback=self.tuners.rolled_back
+        )
+        self.changes = Changes()
+        self._seen: dict[str, float] = {}
+        self._known: set[str] = set()
+        self._seen_lock = threading.Lock()
+
+    def close(self) -> None:
+        self.database.close()
+
+    # -- one study ----------------------------------------------------------------------------------------
+
+    async def change(self, name: str, work: Callable[[StudyWork], T]) -> T:
+        """Run `work` on the study in one transaction, after what time has changed, and settle it."""
+
+        def in_transaction(record: Record) -> T:
+            changing = self.work_on(record, record.study(name))
+            result = work(changing)
+            changing.settle()
+            return result
+
+        return await self.write(in_transaction, [name])
+
+    def work_on(self, record: Record, study: Study) -> StudyWork:
+        """Begin to work on a study: first take back what has lapsed."""
+        work = StudyWork(record, study, self.tuners)
+        work.lapse()
+        test = record.test(study) if study.sealed else None
+        if test is not None:
+            work.lapse_test(test)
+        return work
+
+    async def write(self, work: Callable[[Record], T], studies: Sequence[str] = ()) -> T:
+        def in_transaction(record: Record) -> tuple[T, bool]:
+            return work(record), record.wakes
+
+        result, wakes = await asyncio.wrap_future(self.database.write(in_transaction, studies))
+        if wakes:
+            self.changes.announce()
+        return result
+
+    async def read(self, name: str, work: Callable[[Record, Study], T]) -> T:
+        """Read the study as it is now: a lease that has run out is taken back first."""
+
+        def look(record: Record) -> tuple[bool, T | None]:
+            study = record.study(name)
+            if record.overdue([study]):
+                return True, None
+            return False, work(record, study)
+
+        overdue, result = await asyncio.to_thread(self.database.read, look)
+        if not overdue:
+            return result  # type: ignore[return-value]
+        await self.look_after([name])
+        return await asyncio.to_thread(self.database.read, lambda record: work(record, record.study(name)))
+
+    async def read_all(self, work: Callable[[Record], T]) -> T:
+        """Read across studies, after what time has changed."""
+        overdue = await asyncio.to_thread(self.database.read, lambda record: record.overdue())
+        await self.look_after(overdue)
+        return await asyncio.to_thread(self.database.read, work)
+
+    async def look_after(self, names: Sequence[str]) -> None:
+        """Do what time alone asks for: take back lapsed leases, end studies whose seconds are over."""
+        for name in names:
+            await self.write(partial(self._look_after, name), [name])
+
+    def _look_after(self, name: str, record: Record) -> None:
+        study = record.find_study(name)
+        if study is not None:
+            self.work_on(record, study).settle()
+
+    # -- workers ------------------------------------------------------------------------------------------
+
+    def heard_of(self, worker_id: str, record: Record) -> None:
+        """Note that the worker was heard of; new ones at once, others with the next tick of the reaper."""
+        with self._seen_lock:
+            if worker_id in self._known:
+                self._seen[worker_id] = record.now
+                return
+            if len(self._known) >= MOST_WORKERS_IN_MEMORY:
+                self._known.clear()
+            self._known.add(worker_id)
+        record.see_workers({worker_id: record.now})
+
+    async def hear_of(self, worker_id: str) -> None:
+        """Note a worker outside of any other call."""
+        if worker_id in self._known:
+            return
+        await self.write(lambda record: self.heard_of(worker_id, record))
+
+    async def save_seen_workers(self) -> None:
+        with self._seen_lock:
+            seen, self._seen = self._seen, {}
+        if seen:
+            await self.write(lambda record: record.see_workers(seen))
+
+
+class Changes:
+    """Wakes who waits for the record to change. Waiting holds no thread and no database connection."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def announce(self) -> None:
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def following(self) -> asyncio.Event:
+        """Take this before looking; it is set by the first change after."""
+        return self._next

@@ -1,0 +1,186 @@
+"""What people do with studies: create, look, change limits, pause and stop, narrow by hand."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy.exc
+from pydantic import ValidationError
+
+from hpo_service.domain import neural_network
+from hpo_service.domain.errors import (
+    Fault,
+    Invalid,
+    PreconditionFailed,
+    StudyExists,
+    StudySealed,
+    StudyStateConflict,
+)
+from hpo_service.domain.study import (
+    Limits,
+    Round,
+    Study,
+    StudySpec,
+    StudyState,
+    check_rounds_bound,
+    state_after,
+)
+from hpo_service.operations.calls import NarrowByHand, Patch
+from hpo_service.operations.resources import Json, etag, round_resource, study_resource
+from hpo_service.operations.service import Service
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.store.record import Record
+from hpo_service.tuning import tuner
+
+Tagged = tuple[Json, str]  # a study as it reads, and its ETag
+
+
+async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
+    """Return (study, ETag, whether it is new). Raise Invalid, StudyExists."""
+    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    seed = secrets.randbits(32) if spec.sampler.seed is None else spec.sampler.seed
+    seeded = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"seed": seed})})
+    check(seeded)
+
+    def in_transaction(record: Record) -> tuple[Json, str, bool]:
+        existing = record.find_study(spec.name)
+        if existing is not None:
+            if record.created_with(existing) != canonical:
+                raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
+            return study_resource(record, existing), etag(existing), False
+        study = record.add_study(seeded, canonical)
+        record.add_round(study, Round(0, spec.search_space, revision=1))
+        work = StudyWork(record, study, service.tuners)
+        work.touch()
+        study = work.settle()
+        return study_resource(record, study), etag(study), True
+
+    try:
+        return await service.write(in_transaction)
+    except sqlalchemy.exc.IntegrityError:  # another server has just created it
+        return await service.write(in_transaction)
+
+
+def check(spec: StudySpec) -> None:
+    """Refuse what the sampler, the pruner or the built-in objective cannot do, before any trial is given out."""
+    faults = list(tuner.check(spec))
+    if spec.kind == neural_network.KIND and spec.objective is not None:
+        faults += neural_network.objective_faults(spec.objective, spec.search_space)
+    if faults:
+        raise Invalid(faults)
+
+
+async def read(service: Service, name: str) -> Tagged:
+    return await service.read(name, lambda record, study: (study_resource(record, study), etag(study)))
+
+
+async def page(service: Service, state: str | None, after: int, size: int) -> tuple[list[Json], int | None]:
+    """Return up to `size` studies after that id, and the id to go on after."""
+
+    def look(record: Record) -> tuple[list[Json], int | None]:
+        found = record.studies(state, after, size + 1)
+        items = [study_resource(record, study) for study in found[:size]]
+        return items, found[size - 1].id if len(found) > size else None
+
+    return await service.read_all(look)
+
+
+async def patch(service: Service, name: str, body: Patch, if_match: str | None) -> Tagged:
+    def change(work: StudyWork) -> None:
+        _check_precondition(work.study, if_match)
+        spec = work.study.spec
+        changed: dict[str, Any] = {}
+        if body.limits is not None:
+            limits = _merged(spec, body.limits.model_dump(exclude_unset=True))
+            if work.study.sealed and limits.raises(spec.limits):
+                raise StudySealed("the test set of this study has been opened; its limits can no longer be raised")
+            changed["limits"] = limits
+        if body.metadata is not None:
+            changed["metadata"] = body.metadata
+        if all(getattr(spec, field) == value for field, value in changed.items()):
+            return
+        work.study = replace(work.study, spec=spec.model_copy(update=changed))
+        work.record.save_spec(work.study)
+        work.touch()
+
+    return await _changed(service, name, change)
+
+
+def _check_precondition(study: Study, if_match: str | None) -> None:
+    if if_match is None or if_match.strip() == "*":
+        return
+    tags = [tag.strip() for tag in if_match.split(",")]
+    if etag(study) not in tags:
+        raise PreconditionFailed(f"the study has changed: its ETag is now {etag(study)}, not {if_match}")
+
+
+def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
+    merged = {**spec.limits.model_dump(), **patch}
+    if merged["trials"] is None and spec.narrowing is not None:
+        merged["trials"] = spec.narrowing.trials
+    if merged["attempts"] is None:
+        merged["attempts"] = Limits().attempts
+    try:
+        limits = Limits.model_validate(merged)
+        if spec.narrowing is not None:
+            check_rounds_bound(limits, spec.narrowing)
+    except ValidationError as error:
+        raise Invalid([Fault("/limits/" + str(fault["loc"][-1]), fault["msg"]) for fault in error.errors()]) from None
+    return limits
+
+
+async def delete(service: Service, name: str, force: bool) -> None:
+    def in_transaction(record: Record) -> None:
+        study = service.work_on(record, record.study(name)).settle()
+        if study.tally.running and not force:
+            raise StudyStateConflict(
+                f"{study.tally.running} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
+            )
+        record.delete_study(study)
+        service.tuners.forget(study)
+        record.wakes = True
+
+    await service.write(in_transaction, [name])
+
+
+async def act(service: Service, name: str, verb: str) -> Tagged:
+    """pause, resume, stop or cancel; each may be repeated."""
+
+    def change(work: StudyWork) -> None:
+        study = work.study
+        if verb == "cancel" and study.sealed:
+            raise StudySealed("the test set of this study has been opened; it can no longer be cancelled")
+        state = state_after(verb, study.state)
+        if state is study.state:
+            return
+        work.move_to(state)
+        if state is StudyState.STOPPING:
+            work.fail_all_waiting("study_stopped")
+        if state is StudyState.CANCELLED:
+            work.fail_all_waiting("study_cancelled")
+
+    return await _changed(service, name, change)
+
+
+async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Json:
+    def change(work: StudyWork) -> Json:
+        if work.study.sealed:
+            raise StudySealed("the test set of this study has been opened; there are no more rounds")
+        if len(work.study.spec.directions) > 1:
+            raise StudyStateConflict("a study with several directions has no best trials to narrow around")
+        return round_resource(work.next_round(body.keep))
+
+    return await service.change(name, change)
+
+
+async def _changed(service: Service, name: str, change: Any) -> Tagged:
+    def in_transaction(record: Record) -> Tagged:
+        work = service.work_on(record, record.study(name))
+        change(work)
+        study = work.settle()
+        return study_resource(record, study), etag(study)
+
+    return await service.write(in_transaction, [name])

@@ -1,0 +1,284 @@
+"""One study inside one transaction: every change of its trials goes through here, so that its counters stay true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from hpo_service.domain import neural_network
+from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
+from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.study import Round, Study, StudySpec, StudyState
+from hpo_service.domain.trial import Holding, Trial, TrialState, trial_seed
+from hpo_service.operations.tuners import Tuners
+from hpo_service.store.record import Record, tally_field
+from hpo_service.tuning.tuner import Exhausted
+
+KEEP_BY_HAND = 0.2
+
+
+class StudyWork:
+    """Read, change, and `settle` at the end."""
+
+    def __init__(self, record: Record, study: Study, tuners: Tuners) -> None:
+        self.record = record
+        self.study = study
+        self.tuners = tuners
+        self._as_saved = study
+        self._rounds: dict[int, Round] = {}
+        self._changed_rounds: set[int] = set()
+        self._test_changed = False
+
+    @contextmanager
+    def undone_if_refused(self) -> Iterator[None]:
+        """One call among several: what it changed is undone, here and in the record, when it is refused."""
+        before = (self.study, dict(self._rounds), set(self._changed_rounds))
+        try:
+            with self.record.undone_if_refused():
+                yield
+        except BaseException:
+            self.study, self._rounds, self._changed_rounds = before
+            self.tuners.forget(self.study)
+            raise
+
+    # -- trials -------------------------------------------------------------------------------------------
+
+    def change(self, before: Trial, holding: Holding, **fields: object) -> Trial:
+        """Write the trial with its new holding; count it; note how its attempt ended or that it goes on."""
+        after = replace(before, holding=holding, revision=self._next_revision(), **fields)  # type: ignore[arg-type]
+        if after.state.is_finished and not before.state.is_finished:
+            after = replace(after, finished_at=self.record.now)
+            self._count_finished(after)
+        self.record.save_trial(after)
+        self._count(tally_field(before.holding), tally_field(holding))
+        same_attempt = before.holding.attempt == holding.attempt > 0
+        if same_attempt and before.holding.ended is not holding.ended:
+            self.record.end_attempt(after, holding.attempt, holding.ended)
+        return after
+
+    def add(self, new: list[Trial]) -> list[Trial]:
+        """Insert new trials under the next numbers."""
+        numbered = []
+        for trial in new:
+            number = self.study.next_number
+            self.study = replace(self.study, next_number=number + 1)
+            seed = trial_seed(self.study.spec.sampler.seed or 0, number)
+            numbered.append(replace(trial, number=number, seed=seed, revision=self._next_revision()))
+            self._count(None, tally_field(trial.holding))
+        return self.record.add_trials(self.study, numbered)
+
+    def lapse(self) -> None:
+        """Take back the trials whose lease has run out."""
+        if self.study.tally.running:
+            for trial in self.record.lapsed_trials(self.study):
+                self.lapse_one(trial)
+
+    def lapse_one(self, trial: Trial) -> Trial:
+        fail_as = self.study.state.reason_for_unfinished or self._stopped(trial)
+        holding = trial.holding.lapse(self.record.now, self.study.spec.limits.attempts, fail_as)
+        return trial if holding is None else self.change(trial, holding)
+
+    def release(self, trial: Trial, attempt: int) -> Trial:
+        fail_as = self.study.state.reason_for_unfinished or self._stopped(trial)
+        holding = trial.holding.release(attempt, fail_as)
+        return trial if holding is None else self.change(trial, holding)
+
+    def fail_all_waiting(self, reason: str) -> None:
+        for trial in self.record.waiting(self.study):
+            self.change(trial, trial.holding.fail_waiting(reason))
+
+    @staticmethod
+    def _stopped(trial: Trial) -> str | None:
+        return "stopped" if trial.stop == "stopped" else None
+
+    # -- giving out ---------------------------------------------------------------------------------------
+
+    def give(self, count: int, worker_id: str) -> list[Trial]:
+        """Give out up to `count` trials: retries first, then enqueued ones, then sampled ones."""
+        if not self.study.state.gives_out or self.study.sealed:
+            return []
+        limit = self.study.spec.limits.running
+        if limit is not None:
+            count = min(count, limit - self.study.tally.running)
+        if count <= 0:
+            return []
+        given = self._give_retries(count, worker_id)
+        given += self._give_new(count - len(given), worker_id)
+        return given
+
+    def _give_retries(self, count: int, worker_id: str) -> list[Trial]:
+        if not self.study.tally.retries:
+            return []
+        given = []
+        for trial in self.record.retries(self.study, count):
+            self.record.drop_reports(trial)
+            given.append(self._begin(trial, worker_id, stop=None))
+        return given
+
+    def _give_new(self, count: int, worker_id: str) -> list[Trial]:
+        count = min(count, self._new_trials_left())
+        if count <= 0:
+            return []
+        given: list[Trial] = []
+        if self.study.tally.queued:
+            for trial in self.record.queued(self.study, count):
+                drawn = self._draw(trial.number, trial)
+                if drawn is None:
+                    return given
+                given.append(self._begin_new(drawn, worker_id))
+        while len(given) < count:
+            drawn = self._draw(self.study.next_number, None)
+            if drawn is None:
+                break
+            given.append(self._begin_new(drawn, worker_id))
+        return given
+
+    def _new_trials_left(self) -> int:
+        """How many trials may still be given out for the first time, now."""
+        if self.study.limit_reached(self.record.now, self.best_for_target()):
+            return 0
+        limits, narrowing = self.study.spec.limits, self.study.spec.narrowing
+        left = 2**31 if limits.trials is None else limits.trials - self.study.given_out
+        current = self.round(self.study.round)
+        if narrowing is not None and current.round + 1 < narrowing.rounds:
+            left = min(left, narrowing.trials_per_round - current.trials)
+        return left
+
+    def _draw(self, number: int, queued: Trial | None) -> Trial | None:
+        """The trial with its params; None when the search space is exhausted."""
+        spec = self.study.spec
+        if spec.sampler.name == "random":
+            tuner = self.tuners.without_history(self.study)
+        else:
+            tuner = self.tuners.up_to_date(self.record, self.study)
+        space = self.round(self.study.round).search_space
+        try:
+            drawn = tuner.draw(number, space, {} if queued is None else queued.params)
+        except Exhausted:
+            self.study = replace(self.study, exhausted=True)
+            return None
+        trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
+        return replace(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+
+    def _begin_new(self, trial: Trial, worker_id: str) -> Trial:
+        current = self.round(self.study.round)
+        first = trial.number if current.first_trial is None else current.first_trial
+        self._put_round(replace(current, trials=current.trials + 1, first_trial=first))
+        self.study = replace(self.study, given_out=self.study.given_out + 1)
+        return self._begin(trial, worker_id, round=current.round)
+
+    def _begin(self, trial: Trial, worker_id: str, **fields: object) -> Trial:
+        holding = trial.holding.give_out(self.record.now, self.study.spec.lease_seconds)
+        begun = {"worker_id": worker_id, "started_at": self.record.now, **fields}
+        if trial.id is None:
+            (after,) = self.add([replace(trial, holding=holding, **begun)])  # type: ignore[arg-type]
+        else:
+            after = self.change(trial, holding, **begun)
+        self.record.begin_attempt(after)
+        return after
+
+    # -- rounds -------------------------------------------------------------------------------------------
+
+    def round(self, number: int) -> Round:
+        if number not in self._rounds:
+            self._rounds[number] = self.record.round(self.study, number)
+        return self._rounds[number]
+
+    def next_round(self, keep: float | None = None) -> Round:
+        """Begin the next round around the best of all COMPLETE trials so far."""
+        spec = self.study.spec
+        if keep is None:
+            keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
+        expand = spec.narrowing is not None and spec.narrowing.expand
+        current = self.round(self.study.round)
+        kept = self.record.kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
+        following = Round(
+            round=current.round + 1,
+            search_space=space,
+            from_trials=tuple(trial.number for trial in kept),
+            changes=tuple(changes),
+            revision=self._next_revision(),
+        )
+        self.record.add_round(self.study, following)
+        self._rounds[following.round] = following
+        self.study = replace(self.study, round=following.round)
+        return following
+
+    def _count_finished(self, trial: Trial) -> None:
+        if trial.round is not None:
+            its_round = self.round(trial.round)
+            self._put_round(replace(its_round, finished=its_round.finished + 1))
+
+    def _put_round(self, changed: Round) -> None:
+        self._rounds[changed.round] = changed
+        self._changed_rounds.add(changed.round)
+
+    # -- the sealed test ----------------------------------------------------------------------------------
+
+    def lapse_test(self, test: SealedTest) -> SealedTest:
+        holding = test.holding.lapse(self.record.now, self.study.spec.limits.attempts, None)
+        return test if holding is None else self.change_test(test, holding)
+
+    def change_test(self, test: SealedTest, holding: Holding, **fields: object) -> SealedTest:
+        after = replace(test, holding=holding, **fields)  # type: ignore[arg-type]
+        if holding.state.is_finished and test.is_open:
+            after = replace(after, finished_at=self.record.now)
+        self.record.save_test(self.study, after)
+        self._test_changed = True
+        self._next_revision()
+        return after
+
+    # -- at the end ---------------------------------------------------------------------------------------
+
+    def best_for_target(self) -> float | None:
+        return None if self.study.spec.limits.target is None else self.record.best_value(self.study)
+
+    def move_to(self, state: StudyState) -> None:
+        """The study's own state changes; so does its ETag."""
+        if state is not self.study.state:
+            self.study = replace(self.study, state=state)
+            self.touch()
+
+    def touch(self) -> None:
+        self.study = replace(self.study, version=self.study.version + 1, touched=self._next_revision())
+
+    def settle(self) -> Study:
+        """Draw the consequences (a round that is over, a study that is done) and save."""
+        state = self.study.settled(self.record.now, self.best_for_target())
+        if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over():
+            self.next_round()
+        self.move_to(state)
+        for number in sorted(self._changed_rounds):
+            changed = replace(self._rounds[number], revision=self._next_revision())
+            self.record.save_round(self.study, changed)
+        self._changed_rounds.clear()
+        if self.study != self._as_saved:
+            self.record.save_study(self.study)
+            # A report or a heartbeat changes nothing that anybody waits for.
+            if replace(self.study, revision=0) != replace(self._as_saved, revision=0) or self._test_changed:
+                self.record.wakes = True
+            self._as_saved = self.study
+        return self.study
+
+    def _round_is_over(self) -> bool:
+        narrowing = self.study.spec.narrowing
+        if narrowing is None or self.study.round + 1 >= narrowing.rounds:
+            return False
+        current = self.round(self.study.round)
+        return current.is_given_out(narrowing) and current.finished >= current.trials
+
+    def _next_revision(self) -> int:
+        self.study = replace(self.study, revision=self.study.revision + 1)
+        return self.study.revision
+
+    def _count(self, before: str | None, after: str | None) -> None:
+        if before != after:
+            self.study = replace(self.study, tally=self.study.tally.moved(before, after))
+
+
+def _bounds(spec: StudySpec) -> Bounds:
+    if spec.kind == neural_network.KIND:
+        return neural_network.bounds
+    return lambda name: (None, None)

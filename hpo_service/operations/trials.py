@@ -1,0 +1,208 @@
+"""What people do with trials: look, enqueue, import, stop one; and what they read from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy.exc
+
+from hpo_service.domain.errors import (
+    Fault,
+    Invalid,
+    StudySealed,
+    StudyStateConflict,
+    TrialFinished,
+)
+from hpo_service.domain.search_space import Params, SearchSpace, describe
+from hpo_service.domain.study import Study
+from hpo_service.domain.trial import Holding, Report, Told, Trial, TrialState, pruned_values
+from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
+from hpo_service.operations.resources import Json, attempt_resource, trial_resource, trial_resources
+from hpo_service.operations.service import Service
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.workers import check_value_count, outcome
+from hpo_service.store.record import Record
+from hpo_service.tuning.importances import importances as importances_of
+
+Key = list[Any]
+
+
+async def read(service: Service, name: str, number: int) -> Json:
+    def look(record: Record, study: Study) -> Json:
+        trial = record.trial(study, number)
+        return trial_resource(trial, record.reports(trial))
+
+    return await service.read(name, look)
+
+
+async def attempts(service: Service, name: str, number: int) -> list[Json]:
+    def look(record: Record, study: Study) -> list[Json]:
+        return [attempt_resource(row) for row in record.attempts(record.trial(study, number))]
+
+    return await service.read(name, look)
+
+
+async def page(
+    service: Service, name: str, state: str | None, order_by: str, after: Key | None, size: int
+) -> tuple[list[Json], Key | None]:
+    """Return up to `size` trials, and the key to go on after."""
+
+    def look(record: Record, study: Study) -> tuple[list[Json], Key | None]:
+        if order_by == "value":
+            if len(study.spec.directions) > 1:
+                raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
+            position = None if after is None else (after[0], after[1])
+            found = record.trials_by_value(study, state, position, size + 1)
+        else:
+            found = record.trials_by_number(study, state, -1 if after is None else after[1], size + 1)
+        items = trial_resources(record, found[:size])
+        if len(found) <= size:
+            return items, None
+        last = found[size - 1]
+        return items, [last.values[0] if last.values else None, last.number]
+
+    return await service.read(name, look)
+
+
+async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
+    """Queue params to be given out before sampled ones."""
+
+    def make(work: StudyWork) -> list[Trial]:
+        params = [_checked(work, trial.params, index) for index, trial in enumerate(body.trials)]
+        waiting = Holding(TrialState.WAITING)
+        return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
+
+    return await _added(service, name, "enqueue", body.request_id, make)
+
+
+async def import_finished(service: Service, name: str, body: Import) -> Json:
+    """Record finished trials from elsewhere, which samplers learn from."""
+
+    def make(work: StudyWork) -> list[Trial]:
+        new = [_imported(work, trial, index) for index, trial in enumerate(body.trials)]
+        added = work.add(new)
+        for trial, given in zip(added, body.trials, strict=True):
+            work.record.put_reports(trial, _reports(given))
+        return added
+
+    return await _added(service, name, "import", body.request_id, make)
+
+
+async def _added(
+    service: Service,
+    name: str,
+    call: str,
+    request_id: str | None,
+    make: Callable[[StudyWork], list[Trial]],
+) -> Json:
+    def in_transaction(record: Record) -> Json:
+        study = record.study(name)
+        route = f"{call} {study.id}"
+        remembered = None if request_id is None else record.answer(route, request_id)
+        if remembered is not None:
+            return remembered  # type: ignore[no-any-return]
+        if study.sealed:
+            raise StudySealed("the test set of this study has been opened; nothing can be added to it")
+        work = service.work_on(record, study)
+        added = make(work)
+        study = work.settle()
+        answer = {"trials": trial_resources(record, added)}
+        if request_id is not None:
+            record.remember_answer(study, route, request_id, answer)
+        return answer
+
+    try:
+        return await service.write(in_transaction, [name])
+    except sqlalchemy.exc.IntegrityError:  # another server has just taken the same request
+        return await service.write(in_transaction, [name])
+
+
+def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
+    directions = len(work.study.spec.directions)
+    check_value_count(given.values, directions, f"/trials/{index}/values")
+    params = _checked(work, given.params, index)
+    told = Told(0, TrialState(given.state), None if given.values is None else tuple(given.values))
+    state, values, reason = outcome(told, None)
+    if state is TrialState.PRUNED and values is None:
+        values = pruned_values({report.step: report.value for report in given.reports}, directions)
+    now = work.record.now
+    return Trial(
+        work.study.name,
+        0,
+        params,
+        Holding(state, reason=reason),
+        seed=0,
+        values=values,
+        started_at=now,
+        finished_at=now,
+    )
+
+
+def _reports(given: ImportedTrial) -> list[Report]:
+    return [Report(report.step, report.value, report.metrics or {}) for report in given.reports]
+
+
+def _checked(work: StudyWork, params: Params, index: int) -> Params:
+    """The params in the order of the search space; raise Invalid for one that the study would never give."""
+    first, current = work.study.spec.search_space, work.round(work.study.round).search_space
+    faults = []
+    for name, value in params.items():
+        fault = _fault(first, current, name, value, params)
+        if fault is not None:
+            faults.append(Fault(f"/trials/{index}/params/{escaped(name)}", fault))
+    if faults:
+        raise Invalid(faults)
+    return {name: _exact(first, name, params[name]) for name in first.names() if name in params}
+
+
+def _fault(first: SearchSpace, current: SearchSpace, name: str, value: Any, params: Params) -> str | None:
+    if name not in first:
+        return f"not a parameter of this study; it has {', '.join(first.names())}"
+    if not first[name].contains(value) and not (name in current and current[name].contains(value)):
+        return f"{value!r} lies outside {describe(first[name])}"
+    known = {parent: params[parent] for parent in first[name].when or {} if parent in params}
+    if len(known) == len(first[name].when or {}) and not first.exists(name, params):
+        return f"does not exist in this trial: {first[name].when} does not hold"
+    return None
+
+
+def _exact(space: SearchSpace, name: str, value: Any) -> Any:
+    """The value as the study would have drawn it: an int parameter's 3.0 is 3."""
+    kind = space[name].type
+    if kind == "int":
+        return int(value)
+    return float(value) if kind == "float" else value
+
+
+def escaped(name: str) -> str:
+    """One member of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+async def stop(service: Service, name: str, number: int) -> Json:
+    """RUNNING: its worker learns it from its next report; WAITING: FAIL at once."""
+
+    def change(work: StudyWork) -> Json:
+        trial = work.record.trial(work.study, number)
+        if trial.state.is_finished:
+            raise TrialFinished(f"trial {number} has finished as {trial.state}")
+        if trial.state is TrialState.WAITING:
+            trial = work.change(trial, trial.holding.fail_waiting("stopped"))
+        elif trial.stop != "stopped":
+            trial = work.change(trial, trial.holding, stop="stopped")
+        return trial_resource(trial, work.record.reports(trial))
+
+    return await service.change(name, change)
+
+
+async def importances(service: Service, name: str) -> Json:
+    """How much each parameter matters for the first value; the shares sum to 1."""
+
+    def look(record: Record, study: Study) -> Json:
+        if study.tally.complete < 2:
+            raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
+        history = record.history_since(study, 0, with_reports=False)
+        return {"importances": importances_of(study.spec, history)}
+
+    return await service.read(name, look)

@@ -1,0 +1,314 @@
+"""What workers do: ask for trials, report, keep their lease, tell the result, hand back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import sqlalchemy.exc
+
+from hpo_service.domain.errors import Fault, HpoError, Invalid
+from hpo_service.domain.sealed_test import BUILT_IN
+from hpo_service.domain.study import Study, StudyState
+from hpo_service.domain.trial import Report, Told, Trial, TrialState, pruned_values
+from hpo_service.operations.calls import (
+    Ask,
+    Batch,
+    BatchCall,
+    BatchHeartbeat,
+    BatchRelease,
+    BatchReport,
+    BatchTell,
+    Heartbeat,
+    Release,
+    Reports,
+    Result,
+)
+from hpo_service.operations.resources import (
+    Json,
+    granted_test,
+    granted_trial,
+    time_text,
+    trial_resource,
+    worker_resource,
+)
+from hpo_service.operations.service import Service
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.store.record import Record
+
+# Another server's changes, and the clock's, are seen this often by an ask that waits.
+LOOK_AGAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look for a trial found. final: waiting on would change nothing."""
+
+    answer: Json
+    final: bool
+
+
+# -- ask --------------------------------------------------------------------------------------------------
+
+
+async def ask_study(service: Service, name: str, ask: Ask) -> Json:
+    """Ask one study for trials of any objective."""
+
+    async def look() -> _Look:
+        return await _write_once(service, lambda record: _ask_study(service, record, name, ask), [name])
+
+    return await _ask(service, ask, look)
+
+
+async def ask_any(service: Service, ask: Ask) -> Json:
+    """Ask whatever study has something to give for the kinds that this worker can train."""
+
+    async def look() -> _Look:
+        def candidates(record: Record) -> tuple[Any, bool, list[str]]:
+            remembered = record.answer("ask", ask.request_id)
+            return remembered, record.is_draining(ask.worker_id), record.studies_to_ask(ask.objectives)
+
+        remembered, draining, names = await service.read_all(candidates)
+        if remembered is not None:
+            return _Look(remembered, final=True)
+        if draining:
+            return _Look({"trials": [], "drain": True}, final=True)
+        for name in names:
+            found = await _write_once(service, partial(_ask_one_of_any, service, name, ask), [name])
+            if found.final:
+                return found
+        await service.hear_of(ask.worker_id)
+        return _Look({"trials": []}, final=False)
+
+    return await _ask(service, ask, look)
+
+
+async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]]) -> Json:
+    deadline = time.monotonic() + ask.wait_seconds
+    while True:
+        changed = service.changes.following()
+        found = await look()
+        left = deadline - time.monotonic()
+        if found.final or left <= 0:
+            return found.answer
+        try:
+            await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
+        except TimeoutError:
+            continue
+
+
+async def _write_once(service: Service, work: Callable[[Record], _Look], studies: list[str]) -> _Look:
+    """Write; when another server has answered the same request in this moment, read its answer."""
+    try:
+        return await service.write(work, studies)
+    except sqlalchemy.exc.IntegrityError:
+        return await service.write(work, studies)
+
+
+def _ask_study(service: Service, record: Record, name: str, ask: Ask) -> _Look:
+    study = record.study(name)
+    call = f"ask {study.id}"
+    remembered = record.answer(call, ask.request_id)
+    if remembered is not None:
+        return _Look(remembered, final=True)
+    service.heard_of(ask.worker_id, record)
+    work = service.work_on(record, study)
+    draining = record.is_draining(ask.worker_id)
+    given = [] if draining else work.give(ask.count, ask.worker_id)
+    study = work.settle()
+    answer: Json = {
+        "trials": [granted_trial(study, trial) for trial in given],
+        "study_state": study.state,
+    }
+    if draining:
+        answer["drain"] = True
+    if given:
+        record.remember_answer(study, call, ask.request_id, answer)
+    return _Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
+
+
+def _ask_one_of_any(service: Service, name: str, ask: Ask, record: Record) -> _Look:
+    nothing = _Look({"trials": []}, final=False)
+    remembered = record.answer("ask", ask.request_id)
+    if remembered is not None:
+        return _Look(remembered, final=True)
+    study = record.find_study(name)
+    if study is None:
+        return nothing
+    service.heard_of(ask.worker_id, record)
+    work = service.work_on(record, study)
+    given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
+    if not given and study.sealed:
+        given = _give_test(work, ask)
+    study = work.settle()
+    if not given:
+        return nothing
+    answer = {"trials": given}
+    record.remember_answer(study, "ask", ask.request_id, answer)
+    return _Look(answer, final=True)
+
+
+def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
+    if ask.objectives is not None and BUILT_IN not in ask.objectives:
+        return []
+    test = work.record.test(work.study)
+    if test is None or test.holding.state is not TrialState.WAITING:
+        return []
+    holding = test.holding.give_out(work.record.now, work.study.spec.lease_seconds)
+    given = work.change_test(test, holding, worker_id=ask.worker_id)
+    return [granted_test(work.study, given, work.record.trial(work.study, given.number))]
+
+
+# -- the worker calls -------------------------------------------------------------------------------------
+
+
+async def report(service: Service, name: str, number: int, call: Reports) -> Json:
+    return await service.change(name, lambda work: _report(work, number, call))
+
+
+async def heartbeat(service: Service, name: str, number: int, call: Heartbeat) -> Json:
+    return await service.change(name, lambda work: _heartbeat(work, number, call))
+
+
+async def tell(service: Service, name: str, number: int, call: Result) -> Json:
+    return await service.change(name, lambda work: _tell(work, number, call))
+
+
+async def release(service: Service, name: str, number: int, call: Release) -> Json:
+    return await service.change(name, lambda work: _release(work, number, call))
+
+
+async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
+    """All calls in one transaction; each succeeds or is refused by itself, in order."""
+    names = sorted({call.study for call in calls.calls})
+
+    def in_transaction(record: Record) -> list[Json | HpoError]:
+        works: dict[str, StudyWork] = {}
+        results: list[Json | HpoError] = []
+        for call in calls.calls:
+            try:
+                if call.study not in works:
+                    works[call.study] = service.work_on(record, record.study(call.study))
+                with works[call.study].undone_if_refused():
+                    results.append(_one_of_batch(works[call.study], call))
+            except HpoError as error:
+                results.append(error)
+        for work in works.values():
+            work.settle()
+        return results
+
+    return await service.write(in_transaction, names)
+
+
+def _one_of_batch(work: StudyWork, call: BatchCall) -> Json:
+    match call:
+        case BatchReport():
+            return _report(work, call.number, call)
+        case BatchHeartbeat():
+            return _heartbeat(work, call.number, call)
+        case BatchTell():
+            return _tell(work, call.number, call)
+        case BatchRelease():
+            return _release(work, call.number, call)
+
+
+def _report(work: StudyWork, number: int, call: Reports) -> Json:
+    trial = work.record.trial(work.study, number)
+    holding = trial.holding.keep(call.attempt, work.record.now)
+    new = [Report(r.step, r.value, r.metrics or {}) for r in call.reports]
+    work.record.put_reports(trial, new)
+    trial = work.change(trial, holding)
+    if new and trial.stop is None and work.study.spec.pruner.name != "none":
+        trial = _judge(work, trial)
+    return _kept(work.study, trial)
+
+
+def _judge(work: StudyWork, trial: Trial) -> Trial:
+    reports = {report.step: report.value for report in work.record.reports(trial)}
+    tuner = work.tuners.up_to_date(work.record, work.study)
+    verdict = tuner.judge(trial.number, reports)
+    if not verdict.prune and not verdict.system_attrs:
+        return trial
+    attrs = {**trial.system_attrs, **verdict.system_attrs}
+    return work.change(trial, trial.holding, system_attrs=attrs, stop="pruned" if verdict.prune else None)
+
+
+def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
+    trial = work.record.trial(work.study, number)
+    holding = trial.holding.keep(call.attempt, work.record.now)
+    return _kept(work.study, work.change(trial, holding))
+
+
+def _kept(study: Study, trial: Trial) -> Json:
+    reason = "study_cancelled" if study.state is StudyState.CANCELLED else trial.stop
+    assert trial.holding.lease is not None
+    return {
+        "should_stop": reason is not None,
+        "reason": reason,
+        "lease_expires_at": time_text(trial.holding.lease.expires_at),
+        "study_state": study.state,
+    }
+
+
+def _tell(work: StudyWork, number: int, call: Result) -> Json:
+    directions = len(work.study.spec.directions)
+    check_value_count(call.values, directions, "/values")
+    trial = work.record.trial(work.study, number)
+    values = None if call.values is None else tuple(call.values)
+    told = Told(call.attempt, TrialState(call.state), values)
+    state, values, reason = outcome(told, call.reason)
+    holding = trial.holding.finish(told, state, reason)
+    if holding is not None:
+        if state is TrialState.PRUNED and values is None:
+            reported = {report.step: report.value for report in work.record.reports(trial)}
+            values = pruned_values(reported, directions)
+        trial = work.change(trial, holding, values=values, metrics=call.metrics)
+    return trial_resource(trial, work.record.reports(trial))
+
+
+def _release(work: StudyWork, number: int, call: Release) -> Json:
+    trial = work.record.trial(work.study, number)
+    trial = work.release(trial, call.attempt)
+    return trial_resource(trial, work.record.reports(trial))
+
+
+def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:
+    """What a told result makes of the trial: a NaN among the values is a FAIL."""
+    if told.values is not None and any(math.isnan(value) for value in told.values):
+        return TrialState.FAIL, None, "nan"
+    return told.state, told.values, reason
+
+
+def check_value_count(values: list[float] | None, directions: int, pointer: str) -> None:
+    if values is not None and len(values) != directions:
+        one = "one value" if directions == 1 else f"{directions} values"
+        raise Invalid([Fault(pointer, f"{len(values)} values, but the study has {directions} direction(s): {one}")])
+
+
+# -- workers themselves -----------------------------------------------------------------------------------
+
+
+async def page(service: Service, after: str, size: int) -> tuple[list[Json], str | None]:
+    """Return up to `size` workers after that id, and the id to go on after."""
+
+    def look(record: Record) -> tuple[list[Json], str | None]:
+        found = record.workers(after, size + 1)
+        more = len(found) > size
+        return [worker_resource(worker) for worker in found[:size]], found[size - 1].worker_id if more else None
+
+    await service.save_seen_workers()
+    return await service.read_all(look)
+
+
+async def drain(service: Service, worker_id: str) -> Json:
+    def in_transaction(record: Record) -> Json:
+        record.drain_worker(worker_id)
+        return worker_resource(record.worker(worker_id))
+
+    await service.save_seen_workers()
+    return await service.write(in_transaction)
