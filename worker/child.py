@@ -21,8 +21,8 @@ from worker.departure import Departure, Leaving, leave_with_parent
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
 from worker.objective import import_objective, neural_network_objective
-from worker.worker_options import Options
 from worker.outbox import Outbox
+from worker.worker_options import Options
 
 GOODBYE_SECONDS = 0.7  # for an answer to a call that hands a trial back
 
@@ -46,6 +46,7 @@ def main() -> int:
     leave_with_parent()
     try:
         worker.client.version()
+        worker.heartbeat.start()
         worker.run()
     except Leaving:
         departure.hand_back()

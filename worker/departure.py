@@ -22,10 +22,20 @@ class Leaving(BaseException):
 
 
 class Departure:
-    """Turns signals into Leaving, and sees to it that the process ends. hand_back is called once, by either thread."""
+    """Turns signals into Leaving, and sees to it that the process ends.
 
-    def __init__(self, hand_back: Callable[[], None]) -> None:
-        self._hand_back = hand_back
+    hand_back: called once, by either thread; at_once: called before the process ends on a second signal;
+    grace_seconds: for the main thread to get away.
+    """
+
+    def __init__(
+        self,
+        hand_back: Callable[[], None],
+        *,
+        at_once: Callable[[], None] = lambda: None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self._hand_back, self._at_once, self._grace_seconds = hand_back, at_once, grace_seconds
         self._raised = False
         self._begun = threading.Lock()
         self._received, self._wakeup = os.pipe()
@@ -50,7 +60,8 @@ class Departure:
     def _see_it_through(self) -> None:
         self._wait_for_signal(None)
         for _ in range(2):  # for the training to break off, and for the calls that hand back
-            if (second := self._wait_for_signal(GRACE_SECONDS / 2)) is not None:
+            if (second := self._wait_for_signal(self._grace_seconds / 2)) is not None:
+                self._at_once()
                 os._exit(128 + second)
             self.hand_back()
         os._exit(0)

@@ -75,7 +75,7 @@ class Worker:
         self._facts: dict[str, StudyFacts] = {}
 
     def run(self) -> None:
-        self.heartbeat.start()
+        """Work until drained, or done. The heartbeat runs already."""
         while True:
             ask = self._next_ask()
             began = time.monotonic()
@@ -103,6 +103,7 @@ class Worker:
                 else:
                     release(client, job.study, job.number, job.attempt, "worker_left")
                     self.tally["released"] += 1
+                    self.outbox.drop(job)
         if self.asking is not None:
             # The answer may be on its way, or lost: the same question brings the same trials.
             with suppress(HpoError):
@@ -116,7 +117,8 @@ class Worker:
     # Asking
 
     def _next_ask(self) -> Ask:
-        short = self.until_done or len(self.studies) > 1
+        # An ask of one study ends with the study; one of any study does not.
+        short = len(self.studies) > 1 or (self.until_done and not self.studies)
         return Ask(next(self._next_study), SHORT_WAIT_SECONDS if short else WAIT_SECONDS, new_request_id())
 
     def _kinds(self) -> Sequence[str] | None:

@@ -31,8 +31,15 @@ class LostTrial(Exception):
     """The trial under training is no longer this worker's."""
 
 
+class FailedTrial(Exception):
+    """Raised by an objective whose trial has failed: the message is the trial's reason, word for word."""
+
+
 class TrainingTrial:
-    """A trial as its objective sees it. Reports are collected and sent while the training goes on."""
+    """A trial as its objective sees it. Reports are collected and sent while the training goes on.
+
+    metrics: what the objective wants told beside the result.
+    """
 
     def __init__(self, given: Json, job: HeldJob, outbox: Outbox, study_seed: int) -> None:
         self.study: str = given["study"]
@@ -44,6 +51,7 @@ class TrainingTrial:
         self.study_seed = study_seed
         self.last_value: float | None = None
         self.obeyed: str | None = None
+        self.metrics: Json = {}
         self._job, self._outbox = job, outbox
 
     @property
@@ -65,9 +73,12 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
         returned = objective(trial)
         if isinstance(returned, Iterator):
             returned = _follow(returned, trial)
-        return conclusion(returned, trial.last_value, trial.obeyed)
+        result = conclusion(returned, trial.last_value, trial.obeyed)
+        return {**result, "metrics": trial.metrics} if trial.metrics else result
     except Diverged:
         return {"state": "FAIL", "reason": "diverged"}
+    except FailedTrial as failure:
+        return {"state": "FAIL", "reason": str(failure)}
     except DatasetMissing:
         raise
     except (Exception, SystemExit) as error:

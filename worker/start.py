@@ -11,8 +11,8 @@ import structlog
 import typer
 
 from worker import log_lines
-from worker.worker_options import Options
 from worker.supervisor import Supervisor, cores
+from worker.worker_options import Options
 
 log = structlog.get_logger()
 

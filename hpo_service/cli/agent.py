@@ -1,0 +1,112 @@
+"""`hpo agent`: a command a trial, in any language."""
+
+from __future__ import annotations
+
+import json as json_form
+import threading
+from collections import Counter
+from typing import Annotated
+
+import structlog
+import typer
+
+from hpo_service.client import NEVER, Client, new_worker_id
+from hpo_service.domain.errors import Invalid
+from worker import log_lines
+from worker.command import CommandObjective, check_placeholders
+from worker.departure import Departure, Leaving
+from worker.heartbeat import Heartbeat
+from worker.loop import Worker
+from worker.outbox import Outbox
+
+GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
+LONGEST_GOODBYE_SECONDS = 20.0
+
+log = structlog.get_logger()
+
+
+def agent(
+    study: Annotated[str, typer.Argument(help="The study to train for.")],
+    command: Annotated[
+        list[str], typer.Argument(help="The command, after --; {name} stands for a parameter.", metavar="-- COMMAND…")
+    ],
+    server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=1000, help="How many trials at the same time.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
+) -> None:
+    """Run a command a trial until the study gives out no more: hpo agent mine -- python train.py --lr {lr}
+
+    Lines on its standard output report, {"step": 3, "value": 0.8}, and give the result, {"value": 0.9}. An exit
+    code other than 0 makes the trial FAIL. The parameters are also in the environment, as HPO_PARAM_<NAME>.
+    """
+    worker_id = new_worker_id()
+    log_lines.configure(worker_id=worker_id)
+    client = Client(server)
+    names = list(client.study(study)["search_space"])
+    try:
+        check_placeholders(command, names)
+    except Invalid as error:
+        raise typer.BadParameter("; ".join(fault.detail for fault in error.faults), param_hint="COMMAND") from error
+    team = Team(client, study, CommandObjective(command, names, Outbox()), worker_id, workers)
+    team.run()
+    tally = sum((worker.tally for worker in team.workers), Counter[str]())
+    if json:
+        typer.echo(json_form.dumps({"trials": dict(tally)}))
+    else:
+        log.info("trials", **tally)
+
+
+class Team:
+    """As many workers as trials are to run at the same time, a thread each, with one heartbeat for all."""
+
+    def __init__(self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int) -> None:
+        self.objective = objective
+        self.heartbeat = Heartbeat(Client(client.server), objective.outbox)
+        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
+        self.workers = [
+            Worker(
+                client,
+                self.heartbeat,
+                objective.outbox,
+                objective,
+                worker_id=worker_id,
+                studies=[study],
+                until_done=True,
+            )
+            for _ in range(workers)
+        ]
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Return when the study is over, or when told to leave; the commands end with us."""
+        departure = Departure(self._leave, at_once=self.objective.kill, grace_seconds=LONGEST_GOODBYE_SECONDS)
+        departure.install()
+        self.heartbeat.start()
+        threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except Leaving:
+            departure.hand_back()
+        if self.error is not None:
+            departure.hand_back()
+            raise self.error
+
+    def _work(self, worker: Worker) -> None:
+        try:
+            worker.run()
+        except Leaving:
+            return
+        except BaseException as error:
+            self.error = self.error or error
+            self.objective.leave()
+
+    def _leave(self) -> None:
+        """End the commands while their trials are handed back."""
+        ending = threading.Thread(target=self.objective.leave)
+        ending.start()
+        for worker in self.workers:
+            worker.hand_back(self.goodbye)
+        ending.join()

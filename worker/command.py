@@ -1,0 +1,278 @@
+"""Trains a trial by running a command, in any language: parameters go in by placeholders, values come out by lines.
+
+{name} in an argument       the parameter; {{name}} stays {name}
+HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED
+{"step": 3, "value": 0.8}   a line on standard output reports
+{"value": 0.9}              is the result
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from hpo_service.domain.errors import Fault, Invalid
+from worker.departure import Leaving
+from worker.objective import FailedTrial, TrainingTrial
+from worker.outbox import Outbox
+
+GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
+REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended
+LONGEST_LINE = 1 << 16
+LAST_WORDS = 300  # of the last line on standard error, in the reason of a failed trial
+
+_PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
+_LIKE_A_NAME = re.compile(r"[\w .-]+")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A line that reports an intermediate value."""
+
+    step: int
+    value: float
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line with the trial's result: a value for each direction."""
+
+    values: tuple[float, ...]
+    metrics: Mapping[str, Any]
+
+
+def check_placeholders(command: Sequence[str], names: Iterable[str]) -> None:
+    """Raise Invalid for a placeholder that is no parameter of the study, and for a command that is not there."""
+    known = list(names)
+    faults = [
+        Fault(f"command/{place}", f"{{{name}}} is no parameter of this study; it has {', '.join(known)}")
+        for place, argument in enumerate(command)
+        for _, name in _PLACEHOLDER.findall(argument)
+        if name not in known and _LIKE_A_NAME.fullmatch(name)
+    ]
+    if not _PLACEHOLDER.search(command[0]) and shutil.which(command[0]) is None:
+        faults.append(Fault("command/0", f"{command[0]!r} is no program that can be run here"))
+    if faults:
+        raise Invalid(faults)
+
+
+def fill_in(command: Sequence[str], params: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The arguments with their placeholders filled.
+
+    An argument with a parameter that does not exist in this trial is left out, and with it the option before it
+    that it is the value of.
+    """
+    absent = set(names) - set(params)
+    arguments: list[str] = []
+    for argument in command:
+        wanted = [name for _, name in _PLACEHOLDER.findall(argument)]
+        if absent.isdisjoint(wanted):
+            arguments.append(_PLACEHOLDER.sub(lambda match: _filled(match, params), argument))
+        elif _PLACEHOLDER.fullmatch(argument) and len(arguments) > 1 and arguments[-1].startswith("-"):
+            arguments.pop()
+    return arguments
+
+
+def _filled(match: re.Match[str], params: Mapping[str, Any]) -> str:
+    escaped, name = match.groups()
+    if escaped is not None:
+        return f"{{{escaped}}}"
+    return as_text(params[name]) if name in params else match.group()
+
+
+def as_text(value: Any) -> str:
+    """A string as it is, anything else as JSON: 0.001, true, null."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def environment_of(trial: TrainingTrial) -> dict[str, str]:
+    named = {f"HPO_PARAM_{_as_variable(name)}": as_text(value) for name, value in trial.params.items()}
+    return {**named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
+
+
+def _as_variable(name: str) -> str:
+    return re.sub(r"[^A-Z0-9_]", "_", name.upper())
+
+
+def read_line(line: str) -> Reported | Result | None:
+    """What a line on standard output says; None: it is not for us."""
+    if not line.lstrip().startswith("{"):
+        return None
+    with suppress(ValueError, RecursionError):
+        said = json.loads(line)
+        metrics = said.get("metrics", {})
+        if not isinstance(metrics, dict) or not said.keys() <= {"step", "value", "values", "metrics"}:
+            return None
+        if "step" in said and said.keys() >= {"value"} and _is_step(said["step"]):
+            value = _number(said["value"])
+            return None if value is None or "values" in said else Reported(int(said["step"]), value, metrics)
+        if "step" not in said and ("value" in said) != ("values" in said):
+            values = said["values"] if "values" in said else [said["value"]]
+            numbers = [_number(value) for value in values] if isinstance(values, list) else []
+            present = tuple(number for number in numbers if number is not None)
+            return Result(present, metrics) if present and len(present) == len(numbers) else None
+    return None
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, int | float) and not isinstance(step, bool) and step >= 0 and step == math.floor(step)
+
+
+def _number(value: Any) -> float | None:
+    if value in ("NaN", "Infinity", "-Infinity"):
+        return float(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass
+class RunningCommand:
+    """One run of the command: its process, and what it has said so far."""
+
+    process: subprocess.Popen[str]
+    result: Result | None = None
+    last_words: str = ""
+    ended: bool = False
+
+    def signal(self, signum: signal.Signals) -> None:
+        """To the command and all it has started: it leads a process group of its own."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signum)
+
+
+@dataclass
+class CommandObjective:
+    """An objective that runs a command a trial, for several trials at the same time."""
+
+    command: Sequence[str]
+    names: Sequence[str]
+    outbox: Outbox
+    running: list[RunningCommand] = field(default_factory=list)
+    leaving: bool = False
+
+    def __call__(self, trial: TrainingTrial) -> list[float] | None:
+        run = self._start(trial)
+        try:
+            readers = [
+                _thread(self._read_output, run, trial),
+                _thread(self._read_errors, run),
+                _thread(self._wait, run),
+            ]
+            self._follow(run, trial)
+            _finish_reading(run, readers)
+        finally:
+            run.signal(signal.SIGKILL)  # nothing of a trial outlives it
+            self.running.remove(run)
+        if self.leaving:
+            raise Leaving
+        if trial.obeyed is not None:
+            return None
+        if run.process.returncode != 0:
+            raise FailedTrial(_how_it_ended(run))
+        if run.result is None:
+            return None
+        trial.metrics = dict(run.result.metrics)
+        return list(run.result.values)
+
+    def leave(self) -> None:
+        """End all commands: SIGTERM, and SIGKILL to those that are still there after the grace."""
+        with self.outbox.changed:
+            self.leaving = True
+            for run in self.running:
+                run.signal(signal.SIGTERM)
+            self.outbox.changed.wait_for(lambda: not self.running, GRACE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        for run in list(self.running):
+            run.signal(signal.SIGKILL)
+
+    def _start(self, trial: TrainingTrial) -> RunningCommand:
+        with self.outbox.changed:
+            if self.leaving:
+                raise Leaving
+            process = subprocess.Popen(  # noqa: S603 (the user's own command, and no shell)
+                fill_in(self.command, trial.params, self.names),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, **environment_of(trial)},
+                start_new_session=True,
+            )
+            run = RunningCommand(process)
+            self.running.append(run)
+            return run
+
+    def _follow(self, run: RunningCommand, trial: TrainingTrial) -> None:
+        """Wait until the command has ended; end it when the trial is to stop."""
+        with self.outbox.changed:
+            self.outbox.changed.wait_for(lambda: run.ended or self.leaving or trial.should_stop)
+            if not run.ended and not self.leaving:
+                run.signal(signal.SIGTERM)
+            if not self.outbox.changed.wait_for(lambda: run.ended, GRACE_SECONDS):
+                run.signal(signal.SIGKILL)
+                self.outbox.changed.wait_for(lambda: run.ended)
+
+    def _read_output(self, run: RunningCommand, trial: TrainingTrial) -> None:
+        for line in _lines(run.process.stdout):
+            said = read_line(line)
+            if isinstance(said, Reported):
+                try:
+                    trial.report(said.step, said.value, said.metrics)
+                except ValueError as error:
+                    print(f"hpo: {error}", file=sys.stderr, flush=True)
+            elif isinstance(said, Result):
+                run.result = said
+            else:
+                print(line, end="", file=sys.stderr, flush=True)
+
+    def _read_errors(self, run: RunningCommand) -> None:
+        for line in _lines(run.process.stderr):
+            print(line, end="", file=sys.stderr, flush=True)
+            run.last_words = line.strip() or run.last_words
+
+    def _wait(self, run: RunningCommand) -> None:
+        run.process.wait()
+        with self.outbox.changed:
+            run.ended = True
+            self.outbox.changed.notify_all()
+
+
+def _thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _lines(stream: IO[str] | None) -> Iterable[str]:
+    assert stream is not None
+    with stream:
+        while line := stream.readline(LONGEST_LINE):
+            yield line
+
+
+def _finish_reading(run: RunningCommand, readers: Sequence[threading.Thread]) -> None:
+    """Read what the command has left; what it started in the background may hold the pipes open, and is ended."""
+    for _ in range(2):
+        for reader in readers:
+            reader.join(REST_SECONDS)
+        run.signal(signal.SIGKILL)
+
+
+def _how_it_ended(run: RunningCommand) -> str:
+    code = run.process.returncode
+    ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+    return f"{ended}: {run.last_words[:LAST_WORDS]}" if run.last_words else ended
