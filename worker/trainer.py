@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from hpo_service.domain.neural_network import NetworkConfiguration
 from worker.datasets import Dataset
-from worker.nn.arrays import Array, Labels
+from worker.nn.arrays import Array, Indices, Labels
 from worker.nn.first_layers import function_space_pays
 from worker.nn.losses import accuracy, cross_entropy, softmax
 from worker.nn.network import Architecture, Network
@@ -150,12 +151,22 @@ def _network(configuration: NetworkConfiguration, split: Split, seed: int, in_fu
 def _pays(configuration: NetworkConfiguration, split: Split) -> bool:
     """Whether the first layer is trained faster in function space."""
     return configuration.optimizer in LINEAR and function_space_pays(
-        len(split.labels), split.images.shape[1], _steps(configuration, split), configuration.batch_size
+        len(split.labels),
+        split.images.shape[1],
+        _steps(split.training, configuration.batch_size),
+        configuration.batch_size,
     )
 
 
-def _steps(configuration: NetworkConfiguration, split: Split) -> int:
-    return max(1, split.training // configuration.batch_size)
+def mini_batches(study_seed: int, images: int, batch_size: int) -> Iterator[Indices]:
+    """Yield for each epoch the rows of its mini-batches (steps, B), drawn with replacement from so many images."""
+    rng = _stream(study_seed, BATCHES)
+    while True:
+        yield rng.integers(images, size=(_steps(images, batch_size), batch_size))
+
+
+def _steps(images: int, batch_size: int) -> int:
+    return max(1, images // batch_size)
 
 
 def _epochs(
@@ -164,12 +175,12 @@ def _epochs(
     """Train, and stop after each epoch."""
     theta = network.parameters.values
     optimizer = OPTIMIZERS[configuration.optimizer](configuration.learning_rate, configuration.momentum, theta)
-    batches, masks = _stream(study_seed, BATCHES), _stream(seed, DROPOUT)
-    size = (_steps(configuration, split), configuration.batch_size)
-    for _ in range(configuration.epochs):
+    masks = _stream(seed, DROPOUT)
+    epochs = mini_batches(study_seed, split.training, configuration.batch_size)
+    for batches in itertools.islice(epochs, configuration.epochs):
         # what overflows is looked for in the scores of an evaluation
         with np.errstate(all="ignore"):
-            for rows in batches.integers(split.training, size=size):
+            for rows in batches:
                 optimizer.step(theta, network.gradient(rows, split.labels[rows], masks))
         yield
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from pathlib import Path
 
@@ -45,11 +47,12 @@ def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.generic]:
             f"as an IDX file of unsigned bytes does (dimensions: {dimensions}); fetch it again"
         )
     header = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    expected = header + int(np.prod([int(size) for size in shape], dtype=object))
-    if len(shape) != dimensions or len(content) != expected:
+    if len(content) < header:
+        raise DatasetError(f"{path}: has {len(content)} bytes, fewer than the {header} of its header; fetch it again")
+    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    if len(content) != header + math.prod(shape):
         raise DatasetError(
-            f"{path}: has {len(content)} bytes, but its header announces {expected} (sizes {shape}); "
+            f"{path}: has {len(content)} bytes, but its header announces {header + math.prod(shape)} (sizes {shape}); "
             "it is cut off or damaged: fetch it again"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

@@ -32,6 +32,7 @@ class AffineOfPixels:
         inputs, outputs = W.value.shape
         self._x: Array = np.empty((rows, inputs), W.value.dtype)
         self._y: Array = np.empty((rows, outputs), W.value.dtype)
+        self._ones: Array = np.ones(rows, W.value.dtype)
 
     def forward(self, rows: Indices) -> Array:
         # mode="clip": with "raise", np.take would fill another buffer first
@@ -44,7 +45,7 @@ class AffineOfPixels:
         """dW = xᵀ @ dy, db = Σ_B dy."""
         np.matmul(self._x[: len(dy)].T, dy, out=self.W.gradient)
         if self.b is not None:
-            np.add.reduce(dy, axis=0, out=self.b.gradient)
+            np.matmul(self._ones[: len(dy)], dy, out=self.b.gradient)
 
     def _affine(self, x: Array) -> Array:
         y = np.matmul(x, self.W.value, out=self._y[: len(x)])
@@ -67,6 +68,7 @@ class AffineInFunctionSpace:
         images, outputs = U.value.shape
         self._gram: Array = np.empty((rows, images), U.value.dtype)
         self._y: Array = np.empty((rows, outputs), U.value.dtype)
+        self._ones: Array = np.ones(rows, U.value.dtype)
 
     def forward(self, rows: Indices) -> Array:
         self._rows = rows
@@ -84,7 +86,7 @@ class AffineInFunctionSpace:
         gram = np.take(self.gram, self._rows, axis=0, out=self._gram[: len(dy)], mode="clip")
         np.matmul(gram.T, dy, out=self.U.gradient)
         if self.b is not None:
-            np.add.reduce(dy, axis=0, out=self.b.gradient)
+            np.matmul(self._ones[: len(dy)], dy, out=self.b.gradient)
 
 
 def function_space_pays(images: int, pixels: int, steps: int, batch_size: int) -> bool:

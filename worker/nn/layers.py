@@ -34,6 +34,7 @@ class Affine:
         inputs, outputs = W.value.shape
         self._y: Array = np.empty((rows, outputs), W.value.dtype)
         self._dx: Array = np.empty((rows, inputs), W.value.dtype)
+        self._ones: Array = np.ones(rows, W.value.dtype)
 
     def forward(self, x: Array, rng: np.random.Generator) -> Array:
         self._x = x
@@ -49,7 +50,8 @@ class Affine:
         """dW = xᵀ @ dy, db = Σ_B dy, dx = dy @ Wᵀ."""
         np.matmul(self._x.T, dy, out=self.W.gradient)
         if self.b is not None:
-            np.add.reduce(dy, axis=0, out=self.b.gradient)
+            # a sum as a product with ones, two to three times as fast
+            np.matmul(self._ones[: len(dy)], dy, out=self.b.gradient)
         return np.matmul(dy, self.W.value.T, out=self._dx[: len(dy)])
 
 
@@ -67,7 +69,8 @@ class BatchNormalization:
         self.gamma, self.beta = gamma, beta
         gamma.value[:] = 1
         size, dtype = len(gamma.value), gamma.value.dtype
-        self._running_mean: Array | None = None
+        self._begun = False
+        self._running_mean: Array = np.zeros(size, dtype)
         self._running_variance: Array = np.ones(size, dtype)
         self._normalized: Array = np.empty((rows, size), dtype)
         self._y: Array = np.empty((rows, size), dtype)
@@ -86,10 +89,9 @@ class BatchNormalization:
         return y
 
     def evaluate(self, x: Array) -> Array:
-        mean = 0 if self._running_mean is None else self._running_mean
-        scale = self.gamma.value / np.sqrt(self._running_variance + self.EPSILON)
+        scale: Array = self.gamma.value / np.sqrt(self._running_variance + self.EPSILON)
         y = np.multiply(x, scale, out=self._y[: len(x)])
-        y += self.beta.value - mean * scale
+        y += self.beta.value - self._running_mean * scale
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -109,11 +111,10 @@ class BatchNormalization:
         return dy
 
     def _follow(self, mean: Array, variance: Array) -> None:
-        if self._running_mean is None:
-            self._running_mean, self._running_variance = mean, variance.copy()
-            return
-        self._running_mean += (1 - self.KEPT) * (mean - self._running_mean)
-        self._running_variance += (1 - self.KEPT) * (variance - self._running_variance)
+        share = 1 - self.KEPT if self._begun else 1
+        self._running_mean += share * (mean - self._running_mean)
+        self._running_variance += share * (variance - self._running_variance)
+        self._begun = True
 
 
 class Relu:
@@ -189,12 +190,12 @@ class Dropout:
 
     def __init__(self, ratio: float, size: int, rows: int, dtype: Dtype) -> None:
         self.ratio = ratio
-        self._dtype = dtype
         self._mask: Array = np.empty((rows, size), dtype)
         self._y: Array = np.empty((rows, size), dtype)
 
     def forward(self, x: Array, rng: np.random.Generator) -> Array:
-        mask = rng.random(out=self._mask[: len(x)], dtype=self._dtype)
+        mask = self._mask[: len(x)]
+        rng.random(out=mask, dtype=mask.dtype)
         np.greater(mask, self.ratio, out=mask)
         return np.multiply(x, mask, out=self._y[: len(x)])
 
