@@ -35,7 +35,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import stamina
 import urllib3
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from hpo_service.domain import errors
@@ -672,13 +672,16 @@ def as_values(value: float | Sequence[float]) -> list[float]:
 
 def write_json(body: Mapping[str, Any]) -> bytes:
     """JSON in which NaN and Infinity are strings, and NumPy's scalars and arrays what they stand for."""
-    return to_json(body, inf_nan_mode="strings", fallback=_plain)
+    try:
+        return to_json(body, inf_nan_mode="strings", fallback=_plain)
+    except PydanticSerializationError as error:
+        raise TypeError(str(error).removeprefix("Error serializing to JSON: TypeError: ")) from error
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.100}")
+    raise TypeError(f"{value!r:.100} has no form in JSON")
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[Event]:
