@@ -199,9 +199,7 @@ SETTINGS: Mapping[str, Setting] = {
         words=INITIALIZERS,
     ),
     "batch_norm": Setting("bool", "batch normalization before each activation", False),
-    "dropout": Setting(
-        "float", "share of the hidden neurons dropped while training", 0.0, Range(low=0.0, below=1.0)
-    ),
+    "dropout": Setting("float", "share of the hidden neurons dropped while training", 0.0, Range(low=0.0, below=1.0)),
     "optimizer": Setting("word", "how a gradient becomes a step", "sgd", words=OPTIMIZERS),
     "momentum": Setting(
         "float", "share of the last step kept, by momentum and nesterov", 0.9, Range(low=0.0, below=1.0)
@@ -308,9 +306,7 @@ def _fixed_faults(objective: Mapping[str, object]) -> Iterator[Fault]:
             yield from _at(f"/objective/{name}", SETTINGS[name].wrong(value))
 
 
-def _searched_faults(
-    name: str, parameter: FloatParameter | IntParameter | CategoricalParameter
-) -> Iterator[Fault]:
+def _searched_faults(name: str, parameter: FloatParameter | IntParameter | CategoricalParameter) -> Iterator[Fault]:
     place = f"/search_space/{_escape(name)}"
     if name not in SETTINGS:
         yield _unknown(place, name)
@@ -348,9 +344,7 @@ def _extremes(objective: Mapping[str, object], space: SearchSpace) -> dict[str, 
     possible: dict[str, tuple[object, ...]] = {name: (value,) for name, value in _settings(objective).items()}
     for name, parameter in space.items():
         ends = (
-            tuple(parameter.choices)
-            if isinstance(parameter, CategoricalParameter)
-            else (parameter.low, parameter.high)
+            tuple(parameter.choices) if isinstance(parameter, CategoricalParameter) else (parameter.low, parameter.high)
         )
         # a parameter that does not exist in a trial leaves the setting at its default
         possible[name] = (*ends, SETTINGS[name].default) if parameter.when else ends
@@ -369,9 +363,7 @@ def _together_faults(possible: Mapping[str, tuple[object, ...]], pointers: Mappi
     return []
 
 
-def _combinations(
-    possible: Mapping[str, tuple[object, ...]], names: Sequence[str]
-) -> Iterator[dict[str, object]]:
+def _combinations(possible: Mapping[str, tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, object]]:
     for values in itertools.product(*(possible.get(name, (SETTINGS[name].default,)) for name in names)):
         yield dict(zip(names, values, strict=True))
 
