@@ -9,7 +9,6 @@ HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_T
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -108,32 +107,43 @@ def _as_variable(name: str) -> str:
 
 def read_line(line: str) -> Reported | Result | None:
     """What a line on standard output says; None: it is not for us."""
-    if not line.lstrip().startswith("{"):
+    said = _object(line)
+    metrics = said.pop("metrics", {})
+    if not isinstance(metrics, dict):
         return None
-    with suppress(ValueError, RecursionError):
-        said = json.loads(line)
-        metrics = said.get("metrics", {})
-        if not isinstance(metrics, dict) or not said.keys() <= {"step", "value", "values", "metrics"}:
-            return None
-        if "step" in said and said.keys() >= {"value"} and _is_step(said["step"]):
-            value = _number(said["value"])
-            return None if value is None or "values" in said else Reported(int(said["step"]), value, metrics)
-        if "step" not in said and ("value" in said) != ("values" in said):
-            values = said["values"] if "values" in said else [said["value"]]
-            numbers = [_number(value) for value in values] if isinstance(values, list) else []
-            present = tuple(number for number in numbers if number is not None)
-            return Result(present, metrics) if present and len(present) == len(numbers) else None
+    values = _numbers(said.get("values", [said.get("value")]))
+    if said.keys() == {"step", "value"} and values and _is_step(said["step"]):
+        return Reported(int(said["step"]), values[0], metrics)
+    if said.keys() in ({"value"}, {"values"}) and values:
+        return Result(values, metrics)
     return None
 
 
+def _object(line: str) -> dict[str, Any]:
+    if line.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            said: dict[str, Any] = json.loads(line)
+            return said
+    return {}
+
+
 def _is_step(step: Any) -> bool:
-    return isinstance(step, int | float) and not isinstance(step, bool) and step >= 0 and step == math.floor(step)
+    return isinstance(step, int | float) and not isinstance(step, bool) and step >= 0 and step % 1 == 0
 
 
-def _number(value: Any) -> float | None:
-    if value in ("NaN", "Infinity", "-Infinity"):
-        return float(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _numbers(values: Any) -> tuple[float, ...]:
+    """The values as numbers; none at all if one of them is not."""
+    if not isinstance(values, list):
+        return ()
+    with suppress(TypeError, OverflowError):
+        return tuple(_number(value) for value in values)
+    return ()
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or (isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity")):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 @dataclass

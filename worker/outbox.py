@@ -165,7 +165,10 @@ def _portions(job: HeldJob) -> Iterator[list[Report]]:
 def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
     job = call.job
     job.sent_at = sent_at
-    if status >= 300 and body.get("code") in GONE:
+    # Once there is a result, only its own answer counts: a report that is sent again because the answer to
+    # report and tell was lost finds the trial finished, by this very tell.
+    decides = call.verb == "tell" or job.result is None
+    if decides and status >= 300 and body.get("code") in GONE:
         job.lost, job.settled = str(body["code"]), True
     elif call.verb == "tell":
         _take_tell(job, status, body)

@@ -1,0 +1,110 @@
+"""A command's arguments and environment, and what its lines mean."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo_service.domain.errors import Invalid
+from worker.command import Reported, Result, check_placeholders, environment_of, fill_in, read_line
+from worker.objective import TrainingTrial
+from worker.outbox import HeldJob, Outbox
+
+NAMES = ["learning_rate", "optimizer", "momentum", "weight decay"]
+
+
+@pytest.mark.parametrize(
+    ("command", "params", "arguments"),
+    [
+        ("train --lr {learning_rate}", {"learning_rate": 1e-05}, "train --lr 1e-05"),
+        ("train --lr={learning_rate} {optimizer}", {"learning_rate": 0.1, "optimizer": "sgd"}, "train --lr=0.1 sgd"),
+        ("train {optimizer}-{optimizer}", {"optimizer": True}, "train true-true"),
+        ("train {{optimizer}} {optimizer}", {"optimizer": None}, "train {optimizer} null"),
+        ('train {"a":{"b":1}}', {}, 'train {"a":{"b":1}}'),
+    ],
+)
+def test_placeholders_are_filled(command, params, arguments):
+    assert fill_in(command.split(), params, list(params)) == arguments.split()
+
+
+def test_a_parameter_that_does_not_exist_in_this_trial_takes_its_option_along():
+    command = ["train", "--momentum", "{momentum}", "--momentum={momentum}", "--optimizer", "{optimizer}"]
+    assert fill_in(command, {"optimizer": "sgd"}, NAMES) == ["train", "--optimizer", "sgd"]
+
+
+def test_an_unknown_placeholder_is_refused_with_the_names_there_are():
+    with pytest.raises(Invalid, match=r"\{lr\} is no parameter of this study; it has learning_rate, optimizer"):
+        check_placeholders([sys.executable, "train.py", "--lr", "{lr}"], NAMES)
+    check_placeholders([sys.executable, "--lr", "{learning_rate}", "{weight decay}", '{"a": 1}', "{{lr}}"], NAMES)
+
+
+def test_a_program_that_is_not_there_is_refused_before_anything_is_asked():
+    with pytest.raises(Invalid, match="no-such-program"):
+        check_placeholders(["no-such-program"], NAMES)
+
+
+def test_parameters_are_in_the_environment_too():
+    given_out = {
+        "study": "mine",
+        "number": 7,
+        "attempt": 1,
+        "params": {"weight decay": 0.1, "optimizer": "sgd"},
+        "seed": 5,
+        "objective": None,
+    }
+    job = HeldJob("mine", 7, 1, 60, 1, 0, 0)
+    assert environment_of(TrainingTrial(given_out, job, Outbox(), 0)) == {
+        "HPO_PARAM_WEIGHT_DECAY": "0.1",
+        "HPO_PARAM_OPTIMIZER": "sgd",
+        "HPO_STUDY": "mine",
+        "HPO_TRIAL": "7",
+        "HPO_SEED": "5",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ('{"step": 3, "value": 0.8}', Reported(3, 0.8, {})),
+        ('  {"step": 3.0, "value": 1, "metrics": {"loss": 2}}\n', Reported(3, 1.0, {"loss": 2})),
+        ('{"step": 3, "value": Infinity}', Reported(3, float("inf"), {})),
+        ('{"step": 3, "value": "-Infinity"}', Reported(3, float("-inf"), {})),
+        ('{"value": 0.9}', Result((0.9,), {})),
+        ('{"values": [0.9, 1]}', Result((0.9, 1.0), {})),
+        ('{"value": 0.9, "metrics": {"f1": 1}}', Result((0.9,), {"f1": 1})),
+        ('{"step": 3}', None),
+        ('{"step": -3, "value": 1}', None),
+        ('{"step": true, "value": 1}', None),
+        ('{"step": Infinity, "value": 1}', None),
+        ('{"step": 1, "value": null}', None),
+        ('{"value": true}', None),
+        ('{"value": "0.9"}', None),
+        ('{"value": [0.9]}', None),
+        ('{"values": []}', None),
+        ('{"values": [0.9, null]}', None),
+        ('{"values": 0.9}', None),
+        ('{"value": 0.9, "loss": 1}', None),
+        ('{"value": 0.9, "values": [1]}', None),
+        ('{"value": 0.9', None),
+        ("{}", None),
+        ("epoch 3: 0.8", None),
+        ("0.9", None),
+        ("[0.9]", None),
+        ("", None),
+        ("{" * 5000, None),
+        ('{"value": ' + "[" * 100_000, None),
+        ('{"value": 1' + "0" * 5000 + "}", None),
+        ('{"value": 1' + "0" * 400 + "}", None),
+    ],
+)
+def test_a_line_says(line, meaning):
+    assert read_line(line) == meaning
+
+
+@given(st.text())
+def test_any_line_is_read_without_an_error(line):
+    read_line(line)
+    read_line("{" + line)

@@ -1,0 +1,237 @@
+"""A worker in this process against the stand-in: what it reports and tells, and what faults do not change."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from hpo_service.client import Client, Forbidden, Retries
+from worker.heartbeat import Heartbeat
+from worker.loop import Worker
+from worker.objective import FailedTrial, neural_network_objective
+from worker.outbox import Outbox
+
+SOON = Retries(initial=0.01, longest=0.05, deadline=5)
+
+
+@pytest.fixture
+def work(server):
+    """Run a worker with this objective until the study is over; return its tally."""
+
+    def run(objective, studies=("s",)):
+        outbox = Outbox()
+        heartbeat = Heartbeat(Client(server, retries=SOON), outbox)
+        heartbeat.start()
+        worker = Worker(
+            Client(server, retries=SOON),
+            heartbeat,
+            outbox,
+            objective,
+            worker_id="me",
+            studies=studies,
+            until_done=True,
+            rng=random.Random(1),
+        )
+        worker.run()
+        return dict(worker.tally)
+
+    return run
+
+
+def three_epochs(trial):
+    for step in range(3):
+        yield step, trial.params["x"] * step
+
+
+def test_a_generator_is_reported_epoch_by_epoch_and_its_last_value_told(work, stand_in):
+    assert work(three_epochs) == {"COMPLETE": 4}
+    assert {number: told["values"] for number, told in stand_in.told.items()} == {
+        0: [0.0],
+        1: [0.2],
+        2: [0.4],
+        3: [pytest.approx(0.6)],
+    }
+    assert all(list(reports) == [0, 1, 2] for reports in stand_in.reports.values())
+
+
+def test_a_function_reports_and_returns_its_value(work, stand_in):
+    def objective(trial):
+        assert trial.report(0, 0.5, {"loss": 1.5}) is False
+        return (trial.params["x"],)
+
+    assert work(objective) == {"COMPLETE": 4}
+    assert stand_in.reports[2] == {0: {"step": 0, "value": 0.5, "metrics": {"loss": 1.5}}}
+    assert stand_in.told[2]["values"] == [0.2]
+
+
+def test_what_was_told_of_fast_trials_took_one_call_each(work, stand_in):
+    work(three_epochs)
+    assert stand_in.count("batch") == 4
+
+
+def test_an_objective_that_raises_makes_its_trial_fail_with_the_words_of_the_error(work, stand_in):
+    def objective(trial):
+        if trial.number == 1:
+            raise ZeroDivisionError("no\n  luck")
+        if trial.number == 2:
+            raise SystemExit("I am off")
+        if trial.number == 3:
+            raise FailedTrial("word for word")
+        return 0.5
+
+    assert work(objective) == {"COMPLETE": 1, "FAIL": 3}
+    reasons = [stand_in.told[number]["reason"] for number in (1, 2, 3)]
+    assert reasons == ["ZeroDivisionError: no luck", "SystemExit: I am off", "word for word"]
+
+
+def test_an_objective_without_a_value_fails(work, stand_in):
+    assert work(lambda trial: None) == {"FAIL": 4}
+    assert "returned no value" in stand_in.told[0]["reason"]
+
+
+def test_values_that_do_not_fit_the_directions_fail_with_the_servers_words(work, stand_in):
+    assert work(lambda trial: (1.0, 2.0)) == {"FAIL": 4}
+    assert stand_in.told[0]["reason"] == "one direction, one value"
+
+
+def test_a_value_that_is_not_a_number_is_told_as_it_is(work, stand_in):
+    work(lambda trial: float("nan"))
+    assert stand_in.told[0]["values"] == ["NaN"]
+
+
+@pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("stopped", "FAIL"), ("study_cancelled", "FAIL")])
+def test_a_trial_that_is_to_stop_ends_after_the_epoch_it_is_in(work, stand_in, reason, told):
+    stand_in.stops[2] = reason
+    epochs = []
+
+    def objective(trial):
+        for step in range(10_000):
+            yield step, 0.5
+            if trial.number == 2:
+                epochs.append(step)
+                time.sleep(0.01)
+            elif step == 1:
+                return
+
+    work(objective)
+    assert stand_in.told[2]["state"] == told
+    assert stand_in.told[2].get("reason") == (None if told == "PRUNED" else reason)
+    assert len(epochs) < 1000
+    assert max(stand_in.reports[2]) >= epochs[-1]
+
+
+def test_a_function_that_never_looks_has_trained_to_its_end(work, stand_in):
+    stand_in.stops[2] = "pruned"
+    assert work(lambda trial: 0.5) == {"COMPLETE": 4}
+
+
+def test_a_lost_trial_is_dropped_and_asked_for_anew(work, stand_in):
+    def objective(trial):
+        if (trial.number, trial.attempt) == (1, 1):
+            with stand_in.lock:  # the lease runs out, and nobody else is there
+                del stand_in.running[1]
+                stand_in.waiting.append(1)
+            while not trial.report(0, 0.5):
+                time.sleep(0.01)
+        return 0.5
+
+    assert work(objective) == {"COMPLETE": 4, "lost": 1}
+    assert stand_in.told[1]["attempt"] == 2
+
+
+def test_a_long_epoch_keeps_its_lease(work, stand_in):
+    stand_in.lease_seconds = 0.3
+
+    def objective(trial):
+        stand_in.wait_for(lambda: len(beats(stand_in, trial.number)) >= 2)
+        return 0.5
+
+    assert work(objective) == {"COMPLETE": 4}
+
+
+def beats(stand_in, number):
+    return [
+        call
+        for verb, body in stand_in.calls
+        if verb == "batch"
+        for call in body["calls"]
+        if call["call"] == "heartbeat" and call["number"] == number
+    ]
+
+
+def test_training_goes_on_while_the_server_is_away_and_everything_arrives(work, stand_in):
+    away = [False]
+    stand_in.fault = lambda verb, count: "away" if away[0] else None
+
+    def objective(trial):
+        away[0] = True
+        for step in range(50):
+            yield step, float(step)
+            time.sleep(0.002)
+        away[0] = False
+
+    assert work(objective) == {"COMPLETE": 4}
+    assert all(list(reports) == list(range(50)) for reports in stand_in.reports.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lost_answers_and_refusals_change_nothing(work, stand_in, seed):
+    rng = random.Random(seed)
+    stand_in.fault = lambda verb, count: rng.choice(["drop", "away", None, None])
+    assert work(three_epochs) == {"COMPLETE": 4}
+    assert sorted(stand_in.told) == [0, 1, 2, 3]
+    assert set(stand_in.attempts.values()) == {1}
+    assert all(list(reports) == [0, 1, 2] for reports in stand_in.reports.values())
+
+
+def test_a_drained_worker_leaves(work, stand_in):
+    stand_in.drain = True
+    assert work(three_epochs) == {}
+
+
+def test_a_key_that_is_taken_away_ends_the_worker(work, stand_in, monkeypatch):
+    def refuse(self, calls):
+        raise Forbidden("the key was revoked")
+
+    monkeypatch.setattr(Client, "batch", refuse)
+    with pytest.raises(Forbidden):
+        work(three_epochs)
+
+
+def test_the_built_in_network_is_trained_and_a_loss_without_end_is_called_diverged(work, stand_in):
+    stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": 2}
+    stand_in.params[:] = [{"learning_rate": rate} for rate in (0.01, 0.1, 0.3, 1e5)]
+    assert work(neural_network_objective(None)) == {"COMPLETE": 3, "FAIL": 1}
+    assert stand_in.told[3]["reason"] == "diverged"
+    assert list(stand_in.reports[1]) == [1, 2]
+    assert set(stand_in.reports[1][2]["metrics"]) == {"train_accuracy", "train_loss", "validation_loss"}
+
+
+def test_the_sealed_test_is_taken_like_a_trial(work, stand_in):
+    stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": 2}
+    stand_in.params[:] = []
+    stand_in.test = {
+        "study": "s",
+        "number": None,
+        "objective": stand_in.study["objective"],
+        "params": {"learning_rate": 0.1},
+        "seed": 3,
+        "ensemble": 2,
+    }
+    assert work(neural_network_objective(None), studies=()) == {"tested": 1}
+    told = stand_in.study["test"]
+    assert told["state"] == "COMPLETE"
+    assert len(told["members"]) == 2
+    assert 0 <= told["test_accuracy"] <= 1
+    assert len(told["dataset_sha256"]) == 64
+
+
+def test_a_worker_without_the_data_hands_back_and_ends_a_study_that_nobody_has_data_for(work, stand_in, monkeypatch):
+    monkeypatch.setattr("worker.loop.IDLE_SECONDS", 0.01)
+    stand_in.study["objective"] = {"kind": "neural_network", "dataset": "nowhere"}
+    stand_in.params[:] = [{}]
+    stand_in.waiting[:] = [0]
+    assert work(neural_network_objective(None)) == {"released": 2, "FAIL": 1}
+    assert "nowhere" in stand_in.told[0]["reason"]
