@@ -6,6 +6,7 @@ Choices are numbered by the list first given, so that a dropped choice leaves th
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Stepped:
         return self.point(int(position * self.size))
 
     def nearest(self, number: Any) -> float:
-        return self.point(round((float(number) - self.low) / self.step))
+        return self.point(round(number))
 
     def point(self, k: int) -> float:
         low, step = self._decimals
@@ -142,10 +143,11 @@ class Stepped:
     def number_of(self, value: Value) -> float | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return self.nearest(value) if self.low <= value <= self.high else None
+        return round((value - self.low) / self.step) if self.low <= value <= self.high else None
 
     def distribution(self) -> BaseDistribution:
-        return FloatDistribution(self.low, self.point(self.size - 1), step=self.step)
+        # Counted in steps: exact, where Optuna would divide decimals and might lose the last point.
+        return IntDistribution(0, self.size - 1)
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,16 @@ class Axes:
                 continue
             params[name] = fixed[name] if name in fixed else value_of(self._by_name[name])
         return {name: params[name] for name in self.names if name in params}
+
+    def are_complete(self, fixed: Params) -> bool:
+        """Whether nothing is left to draw."""
+        return all(name in fixed or not self.exists(name, fixed) for name in self.names)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells these ranges from others, for what a sampler keeps that holds within them only."""
+        ranges = [(name, repr(self._by_name[name])) for name in self.round_names]
+        return hashlib.blake2b(repr(ranges).encode(), digest_size=6).hexdigest()
 
     @cached_property
     def variable(self) -> list[Axis]:

@@ -104,6 +104,8 @@ class BoundedHistory:
         self._running.pop(seen.number, None)
         if seen.state is TrialState.FAIL or (seen.state is TrialState.COMPLETE and not seen.values):
             return
+        if seen.state is TrialState.PRUNED and len(self._signs) > 1:
+            return  # how far it came says nothing about several directions
         numbers = axes.numbers_of(seen.params)
         if numbers is None:
             return

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from optuna.exceptions import ExperimentalWarning
 
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import Axes, grid_size
+from hpo_service.tuning.covariance import CmaEs
 from hpo_service.tuning.drawing import Sampler
+from hpo_service.tuning.gaussian import GaussianProcess
+from hpo_service.tuning.genetic import Nsga2
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
-from hpo_service.tuning.options import Options, boolean, boolean_or_null, faults, integer, pointer
+from hpo_service.tuning.options import (
+    Options,
+    boolean,
+    boolean_or_null,
+    faults,
+    integer,
+    integer_or_null,
+    number,
+    number_or_null,
+    one_of,
+    pointer,
+)
+from hpo_service.tuning.quasi_random import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
 from hpo_service.tuning.tpe import Tpe
 
@@ -57,6 +76,21 @@ def grid_refusals(spec: StudySpec) -> list[Fault]:
     return []
 
 
+def cmaes_refusals(spec: StudySpec) -> list[Fault]:
+    params = spec.sampler.params
+    chosen = [name for name in ("use_separable_cma", "with_margin", "lr_adapt") if params.get(name) is True]
+    exclusive = [
+        Fault(pointer("/sampler/params", name), f"{name} cannot be combined with {chosen[0]}") for name in chosen[1:]
+    ]
+    return [*exclusive, *one_direction(spec), *no_choices(spec)]
+
+
+def gp_refusals(spec: StudySpec) -> list[Fault]:
+    if importlib.util.find_spec("torch") is not None:
+        return []
+    return [Fault("/sampler/name", "gp needs torch on the server: pip install 'hpo-service[gp]'; or use tpe")]
+
+
 def no_choices(spec: StudySpec) -> list[Fault]:
     return [
         Fault(
@@ -92,6 +126,46 @@ SAMPLERS: Mapping[str, Kind] = {
         },
         tpe_refusals,
     ),
+    "cmaes": Kind(
+        lambda spec, seed: CmaEs(seed, spec.directions[0], spec.sampler.params),
+        {
+            "n_startup_trials": integer(0),
+            "popsize": integer_or_null(2, 10_000),
+            "consider_pruned_trials": boolean(),
+            "use_separable_cma": boolean(),
+            "with_margin": boolean(),
+            "lr_adapt": boolean(),
+            "warn_independent_sampling": boolean(),
+        },
+        cmaes_refusals,
+    ),
+    "gp": Kind(
+        lambda spec, seed: GaussianProcess(seed, spec.directions, spec.sampler.params),
+        {
+            "n_startup_trials": integer(0),
+            "deterministic_objective": boolean(),
+            "warn_independent_sampling": boolean(),
+        },
+        gp_refusals,
+    ),
+    "qmc": Kind(
+        lambda spec, seed: QuasiRandom(seed, len(spec.search_space), **spec.sampler.params),  # type: ignore[arg-type]
+        {
+            "qmc_type": one_of("sobol", "halton"),
+            "scramble": boolean(),
+            "warn_asynchronous_seeding": boolean(),
+            "warn_independent_sampling": boolean(),
+        },
+    ),
+    "nsgaii": Kind(
+        lambda spec, seed: Nsga2(seed, spec.directions, spec.sampler.params),
+        {
+            "population_size": integer(2, 10_000),
+            "mutation_prob": number_or_null(0, 1),
+            "crossover_prob": number(0, 1),
+            "swapping_prob": number(0, 1),
+        },
+    ),
     "grid": Kind(lambda spec, seed: GridSearch(seed), {}, grid_refusals),
 }
 
@@ -121,5 +195,7 @@ def check_sampler(spec: StudySpec) -> list[Fault]:
 
 
 def make_sampler(spec: StudySpec) -> Sampler:
+    # Who sets an experimental option has chosen so.
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     assert spec.sampler.seed is not None
     return SAMPLERS[spec.sampler.name].make(spec, spec.sampler.seed)

@@ -21,6 +21,8 @@ class Tpe:
         self._seed = seed
         self._directions = directions
         self._options = dict(options)
+        if options.get("group"):
+            self._options["multivariate"] = True  # with several directions Optuna asks to have it said
         self._history = BoundedHistory(directions)
 
     def absorb(self, trial: HistoryTrial) -> None:

@@ -56,6 +56,8 @@ class Tuner:
             if space != self._space:
                 self._axes = Axes(self._spec.search_space, space)
             self._space = space
+        if fixed and self._axes.are_complete(fixed):
+            return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
         return self._sampler.draw(number, self._axes, fixed)
 
     def judge(self, number: int, reports: Mapping[int, float]) -> Verdict:

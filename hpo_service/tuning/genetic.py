@@ -1,0 +1,109 @@
+"""NSGA-II by Optuna: generations of trials, each bred from the best of the two before.
+
+system_attrs: {"nsgaii": {"space", "generation", "parents"?}}. `space` tells the rounds of a narrowed study apart: a
+round begins with a generation 0 that consists of the earlier trials inside its ranges, and of imported ones. `parents`
+(of this generation) are written down by the trial that needed them first, since every later one must have the same.
+
+Optuna is shown the two generations and their parents that it looks at, not the whole study.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.samplers import NSGAIISampler
+from optuna.trial import FrozenTrial
+
+from hpo_service.domain.search_space import Params, Value
+from hpo_service.domain.trial import HistoryTrial, TrialState
+from hpo_service.tuning.axes import Axes, Axis
+from hpo_service.tuning.drawing import Drawn, generator, short_seed
+from hpo_service.tuning.optuna_study import Notes, StudyInMemory, frozen
+
+_GENERATION = "NSGAIISampler:generation"
+_PARENTS = "NSGAIISampler:parent:"
+
+
+class Nsga2:
+    def __init__(self, seed: int, directions: Sequence[str], options: Mapping[str, Any]) -> None:
+        self._seed = seed
+        self._directions = directions
+        self._options = dict(options)
+        self._population = self._options.get("population_size", 50)
+        self._all: dict[int, HistoryTrial] = {}
+        self._axes: Axes | None = None
+        self._generations: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(dict)
+        self._parents: dict[int, list[int]] = {}
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        before = self._all.get(trial.number)
+        self._all[trial.number] = trial = replace(trial, reports=())
+        if before is not None and before.state.is_finished and before != trial:
+            self._axes = None
+        if self._axes is not None:
+            self._place(trial, self._axes)
+
+    def _enter(self, axes: Axes) -> None:
+        if axes is self._axes:
+            return
+        self._axes = axes
+        self._generations.clear()
+        self._parents.clear()
+        for number in sorted(self._all):
+            self._place(self._all[number], axes)
+
+    def _place(self, trial: HistoryTrial, axes: Axes) -> None:
+        note = trial.system_attrs.get("nsgaii", {})
+        ours = note.get("space") == axes.digest
+        generation = note["generation"] if ours else 0
+        if ours and "parents" in note:
+            self._parents.setdefault(generation, note["parents"])
+        if trial.state is not TrialState.COMPLETE or not trial.values:
+            return
+        numbers = axes.numbers_of(trial.params)
+        if numbers is None or any(axis.name not in numbers for axis in axes.always):
+            return
+        self._generations[generation][trial.number] = frozen(
+            trial.number,
+            trial.state,
+            numbers,
+            axes.distributions,
+            trial.values,
+            system_attrs={_GENERATION: generation},
+        )
+
+    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+        self._enter(axes)
+        latest = max(self._generations, default=0)
+        full = len(self._generations.get(latest, ())) >= self._population
+        generation = latest + 1 if full else latest
+        notes = Notes(
+            {f"{_PARENTS}{of}": self._parents[of] for of in (generation - 1, generation) if of in self._parents}
+        )
+        study = StudyInMemory(self._directions, self._shown(generation), notes=notes)
+        now = frozen(number, TrialState.RUNNING, {}, {}, system_attrs={_GENERATION: generation})
+        sampler = NSGAIISampler(seed=short_seed(self._seed, number), **self._options)
+        joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
+        drawn = sampler.sample_relative(study, now, joint) if joint else {}
+        position = generator(self._seed, number).random
+
+        def value_of(axis: Axis) -> Value:
+            return axis.nearest(drawn[axis.name]) if axis.name in drawn else axis.at(position())
+
+        note: dict[str, Any] = {"space": axes.digest, "generation": generation}
+        if f"{_PARENTS}{generation}" in notes.of_study:
+            note["parents"] = notes.of_study[f"{_PARENTS}{generation}"]
+        return Drawn(axes.complete(fixed, value_of), {"nsgaii": note})
+
+    def _shown(self, generation: int) -> list[FrozenTrial]:
+        shown: dict[int, FrozenTrial] = {}
+        wanted = {number for of in (generation - 1, generation) for number in self._parents.get(of, ())}
+        for of, members in self._generations.items():
+            if of in (generation - 1, generation):
+                shown.update(members)
+            else:
+                shown.update({number: members[number] for number in wanted & members.keys()})
+        return [shown[number] for number in sorted(shown)]
