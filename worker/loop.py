@@ -113,6 +113,7 @@ class Worker:
                 for given in answer["trials"]:
                     number = None if given.get("purpose") == "test" else given["number"]
                     release(client, given["study"], number, given["attempt"], "worker_left")
+                    self.tally["released"] += 1
 
     # Asking
 

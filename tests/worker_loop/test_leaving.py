@@ -1,0 +1,213 @@
+"""Real worker processes and signals: how they leave, crash, are replaced, and what becomes of their trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+OBJECTIVES = """
+    import os, time
+
+    def one_epoch_after_another(trial):
+        for step in range(1_000_000):
+            yield step, 0.5
+            time.sleep(0.01)
+
+    def one_long_epoch(trial):
+        print("an objective may print")
+        time.sleep(600)
+
+    def deaf(trial):
+        while True:
+            try:
+                time.sleep(600)
+            except BaseException:
+                pass
+
+    def quick(trial):
+        return trial.params["x"]
+
+    def crash_on_the_first_attempt(trial):
+        if trial.attempt == 1:
+            trial.report(0, 0.5)
+            os.kill(os.getpid(), 9)
+        return 0.5
+"""
+
+
+@pytest.fixture
+def start(tmp_path, server):
+    """Start `python -m worker` with one of the objectives above; end what is left of it afterwards."""
+    (tmp_path / "objectives_of_the_test.py").write_text(textwrap.dedent(OBJECTIVES))
+    started = []
+
+    def run(objective, *options):
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "worker", "--server", server, "--study", "s", "--json"),
+                *("--objective", f"objectives_of_the_test:{objective}", *(options or ("--processes", "1"))),
+            ],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def children(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids):
+    until = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("objective", ["one_epoch_after_another", "one_long_epoch"])
+def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective, signum):
+    process = start(objective)
+    stand_in.wait_for(lambda: stand_in.running)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert stand_in.released == [(0, 1)]
+    assert stand_in.waiting[0] == 0
+    assert json.loads(output) == {"trials": {"released": 1}}
+
+
+def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_same(start, stand_in):
+    process = start("deaf")
+    stand_in.wait_for(lambda: stand_in.running)
+    time.sleep(0.2)  # into the objective
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert stand_in.released == [(0, 1)]
+
+
+def test_a_second_signal_ends_it_at_once(start, stand_in):
+    process = start("deaf")
+    stand_in.wait_for(lambda: stand_in.running)
+    time.sleep(0.2)
+    process.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stand_in.released == []
+
+
+def test_a_worker_that_waits_for_trials_leaves_at_once_and_keeps_none(start, stand_in):
+    stand_in.waiting.clear()
+    process = start("quick")
+    stand_in.wait_for(lambda: stand_in.count("ask") >= 1)
+    with stand_in.lock:
+        stand_in.waiting.append(3)  # the answer to the question it hangs up on
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert stand_in.running == {}
+    assert stand_in.told == {} or stand_in.told.keys() == {3}
+
+
+def test_a_worker_leaves_a_server_that_does_not_answer(start, stand_in):
+    process = start("one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    stand_in.fault = lambda verb, count: time.sleep(30) or "drop"
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_processes_end_with_the_supervisor_even_when_it_is_killed(start, stand_in):
+    process = start("one_long_epoch", "--processes", "2")
+    stand_in.wait_for(lambda: len(stand_in.running) == 2)
+    pids = children(process)
+    assert len(pids) == 2
+    process.kill()
+    process.wait()
+    wait_until_gone(pids)
+    assert sorted(stand_in.released) == [(0, 1), (1, 1)]
+
+
+def test_a_process_that_crashes_is_replaced(start, stand_in):
+    process = start("one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    (pid,) = children(process)
+    os.kill(pid, signal.SIGKILL)
+    stand_in.wait_for(lambda: len(stand_in.running) == 2)
+    assert children(process) != [pid]
+
+
+def test_what_an_objective_prints_is_not_in_the_answer(start, stand_in):
+    process = start("one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    time.sleep(0.2)
+    process.terminate()
+    output, errors = process.communicate(timeout=20)
+    assert "an objective may print" not in output
+    assert "an objective may print" in errors
+
+
+def test_several_processes_share_a_study_and_their_tally(start, stand_in):
+    process = start("quick", "--processes", "2", "--until-done")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert json.loads(output) == {"trials": {"COMPLETE": 4}}
+    assert {number: told["values"] for number, told in stand_in.told.items()} == {
+        number: [number / 10] for number in range(4)
+    }
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [("not_there", "cannot be imported"), ("os", "is no function")],
+)
+def test_an_objective_that_cannot_be_used_is_a_usage_error(start, stand_in, objective, words):
+    process = start(objective)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert words in errors
+    assert stand_in.count("ask") == 0
+
+
+def test_an_objective_without_a_study_is_a_usage_error():
+    process = subprocess.run(
+        [sys.executable, "-m", "worker", "--objective", "a:b"], capture_output=True, text=True, timeout=20
+    )
+    assert process.returncode == 2
+    assert "--study" in process.stderr
+
+
+def test_a_process_that_trains_imports_no_server():
+    program = "import sys, worker.child, worker.start; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "starlette", "optuna", "sqlalchemy", "uvicorn", "matplotlib", "scipy"} & set(loaded)
+    assert "hpo_service.client" in loaded
