@@ -31,7 +31,7 @@ async def follow(service: Service, name: str, after: int | None) -> AsyncIterato
 async def _follow(service: Service, study: Study, after: int) -> AsyncIterator[bytes]:
     yield b"retry: 1000\n\n"
     silent = 0.0
-    while True:
+    while not service.leaving:
         changed = service.changes.following()
         try:
             found, more = await service.read(study.name, partial(_since, study_id=study.id, after=after))

@@ -29,9 +29,15 @@ class Service:
             database_url, clock, on_commit=self.tuners.committed, on_rollback=self.tuners.rolled_back
         )
         self.changes = Changes()
+        self.leaving = False
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
         self._seen_lock = threading.Lock()
+
+    def leave(self) -> None:
+        """Send everybody home who waits: the server is about to stop."""
+        self.leaving = True
+        self.changes.announce()
 
     def close(self) -> None:
         self.database.close()

@@ -94,7 +94,7 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]])
         changed = service.changes.following()
         found = await look()
         left = deadline - time.monotonic()
-        if found.final or left <= 0:
+        if found.final or left <= 0 or service.leaving:
             return found.answer
         try:
             await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
