@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
 import pytest
 
-from hpo_service.client import Client, Forbidden, Retries
+from hpo_service.client import NEVER, Client, Forbidden, Retries
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
 from worker.objective import FailedTrial, neural_network_objective
-from worker.outbox import Outbox
+from worker.outbox import HeldJob, Outbox
 
 SOON = Retries(initial=0.01, longest=0.05, deadline=5)
 
@@ -20,9 +21,9 @@ SOON = Retries(initial=0.01, longest=0.05, deadline=5)
 def work(server):
     """Run a worker with this objective until the study is over; return its tally."""
 
-    def run(objective, studies=("s",)):
+    def run(objective, studies=("s",), retries=SOON):
         outbox = Outbox()
-        heartbeat = Heartbeat(Client(server, retries=SOON), outbox)
+        heartbeat = Heartbeat(Client(server, retries=retries), outbox)
         heartbeat.start()
         worker = Worker(
             Client(server, retries=SOON),
@@ -141,16 +142,6 @@ def test_a_lost_trial_is_dropped_and_asked_for_anew(work, stand_in):
     assert stand_in.told[1]["attempt"] == 2
 
 
-def test_a_long_epoch_keeps_its_lease(work, stand_in):
-    stand_in.lease_seconds = 0.3
-
-    def objective(trial):
-        stand_in.wait_for(lambda: len(beats(stand_in, trial.number)) >= 2)
-        return 0.5
-
-    assert work(objective) == {"COMPLETE": 4}
-
-
 def beats(stand_in, number):
     return [
         call
@@ -184,6 +175,49 @@ def test_lost_answers_and_refusals_change_nothing(work, stand_in, seed):
     assert sorted(stand_in.told) == [0, 1, 2, 3]
     assert set(stand_in.attempts.values()) == {1}
     assert all(list(reports) == [0, 1, 2] for reports in stand_in.reports.values())
+
+
+def forget_what_was_sent(monkeypatch):
+    calls = Outbox.calls
+
+    def forgetful(self, now):
+        due = calls(self, now)
+        for job in self.jobs:
+            job.reports.clear()
+        return due
+
+    monkeypatch.setattr(Outbox, "calls", forgetful)
+
+
+def never_beat(monkeypatch):
+    monkeypatch.setattr(HeldJob, "due_at", lambda job: job.sent_at if job.reports or job.result else math.inf)
+
+
+@pytest.mark.parametrize("sabotage", [None, forget_what_was_sent])
+def test_what_the_client_has_given_up_on_is_sent_again(work, stand_in, monkeypatch, sabotage):
+    """The sabotaged run shows that this test can fail."""
+    stand_in.fault = lambda verb, count: "away" if verb == "batch" and stand_in.count("refused") < 2 else None
+    if sabotage:
+        sabotage(monkeypatch)
+    monkeypatch.setattr("worker.heartbeat.PAUSE_SECONDS", 0.01)
+    assert work(three_epochs, retries=NEVER) == {"COMPLETE": 4}
+    everything = [list(stand_in.reports[number]) == [0, 1, 2] for number in range(4)]
+    assert all(everything) is (sabotage is None)
+
+
+@pytest.mark.parametrize("sabotage", [None, never_beat])
+def test_a_lease_is_renewed_within_its_length(work, stand_in, monkeypatch, sabotage):
+    """The sabotaged run shows that this test can fail."""
+    stand_in.lease_seconds = 0.3
+    if sabotage:
+        sabotage(monkeypatch)
+
+    def objective(trial):
+        time.sleep(0.5)
+        return 0.5
+
+    work(objective)
+    assert all(beats(stand_in, number) for number in range(4)) is (sabotage is None)
 
 
 def test_a_drained_worker_leaves(work, stand_in):
