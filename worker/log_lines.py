@@ -10,7 +10,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 
 def configure(**bound: object) -> None:
-    """Set up the process's log; `bound` goes with every line."""
+    """Set up the process's log; `bound` goes with every line. Tracebacks without local variables: keys are among them."""
     pretty = sys.stderr.isatty()
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -19,9 +19,9 @@ def configure(**bound: object) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
     ]
     if pretty:
-        processors.append(structlog.dev.ConsoleRenderer())
+        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
