@@ -10,7 +10,10 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 
 def configure(**bound: object) -> None:
-    """Set up the process's log; `bound` goes with every line. Tracebacks without local variables: keys are among them."""
+    """Set up the process's log; `bound` goes with every line.
+
+    Tracebacks come without local variables: keys are among them.
+    """
     pretty = sys.stderr.isatty()
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
