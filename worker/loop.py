@@ -71,6 +71,7 @@ class Worker:
         self.rng = rng or random.Random()
         self.tally: Counter[str] = Counter()
         self.asking: Ask | None = None
+        self._perhaps_the_last = False
         self._next_study = cycle(studies or [None])
         self._facts: dict[str, StudyFacts] = {}
 
@@ -82,6 +83,7 @@ class Worker:
             answer, jobs = self._ask(ask)
             for given, job in zip(answer["trials"], jobs, strict=True):
                 self._work_on(given, job)
+            self._perhaps_the_last = self.until_done and bool(jobs)
             if answer.get("drain"):
                 log.info("drained")
                 return
@@ -118,9 +120,15 @@ class Worker:
     # Asking
 
     def _next_ask(self) -> Ask:
-        # An ask of one study ends with the study; one of any study does not.
-        short = len(self.studies) > 1 or (self.until_done and not self.studies)
-        return Ask(next(self._next_study), SHORT_WAIT_SECONDS if short else WAIT_SECONDS, new_request_id())
+        return Ask(next(self._next_study), self._wait_seconds(), new_request_id())
+
+    def _wait_seconds(self) -> float:
+        """An ask of one study is answered when the study ends; one of any study waits on."""
+        if len(self.studies) == 1:
+            return WAIT_SECONDS
+        if self._perhaps_the_last:
+            return 0.0
+        return SHORT_WAIT_SECONDS if self.until_done or self.studies else WAIT_SECONDS
 
     def _kinds(self) -> Sequence[str] | None:
         return None if self.studies else KINDS

@@ -229,6 +229,33 @@ def test_the_network_is_searched_and_its_test_set_opened_once(hpo, start):
     assert hpo.test("network", ensemble=2)["test"] == test
 
 
+def test_named_studies_are_trained_side_by_side_and_others_left_alone(hpo, start, go_on):
+    go_on.touch()
+    for name in ("left", "right", "other"):
+        create(hpo, name, trials=3)
+    worker = start_worker(start, "left", "slow_until_released", "--study", "right", "--until-done")
+    worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    states = {name: hpo.study(name)["state"] for name in ("left", "right", "other")}
+    assert states == {"left": "COMPLETED", "right": "COMPLETED", "other": "ACTIVE"}
+    assert list(hpo.trials("other")) == []
+
+
+@pytest.mark.xfail(reason="the server gives a trial to a long poll whose caller has hung up", strict=False)
+def test_a_worker_that_left_while_it_waited_is_given_nothing(hpo, start):
+    create(hpo, "paused")
+    hpo.pause("paused")
+    known = hpo.workers()
+    worker = start_worker(start, "paused", "forty_epochs")
+    before = {each["worker_id"] for each in known}
+    wait_for(lambda: {each["worker_id"] for each in hpo.workers()} - before)
+    worker.terminate()
+    worker.communicate(timeout=30)
+    hpo.resume("paused")
+    time.sleep(1)
+    assert hpo.study("paused")["counts"]["RUNNING"] == 0
+
+
 def test_a_study_that_is_not_there_is_exit_code_3(start):
     worker = start_worker(start, "nowhere", "forty_epochs")
     _, errors = worker.communicate(timeout=30)
