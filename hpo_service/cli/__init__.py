@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hpo_service import __version__
-from hpo_service.cli import plot, serve, study_commands
+from hpo_service.cli import plot, run, serve, study_commands, watch
 from hpo_service.cli.database_commands import db_app, token_app
 from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Hyperparameter optimization: a server that hands out trials, workers that train them.",
 )
+app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("watch")(watch.watch)
 app.command("plot")(plot.plot)
 for name in ("worker", "agent"):
     if find_spec(f"hpo_service.cli.{name}") is not None:

@@ -31,32 +31,30 @@ _STYLE: dict[Any, Any] = {
 
 def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
     """Write the picture that the trials (best first) allow: curves where they have reports."""
-    reported = [trial for trial in trials if len(trial["reports"]) > 1]
-    if len(study["directions"]) == 1 and reported:
-        _save(_curves(study, reported[:PANELS]), file)
-    else:
-        _save(_values_and_params(study, trials), file)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130, format=file.suffix.lstrip(".").lower() or "png")
-
-
-def _figure(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    reported = [trial for trial in trials if len(trial["reports"]) > 1]
+    with mpl.rc_context(_STYLE):
+        if len(study["directions"]) == 1 and reported:
+            figure = _curves(study, reported[:PANELS])
+        else:
+            figure = _values_and_params(study, trials)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=130, format=file.suffix.lstrip(".").lower())
+
+
+def _figure(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **how)
-    return figure, list(axes.flat)
+    figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **how).flat)
 
 
 def _curves(study: Json, trials: Sequence[Json]) -> Figure:
     """One panel a trial, best first: validation dashed, training solid, all on the same axes."""
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(COLUMNS, len(trials))
     figure, panels = _figure(math.ceil(len(trials) / columns), columns, 2.5, 1.9, sharex=True, sharey=True)
     is_network = (study.get("objective") or {}).get("kind") == "neural_network"
@@ -77,6 +75,9 @@ def _curves(study: Json, trials: Sequence[Json]) -> Figure:
         panel.set_title(f"Best-{place}({'val_acc' if is_network else 'value'}:{_value(trial)})")
     for panel in panels[len(trials) :]:
         panel.set_visible(False)
+    for panel in panels[len(trials) - columns : len(trials)]:
+        panel.tick_params(labelbottom=True)  # the lowest of its column, where the last row is not full
+    panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if is_network:
         panels[0].set_ylim(0, 1.02)
     figure.suptitle(f"{study['name']}: the best {wording.count(len(trials), 'trial')}, best first", fontsize=10)

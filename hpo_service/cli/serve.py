@@ -7,7 +7,7 @@ import json as json_format
 import signal
 import socket
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
 from hpo_service.domain.errors import HpoError
 
-PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
+PATIENCE_SECONDS = 2  # for the answers under way when the server is to end
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
             )
             print(shown, flush=True)
 
-        _run(_application(database), listener, ready)
+        _serve(database, listener, ready)
 
 
 def _is_loopback(host: str) -> bool:
@@ -82,21 +82,22 @@ def _url(host: str, port: int) -> str:
     return f"http://{reachable}:{port}"
 
 
-def _application(database: str) -> Any:
-    """The app on this database; a database that cannot be opened is one line."""
+def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import asyncio
+
+    import uvicorn
+
     from hpo_service.api.app import create_app
     from hpo_service.settings import Settings
 
-    try:
-        return create_app(Settings(database_url=database))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    except HpoError as error:
-        raise CommandFailed(f"{without_password(database)}: {error.detail}") from None
-
-
-def _run(application: Any, listener: socket.socket, ready: Callable[[], None]) -> None:
-    import uvicorn
+    application = create_app(Settings(database_url=database))
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=PATIENCE_SECONDS,
+    )
 
     class AnnouncingServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -104,12 +105,18 @@ def _run(application: Any, listener: socket.socket, ready: Callable[[], None]) -
             if self.started:
                 ready()
 
-    # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    server = AnnouncingServer(
-        uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=PATIENCE_SECONDS)
-    )
-    server.run(sockets=[listener])
-    if not server.started:
-        raise CommandFailed("the server could not start; the lines above say why")
+    async def main() -> None:
+        # entered here rather than by uvicorn, which would turn a database error into a page of traceback
+        async with application.router.lifespan_context(application):
+            # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
+            await AnnouncingServer(config).serve(sockets=[listener])
+
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(main())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except HpoError as error:
+        raise CommandFailed(f"{without_password(database)}: {error.detail}") from None

@@ -20,6 +20,7 @@ Json = Mapping[str, Any]
 
 NO_DIFFERENCE = 0.1  # a parameter with a smaller share of the importance hardly matters
 AT_THE_EDGE = 0.1  # of the range searched
+ENOUGH_TRIALS = 20  # before importances say something
 CROWD = 1 / 3  # of the best trials
 FEWEST_AT_THE_EDGE = 3  # fewer may be there by chance
 
@@ -153,7 +154,9 @@ def _movement(given: Json, was: Json | None) -> str:
 def _importances(seen: Observation) -> Iterator[str]:
     if not seen.importances:
         return
-    yield "What mattered (share of the difference between trials)"
+    complete = seen.study["counts"]["COMPLETE"]
+    unsure = f"; {complete} are too few to be sure" if complete < ENOUGH_TRIALS else ""
+    yield f"What mattered (share of the difference between trials{unsure})"
     threshold = min(NO_DIFFERENCE, 0.5 / len(seen.importances))
     rows = []
     for name, share in sorted(seen.importances.items(), key=lambda item: -item[1]):

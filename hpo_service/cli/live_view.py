@@ -1,0 +1,222 @@
+"""A study while it runs, on stderr: a view that renews itself on a terminal, elsewhere a plain line now and then."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo_service.cli import wording
+
+if TYPE_CHECKING:
+    from hpo_service.client import Client
+
+Json = Mapping[str, Any]
+
+MOST_RUNNING = 6  # trials shown one by one
+MOST_ROUNDS = 4  # columns; of more rounds the first and the last ones
+MOST_PARAMETERS = 8
+LINE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment."""
+
+    study: Json
+    running: Sequence[Json] = ()
+    elapsed_seconds: float = 0.0
+    seconds_left: float | None = None  # None: nobody knows
+
+    @property
+    def is_done(self) -> bool:
+        return self.study["state"] in wording.DONE
+
+
+@dataclass
+class Follower:
+    """Reads a study again and again, and estimates from its pace when it will be done."""
+
+    client: Client
+    name: str
+    clock: Callable[[], float] = time.monotonic
+    _began: float | None = None
+    _finished_before: int = 0
+
+    def snapshot(self) -> Snapshot:
+        study = self.client.study(self.name)
+        running = self.client.trials(self.name, state="RUNNING", page_size=MOST_RUNNING)
+        now, finished = self.clock(), wording.finished(study)
+        if self._began is None:
+            self._began, self._finished_before = now, finished
+        elapsed = now - self._began
+        return Snapshot(
+            study,
+            list(itertools.islice(running, MOST_RUNNING)),
+            elapsed,
+            seconds_left(study, elapsed, finished - self._finished_before),
+        )
+
+
+def seconds_left(study: Json, elapsed: float, finished: int) -> float | None:
+    """At the pace so far; None without a limit, or before the first trial has shown a pace."""
+    limit: int | None = study["limits"]["trials"]
+    if limit is None or finished <= 0:
+        return None
+    return max(0, limit - wording.finished(study)) * elapsed / finished
+
+
+class LiveDisplay:
+    """Shows one snapshot after another, as suits whoever reads stderr."""
+
+    def __init__(self, server: str, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._server = server
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._said: tuple[object, ...] = ()
+        self._said_at = float("-inf")
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own, which stays above the view."""
+        self._console.print(Text(text))
+
+    def show(self, snapshot: Snapshot) -> None:
+        if self._live is not None:
+            self._live.update(view(snapshot, self._server), refresh=True)
+            return
+        # a change of state or round at once, progress now and then
+        happened = (snapshot.study["state"], len(snapshot.study["rounds"]))
+        if happened != self._said or time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
+            self._said, self._said_at = happened, time.monotonic()
+            self._console.print(Text(line(snapshot)), soft_wrap=True)
+
+
+def line(snapshot: Snapshot) -> str:
+    """Everything in one line, for a log file."""
+    study = snapshot.study
+    parts = [f"{study['name']}: {study['state']}", _progress(study)]
+    if len(study["rounds"]) > 1:
+        parts.append(_round(study))
+    if (best := wording.best_value(study)) is not None:
+        parts.append(f"best {wording.number(best, 4)} (trial {study['best']['number']})")
+    parts.append(f"{study['counts']['RUNNING']} running")
+    if snapshot.seconds_left is not None and not snapshot.is_done:
+        parts.append(f"about {wording.duration(snapshot.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def view(snapshot: Snapshot, server: str) -> RenderableType:
+    """The whole view: title, bar, best so far, the ranges of each round, what is running."""
+    return Group(*_parts(snapshot), Text(f"dashboard  {server}/dashboard", style="dim"))
+
+
+def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
+    study = snapshot.study
+    title = Text.assemble((study["name"], "bold"), "  ", (study["state"], _STATE_STYLES.get(study["state"], "")))
+    if study["narrowing"]:
+        title.append(f"  {_round(study)}")
+    yield title
+    yield _bar(snapshot)
+    yield _best(study)
+    yield _ranges(study)
+    yield from _running(snapshot)
+
+
+_STATE_STYLES = {"ACTIVE": "green", "COMPLETED": "bold green", "PAUSED": "yellow", "CANCELLED": "red"}
+
+
+def _progress(study: Json) -> str:
+    limit = study["limits"]["trials"]
+    return f"{wording.finished(study)}{f'/{limit}' if limit is not None else ''} trials"
+
+
+def _round(study: Json) -> str:
+    rounds = study["rounds"]
+    of_all = f" of {study['narrowing']['rounds']}" if study["narrowing"] else ""
+    return f"round {rounds[-1]['round'] + 1}{of_all}"
+
+
+def _bar(snapshot: Snapshot) -> RenderableType:
+    study, limit = snapshot.study, snapshot.study["limits"]["trials"]
+    timing = wording.duration(snapshot.elapsed_seconds)
+    if snapshot.seconds_left is not None and not snapshot.is_done:
+        timing += f", about {wording.duration(snapshot.seconds_left)} left"
+    failed = study["counts"]["FAIL"]
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        ProgressBar(total=limit, completed=wording.finished(study), width=40, pulse=limit is None),
+        f"{_progress(study)}{f' ({failed} failed)' if failed else ''}",
+        timing,
+    )
+    return row
+
+
+def _best(study: Json) -> RenderableType:
+    if "front" in study:
+        return Text(f"best so far  {wording.count(len(study['front']), 'trial')} that no other beats")
+    if not study.get("best"):
+        return Text("best so far  none yet", style="dim")
+    best = study["best"]
+    return Text.assemble(
+        "best so far  ",
+        (wording.number(best["values"][0], 4), "bold"),
+        f"  trial {best['number']}  {wording.params(best['params'])}",
+    )
+
+
+def _ranges(study: Json) -> RenderableType:
+    """A row a parameter, a column a round, the current one bold."""
+    rounds = study["rounds"]
+    shown = rounds if len(rounds) <= MOST_ROUNDS else [rounds[0], *rounds[1 - MOST_ROUNDS :]]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("range")
+    for one in shown:
+        table.add_column(f"round {one['round'] + 1}", style="bold" if one is rounds[-1] else "dim", no_wrap=True)
+    for name in list(study["search_space"])[:MOST_PARAMETERS]:
+        cells = (one["search_space"].get(name) for one in shown)
+        table.add_row(name, *("-" if cell is None else wording.parameter_range(cell) for cell in cells))
+    return table
+
+
+def _running(snapshot: Snapshot) -> Iterator[RenderableType]:
+    running = snapshot.study["counts"]["RUNNING"]
+    yield Text(f"running  {running or 'nothing at the moment'}", style="" if running else "dim")
+    table = Table.grid(padding=(0, 2))
+    for trial in snapshot.running:
+        last = trial["reports"][-1] if trial["reports"] else None
+        value = "" if last is None else wording.number(last["value"])
+        table.add_row(f"  trial {trial['number']}", _step(snapshot.study, trial, last), value, trial["worker_id"] or "")
+    if snapshot.running:
+        yield table
+    if running > len(snapshot.running) > 0:
+        yield Text(f"  and {running - len(snapshot.running)} more", style="dim")
+
+
+def _step(study: Json, trial: Json, last: Json | None) -> str:
+    if last is None:
+        return "begins"
+    objective = study["objective"] or {}
+    if objective.get("kind") != "neural_network":
+        return f"step {last['step']}"
+    epochs = trial["params"].get("epochs", objective.get("epochs", 50))
+    return f"epoch {last['step']} of {wording.number(epochs)}"

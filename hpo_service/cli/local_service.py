@@ -1,0 +1,199 @@
+"""A server and its workers as child processes: started, watched, started again when they die, stopped in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hpo_service.cli.exits import USAGE, CommandFailed, UsageError
+from hpo_service.cli.lifeline import Lifeline
+
+START_SECONDS = 60.0  # for a first start that makes the tables of a slow database
+STOP_SECONDS = 15.0  # to hand trials back, or to answer the calls under way
+MOST_DEATHS = 3  # without a trial finished in between
+LOG_LINES = 8
+
+
+class Child:
+    """One `hpo …` process in a session of its own: Ctrl-C on the terminal reaches it only through its parent."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        lifeline: Lifeline,
+        *,
+        keep_open: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+        answers: bool = False,
+    ) -> None:
+        """keep_open: other descriptors to inherit; answers: its stdout is read, not logged."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log, self._log_began = log, log.stat().st_size if log.exists() else 0
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                # -P: a file in the current folder must not take the place of one of our modules
+                [sys.executable, "-P", "-m", "hpo_service", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if answers else output,
+                stderr=output,
+                env={**os.environ, **lifeline.environment(), **(environment or {})},
+                pass_fds=(lifeline.read_end, *keep_open),
+                start_new_session=True,
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.process.poll()
+
+    def answer(self, seconds: float, given_up: Callable[[], bool]) -> str:
+        """The next line of its stdout, or "" if it ends, the time runs out or somebody gives up."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not given_up():
+            if select.select([self.process.stdout], [], [], 0.2)[0]:
+                return self.process.stdout.readline().decode()
+        return ""
+
+    def last_words(self) -> str:
+        """The end of what it has logged."""
+        with suppress(OSError), self._log.open("rb") as log:
+            log.seek(self._log_began)
+            return "\n".join(log.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:])
+        return ""
+
+    def stop(self) -> None:
+        """Ask it to end; a process that does not is killed, with all it has started."""
+        if self.exit_code is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+class LocalService:
+    """The server on loopback and one `hpo worker` with its processes; both log to files in `logs`."""
+
+    def __init__(self, database: str, logs: Path, given_up: Callable[[], bool]) -> None:
+        self.server_log, self.worker_log = logs / "hpo-server.log", logs / "hpo-worker.log"
+        self.url = ""
+        self._database, self._given_up = database, given_up
+        self._server: Child | None = None
+        self._worker: Child | None = None
+        self._worker_arguments: Sequence[str] = ()
+        self._deaths = 0
+        # the workers hold the server's lifeline as well: it goes last, when they have handed back their trials
+        self._server_lifeline, self._worker_lifeline = Lifeline(), Lifeline()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop_workers()
+        if self._server is not None:
+            self._server.stop()
+        self._server_lifeline.close()
+        self._worker_lifeline.close()
+
+    def start_server(self, port: int = 0) -> bool:
+        """Start it and wait until it answers; False if somebody gave up meanwhile."""
+        self._server = Child(
+            ["serve", "--host", "127.0.0.1", "--port", str(port), "--no-auth", "--json"],
+            self.server_log,
+            self._server_lifeline,
+            environment={"HPO_DATABASE_URL": self._database},  # not an argument: `ps` shows those to everybody
+            answers=True,
+        )
+        answer = self._server.answer(START_SECONDS, self._given_up)
+        if answer:
+            self.url = json.loads(answer)["url"]
+            return True
+        if self._given_up():
+            return False
+        self._server.stop()
+        said = self._server.last_words().removeprefix("hpo: ") or "it said nothing"
+        failure = UsageError if self._server.exit_code == USAGE else CommandFailed
+        raise failure(f"the server could not start: {said}{_how_to_use_the_other(said)}")
+
+    def start_workers(self, processes: int, study: str | None) -> None:
+        """For one study until it is done; or, without one, for whatever the server gives out."""
+        of_study = ["--study", study, "--until-done"] if study is not None else []
+        self._worker_arguments = ["worker", "--server", self.url, "--processes", str(processes), *of_study]
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        self._worker = Child(
+            self._worker_arguments,
+            self.worker_log,
+            self._worker_lifeline,
+            keep_open=[self._server_lifeline.write_end],
+        )
+
+    def stop_workers(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def progressed(self) -> None:
+        """A trial has finished: what died before is no reason to give up any more."""
+        self._deaths = 0
+
+    @property
+    def server_died(self) -> bool:
+        return self._server is not None and self._server.exit_code is not None
+
+    @property
+    def workers_died(self) -> bool:
+        return self._worker is not None and self._worker.exit_code is not None
+
+    def revive_server(self) -> str:
+        """Start the server again on its port; return what is to be said about it."""
+        assert self._server is not None
+        code = self._count_death("server", self._server, self.server_log)
+        self._server.stop()
+        self.start_server(port=int(self.url.rpartition(":")[2]))
+        return f"the server ended unexpectedly ({code}); it was started again"
+
+    def revive_workers(self) -> str:
+        assert self._worker is not None
+        code = self._count_death("worker", self._worker, self.worker_log)
+        self._worker.stop()
+        self._start_workers()
+        return f"the workers ended unexpectedly ({code}); they were started again"
+
+    def _count_death(self, name: str, child: Child, log: Path) -> str:
+        self._deaths += 1
+        code = child.exit_code or 0
+        ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if self._deaths >= MOST_DEATHS:
+            raise CommandFailed(
+                f"the {name} ended {self._deaths} times without a trial finished ({ending}); its last words, "
+                f"from {log}:\n{child.last_words() or '(none)'}"
+            )
+        return ending
+
+
+def _how_to_use_the_other(said: str) -> str:
+    if "another server" not in said:
+        return ""
+    return (
+        "\nto use the server that is running (http://127.0.0.1:8000 unless it was started otherwise): "
+        "hpo study create STUDY_FILE, then hpo worker --study NAME --until-done, and hpo watch NAME; "
+        "each takes --server URL"
+    )

@@ -1,0 +1,252 @@
+"""`hpo run`: the whole job on one machine, from a study file to the best trial, a picture and the test result."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo_service.cli import wording
+from hpo_service.cli.exits import ERROR, CommandFailed
+from hpo_service.cli.interruption import Interruption
+from hpo_service.cli.local_service import LocalService
+from hpo_service.cli.options import (
+    DEFAULT_DATABASE,
+    AsJson,
+    Database,
+    StudyFilePath,
+    connect,
+    print_json,
+    without_password,
+)
+from hpo_service.cli.plot import check_picture_file, draw_study
+from hpo_service.cli.study_commands import other_study_exists
+from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
+
+if TYPE_CHECKING:
+    from hpo_service.cli.live_view import Follower, LiveDisplay, Snapshot
+    from hpo_service.cli.study_file import StudyFile
+    from hpo_service.client import Client
+
+Json = Mapping[str, Any]
+
+REFRESH_SECONDS = 0.5
+TRAINABLE = "neural_network"
+OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
+
+
+def run(
+    file: StudyFilePath,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one for each core if not given.")
+    ] = None,
+    database: Database = DEFAULT_DATABASE,
+    no_test: Annotated[bool, typer.Option("--no-test", help="Leave the test set sealed.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option("-o", "--picture", metavar="FILE.png", help="Default: pictures/STUDY.png.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Run a study on this machine: server, workers, live progress, picture, test, summary.
+
+    Interrupted and started again on the same database, it goes on where it stopped.
+    """
+    from hpo_service.cli.study_file import read_study_file
+
+    study_file = read_study_file(file)
+    spec = study_file.spec()
+    if spec.kind != TRAINABLE:
+        raise _nobody_trains(file, spec.name, spec.kind)
+    picture = picture or Path("pictures") / f"{spec.name}.png"
+    check_picture_file(picture)
+    with Interruption() as interruption:
+        with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
+            job = Job(study_file, spec.name, service, interruption)
+            if service.start_server():
+                job.run(workers or _cores(), picture, with_test=not no_test)
+        if not job.is_finished:
+            print(_how_to_go_on(job, file, database), file=sys.stderr)
+            sys.exit(ERROR)
+    if json:
+        print_json(job.study)
+        return
+    print("\n".join([*job.summary, "", *_afterwards(job, database)]))
+
+
+class Job:
+    """One study being run; what it has found stays when the service has stopped."""
+
+    def __init__(self, study_file: StudyFile, name: str, service: LocalService, interruption: Interruption) -> None:
+        self.name = name
+        self.is_finished = False
+        self.study: Json | None = None  # as it read last
+        self.summary: list[str] = []
+        self.files: list[tuple[str, str]] = [
+            ("log of the server", str(service.server_log)),
+            ("log of the workers", str(service.worker_log)),
+        ]
+        self._study_file, self._service, self._interruption = study_file, service, interruption
+
+    def run(self, workers: int, picture: Path, *, with_test: bool) -> None:
+        from hpo_service.cli.live_view import LiveDisplay
+        from hpo_service.cli.summary import observe, summary_lines
+
+        with connect(self._service.url) as client:
+            self.study = self._create(client)
+            with LiveDisplay(client.server) as display:
+                self._train(client, display, workers)
+            if self._interruption.happened:
+                return
+            self._draw(client, picture)
+            if with_test and self._may_be_tested():
+                self._test(client)
+            if self._interruption.happened:
+                return
+            seen = observe(client, self.name)
+            self.study, self.summary = seen.study, summary_lines(seen)
+            self.is_finished = True
+
+    def _create(self, client: Client) -> Json:
+        try:
+            study = client.create(self._study_file.body)
+        except Invalid as error:
+            raise self._study_file.server_refusal(error.faults) from None
+        except StudyExists:
+            raise other_study_exists(self._study_file.body, client.study(self.name)) from None
+        if done := wording.finished(study):
+            _say(f"{self.name} goes on: {wording.count(done, 'trial')} finished before")
+        if study["state"] == "PAUSED":
+            study = client.resume(self.name)
+            _say(f"{self.name} was paused; it is resumed")
+        return study
+
+    def _train(self, client: Client, display: LiveDisplay, workers: int) -> None:
+        """Keep server and workers alive until the study is done, or somebody interrupts."""
+        from hpo_service.cli.live_view import Follower
+
+        follower = Follower(client, self.name)
+        finished = -1
+        if self.study is not None and self.study["state"] not in wording.DONE:
+            self._service.start_workers(workers, self.name)
+        while True:
+            # asked before the study is read: workers end by themselves once it is done
+            workers_died = self._service.workers_died
+            if self._service.server_died:
+                display.say(self._service.revive_server())
+            snapshot = self._look(follower)
+            if snapshot is not None:
+                self.study = snapshot.study
+                display.show(snapshot)
+                if snapshot.is_done:
+                    break
+                if wording.finished(snapshot.study) > finished:
+                    finished = wording.finished(snapshot.study)
+                    self._service.progressed()
+                if workers_died:
+                    display.say(self._service.revive_workers())
+            if self._interruption.wait(REFRESH_SECONDS):
+                break
+        self._service.stop_workers()
+
+    def _look(self, follower: Follower) -> Snapshot | None:
+        """The study as it is, or None while the server is away."""
+        try:
+            return follower.snapshot()
+        except HpoError as error:
+            if error.code not in ("unreachable", "unavailable"):
+                raise
+            return None
+
+    def _draw(self, client: Client, picture: Path) -> None:
+        try:
+            draw_study(client, self.name, picture)
+        except CommandFailed as error:
+            _say(f"no picture: {error.detail}")
+        else:
+            self.files.insert(0, ("picture", str(picture)))
+
+    def _may_be_tested(self) -> bool:
+        assert self.study is not None
+        return self.study["state"] in ("COMPLETED", "STOPPED") and bool(self.study["counts"]["COMPLETE"])
+
+    def _test(self, client: Client) -> None:
+        """Seal the study and wait for its one evaluation on the test set."""
+        self.study = study = client.test(self.name)
+        if study["test"]["state"] in OPEN:
+            _say("evaluating the best configuration on the test set, once")
+            # the job comes to workers of any study only
+            self._service.start_workers(1, study=None)
+        while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
+            if self._service.server_died:
+                _say(self._service.revive_server())
+            if self._service.workers_died:
+                _say(self._service.revive_workers())
+            with suppress(Unavailable):
+                self.study = study = client.study(self.name)
+        self._service.stop_workers()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _log_folder(database: str) -> Path:
+    """Beside a SQLite file; else where the command was typed."""
+    file = database.removeprefix("sqlite:///")
+    return Path(file).parent if file != database else Path()
+
+
+def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:
+    what = "no objective" if kind is None else f"an objective of the kind {kind!r}"
+    return CommandFailed(
+        f"{file}: {name} has {what}, and hpo run trains only the built-in {TRAINABLE!r}. Train it with your own "
+        "workers:\n"
+        "  hpo serve\n"
+        f"  hpo study create {file}\n"
+        f"  hpo worker --study {name} --objective package.module:function --until-done\n"
+        f'or name the built-in one in the file: [objective] with kind = "{TRAINABLE}"'
+    )
+
+
+def _how_to_go_on(job: Job, file: Path, database: str) -> str:
+    done = "" if job.study is None else f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded"
+    return f"interrupted{done} in {without_password(database)}\ngo on: hpo run {file}{_option(database)}"
+
+
+def _option(database: str) -> str:
+    return "" if database == DEFAULT_DATABASE else f" --database {shlex.quote(without_password(database))}"
+
+
+def _afterwards(job: Job, database: str) -> Iterator[str]:
+    """Where things are, and what to type next."""
+    yield "Files"
+    yield from wording.columns([*job.files, ("database", without_password(database))])
+    yield ""
+    yield "Next"
+    yield from wording.columns(
+        (
+            (f"hpo serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
+            (f"hpo study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
+            (f"hpo plot {job.name} -o {job.name}.png", "the picture again"),
+            *_ways_to_search_on(job),
+        )
+    )
+
+
+def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:
+    assert job.study is not None
+    if job.study["test"] is not None or job.study["narrowing"] is not None:
+        yield "a copy of the study file", "another name in it, and wider ranges or more trials: a new study"
+        return
+    more = 2 * (job.study["limits"]["trials"] or wording.finished(job.study))
+    yield f"hpo study limits {job.name} --trials {more}", "more trials: then run the file again"
