@@ -7,6 +7,8 @@ An objective is a function of a trial that returns its value, or a generator tha
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,10 +148,15 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
 
 
 def import_objective(place: str) -> Objective:
-    """The function that `package.module:function` names; Invalid says what is wrong with it."""
+    """The function that `package.module:function` names, looked for in the current folder first.
+
+    Invalid says what is wrong with it.
+    """
     module, colon, name = place.partition(":")
     if not module or not colon or not name:
         raise Invalid([Fault("objective", f"{place!r} is not of the form package.module:function")])
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -131,7 +131,8 @@ class Supervisor:
 def start_child(options: Options, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a process that trains. In a session of its own: a Ctrl-C reaches it through the supervisor, once."""
     return subprocess.Popen(  # noqa: S603 (our own module, no shell)
-        [sys.executable, "-m", "worker.child", options.to_argument()],
+        # -P: a worker.py in the current folder must not take the place of ours
+        [sys.executable, "-P", "-m", "worker.child", options.to_argument()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

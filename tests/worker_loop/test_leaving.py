@@ -51,10 +51,10 @@ def start(tmp_path, server):
     def run(objective, *options):
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "worker", "--server", server, "--study", "s", "--json"),
+                *(sys.executable, "-P", "-m", "worker", "--server", server, "--study", "s", "--json"),
                 *("--objective", f"objectives_of_the_test:{objective}", *(options or ("--processes", "1"))),
             ],
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -184,6 +184,14 @@ def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     assert {number: told["values"] for number, told in stand_in.told.items()} == {
         number: [number / 10] for number in range(4)
     }
+
+
+def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(start, stand_in, tmp_path):
+    (tmp_path / "worker.py").write_text("raise SystemExit('the wrong worker')")
+    process = start("quick", "--processes", "1", "--until-done")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert len(stand_in.told) == 4
 
 
 @pytest.mark.parametrize(
