@@ -77,7 +77,7 @@ def train(
     `seed` is the trial's own (initial weights, dropout masks), `study_seed` that of the split and the
     mini-batches, which all trials of a study share.
     """
-    split = _split(dataset, study_seed, *configuration.split_sizes(len(dataset.x_train)))
+    split = _split_of_study(configuration, dataset, study_seed)
     network = _network(configuration, split, seed, in_function_space=_pays(configuration, split))
     for epoch, _ in enumerate(_epochs(configuration, network, split, seed, study_seed), start=1):
         yield _report(epoch, _scores(network, 0, len(split.labels)), split)
@@ -97,7 +97,7 @@ def evaluate_on_test_set(
     The validation accuracy is that of networks of the same seeds, trained without the validation images.
     The test images are touched nowhere else. Raise Diverged.
     """
-    split = _split(dataset, study_seed, *configuration.split_sizes(len(dataset.x_train)))
+    split = _split_of_study(configuration, dataset, study_seed)
     members: list[dict[str, float | int]] = []
     validated: list[Array] = []
     tested: list[Array] = []
@@ -125,11 +125,21 @@ def evaluate_on_test_set(
     )
 
 
+def _split_of_study(configuration: NetworkConfiguration, dataset: Dataset, study_seed: int) -> Split:
+    training, validation = configuration.split_sizes(len(dataset.x_train))
+    return _split(dataset, study_seed, training, validation, configuration.validation_samples is not None)
+
+
 # The next trial of a worker is mostly one of the same study.
 @functools.lru_cache(maxsize=2)
-def _split(dataset: Dataset, study_seed: int, training: int, validation: int) -> Split:
-    """Shuffle the training images by the study's seed and take as many as are used, the first for training."""
-    order = _stream(study_seed, SPLIT).permutation(len(dataset.x_train))[: training + validation]
+def _split(dataset: Dataset, study_seed: int, training: int, validation: int, of_left_over: bool) -> Split:
+    """Shuffle the first images, as many as are used, and split them; or validate with some that were left over."""
+    rng = _stream(study_seed, SPLIT)
+    samples = training if of_left_over else training + validation
+    order = rng.permutation(samples)
+    if of_left_over:
+        left_over = samples + rng.permutation(len(dataset.x_train) - samples)
+        order = np.concatenate([order, left_over[:validation]])
     return Split(dataset.x_train[order], dataset.t_train[order], training, dataset.classes)
 
 

@@ -170,7 +170,7 @@ SETTINGS: Mapping[str, Setting] = {
     "dataset": Setting("name", "mnist, or a name in the worker's data folder", "mnist"),
     "samples": Setting(
         "int",
-        "how many training images are used; null: all that validation_samples leaves",
+        "how many training images are used, from the first on; null: all that validation_samples leaves",
         None,
         Range(low=1, high=100_000_000),
         optional=True,

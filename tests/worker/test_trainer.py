@@ -147,6 +147,17 @@ def test_all_samples_are_those_that_validation_leaves() -> None:
     assert reports({"samples": None, "validation_samples": 100, "dataset": "own"}, dataset=small_dataset())
 
 
+def test_the_first_images_are_used_and_others_validate_only_when_that_is_asked() -> None:
+    """Given a dataset whose images after the 200th are spoiled, then only validating with those left over sees it."""
+    spoiled = small_dataset().x_train.copy()
+    spoiled[200:] = np.nan
+    dataset = dataclasses.replace(small_dataset(), x_train=spoiled)
+
+    assert reports({"samples": 200, "dataset": "own"}, dataset=dataset)
+    with pytest.raises(Diverged):
+        reports({"samples": 200, "validation_samples": 50, "dataset": "own"}, dataset=dataset)
+
+
 def test_training_never_reads_a_test_image() -> None:
     poisoned = dataclasses.replace(
         small_dataset(), x_test=np.full((100, 784), np.nan, np.float32), t_test=np.full(100, 9)
