@@ -49,7 +49,7 @@ _ASK_EXAMPLE = {
 
 @router.post("/trials:ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 413, 422)})
 async def ask_any(request: Request, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]) -> Response:
-    return answer(await workers.ask_any(service_of(request), body))
+    return answer(await workers.ask_any(service_of(request), body, request.is_disconnected))
 
 
 @router.post(
@@ -58,7 +58,7 @@ async def ask_any(request: Request, body: Annotated[Ask, Body(examples=[_ASK_EXA
 async def ask_study(
     request: Request, study: StudyPath, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]
 ) -> Response:
-    return answer(await workers.ask_study(service_of(request), study, body))
+    return answer(await workers.ask_study(service_of(request), study, body, request.is_disconnected))
 
 
 @router.post(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,13 @@ from hpo_service.store.record import Record
 LOOK_AGAIN_SECONDS = 1.0
 
 
+CallerLeft = Callable[[], Awaitable[bool]]
+
+
+async def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class _Look:
     """What one look for a trial found. final: waiting on would change nothing."""
@@ -56,16 +64,16 @@ class _Look:
 # -- ask --------------------------------------------------------------------------------------------------
 
 
-async def ask_study(service: Service, name: str, ask: Ask) -> Json:
+async def ask_study(service: Service, name: str, ask: Ask, caller_left: CallerLeft = _never) -> Json:
     """Ask one study for trials of any objective."""
 
     async def look() -> _Look:
         return await _write_once(service, lambda record: _ask_study(service, record, name, ask), [name])
 
-    return await _ask(service, ask, look)
+    return await _ask(service, ask, look, caller_left)
 
 
-async def ask_any(service: Service, ask: Ask) -> Json:
+async def ask_any(service: Service, ask: Ask, caller_left: CallerLeft = _never) -> Json:
     """Ask whatever study has something to give for the kinds that this worker can train."""
 
     async def look() -> _Look:
@@ -85,10 +93,10 @@ async def ask_any(service: Service, ask: Ask) -> Json:
         await service.hear_of(ask.worker_id)
         return _Look({"trials": []}, final=False)
 
-    return await _ask(service, ask, look)
+    return await _ask(service, ask, look, caller_left)
 
 
-async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]]) -> Json:
+async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]], caller_left: CallerLeft) -> Json:
     deadline = time.monotonic() + ask.wait_seconds
     while True:
         changed = service.changes.following()
@@ -96,10 +104,11 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]])
         left = deadline - time.monotonic()
         if found.final or left <= 0 or service.leaving:
             return found.answer
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
-        except TimeoutError:
-            continue
+        # Who has hung up while waiting shall not be given a trial that nobody trains.
+        if await caller_left():
+            return found.answer
 
 
 async def _write_once(service: Service, work: Callable[[Record], _Look], studies: list[str]) -> _Look:

@@ -50,7 +50,10 @@ class WorkerRow:
 
 
 _b = sa.bindparam
-_STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"))
+# Studies that Optuna's own API wrote through its storage are not ours to give out.
+FROM_OPTUNA = "optuna"
+_OURS = studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'")
+_STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), _OURS)
 _STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
 _SAVE_STUDY = (
     sa.update(studies)
@@ -87,6 +90,7 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
 
 
 _OVERDUE = sa.select(studies.c.name).where(
+    _OURS,
     sa.or_(
         studies.c.id.in_(
             sa.select(trials.c.study_id)
@@ -103,7 +107,7 @@ _OVERDUE = sa.select(studies.c.name).where(
             studies.c.state == sa.literal_column("'ACTIVE'"),
             studies.c.running + studies.c.retries == 0,
         ),
-    )
+    ),
 )
 _TRIAL = sa.select(trials).where(trials.c.study_id == _b("study_id"), trials.c.number == _b("number"))
 _SAVE_TRIAL = (
@@ -168,7 +172,7 @@ class Record:
         return None if row is None else _study(row)
 
     def studies(self, state: str | None, after: int, limit: int) -> list[Study]:
-        query = sa.select(studies).where(studies.c.id > after).order_by(studies.c.id).limit(limit)
+        query = sa.select(studies).where(studies.c.id > after, _OURS).order_by(studies.c.id).limit(limit)
         if state is not None:
             query = query.where(studies.c.state == state)
         return [_study(row) for row in self._db.execute(query)]
@@ -234,10 +238,11 @@ class Record:
             sa.select(studies.c.name, studies.c.spec, busy)
             .outerjoin(tests, tests.c.study_id == studies.c.id)
             .where(
+                _OURS,
                 sa.or_(
                     studies.c.state == StudyState.ACTIVE,
                     sa.and_(studies.c.sealed, tests.c.state.in_(("WAITING", "RUNNING"))),
-                )
+                ),
             )
             .order_by(busy, studies.c.id)
         )

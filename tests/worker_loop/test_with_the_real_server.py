@@ -241,7 +241,6 @@ def test_named_studies_are_trained_side_by_side_and_others_left_alone(hpo, start
     assert list(hpo.trials("other")) == []
 
 
-@pytest.mark.xfail(reason="the server gives a trial to a long poll whose caller has hung up", strict=False)
 def test_a_worker_that_left_while_it_waited_is_given_nothing(hpo, start):
     create(hpo, "paused")
     hpo.pause("paused")
