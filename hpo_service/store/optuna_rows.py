@@ -15,10 +15,8 @@ import sqlalchemy as sa
 from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import TrialState, trial_seed
-from hpo_service.store.record import TALLY_FIELD, Record
+from hpo_service.store.record import FROM_OPTUNA, TALLY_FIELD, Record
 from hpo_service.store.tables import reports, rounds, studies, trials
-
-MADE_BY_OPTUNA = "optuna"
 
 _STUDY_COLUMNS = (
     studies.c.id,
@@ -138,7 +136,7 @@ class OptunaRows:
 
     def add_study(self, name: str, spec: dict[str, Any]) -> int:
         """Raise StudyExists when the name is taken."""
-        row: dict[str, Any] = {"name": name, "spec": spec, "created_with": MADE_BY_OPTUNA, "state": StudyState.STOPPED}
+        row: dict[str, Any] = {"name": name, "spec": spec, "created_with": FROM_OPTUNA, "state": StudyState.STOPPED}
         row |= {"created_at": self.now, "lease_seconds": spec["lease_seconds"]}
         try:
             study_id = int(self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one())
@@ -159,7 +157,7 @@ class OptunaRows:
         row = self._db.execute(query).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")
-        if row.created_with != MADE_BY_OPTUNA:
+        if row.created_with != FROM_OPTUNA:
             raise NotMadeByOptuna(row.name)
         return StudyRow(*row)
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import make_url
 
 from hpo_service.store import optuna_views
 from hpo_service.store.engine import database_url as engine_url
@@ -37,7 +37,6 @@ def viewed(database_url: str) -> str:
     """A database with a study whose trials have every state, kind of value and kind of param."""
     engine = writing_engine(engine_url(database_url))
     with engine.begin() as connection:
-        _ensure_views(connection)
         study = connection.execute(
             sa.insert(studies).returning(studies.c.id), study_row("mnist", ["maximize"])
         ).scalar_one()
@@ -61,14 +60,6 @@ def viewed(database_url: str) -> str:
         )
     engine.dispose()
     return database_url
-
-
-def _ensure_views(connection: Connection) -> None:
-    if "studies" in sa.inspect(connection).get_view_names():
-        return
-    dialect = connection.dialect.name
-    for statement in optuna_views.create_statements(dialect):
-        connection.exec_driver_sql(statement if dialect == "sqlite" else statement.replace("%", "%%"))
 
 
 def study_row(name: str, directions: list[str]) -> dict[str, Any]:
@@ -241,7 +232,8 @@ def test_the_views_can_be_dropped_and_made_again(viewed: str) -> None:
         for statement in optuna_views.drop_statements(engine.dialect.name):
             connection.exec_driver_sql(statement)
         assert "studies" not in sa.inspect(connection).get_view_names()
-        _ensure_views(connection)
+        for statement in optuna_views.create_statements(engine.dialect.name):
+            connection.exec_driver_sql(statement.replace("%", "%%") if engine.dialect.name != "sqlite" else statement)
     engine.dispose()
     assert len(read(viewed)) == len(TRIALS)
 

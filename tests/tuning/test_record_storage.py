@@ -7,12 +7,13 @@ from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy as sa
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from hpo_service.store import Database, optuna_views
-from hpo_service.store.engine import writing_engine
+from hpo_service.domain.search_space import params_faults
+from hpo_service.domain.study import StudySpec
+from hpo_service.store import Database
+from hpo_service.store.optuna_rows import OptunaRows
 from hpo_service.tuning.storage import ReadOnly, RecordStorage
 
 
@@ -54,16 +55,6 @@ def served(client: Any, create: Any, ask: Any) -> None:
     assert client.post("/v1/studies/mnist/trials:enqueue", json=enqueued).status_code == 201
 
 
-def ensure_views(database: Database) -> None:
-    engine = writing_engine(database.url)
-    with engine.begin() as connection:
-        if "studies" not in sa.inspect(connection).get_view_names():
-            for statement in optuna_views.create_statements(engine.dialect.name):
-                quoted = statement if engine.dialect.name == "sqlite" else statement.replace("%", "%%")
-                connection.exec_driver_sql(quoted)
-    engine.dispose()
-
-
 def test_it_shows_the_trials_that_the_api_and_the_views_show(client: Any, create: Any, ask: Any) -> None:
     served(client, create, ask)
     database = client.app.state.service.database
@@ -77,7 +68,6 @@ def test_it_shows_the_trials_that_the_api_and_the_views_show(client: Any, create
         words = {"Infinity": float("inf"), "-Infinity": -float("inf")}
         assert seen.values == (trial["values"] and [words.get(value, value) for value in trial["values"]])
         assert list(seen.intermediate_values) == [report["step"] for report in trial["reports"]]
-    ensure_views(database)
     url = str(database.url.render_as_string(hide_password=False))
     stock = optuna.load_study(study_name="mnist", storage=optuna.storages.RDBStorage(url))
     assert [repr(trial) for trial in stock.trials] == [repr(trial) for trial in study.trials]
@@ -135,10 +125,11 @@ def test_optimize_runs_on_the_record_and_the_study_appears_in_it(database: Datab
         return trial.suggest_float("x", 1e-3, 1, log=True) + trial.suggest_int("n", 1, 9, step=2) * (kind == "a")
 
     study.optimize(objective, n_trials=15)
-    ours = database.read(lambda record: record.study("own"))
-    assert (ours.tally.complete, ours.next_number, ours.spec.maximizes) == (15, 15, True)
-    assert list(ours.spec.search_space.names()) == ["kind", "x", "n"]
-    trials = database.read(lambda record: record.trials_by_number(ours, None, -1, 100))
+    row = database.read(lambda record: OptunaRows(record).study(study._study_id))
+    spec = StudySpec.model_validate(row.spec)
+    assert (spec.name, spec.maximizes, list(spec.search_space.names())) == ("own", True, ["kind", "x", "n"])
+    trials = database.read(lambda record: OptunaRows(record).trials_since(study._study_id, -1))
     assert [trial.params for trial in trials] == [trial.params for trial in study.trials]
+    assert all(not params_faults(spec.search_space, trial.params) for trial in trials)
     again = optuna.load_study(study_name="own", storage=RecordStorage(database))
     assert [repr(trial) for trial in again.trials] == [repr(trial) for trial in study.trials]
