@@ -1,36 +1,16 @@
-"""How a worker logs: to standard error, pretty on a terminal, a JSON object a line otherwise."""
+"""A worker's log: the service's own format, and a word about calls that are being tried again."""
 
 from __future__ import annotations
-
-import logging
-import sys
 
 import structlog
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
+from hpo_service import log_format
+
 
 def configure(**bound: object) -> None:
-    """Set up the process's log; `bound` goes with every line.
-
-    Tracebacks come without local variables: keys are among them.
-    """
-    pretty = sys.stderr.isatty()
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        lambda _, __, line: {**bound, **line},
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
-    ]
-    if pretty:
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
-    else:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    """Set up the process's log; `bound` goes with every line."""
+    log_format.configure(**bound)
     set_on_retry_hooks([_log_retry])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from hpo_service import __version__
+from hpo_service import __version__, log_format
 from hpo_service.api import metrics, problems, service_routes, study_routes, trial_routes
 from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.http import BodyLimit
@@ -30,6 +30,8 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
 
     clock: seconds since 1970 for tests; by default the database's own.
     """
+
+    log_format.configure()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,8 +57,10 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for router in (study_routes.router, trial_routes.router, service_routes.router):
+    routers = (study_routes.router, trial_routes.router, service_routes.router)
+    for router in routers:
         app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes] + app.routes
     problems.install(app)
     with_problem_schema(app)
     app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))

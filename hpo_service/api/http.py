@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -18,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api.problems import problem
 from hpo_service.domain.errors import Fault, Invalid
+
+T = TypeVar("T")
 
 LARGEST_BODY = 2**20
 
@@ -33,9 +37,23 @@ class StrictRequest(Request):
         if not hasattr(self, "_json"):
             try:
                 self._json = from_json(await self.body(), allow_inf_nan=False)
+                _check_finite(self._json)
             except ValueError as error:
                 raise HTTPException(400, f"the body is not JSON: {error}") from None
         return self._json
+
+
+def _check_finite(value: Any) -> None:
+    """Raise ValueError for a number such as 1e400, which the parser takes for infinity."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is larger than a double can hold")
+    elif isinstance(value, dict):
+        for member in value.values():
+            _check_finite(member)
+    elif isinstance(value, list):
+        for member in value:
+            _check_finite(member)
 
 
 class StrictRoute(APIRoute):
@@ -111,15 +129,19 @@ def page_token(listing: str, key: Any) -> str | None:
     return base64.urlsafe_b64encode(json.dumps([listing, key]).encode()).decode().rstrip("=")
 
 
-def read_page_token(listing: str, token: str | None) -> Any:
-    """The key to go on after; None from the start. Raise Invalid for a token of another listing."""
+def read_page_token(listing: str, token: str | None, key_of: type[T] | Any) -> T | None:
+    """The key to go on after; None from the start. Raise Invalid for a token of another listing.
+
+    key_of: what a key of this listing is; a token is only base64, and anybody may have written it.
+    """
     if not token:
         return None
     try:
         padded = token + "=" * (-len(token) % 4)
-        made_for, key = from_json(base64.urlsafe_b64decode(padded.encode("ascii")), allow_inf_nan=False)
+        made_for, given = from_json(base64.urlsafe_b64decode(padded.encode("ascii")), allow_inf_nan=False)
+        key: T = TypeAdapter(key_of).validate_python(given, strict=True)
     except (ValueError, TypeError, binascii.Error):
         raise Invalid([Fault("/page_token", "no page token of this service")]) from None
     if made_for != listing:
-        raise Invalid([Fault("/page_token", f"made for another listing ({made_for}), not for {listing}")])
+        raise Invalid([Fault("/page_token", "made for another listing, or for other filters")])
     return key

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, HpoError, Invalid
@@ -103,16 +104,27 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     return problem(422, "invalid", "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults[:5]), faults)
 
 
-async def _on_http_error(_request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
     code = CODES.get(error.status_code, "error")
     detail = str(error.detail)
     if error.status_code == 404:
         detail = "there is nothing at this path; GET /v1/openapi.json lists the routes"
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        detail = f"this path does not take this method, but {allowed}"
-    return problem(error.status_code, code, detail, headers=error.headers)
+        headers["Allow"] = ", ".join(_methods(request))
+        detail = f"this path does not take {request.method}, but {headers['Allow']}"
+    return problem(error.status_code, code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes at this path."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from hpo_service.api.http import StrictRoute, answer, page_token, read_page_toke
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, service_of
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.study import Caller
 from hpo_service.operations import workers
 
 router = APIRouter(tags=["service"], route_class=StrictRoute)
@@ -55,8 +56,8 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/v1/workers", responses={**ok(WorkerPage, "a page of workers"), **responses(422)})
 async def list_workers(request: Request, page_size: PageSize = 50, page_token_: PageToken = None) -> Response:
-    after = read_page_token("workers", page_token_)
-    items, key = await workers.page(service_of(request), after if isinstance(after, str) else "", page_size)
+    after = read_page_token("workers", page_token_, Caller)
+    items, key = await workers.page(service_of(request), after or "", page_size)
     return answer({"items": items, "next_page_token": page_token("workers", key)})
 
 

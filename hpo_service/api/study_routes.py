@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from hpo_service.api.documents import (
@@ -63,13 +64,9 @@ async def list_studies(
     page_token_: PageToken = None,
 ) -> Response:
     listing = f"studies {state or ''}"
-    after = read_page_token(listing, page_token_)
-    items, key = await studies.page(service_of(request), state, _integer(after), page_size)
+    after = read_page_token(listing, page_token_, Annotated[int, Field(ge=0, le=2**62)])
+    items, key = await studies.page(service_of(request), state, after or 0, page_size)
     return answer({"items": items, "next_page_token": page_token(listing, key)})
-
-
-def _integer(key: Any) -> int:
-    return key if isinstance(key, int) else 0
 
 
 @router.get("/{study:segment}", responses={**ok(StudyDocument, "the study", headers=_TAGGED), **responses(404)})

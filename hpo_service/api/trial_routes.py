@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
@@ -21,6 +22,8 @@ from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
 from hpo_service.api.problems import body_of, status_of
 from hpo_service.domain.errors import HpoError
+from hpo_service.domain.measure import Measure
+from hpo_service.domain.refusal import STRICT
 from hpo_service.operations import trials, workers
 from hpo_service.operations.calls import (
     Ask,
@@ -189,20 +192,25 @@ async def list_trials(
     page_token_: PageToken = None,
 ) -> Response:
     listing = f"trials {study} {state or ''} {order_by}"
-    after = _key(read_page_token(listing, page_token_))
+    after = _read_key(read_page_token(listing, page_token_, _Key))
     items, key = await trials.page(service_of(request), study, state, order_by, after, page_size)
     return answer({"items": items, "next_page_token": page_token(listing, _jsonable(key))})
 
 
-def _jsonable(key: list[Any] | None) -> Any:
-    # JSON has no infinity; a value travels as text.
-    return None if key is None else [None if key[0] is None else repr(key[0]), key[1]]
+class _Key(BaseModel):
+    """The last trial of a page: its value, which orders it, and its number."""
+
+    model_config = STRICT
+    value: Measure | None
+    number: Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def _key(token: Any) -> list[Any] | None:
-    if not (isinstance(token, list) and len(token) == 2 and isinstance(token[1], int)):
-        return None
-    return [None if token[0] is None else float(token[0]), token[1]]
+def _jsonable(key: trials.Key | None) -> Any:
+    return None if key is None else _Key(value=key[0], number=key[1]).model_dump(mode="json")
+
+
+def _read_key(key: _Key | None) -> trials.Key | None:
+    return None if key is None else (key.value, key.number)
 
 
 @router.get(_TRIAL, responses={**ok(TrialDocument, "the trial"), **responses(404)})

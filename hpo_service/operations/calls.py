@@ -12,7 +12,7 @@ from hpo_service.domain.search_space import Choice
 from hpo_service.domain.study import Caller, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Reason = Annotated[str, StringConstraints(max_length=2000)]
+Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]  # no database keeps NUL
 Metrics = dict[str, JsonValue]
 GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]

@@ -25,7 +25,7 @@ from hpo_service.operations.workers import check_value_count, outcome
 from hpo_service.store.record import Record
 from hpo_service.tuning.importances import importances as importances_of
 
-Key = list[Any]
+Key = tuple[float | None, int]  # the value and the number of the last trial of a page
 
 
 async def read(service: Service, name: str, number: int) -> Json:
@@ -52,15 +52,14 @@ async def page(
         if order_by == "value":
             if len(study.spec.directions) > 1:
                 raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
-            position = None if after is None else (after[0], after[1])
-            found = record.trials_by_value(study, state, position, size + 1)
+            found = record.trials_by_value(study, state, after, size + 1)
         else:
             found = record.trials_by_number(study, state, -1 if after is None else after[1], size + 1)
         items = trial_resources(record, found[:size])
         if len(found) <= size:
             return items, None
         last = found[size - 1]
-        return items, [last.values[0] if last.values else None, last.number]
+        return items, (last.values[0] if last.values else None, last.number)
 
     return await service.read(name, look)
 

@@ -301,7 +301,7 @@ class Record:
         query = sa.select(trials.c.number, trials.c.id).where(
             trials.c.study_id == study.id, trials.c.number.between(min(numbers), max(numbers))
         )
-        ids = dict(self._db.execute(query))
+        ids = {number: key for number, key in self._db.execute(query).all()}  # noqa: C416 - a result has keys()
         return [replace(trial, id=ids[trial.number]) for trial in new]
 
     def save_trial(self, trial: Trial) -> None:

@@ -120,7 +120,7 @@ class Writer:
             return _Done(error=error)
         except sa.exc.DBAPIError as error:
             self._on_rollback(call.studies)
-            if isinstance(error, sa.exc.IntegrityError):
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 return _Done(error=error)
             raise  # the connection or the disk: nobody in this group can be sure of anything
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -170,6 +171,10 @@ SAMPLERS: Mapping[str, Kind] = {
 }
 
 
+def _points(parameter: FloatParameter, step: float) -> int:
+    return grid_size(parameter.low, parameter.high, step)
+
+
 def too_fine(spec: StudySpec) -> list[Fault]:
     """A grid whose neighbouring values a double cannot tell apart has no exact values to draw."""
     found = []
@@ -177,7 +182,8 @@ def too_fine(spec: StudySpec) -> list[Fault]:
         if not isinstance(parameter, FloatParameter) or parameter.step is None:
             continue
         largest = max(abs(parameter.low), abs(parameter.high))
-        if largest / parameter.step > 1e7 and grid_size(parameter.low, parameter.high, parameter.step) > 1:
+        fine = largest > 1e7 * parameter.step
+        if fine and (largest / parameter.step == math.inf or _points(parameter, parameter.step) > 1):
             place = pointer("/search_space", name, "step")
             found.append(
                 Fault(
