@@ -152,7 +152,7 @@ async def release(
     status_code=201,
     responses={
         **ok(TrialsDocument, "queued", 201),
-        **responses(400, 404, 413, 422, conflicts=("study_sealed",)),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
     },
 )
 async def enqueue(

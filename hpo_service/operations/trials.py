@@ -68,6 +68,8 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     """Queue params to be given out before sampled ones."""
 
     def make(work: StudyWork) -> list[Trial]:
+        if work.study.state.reason_for_unfinished is not None:
+            raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
         params = [_checked(work, trial.params, index) for index, trial in enumerate(body.trials)]
         waiting = Holding(TrialState.WAITING)
         return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
