@@ -6,34 +6,51 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from hpo_service import __version__
-from hpo_service.cli import plot, run, serve, study_commands, watch
+from hpo_service.cli import doctor, plot, run, serve, study_commands, watch
 from hpo_service.cli.database_commands import db_app, token_app
 from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.domain.errors import HpoError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Hyperparameter optimization: a server that hands out trials, workers that train them.",
-)
-app.command("run")(run.run)
-app.command("serve")(serve.serve)
-app.command("watch")(watch.watch)
-app.command("plot")(plot.plot)
-for name in ("worker", "agent"):
-    if find_spec(f"hpo_service.cli.{name}") is not None:
-        app.command(name)(getattr(import_module(f"hpo_service.cli.{name}"), name))
-app.add_typer(study_commands.app, name="study")
-app.add_typer(db_app, name="db")
-app.add_typer(token_app, name="token")
+COMMANDS = {
+    "run": run.run,
+    "serve": serve.serve,
+    "watch": watch.watch,
+    "plot": plot.plot,
+    "doctor": doctor.doctor,
+}
+# their modules bring NumPy and the network along, so they are imported only when they are wanted
+COMMANDS_THAT_TRAIN = {
+    "worker": "Train trials, of any study of the built-in network or of the studies named.",
+    "agent": "Train the trials of a study with a command of your own, in any language.",
+}
+GROUPS = {"study": study_commands.app, "db": db_app, "token": token_app}
+
+
+def command_line(wanted: str = "") -> typer.Typer:
+    """All commands; one that trains is there to be run only if it is the one wanted, else to be listed."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        callback=_options,
+        help="Hyperparameter optimization: a server that hands out trials, workers that train them.",
+    )
+    for name, command in COMMANDS.items():
+        app.command(name)(command)
+    for name, says in COMMANDS_THAT_TRAIN.items():
+        if name == wanted:
+            app.command(name)(getattr(import_module(f"hpo_service.cli.{name}"), name))
+        else:
+            app.command(name, help=says)(lambda: None)
+    for name, group in GROUPS.items():
+        app.add_typer(group, name=name)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -42,8 +59,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit(OK)
 
 
-@app.callback()
-def options(
+def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Options before the command."""
@@ -52,8 +68,9 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     hold_on_to_lifeline()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="hpo")
+        command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
     except HpoError as error:
         fail(error)
     except BrokenPipeError:

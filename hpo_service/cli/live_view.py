@@ -151,9 +151,8 @@ def _progress(study: Json) -> str:
 
 
 def _round(study: Json) -> str:
-    rounds = study["rounds"]
     of_all = f" of {study['narrowing']['rounds']}" if study["narrowing"] else ""
-    return f"round {rounds[-1]['round'] + 1}{of_all}"
+    return f"{len(study['rounds'])}{of_all} rounds"
 
 
 def _bar(snapshot: Snapshot) -> RenderableType:
@@ -191,7 +190,7 @@ def _ranges(study: Json) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("range")
     for one in shown:
-        table.add_column(f"round {one['round'] + 1}", style="bold" if one is rounds[-1] else "dim", no_wrap=True)
+        table.add_column(f"round {one['round']}", style="bold" if one is rounds[-1] else "dim", no_wrap=True)
     for name in list(study["search_space"])[:MOST_PARAMETERS]:
         cells = (one["search_space"].get(name) for one in shown)
         table.add_row(name, *("-" if cell is None else wording.parameter_range(cell) for cell in cells))

@@ -1,0 +1,165 @@
+"""`hpo doctor`: whether everything the service stands on is there, a line each. It changes nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hpo_service.cli import wording
+from hpo_service.cli.exits import ERROR
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
+from hpo_service.domain.errors import HpoError
+
+OLDEST_PYTHON = (3, 11)
+PACKAGES = ("numpy", "optuna", "fastapi", "sqlalchemy", "pydantic", "alembic", "uvicorn", "urllib3", "matplotlib")
+LEAST_FREE_BYTES = 512 * 2**20
+
+# MD5 of the unpacked files as published by Y. LeCun and C. Cortes
+MNIST: Mapping[str, str] = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+OK, NOTE, BAD = "ok", "note", "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. A note is worth knowing; bad keeps the service from working."""
+
+    what: str
+    state: str
+    detail: str
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: AsJson = False) -> None:
+    """Check Python, packages, threads, database, disk, server and data; exit 1 if something is bad."""
+    checks: tuple[Check, ...] = (
+        _python,
+        _packages,
+        _threads,
+        lambda: _database(database),
+        lambda: _disk(database),
+        lambda: _server(server),
+        _mnist,
+    )
+    findings = [finding for check in checks for finding in check()]
+    if json:
+        print_json({"items": [asdict(finding) for finding in findings]})
+    else:
+        print("\n".join(wording.columns((f.state, f.what, f.detail) for f in findings)))
+    if any(finding.state == BAD for finding in findings):
+        sys.exit(ERROR)
+
+
+def _python() -> Iterator[Finding]:
+    recent = sys.version_info[:2] >= OLDEST_PYTHON
+    needs = "" if recent else "; 3.11 or newer is needed"
+    yield Finding("python", OK if recent else BAD, f"{platform.python_version()} on {platform.platform()}{needs}")
+
+
+def _packages() -> Iterator[Finding]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            yield Finding(package, BAD, "is not installed: pip install hpo-service")
+    yield Finding("packages", OK, ", ".join(found))
+
+
+def _threads() -> Iterator[Finding]:
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    np.ones((2, 2)) @ np.ones((2, 2))  # the library is loaded with the first product
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    blas = ", ".join(
+        f"{pool['internal_api']} {pool['version']} with {wording.count(pool['num_threads'], 'thread')}"
+        for pool in threadpool_info()
+    )
+    yield Finding("threads", OK, f"{wording.count(cores, 'core')}; {blas or 'no BLAS library'}; a worker takes one")
+
+
+def _database(url: str) -> Iterator[Finding]:
+    from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, sqlite_file
+    from hpo_service.store.schema import current_revision
+
+    shown = without_password(url)
+    try:
+        parsed = database_url(url)
+        file = sqlite_file(parsed)
+        if file is not None and not file.exists():
+            yield _folder_of_new_file(shown, file)
+            return
+        if file is not None and not os.access(file, os.W_OK):
+            yield Finding("database", BAD, f"{shown}: {file} may not be written by this user")
+            return
+        engine = reading_engine(parsed)
+        try:
+            with database_errors_translated(), engine.connect() as connection:
+                revision = current_revision(connection)
+        finally:
+            engine.dispose()
+    except ValueError as error:
+        yield Finding("database", BAD, str(error))
+    except HpoError as error:
+        yield Finding("database", BAD, f"{shown}: {error.detail}")
+    else:
+        schema = "no schema yet; the server makes it" if revision is None else f"schema {revision}"
+        yield Finding("database", OK, f"{shown}: {schema}")
+
+
+def _folder_of_new_file(shown: str, file: Path) -> Finding:
+    folder = file.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if os.access(folder, os.W_OK):
+        return Finding("database", OK, f"{shown}: not there yet; the server makes it")
+    return Finding("database", BAD, f"{shown}: this user may not write into {folder}")
+
+
+def _disk(url: str) -> Iterator[Finding]:
+    folder = Path(url.removeprefix("sqlite:///")).absolute().parent if url.startswith("sqlite:///") else Path.cwd()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    yield Finding("disk", OK if free >= LEAST_FREE_BYTES else BAD, f"{free / 2**30:.1f} GiB free at {folder}")
+
+
+def _server(server: str | None) -> Iterator[Finding]:
+    try:
+        with connect(server) as client:
+            answer = client.version()
+            yield Finding("server", OK, f"{client.server}: version {answer['version']}, api {answer['api']}")
+    except HpoError as error:
+        yield Finding("server", NOTE, f"{error.detail}; `hpo serve` starts one, `hpo run` needs none")
+
+
+def _mnist() -> Iterator[Finding]:
+    from worker.datasets import INSIDE
+
+    wrong = []
+    for name, expected in MNIST.items():
+        try:
+            content = gzip.decompress((INSIDE["mnist"] / f"{name}.gz").read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            wrong.append(f"{name}: {error}")
+            continue
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != expected:
+            wrong.append(f"{name}: not the file as published; install the package again")
+    yield Finding("mnist", BAD if wrong else OK, "; ".join(wrong) or "the four files as published")
