@@ -1,0 +1,65 @@
+"""The importances: shares of 1 for every parameter of the search space, whatever was tried."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from hpo_service.domain.study import StudySpec
+from hpo_service.domain.trial import HistoryTrial, TrialState
+from hpo_service.tuning.tuner import Tuner, importances
+
+SPEC = StudySpec.model_validate(
+    {
+        "name": "s",
+        "search_space": {
+            "lr": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+            "units": {"type": "int", "low": 32, "high": 256, "log": True},
+            "kind": {"type": "categorical", "choices": [True, 1]},
+            "momentum": {"type": "float", "low": 0.5, "high": 0.9, "step": 0.1, "when": {"kind": [1]}},
+            "one": {"type": "int", "low": 3, "high": 3},
+        },
+        "sampler": {"name": "random", "seed": 5},
+    }
+)
+
+
+def history(count: int, **outside: Any) -> list[HistoryTrial]:
+    tuner = Tuner(SPEC)
+    trials = []
+    for number in range(count):
+        params = tuner.draw(number, SPEC.search_space, {}).params | (outside if number == 3 else {})
+        lr = params["lr"]
+        assert isinstance(lr, float)
+        value = -math.inf if number == 7 else -abs(math.log(lr / 1e-4))
+        trials.append(HistoryTrial(number, TrialState.COMPLETE, params, (value,)))
+    return trials
+
+
+def test_what_matters_has_the_largest_share_and_what_cannot_vary_has_none() -> None:
+    shares = importances(SPEC, history(150))
+    assert list(shares) == list(SPEC.search_space.names())
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["lr"] > 0.8
+    assert shares["one"] == 0
+
+
+@pytest.mark.parametrize("outside", [{"lr": 0.1}, {"units": 1000}, {"momentum": 0.25, "kind": 1}])
+def test_params_beyond_the_range_first_given_are_understood(outside: dict[str, Any]) -> None:
+    shares = importances(SPEC, history(40, **outside))
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_of_several_directions_the_first_counts() -> None:
+    spec = SPEC.model_copy(update={"directions": ["maximize", "minimize"]})
+    trials = [HistoryTrial(t.number, t.state, t.params, (*(t.values or ()), float(t.number % 3))) for t in history(60)]
+    assert importances(spec, trials) == importances(SPEC, history(60))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_of_next_to_nothing_all_that_vary_have_a_share(count: int) -> None:
+    shares = importances(SPEC, history(count))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["one"] == 0
