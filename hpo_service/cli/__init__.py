@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.domain.errors import HpoError
 
-COMMANDS = {
+COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,
     "serve": serve.serve,
     "watch": watch.watch,
