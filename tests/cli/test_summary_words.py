@@ -1,0 +1,134 @@
+"""A summary says in words what a newcomer would have to work out from the JSON."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpo_service.cli import wording
+from hpo_service.cli.summary import Observation, edges, summary_lines
+from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
+
+
+def told(study, **seen):
+    return "\n".join(summary_lines(Observation(study, **seen)))
+
+
+def trials_at(*learning_rates):
+    return [
+        a_trial(number, 0.9 - number / 100, params={"learning_rate": rate, "weight_decay": 10 ** -(5 + number % 3)})
+        for number, rate in enumerate(learning_rates)
+    ]
+
+
+def test_the_best_trial_is_told_with_its_params_and_what_its_value_is():
+    assert "Best: trial 7, validation accuracy 0.83\n  learning_rate  0.0092\n  weight_decay   3.4e-7" in told(
+        a_study()
+    )
+
+
+def test_the_rounds_are_told_with_their_ranges_and_how_many_decades_they_lost():
+    study = a_study(rounds=[a_round(0), a_round(1, learning_rate=(1e-3, 1e-1)), a_round(2, learning_rate=(1e-2, 1e-1))])
+
+    words = " ".join(told(study).split())
+
+    assert "round 0 40 trials learning_rate 1e-6 … 0.01 4.0 decades" in words
+    assert "learning_rate 0.001 … 0.1 2.0 decades, 2.0 fewer, upper side moved out" in words
+    assert "learning_rate 0.01 … 0.1 1.0 decades, 1.0 fewer" in words
+
+
+def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
+    words = told(a_study(), importances={"weight_decay": 0.03, "learning_rate": 0.97})
+
+    assert "learning_rate   97%\n" in words
+    assert "weight_decay     3%  hardly matters in this range: fix it" in words
+
+
+def test_few_trials_are_said_to_be_too_few_for_importances():
+    few = a_study(counts={"WAITING": 0, "RUNNING": 0, "COMPLETE": 8, "PRUNED": 0, "FAIL": 0})
+
+    assert "8 are too few to be sure" in told(few, importances={"learning_rate": 1.0})
+
+
+def test_best_trials_at_an_edge_are_told_with_where_to_search_next():
+    words = told(a_study(), best_trials=trials_at(0.009, 0.008, 0.007, 0.001, 0.002))
+
+    assert "3 of the best 5 trials crowd the upper end of learning_rate (0.01)" in words
+    assert "learning_rate high = 0.1, or use [narrowing] with expand = true" in words
+
+
+def test_best_trials_inside_the_range_are_told_so():
+    assert "lie inside the ranges searched" in told(a_study(), best_trials=trials_at(1e-3, 2e-3, 1e-3, 2e-4, 5e-4))
+
+
+def test_the_edge_is_that_of_everything_searched_not_of_the_last_round():
+    inside = a_study(rounds=[a_round(0), a_round(1, learning_rate=(1e-4, 1e-3))])
+
+    assert not list(edges(Observation(inside, trials_at(1e-3, 1e-3, 1e-3, 1e-3, 1e-3))))
+
+
+def test_a_parameter_that_hardly_matters_has_no_edge_to_worry_about():
+    seen = Observation(
+        a_study(), trials_at(0.01, 0.01, 0.01), importances={"learning_rate": 0.02, "weight_decay": 0.98}
+    )
+
+    assert not [edge for edge in edges(seen) if edge.parameter == "learning_rate"]
+
+
+def test_beyond_what_the_objective_takes_nobody_is_sent():
+    dropout = {**LEARNING_RATE, "low": 0.0, "high": 0.5, "log": False}
+    study = a_study(search_space={"dropout": dropout}, rounds=[{**a_round(0), "search_space": {"dropout": dropout}}])
+    seen = Observation(study, [a_trial(n, 0.9, params={"dropout": 0.0}) for n in range(5)])
+
+    assert [(edge.side, edge.further) for edge in edges(seen)] == [("low", None)]
+    assert "The objective takes nothing beyond." in "\n".join(summary_lines(seen))
+
+
+def test_the_test_result_is_told_beside_the_validation_accuracy():
+    test = {"state": "COMPLETE", "test_accuracy": 0.79, "validation_accuracy": 0.83, "gap": 0.04, "ensemble": 1}
+
+    assert "Test accuracy 0.79, beside 0.83 on validation (gap 0.04)" in told(a_study(test=test))
+
+
+def test_a_test_that_failed_says_why():
+    assert "evaluation is FAIL: no_data" in told(a_study(test={"state": "FAIL", "ensemble": 1, "reason": "no_data"}))
+
+
+def test_failures_are_counted_by_reason():
+    assert "2 trials failed: diverged" in told(a_study(), failures={"diverged": 2})
+
+
+def test_a_study_without_a_result_says_so():
+    assert "No trial has a result yet." in told(a_study(best=None))
+
+
+def test_with_several_directions_the_front_is_listed():
+    study = a_study(directions=["maximize", "minimize"])
+    del study["best"]
+    study["front"] = [{"number": 3, "params": {"learning_rate": 0.1}, "values": [0.9, 12.0], "attempt": 1}]
+
+    assert "trial 3  0.9, 12  learning_rate 0.1" in told(study)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (1e-06, "1e-6"),
+        (0.01, "0.01"),
+        (123456789.0, "1.23e8"),
+        (50, "50"),
+        (True, "true"),
+        (None, "null"),
+        ("sgd", "sgd"),
+        ("Infinity", "Infinity"),
+        (0.0, "0"),
+    ],
+)
+def test_numbers_are_written_short(value, written):
+    assert wording.number(value) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0.2, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7300, "2 h 01 min")]
+)
+def test_durations_are_written_as_people_say_them(seconds, written):
+    assert wording.duration(seconds) == written
