@@ -26,6 +26,7 @@ import numpy as np
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.parzen import Coordinates
 
 BEST = 25
 RECENT = 64
@@ -53,17 +54,23 @@ class Seen:
         return cls(trial.number, trial.state, trial.params, trial.values, last)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Restated:
     """A trial in the ranges of the current round."""
 
+    number: int
     seen: Seen
     numbers: dict[str, Any]
     key: Key
+    _on: Coordinates | None = None
+    _row: list[float] | None = None
 
-    @property
-    def number(self) -> int:
-        return self.seen.number
+    def row(self, on: Coordinates) -> list[float] | None:
+        """Where the trial lies on these axes; None when it has not all of them. The last answer is kept."""
+        if self._on is not on:
+            self._on = on
+            self._row = on.row(self.numbers) if all(name in self.numbers for name in on.names) else None
+        return self._row
 
 
 class BoundedHistory:
@@ -109,7 +116,7 @@ class BoundedHistory:
         numbers = axes.numbers_of(seen.params)
         if numbers is None:
             return
-        restated = Restated(seen, numbers, self._key(seen))
+        restated = Restated(seen.number, seen, numbers, self._key(seen))
         if not seen.state.is_finished:
             self._running[seen.number] = restated
             return
@@ -141,10 +148,27 @@ class BoundedHistory:
         order = sorted(range(len(complete)), key=lambda i: (dominated_by[i], -complete[i][1].number))
         return sorted((complete[i] for i in order[: 2 * BEST]), key=lambda item: item[0])
 
+    def _kept(self) -> dict[int, Restated]:
+        kept = {trial.number: trial for _, trial in self._best}
+        kept.update((-negative, trial) for negative, trial in self._recent)
+        kept.update((number, trial) for _, number, trial in self._spread)
+        return kept
+
     def trials(self) -> list[Restated]:
         """The finished trials that are kept, by number."""
-        kept = {item[-1].number: item[-1] for items in (self._best, self._recent, self._spread) for item in items}
+        kept = self._kept()
         return [kept[number] for number in sorted(kept)]
+
+    def best(self, count: int) -> list[Restated]:
+        """The best ones, by number."""
+        return sorted((trial for _, trial in self._best[:count]), key=lambda trial: trial.number)
+
+    def others(self, good: Sequence[Restated], with_running: bool) -> list[Restated]:
+        """Those that are kept besides the good ones, by number; the running ones last."""
+        kept = self._kept()
+        for trial in good:
+            del kept[trial.number]
+        return [*(kept[number] for number in sorted(kept)), *(self.running() if with_running else ())]
 
     def running(self) -> list[Restated]:
         return [self._running[number] for number in sorted(self._running)[-RUNNING:]]

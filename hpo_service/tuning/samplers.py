@@ -33,7 +33,7 @@ from hpo_service.tuning.options import (
 )
 from hpo_service.tuning.quasi_random import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
-from hpo_service.tuning.tpe import Tpe
+from hpo_service.tuning.tpe import tpe
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def one_direction(spec: StudySpec) -> list[Fault]:
 SAMPLERS: Mapping[str, Kind] = {
     "random": Kind(lambda spec, seed: RandomSearch(seed), {}),
     "tpe": Kind(
-        lambda spec, seed: Tpe(seed, spec.directions, spec.sampler.params),
+        lambda spec, seed: tpe(seed, spec.directions, spec.sampler.params),
         {
             "n_startup_trials": integer(0),
             "n_ei_candidates": integer(1, 10_000),
