@@ -135,6 +135,6 @@ def test_an_optimizer_agrees_with_pytorch(name: str) -> None:
     }[name]()
 
     for _, ours in zip(range(STEPS), trajectory(name), strict=False):
-        theta.grad = torch.tensor([slope(i, float(x)) for i, x in enumerate(theta)], dtype=torch.float64)
+        theta.grad = torch.tensor([slope(i, x) for i, x in enumerate(theta.tolist())], dtype=torch.float64)
         theirs.step()
         assert ours == pytest.approx(theta.detach().numpy(), rel=1e-9, abs=1e-12)
