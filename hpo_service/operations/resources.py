@@ -118,7 +118,7 @@ def report_resource(report: Report) -> Json:
 
 def trial_resources(record: Record, trials: Sequence[Trial]) -> list[Json]:
     reports = record.reports_of(trials)
-    return [trial_resource(trial, reports.get(trial.id or 0, ())) for trial in trials]
+    return [trial_resource(trial, reports.get(trial.number, ())) for trial in trials]
 
 
 def attempt_resource(attempt: AttemptRow) -> Json:

@@ -17,13 +17,13 @@ from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestRe
 from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
 
 
 async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[Json, str, bool]:
     """Return (study, ETag, whether the test is new)."""
 
-    def in_transaction(record: Record) -> tuple[Json, str, bool]:
+    def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
         work = service.work_on(record, record.study(name))
         test = record.test(work.study)
         if test is not None:

@@ -13,6 +13,7 @@ from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.database import Clock, Database
 from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Service:
     async def change(self, name: str, work: Callable[[StudyWork], T]) -> T:
         """Run `work` on the study in one transaction, after what time has changed, and settle it."""
 
-        def in_transaction(record: Record) -> T:
+        def in_transaction(record: WritingRecord) -> T:
             changing = self.work_on(record, record.study(name))
             result = work(changing)
             changing.settle()
@@ -55,7 +56,7 @@ class Service:
 
         return await self.write(in_transaction, [name])
 
-    def work_on(self, record: Record, study: Study) -> StudyWork:
+    def work_on(self, record: WritingRecord, study: Study) -> StudyWork:
         """Begin to work on a study: first take back what has lapsed."""
         work = StudyWork(record, study, self.tuners)
         work.lapse()
@@ -64,8 +65,8 @@ class Service:
             work.lapse_test(test)
         return work
 
-    async def write(self, work: Callable[[Record], T], studies: Sequence[str] = ()) -> T:
-        def in_transaction(record: Record) -> tuple[T, bool]:
+    async def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> T:
+        def in_transaction(record: WritingRecord) -> tuple[T, bool]:
             return work(record), record.wakes
 
         result, wakes = await asyncio.wrap_future(self.database.write(in_transaction, studies))
@@ -99,14 +100,14 @@ class Service:
         for name in names:
             await self.write(partial(self._look_after, name), [name])
 
-    def _look_after(self, name: str, record: Record) -> None:
+    def _look_after(self, name: str, record: WritingRecord) -> None:
         study = record.find_study(name)
         if study is not None:
             self.work_on(record, study).settle()
 
     # -- workers ------------------------------------------------------------------------------------------
 
-    def heard_of(self, worker_id: str, record: Record) -> None:
+    def heard_of(self, worker_id: str, record: WritingRecord) -> None:
         """Note that the worker was heard of; new ones at once, others with the next tick of the reaper."""
         with self._seen_lock:
             if worker_id in self._known:

@@ -33,6 +33,7 @@ from hpo_service.operations.resources import Json, etag, round_resource, study_r
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning import tuner
 
 Tagged = tuple[Json, str]  # a study as it reads, and its ETag
@@ -45,7 +46,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     seeded = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"seed": seed})})
     check(seeded)
 
-    def in_transaction(record: Record) -> tuple[Json, str, bool]:
+    def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
         existing = record.find_study(spec.name)
         if existing is not None:
             if record.created_with(existing) != canonical:
@@ -133,7 +134,7 @@ def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
 
 
 async def delete(service: Service, name: str, force: bool) -> None:
-    def in_transaction(record: Record) -> None:
+    def in_transaction(record: WritingRecord) -> None:
         study = service.work_on(record, record.study(name)).settle()
         if study.tally.running and not force:
             raise StudyStateConflict(
@@ -177,7 +178,7 @@ async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Jso
 
 
 async def _changed(service: Service, name: str, change: Any) -> Tagged:
-    def in_transaction(record: Record) -> Tagged:
+    def in_transaction(record: WritingRecord) -> Tagged:
         work = service.work_on(record, record.study(name))
         change(work)
         study = work.settle()

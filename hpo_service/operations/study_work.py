@@ -12,7 +12,8 @@ from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import Holding, Trial, TrialState, trial_seed
 from hpo_service.operations.tuners import Tuners
-from hpo_service.store.record import Record, tally_field
+from hpo_service.store.rows import tally_field
+from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning.tuner import Exhausted
 
 KEEP_BY_HAND = 0.2
@@ -21,7 +22,7 @@ KEEP_BY_HAND = 0.2
 class StudyWork:
     """Read, change, and `settle` at the end."""
 
-    def __init__(self, record: Record, study: Study, tuners: Tuners) -> None:
+    def __init__(self, record: WritingRecord, study: Study, tuners: Tuners) -> None:
         self.record = record
         self.study = study
         self.tuners = tuners
@@ -50,11 +51,11 @@ class StudyWork:
         if after.state.is_finished and not before.state.is_finished:
             after = replace(after, finished_at=self.record.now)
             self._count_finished(after)
-        self.record.save_trial(after)
+        self.record.save_trial(self.study, after)
         self._count(tally_field(before.holding), tally_field(holding))
         same_attempt = before.holding.attempt == holding.attempt > 0
         if same_attempt and before.holding.ended is not holding.ended:
-            self.record.end_attempt(after, holding.attempt, holding.ended)
+            self.record.end_attempt(self.study, after, holding.attempt, holding.ended)
         return after
 
     def add(self, new: list[Trial]) -> list[Trial]:
@@ -112,7 +113,7 @@ class StudyWork:
             return []
         given = []
         for trial in self.record.retries(self.study, count):
-            self.record.drop_reports(trial)
+            self.record.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
@@ -175,7 +176,7 @@ class StudyWork:
             (after,) = self.add([replace(trial, holding=holding, **begun)])  # type: ignore[arg-type]
         else:
             after = self.change(trial, holding, **begun)
-        self.record.begin_attempt(after)
+        self.record.begin_attempt(self.study, after)
         return after
 
     # -- rounds -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.workers import check_value_count, outcome
 from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning.importances import importances as importances_of
 
 Key = tuple[float | None, int]  # the value and the number of the last trial of a page
@@ -31,7 +32,7 @@ Key = tuple[float | None, int]  # the value and the number of the last trial of 
 async def read(service: Service, name: str, number: int) -> Json:
     def look(record: Record, study: Study) -> Json:
         trial = record.trial(study, number)
-        return trial_resource(trial, record.reports(trial))
+        return trial_resource(trial, record.reports(study, trial))
 
     return await service.read(name, look)
 
@@ -84,7 +85,7 @@ async def import_finished(service: Service, name: str, body: Import) -> Json:
         new = [_imported(work, trial, index) for index, trial in enumerate(body.trials)]
         added = work.add(new)
         for trial, given in zip(added, body.trials, strict=True):
-            work.record.put_reports(trial, _reports(given))
+            work.record.put_reports(work.study, trial, _reports(given))
         return added
 
     return await _added(service, name, "import", body.request_id, make)
@@ -97,7 +98,7 @@ async def _added(
     request_id: str | None,
     make: Callable[[StudyWork], list[Trial]],
 ) -> Json:
-    def in_transaction(record: Record) -> Json:
+    def in_transaction(record: WritingRecord) -> Json:
         study = record.study(name)
         route = f"{call} {study.id}"
         remembered = None if request_id is None else record.answer(route, request_id)
@@ -192,7 +193,7 @@ async def stop(service: Service, name: str, number: int) -> Json:
             trial = work.change(trial, trial.holding.fail_waiting("stopped"))
         elif trial.stop != "stopped":
             trial = work.change(trial, trial.holding, stop="stopped")
-        return trial_resource(trial, work.record.reports(trial))
+        return trial_resource(trial, work.record.reports(work.study, trial))
 
     return await service.change(name, change)
 

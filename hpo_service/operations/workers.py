@@ -41,6 +41,7 @@ from hpo_service.operations.resources import (
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
 
 # Another server's changes, and the clock's, are seen this often by an ask that waits.
 LOOK_AGAIN_SECONDS = 1.0
@@ -111,7 +112,7 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]],
             return found.answer
 
 
-async def _write_once(service: Service, work: Callable[[Record], _Look], studies: list[str]) -> _Look:
+async def _write_once(service: Service, work: Callable[[WritingRecord], _Look], studies: list[str]) -> _Look:
     """Write; when another server has answered the same request in this moment, read its answer."""
     try:
         return await service.write(work, studies)
@@ -119,7 +120,7 @@ async def _write_once(service: Service, work: Callable[[Record], _Look], studies
         return await service.write(work, studies)
 
 
-def _ask_study(service: Service, record: Record, name: str, ask: Ask) -> _Look:
+def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> _Look:
     study = record.study(name)
     call = f"ask {study.id}"
     remembered = record.answer(call, ask.request_id)
@@ -141,7 +142,7 @@ def _ask_study(service: Service, record: Record, name: str, ask: Ask) -> _Look:
     return _Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
-def _ask_one_of_any(service: Service, name: str, ask: Ask, record: Record) -> _Look:
+def _ask_one_of_any(service: Service, name: str, ask: Ask, record: WritingRecord) -> _Look:
     nothing = _Look({"trials": []}, final=False)
     remembered = record.answer("ask", ask.request_id)
     if remembered is not None:
@@ -196,7 +197,7 @@ async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
     """All calls in one transaction; each succeeds or is refused by itself, in order."""
     names = sorted({call.study for call in calls.calls})
 
-    def in_transaction(record: Record) -> list[Json | HpoError]:
+    def in_transaction(record: WritingRecord) -> list[Json | HpoError]:
         works: dict[str, StudyWork] = {}
         results: list[Json | HpoError] = []
         for call in calls.calls:
@@ -230,7 +231,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
     new = [Report(r.step, r.value, r.metrics or {}) for r in call.reports]
-    work.record.put_reports(trial, new)
+    work.record.put_reports(work.study, trial, new)
     trial = work.change(trial, holding)
     if new and trial.stop is None and work.study.spec.pruner.name != "none":
         trial = _judge(work, trial)
@@ -238,7 +239,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
 
 
 def _judge(work: StudyWork, trial: Trial) -> Trial:
-    reports = {report.step: report.value for report in work.record.reports(trial)}
+    reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
     tuner = work.tuners.up_to_date(work.record, work.study)
     verdict = tuner.judge(trial.number, reports)
     if not verdict.prune and not verdict.system_attrs:
@@ -274,16 +275,16 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     holding = trial.holding.finish(told, state, reason)
     if holding is not None:
         if state is TrialState.PRUNED and values is None:
-            reported = {report.step: report.value for report in work.record.reports(trial)}
+            reported = {report.step: report.value for report in work.record.reports(work.study, trial)}
             values = pruned_values(reported, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics)
-    return trial_resource(trial, work.record.reports(trial))
+    return trial_resource(trial, work.record.reports(work.study, trial))
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
     trial = work.record.trial(work.study, number)
     trial = work.release(trial, call.attempt)
-    return trial_resource(trial, work.record.reports(trial))
+    return trial_resource(trial, work.record.reports(work.study, trial))
 
 
 def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:
@@ -315,7 +316,7 @@ async def page(service: Service, after: str, size: int) -> tuple[list[Json], str
 
 
 async def drain(service: Service, worker_id: str) -> Json:
-    def in_transaction(record: Record) -> Json:
+    def in_transaction(record: WritingRecord) -> Json:
         record.drain_worker(worker_id)
         return worker_resource(record.worker(worker_id))
 

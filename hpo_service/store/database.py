@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from hpo_service.domain.errors import HpoError, Unavailable
+from hpo_service.domain.errors import HpoError
 from hpo_service.store.engine import (
     database_errors_translated,
     database_url,
@@ -21,8 +21,8 @@ from hpo_service.store.engine import (
 )
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
-from hpo_service.store.tables import studies
 from hpo_service.store.writer import Writer
+from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -57,18 +57,18 @@ class Database:
             opening.callback(self._write_engine.dispose)
             self._read_engine = reading_engine(self.url)
             opening.callback(self._read_engine.dispose)
-            self._writer = Writer(self._write_engine, _lock_studies, on_commit, on_rollback)
+            self._writer = Writer(self._write_engine, Memory(), on_commit, on_rollback)
             opening.callback(self._writer.close)
             self._open = opening.pop_all()
 
     def close(self) -> None:
         self._open.close()
 
-    def write(self, work: Callable[[Record], T], studies: Sequence[str] = ()) -> Future[T]:
+    def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> Future[T]:
         """Run `work` in a transaction that holds these studies. The result comes after the commit."""
 
-        def in_transaction(connection: sa.Connection) -> T:
-            return work(Record(connection, self._now(connection)))
+        def in_transaction(group: Group) -> T:
+            return work(WritingRecord(group, self._now(group.connection)))
 
         return self._writer.submit(in_transaction, studies)
 
@@ -104,13 +104,3 @@ class Database:
 
 
 _DATABASE_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
-
-
-def _lock_studies(connection: sa.Connection, names: Sequence[str]) -> None:
-    """Keep other servers from these studies. All take them in the order of their names, so nobody waits in a circle."""
-    if names and connection.dialect.name == "postgresql":
-        query = sa.select(studies.c.id).where(studies.c.name.in_(names)).order_by(studies.c.name).with_for_update()
-        connection.execute(query)
-
-
-__all__ = ["Clock", "Database", "Unavailable"]

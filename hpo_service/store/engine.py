@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -97,7 +97,7 @@ def database_errors_translated() -> Iterator[None]:
     """A database that is away, full or locked is Unavailable; a broken rule stays an IntegrityError."""
     try:
         yield
-    except sa.exc.IntegrityError:
+    except (sa.exc.IntegrityError, sa.exc.DataError):
         raise
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
         raise Unavailable(f"the database cannot take the call now: {one_line(error)}") from error
@@ -107,3 +107,29 @@ def one_line(error: BaseException) -> str:
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig is not None else error
     text = " ".join(str(cause).split())
     return text[:300] or type(cause).__name__
+
+
+def raw(connection: sa.Connection, statement: str, values: Sequence[Any]) -> Any:
+    """One row of a hot query, past SQLAlchemy's compiler; `?` marks the values on either dialect."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement if connection.dialect.name == "sqlite" else statement.replace("?", "%s"), values)
+        return cursor.fetchone()
+    except Exception as error:
+        raise as_sqlalchemy(connection, error) from error
+    finally:
+        cursor.close()
+
+
+def as_sqlalchemy(connection: sa.Connection, error: Exception) -> Exception:
+    """A driver's error as SQLAlchemy would have raised it; a connection that is lost is not used again."""
+    dialect = connection.dialect
+    driver = dialect.loaded_dbapi
+    if not isinstance(error, driver.Error):
+        return error
+    lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+    if lost:
+        connection.invalidate(error)
+    return sa.exc.DBAPIError.instance(
+        None, None, error, driver.Error, hide_parameters=True, connection_invalidated=lost, dialect=dialect
+    )

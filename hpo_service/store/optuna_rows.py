@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import TrialState, trial_seed
-from hpo_service.store.record import FROM_OPTUNA, TALLY_FIELD, Record
+from hpo_service.store.record import FROM_OPTUNA, Record
+from hpo_service.store.rows import TALLY_FIELD
 from hpo_service.store.tables import reports, rounds, studies, trials
 
 _STUDY_COLUMNS = (

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hpo_service.domain import measure
 from hpo_service.domain.errors import NotFound
-from hpo_service.domain.narrowing import Change, Kept
+from hpo_service.domain.narrowing import Kept
 from hpo_service.domain.sealed_test import SealedTest
-from hpo_service.domain.search_space import SearchSpace
-from hpo_service.domain.study import Round, Study, StudySpec, StudyState, Tally
+from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
-    AttemptEnd,
     HistoryTrial,
-    Holding,
-    Lease,
     Report,
-    Told,
     Trial,
     TrialState,
 )
+from hpo_service.store.rows import ends_at, nan_if_null, round_of, round_row, study_of, test_of, test_row, trial_of
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
 
 
@@ -55,32 +46,6 @@ FROM_OPTUNA = "optuna"
 _OURS = studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'")
 _STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), _OURS)
 _STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
-_SAVE_STUDY = (
-    sa.update(studies)
-    .where(studies.c.id == _b("key"))
-    .values(
-        {
-            column: _b(column)
-            for column in (
-                "state",
-                "revision",
-                "version",
-                "touched",
-                "queued",
-                "retries",
-                "running",
-                "complete",
-                "pruned",
-                "fail",
-                "given_out",
-                "next_number",
-                "round",
-                "exhausted",
-                "sealed",
-            )
-        }
-    )
-)
 _NOW = _b("now", type_=sa.Double)
 
 
@@ -110,27 +75,6 @@ _OVERDUE = sa.select(studies.c.name).where(
     ),
 )
 _TRIAL = sa.select(trials).where(trials.c.study_id == _b("study_id"), trials.c.number == _b("number"))
-_SAVE_TRIAL = (
-    sa.update(trials)
-    .where(trials.c.id == _b("key"))
-    .values(
-        {
-            column.name: _b(column.name)
-            for column in trials.c
-            if column.name not in ("id", "study_id", "number", "seed", "distributions", "user_attrs")
-        }
-    )
-)
-_LAPSED = (
-    sa.select(trials)
-    .where(
-        trials.c.study_id == _b("study_id"),
-        trials.c.state == sa.literal_column("'RUNNING'"),
-        trials.c.lease_expires_at.is_not(None),
-        sa.or_(trials.c.lease_expires_at <= _b("now"), trials.c.lease_expires_at > _b("too_far")),
-    )
-    .order_by(trials.c.number)
-)
 _WAITING = sa.select(trials).where(
     trials.c.study_id == _b("study_id"), trials.c.state == sa.literal_column("'WAITING'")
 )
@@ -138,11 +82,6 @@ _RETRIES = _WAITING.where(trials.c.attempt > sa.literal_column("0")).order_by(tr
 _QUEUED = _WAITING.where(trials.c.attempt == sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
 _REPORTS = sa.select(reports.c.step, reports.c.value, reports.c.metrics).where(reports.c.trial_id == _b("trial_id"))
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
-_END_ATTEMPT = (
-    sa.update(attempts)
-    .where(attempts.c.trial_id == _b("key"), attempts.c.attempt == _b("number"))
-    .values(ended_at=_b("at"), end=_b("how"))
-)
 
 
 class Record:
@@ -152,12 +91,6 @@ class Record:
         self._db = connection
         self.now = now
         self.wakes = False  # whether who waits for a trial should look again
-
-    @contextmanager
-    def undone_if_refused(self) -> Iterator[None]:
-        """A savepoint: what is written inside is undone when an exception leaves it."""
-        with self._db.begin_nested():
-            yield
 
     # -- studies ------------------------------------------------------------------------------------------
 
@@ -169,13 +102,13 @@ class Record:
 
     def find_study(self, name: str) -> Study | None:
         row = self._db.execute(_STUDY_BY_NAME, {"name": name}).one_or_none()
-        return None if row is None else _study(row)
+        return None if row is None else study_of(row)
 
     def studies(self, state: str | None, after: int, limit: int) -> list[Study]:
         query = sa.select(studies).where(studies.c.id > after, _OURS).order_by(studies.c.id).limit(limit)
         if state is not None:
             query = query.where(studies.c.state == state)
-        return [_study(row) for row in self._db.execute(query)]
+        return [study_of(row) for row in self._db.execute(query)]
 
     def created_with(self, study: Study) -> str:
         query = sa.select(studies.c.created_with).where(studies.c.id == study.id)
@@ -190,37 +123,13 @@ class Record:
             "state": StudyState.ACTIVE,
             "created_at": self.now,
             "lease_seconds": spec.lease_seconds,
-            "ends_at": _ends_at(spec, self.now),
+            "ends_at": ends_at(spec, self.now),
         }
         key = self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one()
         return Study(key, spec, StudyState.ACTIVE, self.now)
 
-    def save_study(self, study: Study) -> None:
-        tally = study.tally
-        self._db.execute(
-            _SAVE_STUDY,
-            {
-                "key": study.id,
-                "state": study.state,
-                "revision": study.revision,
-                "version": study.version,
-                "touched": study.touched,
-                "queued": tally.queued,
-                "retries": tally.retries,
-                "running": tally.running,
-                "complete": tally.complete,
-                "pruned": tally.pruned,
-                "fail": tally.fail,
-                "given_out": study.given_out,
-                "next_number": study.next_number,
-                "round": study.round,
-                "exhausted": study.exhausted,
-                "sealed": study.sealed,
-            },
-        )
-
     def save_spec(self, study: Study) -> None:
-        changed = {"spec": study.spec.model_dump(mode="json"), "ends_at": _ends_at(study.spec, study.created_at)}
+        changed = {"spec": study.spec.model_dump(mode="json"), "ends_at": ends_at(study.spec, study.created_at)}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
@@ -267,20 +176,14 @@ class Record:
 
     def rounds(self, study: Study) -> list[Round]:
         query = sa.select(rounds).where(rounds.c.study_id == study.id).order_by(rounds.c.round)
-        return [_round(row) for row in self._db.execute(query)]
+        return [round_of(row) for row in self._db.execute(query)]
 
     def round(self, study: Study, number: int) -> Round:
         query = sa.select(rounds).where(rounds.c.study_id == study.id, rounds.c.round == number)
-        return _round(self._db.execute(query).one())
+        return round_of(self._db.execute(query).one())
 
     def add_round(self, study: Study, round_: Round) -> None:
-        self._db.execute(sa.insert(rounds), {"study_id": study.id, **_round_row(round_)})
-
-    def save_round(self, study: Study, round_: Round) -> None:
-        row = _round_row(round_)
-        where = (rounds.c.study_id == study.id, rounds.c.round == round_.round)
-        fields = ("first_trial", "trials", "finished", "revision")
-        self._db.execute(sa.update(rounds).where(*where).values({name: row[name] for name in fields}))
+        self._db.execute(sa.insert(rounds), {"study_id": study.id, **round_row(round_)})
 
     # -- trials -------------------------------------------------------------------------------------------
 
@@ -288,51 +191,29 @@ class Record:
         row = self._db.execute(_TRIAL, {"study_id": study.id, "number": number}).one_or_none()
         if row is None:
             raise NotFound(f"study {study.name!r} has no trial {number}")
-        return _trial(row, study)
-
-    def add_trials(self, study: Study, new: Sequence[Trial]) -> list[Trial]:
-        """Insert the trials; return them with their ids, in order."""
-        rows = [{"study_id": study.id, "number": trial.number, **_trial_row(trial)} for trial in new]
-        if len(rows) == 1:
-            key = self._db.execute(sa.insert(trials).returning(trials.c.id), rows[0]).scalar_one()
-            return [replace(new[0], id=key)]
-        self._db.execute(sa.insert(trials), rows)
-        numbers = [trial.number for trial in new]
-        query = sa.select(trials.c.number, trials.c.id).where(
-            trials.c.study_id == study.id, trials.c.number.between(min(numbers), max(numbers))
-        )
-        ids = {number: key for number, key in self._db.execute(query).all()}  # noqa: C416 - a result has keys()
-        return [replace(trial, id=ids[trial.number]) for trial in new]
-
-    def save_trial(self, trial: Trial) -> None:
-        row = _trial_row(trial)
-        for name in ("seed", "distributions", "user_attrs"):
-            del row[name]
-        self._db.execute(_SAVE_TRIAL, {"key": trial.id, **row})
-
-    def lapsed_trials(self, study: Study) -> list[Trial]:
-        """RUNNING trials whose lease has run out, or was set by a clock that has since stepped back."""
-        too_far = self.now + study.spec.lease_seconds
-        found = self._db.execute(_LAPSED, {"study_id": study.id, "now": self.now, "too_far": too_far})
-        return [_trial(row, study) for row in found]
+        return trial_of(row, study)
 
     def retries(self, study: Study, limit: int) -> list[Trial]:
         found = self._db.execute(_RETRIES, {"study_id": study.id, "n": limit})
-        return [_trial(row, study) for row in found]
+        return [trial_of(row, study) for row in found]
 
     def queued(self, study: Study, limit: int) -> list[Trial]:
         found = self._db.execute(_QUEUED, {"study_id": study.id, "n": limit})
-        return [_trial(row, study) for row in found]
+        return [trial_of(row, study) for row in found]
+
+    def trials_in_state(self, study: Study, state: str) -> list[Trial]:
+        query = sa.select(trials).where(trials.c.study_id == study.id, trials.c.state == state)
+        return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
 
     def waiting(self, study: Study) -> list[Trial]:
         found = self._db.execute(_WAITING.order_by(trials.c.number), {"study_id": study.id})
-        return [_trial(row, study) for row in found]
+        return [trial_of(row, study) for row in found]
 
     def trials_by_number(self, study: Study, state: str | None, after: int, limit: int) -> list[Trial]:
         query = sa.select(trials).where(trials.c.study_id == study.id, trials.c.number > after)
         if state is not None:
             query = query.where(trials.c.state == state)
-        return [_trial(row, study) for row in self._db.execute(query.order_by(trials.c.number).limit(limit))]
+        return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number).limit(limit))]
 
     def trials_by_value(
         self, study: Study, state: str | None, after: tuple[float | None, int] | None, limit: int
@@ -351,7 +232,7 @@ class Record:
                 beyond = sa.or_(key.is_(None), key > at, sa.and_(key == at, trials.c.number > number))
             query = query.where(beyond)
         query = query.order_by(key.is_(None), key, trials.c.number).limit(limit)
-        return [_trial(row, study) for row in self._db.execute(query)]
+        return [trial_of(row, study) for row in self._db.execute(query)]
 
     def best(self, study: Study, count: int = 1) -> list[Trial]:
         """The best COMPLETE trials by their first value, best first; of equals the earlier one."""
@@ -362,7 +243,7 @@ class Record:
             .order_by(order, trials.c.number)
             .limit(count)
         )
-        return [_trial(row, study) for row in self._db.execute(query)]
+        return [trial_of(row, study) for row in self._db.execute(query)]
 
     def best_value(self, study: Study) -> float | None:
         best = sa.func.max if study.spec.maximizes else sa.func.min
@@ -379,7 +260,7 @@ class Record:
         query = sa.select(trials).where(
             trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'")
         )
-        return [_trial(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
+        return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
 
     def changed_since(self, study: Study, revision: int, limit: int | None = None) -> list[Trial]:
         """Trials written after this revision of the study, in the order of their writing."""
@@ -390,7 +271,7 @@ class Record:
         )
         if limit is not None:
             query = query.limit(limit)
-        return [_trial(row, study) for row in self._db.execute(query)]
+        return [trial_of(row, study) for row in self._db.execute(query)]
 
     def history_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial]:
         """What samplers and pruners may learn from the trials that have changed since."""
@@ -403,7 +284,7 @@ class Record:
                 state=trial.state,
                 params=trial.params,
                 values=trial.values,
-                reports=tuple((r.step, r.value) for r in steps.get(trial.id or 0, ())),
+                reports=tuple((r.step, r.value) for r in steps.get(trial.number, ())),
                 system_attrs=trial.system_attrs,
                 round=trial.round or 0,
             )
@@ -413,14 +294,15 @@ class Record:
 
     # -- reports and attempts -----------------------------------------------------------------------------
 
-    def reports(self, trial: Trial) -> list[Report]:
+    def reports(self, study: Study, trial: Trial) -> list[Report]:
         found = self._db.execute(_REPORTS.order_by(reports.c.step), {"trial_id": trial.id})
-        return [Report(step, _nan_if_null(value), metrics or {}) for step, value, metrics in found]
+        return [Report(step, nan_if_null(value), metrics or {}) for step, value, metrics in found]
 
     def reports_of(self, some: Sequence[Trial]) -> dict[int, list[Report]]:
-        """The reports by trial id, by rising step."""
+        """The reports of trials of one study, by number, by rising step."""
         found: dict[int, list[Report]] = {}
-        ids = [trial.id for trial in some]
+        numbers = {trial.id: trial.number for trial in some}
+        ids = list(numbers)
         for start in range(0, len(ids), 500):
             query = (
                 sa.select(reports)
@@ -428,39 +310,11 @@ class Record:
                 .order_by(reports.c.trial_id, reports.c.step)
             )
             for key, step, value, metrics in self._db.execute(query):
-                found.setdefault(key, []).append(Report(step, _nan_if_null(value), metrics or {}))
+                found.setdefault(numbers[key], []).append(Report(step, nan_if_null(value), metrics or {}))
         return found
 
-    def put_reports(self, trial: Trial, new: Iterable[Report]) -> None:
-        """One value per step, the last one."""
-        rows = [
-            {
-                "trial_id": trial.id,
-                "step": report.step,
-                "value": None if math.isnan(report.value) else report.value,
-                "metrics": report.metrics or None,
-            }
-            for report in {report.step: report for report in new}.values()
-        ]
-        if rows:
-            self._db.execute(_UPSERT_REPORT[self._db.dialect.name], rows)
-
-    def drop_reports(self, trial: Trial) -> None:
+    def drop_reports(self, study: Study, trial: Trial) -> None:
         self._db.execute(sa.delete(reports).where(reports.c.trial_id == trial.id))
-
-    def begin_attempt(self, trial: Trial) -> None:
-        row = {
-            "trial_id": trial.id,
-            "attempt": trial.holding.attempt,
-            "worker_id": trial.worker_id,
-            "started_at": self.now,
-        }
-        self._db.execute(sa.insert(attempts), row)
-
-    def end_attempt(self, trial: Trial, attempt: int, end: AttemptEnd | None) -> None:
-        """Write how the attempt ended; None: it goes on after all."""
-        at = None if end is None else self.now
-        self._db.execute(_END_ATTEMPT, {"key": trial.id, "number": attempt, "at": at, "how": end})
 
     def attempts(self, trial: Trial) -> list[AttemptRow]:
         query = sa.select(attempts).where(attempts.c.trial_id == trial.id).order_by(attempts.c.attempt)
@@ -474,22 +328,17 @@ class Record:
     def answer(self, call: str, request_id: str) -> Any | None:
         return self._db.execute(_ANSWER, {"call": call, "request_id": request_id}).scalar()
 
-    def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
-        """Raise IntegrityError when another server has just answered that request."""
-        row = {"call": call, "request_id": request_id, "study_id": study.id, "answer": answer}
-        self._db.execute(sa.insert(answers), row)
-
     # -- the sealed test ----------------------------------------------------------------------------------
 
     def test(self, study: Study) -> SealedTest | None:
         row = self._db.execute(sa.select(tests).where(tests.c.study_id == study.id)).one_or_none()
-        return None if row is None else _test(row, study)
+        return None if row is None else test_of(row, study)
 
     def add_test(self, study: Study, test: SealedTest) -> None:
-        self._db.execute(sa.insert(tests), {"study_id": study.id, **_test_row(test)})
+        self._db.execute(sa.insert(tests), {"study_id": study.id, **test_row(test)})
 
     def save_test(self, study: Study, test: SealedTest) -> None:
-        self._db.execute(sa.update(tests).where(tests.c.study_id == study.id).values(_test_row(test)))
+        self._db.execute(sa.update(tests).where(tests.c.study_id == study.id).values(test_row(test)))
 
     # -- workers ------------------------------------------------------------------------------------------
 
@@ -559,196 +408,4 @@ def _upserts(table: sa.Table, keys: list[str], columns: list[str]) -> dict[str, 
     return made
 
 
-_UPSERT_REPORT = _upserts(reports, ["trial_id", "step"], ["value", "metrics"])
 _UPSERT_WORKER = _upserts(workers, ["worker_id"], ["last_seen_at"])
-
-TALLY_FIELD = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "fail",
-}
-
-
-def tally_field(holding: Holding) -> str:
-    """The counter of the study that this trial counts in."""
-    if holding.state is TrialState.WAITING:
-        return "retries" if holding.attempt else "queued"
-    return TALLY_FIELD[holding.state]
-
-
-def _study(row: Any) -> Study:
-    return Study(
-        id=row.id,
-        spec=_spec(_key(row.spec)),
-        state=StudyState(row.state),
-        created_at=row.created_at,
-        revision=row.revision,
-        version=row.version,
-        touched=row.touched,
-        tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
-        given_out=row.given_out,
-        next_number=row.next_number,
-        round=row.round,
-        exhausted=row.exhausted,
-        sealed=row.sealed,
-    )
-
-
-def _ends_at(spec: StudySpec, created_at: float) -> float | None:
-    return None if spec.limits.seconds is None else created_at + spec.limits.seconds
-
-
-def _key(document: Any) -> str:
-    return json.dumps(document, separators=(",", ":"))
-
-
-@lru_cache(maxsize=1000)
-def _spec(text: str) -> StudySpec:
-    return StudySpec.model_validate_json(text)
-
-
-@lru_cache(maxsize=1000)
-def _search_space(text: str) -> SearchSpace:
-    return SearchSpace.model_validate_json(text)
-
-
-def _round(row: Any) -> Round:
-    return Round(
-        round=row.round,
-        search_space=_search_space(_key(row.search_space)),
-        first_trial=row.first_trial,
-        trials=row.trials,
-        finished=row.finished,
-        from_trials=tuple(row.from_trials),
-        changes=tuple(Change.model_validate(change) for change in row.changes),
-        revision=row.revision,
-    )
-
-
-def _round_row(round_: Round) -> dict[str, Any]:
-    return {
-        "round": round_.round,
-        "search_space": round_.search_space.model_dump(mode="json"),
-        "first_trial": round_.first_trial,
-        "trials": round_.trials,
-        "finished": round_.finished,
-        "from_trials": list(round_.from_trials),
-        "changes": [change.model_dump(mode="json") for change in round_.changes],
-        "revision": round_.revision,
-    }
-
-
-def _trial(row: Any, study: Study) -> Trial:
-    told = row.told
-    return Trial(
-        id=row.id,
-        study=study.name,
-        number=row.number,
-        params=row.params,
-        holding=Holding(
-            state=TrialState(row.state),
-            attempt=row.attempt,
-            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
-            lapsed=row.lapsed,
-            lease=_lease(row.lease_expires_at, study),
-            told=None if told is None else Told(told["attempt"], TrialState(told["state"]), _floats(told["values"])),
-            reason=row.reason,
-        ),
-        seed=row.seed,
-        values=_floats(row.values),
-        metrics=row.metrics,
-        worker_id=row.worker_id,
-        stop=row.stop,
-        round=row.round,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        system_attrs=row.system_attrs,
-        distributions=row.distributions,
-        user_attrs=row.user_attrs,
-        revision=row.revision,
-    )
-
-
-def _trial_row(trial: Trial) -> dict[str, Any]:
-    holding = trial.holding
-    return {
-        "state": holding.state,
-        "params": trial.params,
-        "distributions": trial.distributions,
-        "values": _jsonable(trial.values),
-        "value": trial.values[0] if trial.values else None,
-        "metrics": trial.metrics,
-        "reason": holding.reason,
-        "stop": trial.stop,
-        "round": trial.round,
-        "seed": trial.seed,
-        "attempt": holding.attempt,
-        "attempt_end": holding.ended,
-        "lapsed": holding.lapsed,
-        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
-        "worker_id": trial.worker_id,
-        "told": None
-        if holding.told is None
-        else {
-            "attempt": holding.told.attempt,
-            "state": holding.told.state,
-            "values": _jsonable(holding.told.values),
-        },
-        "started_at": trial.started_at,
-        "finished_at": trial.finished_at,
-        "revision": trial.revision,
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-    }
-
-
-def _test(row: Any, study: Study) -> SealedTest:
-    return SealedTest(
-        ensemble=row.ensemble,
-        number=row.number,
-        holding=Holding(
-            state=TrialState(row.state),
-            attempt=row.attempt,
-            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
-            lapsed=row.lapsed,
-            lease=_lease(row.lease_expires_at, study),
-            reason=row.reason,
-        ),
-        worker_id=row.worker_id,
-        result=row.result,
-        finished_at=row.finished_at,
-    )
-
-
-def _test_row(test: SealedTest) -> dict[str, Any]:
-    holding = test.holding
-    return {
-        "ensemble": test.ensemble,
-        "number": test.number,
-        "state": holding.state,
-        "attempt": holding.attempt,
-        "attempt_end": holding.ended,
-        "lapsed": holding.lapsed,
-        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
-        "worker_id": test.worker_id,
-        "result": test.result,
-        "reason": holding.reason,
-        "finished_at": test.finished_at,
-    }
-
-
-def _lease(expires_at: float | None, study: Study) -> Lease | None:
-    return None if expires_at is None else Lease(expires_at, study.spec.lease_seconds)
-
-
-def _floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(measure.from_json(value) for value in values)
-
-
-def _jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
-    return None if values is None else [measure.to_json(value) for value in values]
-
-
-def _nan_if_null(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from hpo_service.domain.errors import HpoError, Unavailable
+from hpo_service.domain.errors import Unavailable
 from hpo_service.store.engine import database_errors_translated
+from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
-Work = Callable[[sa.Connection], T]
+Work = Callable[[Group], T]
 
 LARGEST_GROUP = 64
 
@@ -44,16 +45,17 @@ class Writer:
     def __init__(
         self,
         engine: sa.Engine,
-        lock_studies: Callable[[sa.Connection, Sequence[str]], None],
+        memory: Memory,
         on_commit: Callable[[], None],
         on_rollback: Callable[[Sequence[str]], None],
     ) -> None:
-        """lock_studies: keep other servers from these studies until the transaction ends, taken in one order.
+        """memory: what the writer knows between transactions.
 
         on_rollback: forget what memory holds of these studies; it may have seen what was undone.
         """
         self._engine = engine
-        self._lock_studies = lock_studies
+        self._memory = memory
+        self._shared = engine.dialect.name != "sqlite"  # other servers may write the same database
         self._on_commit = on_commit
         self._on_rollback = on_rollback
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -94,35 +96,43 @@ class Writer:
             group.append(call)
         return group, False
 
-    def _commit(self, group: list[_Call]) -> None:
-        studies = sorted({name for call in group for name in call.studies})
+    def _commit(self, calls: list[_Call]) -> None:
+        studies = sorted({name for call in calls for name in call.studies})
         try:
             with database_errors_translated(), self._engine.begin() as connection:
-                self._lock_studies(connection, studies)
-                outcomes = [self._run_one(connection, call) for call in group]
+                group = Group(connection, self._memory, shared=self._shared)
+                group.lock(studies)
+                outcomes = [self._run_one(group, call) for call in calls]
+                group.finish()
         except BaseException as error:
+            self._memory.forget_all()
             self._on_rollback(studies)
-            outcomes = [_Done(error=error)] * len(group)
+            if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
+                # One call's rows were refused at the end: each by itself, so that only that one is refused.
+                for call in calls:
+                    self._commit([call])
+                return
+            outcomes = [_Done(error=error)] * len(calls)
         else:
+            self._memory.committed(group.touched)
             self._on_commit()
-        for call, outcome in zip(group, outcomes, strict=True):
+        for call, outcome in zip(calls, outcomes, strict=True):
             if outcome.error is not None:
                 call.answer.set_exception(outcome.error)
             else:
                 call.answer.set_result(outcome.result)
 
-    def _run_one(self, connection: sa.Connection, call: _Call) -> _Done:
+    def _run_one(self, group: Group, call: _Call) -> _Done:
         try:
-            with connection.begin_nested():
-                return _Done(result=call.work(connection))
-        except HpoError as error:
-            self._on_rollback(call.studies)
-            return _Done(error=error)
-        except sa.exc.DBAPIError as error:
-            self._on_rollback(call.studies)
-            if isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
-                return _Done(error=error)
-            raise  # the connection or the disk: nobody in this group can be sure of anything
+            result = call.work(group)
+            group.keep_call()
+            return _Done(result=result)
         except Exception as error:
             self._on_rollback(call.studies)
+            lost = isinstance(error, sa.exc.DBAPIError) and not isinstance(
+                error, sa.exc.IntegrityError | sa.exc.DataError
+            )
+            if lost:
+                raise  # the connection or the disk: nobody in this group can be sure of anything
+            group.refuse_call()
             return _Done(error=error)

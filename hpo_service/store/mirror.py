@@ -1,0 +1,100 @@
+"""What the writer keeps in memory of a study that is being worked on, so that a hot call reads nothing from SQL.
+
+A mirror holds the study's row, its rounds, and the trials that run or have just finished, with their reports. It is
+true as long as nobody else has written the study: on SQLite nobody can; on PostgreSQL the revision is compared under
+the lock. What a call changed in it is undone when the call is refused; all is forgotten when a commit fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from hpo_service.domain.study import Round, Study
+from hpo_service.domain.trial import Report, Trial, TrialState
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# Finished trials stay as long as somebody may ask for them again: a repeated tell, a look at the result.
+JUST_FINISHED = 256
+
+
+class Undo:
+    """What has to be put back when the call is refused."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def set(self, kept: dict[K, V], key: K, value: V) -> None:
+        if key in kept:
+            before = kept[key]
+            self._steps.append(lambda: kept.__setitem__(key, before))
+        else:
+            self._steps.append(lambda: kept.pop(key, None))
+        kept[key] = value
+
+    def pop(self, kept: dict[K, V], key: K) -> None:
+        if key in kept:
+            before = kept.pop(key)
+            self._steps.append(lambda: kept.__setitem__(key, before))
+
+    def call(self, step: Callable[[], object]) -> None:
+        self._steps.append(step)
+
+    def mark(self) -> int:
+        return len(self._steps)
+
+    def run_to(self, mark: int = 0) -> None:
+        while len(self._steps) > mark:
+            self._steps.pop()()
+
+    def clear(self) -> None:
+        self._steps.clear()
+
+
+@dataclass
+class Mirror:
+    study: Study
+    rounds: dict[int, Round]
+    trials: dict[int, Trial] = field(default_factory=dict)
+    reports: dict[int, dict[int, Report]] = field(default_factory=dict)
+    finished: deque[int] = field(default_factory=deque)
+    # Bounds of the leases' expiry: while the clock lies between them, no lease needs looking at.
+    earliest: float = math.inf
+    latest: float = -math.inf
+
+    def keep(self, trial: Trial, undo: Undo) -> None:
+        """Take the trial as it now is."""
+        undo.set(self.trials, trial.number, trial)
+        if trial.state.is_finished:
+            self.finished.append(trial.number)
+        lease = trial.holding.lease
+        if trial.state is TrialState.RUNNING and lease is not None:
+            self.earliest = min(self.earliest, lease.expires_at)
+            self.latest = max(self.latest, lease.expires_at)
+
+    def forget_old(self) -> None:
+        """Let go of what finished long ago; called after a commit."""
+        while len(self.finished) > JUST_FINISHED:
+            number = self.finished.popleft()
+            known = self.trials.get(number)
+            if known is not None and known.state.is_finished:
+                del self.trials[number]
+                self.reports.pop(number, None)
+
+    def running(self) -> Iterable[Trial]:
+        return (trial for trial in self.trials.values() if trial.state is TrialState.RUNNING)
+
+    def lapsed(self, now: float) -> list[Trial]:
+        """RUNNING trials whose lease has run out, by number."""
+        if self.earliest > now and self.latest <= now + self.study.spec.lease_seconds:
+            return []
+        leases = [trial.holding.lease for trial in self.running() if trial.holding.lease is not None]
+        self.earliest = min((lease.expires_at for lease in leases), default=math.inf)
+        self.latest = max((lease.expires_at for lease in leases), default=-math.inf)
+        over = [t for t in self.running() if t.holding.lease is not None and t.holding.lease.is_expired(now)]
+        return sorted(over, key=lambda trial: trial.number)

@@ -1,0 +1,195 @@
+"""Rows that wait for the end of the group: each study, round and trial is written once, however many calls changed it.
+
+The statements go to the driver as they are; through SQLAlchemy's compiler each would cost more than the database takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo_service.domain.study import Round, Study
+from hpo_service.domain.trial import AttemptEnd, Report, Trial
+from hpo_service.store.engine import as_sqlalchemy
+from hpo_service.store.mirror import Mirror
+from hpo_service.store.rows import STUDY_COUNTERS, TRIAL_COLUMNS, study_counters, trial_row
+
+TrialKey = tuple[int, int]  # study id, number
+AttemptKey = tuple[int, int, int]
+
+_JSON_COLUMNS = frozenset({"params", "distributions", "values", "metrics", "told", "user_attrs", "system_attrs"})
+_NEVER_CHANGED = frozenset({"seed", "distributions", "user_attrs"})
+MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
+
+
+@dataclass
+class Pending:
+    """What the group's calls have changed and not yet written."""
+
+    studies: dict[int, Study] = field(default_factory=dict)
+    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
+    new_trials: dict[TrialKey, Trial] = field(default_factory=dict)
+    trials: dict[TrialKey, Trial] = field(default_factory=dict)
+    reports: dict[tuple[int, int, int], Report] = field(default_factory=dict)
+    begun: dict[AttemptKey, tuple[str | None, float]] = field(default_factory=dict)
+    ended: dict[AttemptKey, tuple[float | None, AttemptEnd | None]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
+
+    def _all(self) -> Iterable[dict[Any, Any]]:
+        return (
+            self.studies,
+            self.rounds,
+            self.new_trials,
+            self.trials,
+            self.reports,
+            self.begun,
+            self.ended,
+            self.answers,
+        )
+
+    def copy(self) -> list[dict[Any, Any]]:
+        return [dict(rows) for rows in self._all()]
+
+    def restore(self, copied: Sequence[dict[Any, Any]]) -> None:
+        for rows, before in zip(self._all(), copied, strict=True):
+            rows.clear()
+            rows.update(before)
+
+    def flush(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
+        """Write all that waits, in the order of the foreign keys."""
+        if not any(self._all()):
+            return
+        sql = _STATEMENTS[connection.dialect.name]
+        cursor = connection.connection.cursor()
+        try:
+            ids = self._insert_trials(cursor, sql, mirrors)
+            self._write_rest(cursor, sql, ids, mirrors)
+        except Exception as error:
+            raise as_sqlalchemy(connection, error) from error
+        finally:
+            cursor.close()
+        for rows in self._all():
+            rows.clear()
+
+    def _insert_trials(self, cursor: Any, sql: _Statements, mirrors: dict[int, Mirror]) -> dict[TrialKey, int]:
+        ids: dict[TrialKey, int] = {}
+        new = list(self.new_trials.items())
+        for start in range(0, len(new), MOST_ROWS):
+            some = new[start : start + MOST_ROWS]
+            cursor.execute(
+                sql.insert_trials(len(some)),
+                [cell for (study_id, number), trial in some for cell in (study_id, number, *_cells(trial))],
+            )
+            for key, study_id, number in cursor.fetchall():
+                ids[study_id, number] = key
+                kept = mirrors[study_id].trials if study_id in mirrors else {}
+                if number in kept:
+                    kept[number] = replace(kept[number], id=key)
+        return ids
+
+    def _write_rest(self, cursor: Any, sql: _Statements, ids: dict[TrialKey, int], mirrors: dict[int, Mirror]) -> None:
+        def id_of(study_id: int, number: int) -> int:
+            known = ids.get((study_id, number))
+            if known is None:
+                known = mirrors[study_id].trials[number].id
+            assert known is not None
+            return known
+
+        if self.trials:
+            rows = [(*_cells(trial, changing=True), id_of(*key)) for key, trial in self.trials.items()]
+            cursor.executemany(sql.update_trial, rows)
+        if self.begun:
+            cursor.executemany(
+                sql.insert_attempt,
+                [(id_of(s, n), a, worker, at) for (s, n, a), (worker, at) in self.begun.items()],
+            )
+        if self.ended:
+            cursor.executemany(
+                sql.end_attempt,
+                [
+                    (at, None if how is None else str(how), id_of(s, n), a)
+                    for (s, n, a), (at, how) in self.ended.items()
+                ],
+            )
+        if self.reports:
+            cursor.executemany(
+                sql.upsert_report,
+                [(id_of(s, n), step, *_report_cells(report)) for (s, n, step), report in self.reports.items()],
+            )
+        if self.answers:
+            cursor.executemany(
+                sql.insert_answer,
+                [(call, request, key, dumps(answer)) for (call, request), (key, answer) in self.answers.items()],
+            )
+        for (study_id, number), round_ in self.rounds.items():
+            cursor.execute(
+                sql.update_round,
+                (round_.first_trial, round_.trials, round_.finished, round_.revision, study_id, number),
+            )
+        for study in self.studies.values():
+            cursor.execute(sql.update_study, (*study_counters(study).values(), study.id))
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def dumps(document: Any) -> str:
+    return _encode(document)
+
+
+def _cells(trial: Trial, changing: bool = False) -> list[Any]:
+    cells = []
+    for name, value in trial_row(trial).items():
+        if changing and name in _NEVER_CHANGED:
+            continue
+        cells.append(_encode(value) if name in _JSON_COLUMNS and value is not None else value)
+    return cells
+
+
+def _report_cells(report: Report) -> tuple[float | None, str | None]:
+    value = None if math.isnan(report.value) else report.value
+    return value, _encode(report.metrics) if report.metrics else None
+
+
+class _Statements:
+    """The statements of one dialect, with its bind marks."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        example = list(TRIAL_COLUMNS)
+        self._trial_columns = ["study_id", "number", *example]
+        changing = [name for name in example if name not in _NEVER_CHANGED]
+        self.update_trial = self._update("hpo_trials", changing, ["id"])
+        self.insert_attempt = self._insert("hpo_attempts", ["trial_id", "attempt", "worker_id", "started_at"])
+        self.end_attempt = self._update("hpo_attempts", ["ended_at", "end"], ["trial_id", "attempt"])
+        self.upsert_report = (
+            self._insert("hpo_reports", ["trial_id", "step", "value", "metrics"])
+            + " ON CONFLICT (trial_id, step) DO UPDATE SET value = excluded.value, metrics = excluded.metrics"
+        )
+        self.insert_answer = self._insert("hpo_answers", ["call", "request_id", "study_id", "answer"])
+        self.update_round = self._update(
+            "hpo_rounds", ["first_trial", "trials", "finished", "revision"], ["study_id", "round"]
+        )
+        self.update_study = self._update("hpo_studies", list(STUDY_COUNTERS), ["id"])
+
+    def insert_trials(self, rows: int) -> str:
+        values = f"({', '.join([self._mark] * len(self._trial_columns))})"
+        columns = ", ".join(f'"{name}"' for name in self._trial_columns)
+        return f"INSERT INTO hpo_trials ({columns}) VALUES {', '.join([values] * rows)} RETURNING id, study_id, number"  # noqa: S608
+
+    def _insert(self, table: str, columns: Sequence[str]) -> str:
+        names = ", ".join(f'"{name}"' for name in columns)
+        return f"INSERT INTO {table} ({names}) VALUES ({', '.join([self._mark] * len(columns))})"  # noqa: S608
+
+    def _update(self, table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
+        changes = ", ".join(f'"{name}" = {self._mark}' for name in columns)
+        where = " AND ".join(f'"{name}" = {self._mark}' for name in keys)
+        return f"UPDATE {table} SET {changes} WHERE {where}"  # noqa: S608
+
+
+_STATEMENTS = {"sqlite": _Statements("?"), "postgresql": _Statements("%s")}

@@ -1,0 +1,234 @@
+"""From rows to domain values and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from hpo_service.domain import measure
+from hpo_service.domain.narrowing import Change
+from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.search_space import FloatParameter, SearchSpace
+from hpo_service.domain.study import Round, Study, StudySpec, StudyState, Tally
+from hpo_service.domain.trial import AttemptEnd, Holding, Lease, Told, Trial, TrialState
+
+TALLY_FIELD = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "fail",
+}
+
+
+def tally_field(holding: Holding) -> str:
+    """The counter of the study that this trial counts in."""
+    if holding.state is TrialState.WAITING:
+        return "retries" if holding.attempt else "queued"
+    return TALLY_FIELD[holding.state]
+
+
+def study_of(row: Any) -> Study:
+    return Study(
+        id=row.id,
+        spec=_spec(_key(row.spec)),
+        state=StudyState(row.state),
+        created_at=row.created_at,
+        revision=row.revision,
+        version=row.version,
+        touched=row.touched,
+        tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
+        given_out=row.given_out,
+        next_number=row.next_number,
+        round=row.round,
+        exhausted=row.exhausted,
+        sealed=row.sealed,
+    )
+
+
+def ends_at(spec: StudySpec, created_at: float) -> float | None:
+    return None if spec.limits.seconds is None else created_at + spec.limits.seconds
+
+
+def _key(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+@lru_cache(maxsize=1000)
+def _spec(text: str) -> StudySpec:
+    return StudySpec.model_validate_json(text)
+
+
+@lru_cache(maxsize=1000)
+def _search_space(text: str) -> SearchSpace:
+    return SearchSpace.model_validate_json(text)
+
+
+def round_of(row: Any) -> Round:
+    return Round(
+        round=row.round,
+        search_space=_search_space(_key(row.search_space)),
+        first_trial=row.first_trial,
+        trials=row.trials,
+        finished=row.finished,
+        from_trials=tuple(row.from_trials),
+        changes=tuple(Change.model_validate(change) for change in row.changes),
+        revision=row.revision,
+    )
+
+
+def round_row(round_: Round) -> dict[str, Any]:
+    return {
+        "round": round_.round,
+        "search_space": round_.search_space.model_dump(mode="json"),
+        "first_trial": round_.first_trial,
+        "trials": round_.trials,
+        "finished": round_.finished,
+        "from_trials": list(round_.from_trials),
+        "changes": [change.model_dump(mode="json") for change in round_.changes],
+        "revision": round_.revision,
+    }
+
+
+def trial_of(row: Any, study: Study) -> Trial:
+    told = row.told
+    return Trial(
+        id=row.id,
+        study=study.name,
+        number=row.number,
+        params=row.params,
+        holding=Holding(
+            state=TrialState(row.state),
+            attempt=row.attempt,
+            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
+            lapsed=row.lapsed,
+            lease=_lease(row.lease_expires_at, study),
+            told=None if told is None else Told(told["attempt"], TrialState(told["state"]), _floats(told["values"])),
+            reason=row.reason,
+        ),
+        seed=row.seed,
+        values=_floats(row.values),
+        metrics=row.metrics,
+        worker_id=row.worker_id,
+        stop=row.stop,
+        round=row.round,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        system_attrs=row.system_attrs,
+        distributions=row.distributions,
+        user_attrs=row.user_attrs,
+        revision=row.revision,
+    )
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    holding = trial.holding
+    return {
+        "state": str(holding.state),
+        "params": trial.params,
+        "distributions": trial.distributions,
+        "values": _jsonable(trial.values),
+        "value": trial.values[0] if trial.values else None,
+        "metrics": trial.metrics,
+        "reason": holding.reason,
+        "stop": trial.stop,
+        "round": trial.round,
+        "seed": trial.seed,
+        "attempt": holding.attempt,
+        "attempt_end": None if holding.ended is None else str(holding.ended),
+        "lapsed": holding.lapsed,
+        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
+        "worker_id": trial.worker_id,
+        "told": None
+        if holding.told is None
+        else {
+            "attempt": holding.told.attempt,
+            "state": str(holding.told.state),
+            "values": _jsonable(holding.told.values),
+        },
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+        "revision": trial.revision,
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+    }
+
+
+def test_of(row: Any, study: Study) -> SealedTest:
+    return SealedTest(
+        ensemble=row.ensemble,
+        number=row.number,
+        holding=Holding(
+            state=TrialState(row.state),
+            attempt=row.attempt,
+            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
+            lapsed=row.lapsed,
+            lease=_lease(row.lease_expires_at, study),
+            reason=row.reason,
+        ),
+        worker_id=row.worker_id,
+        result=row.result,
+        finished_at=row.finished_at,
+    )
+
+
+def test_row(test: SealedTest) -> dict[str, Any]:
+    holding = test.holding
+    return {
+        "ensemble": test.ensemble,
+        "number": test.number,
+        "state": str(holding.state),
+        "attempt": holding.attempt,
+        "attempt_end": None if holding.ended is None else str(holding.ended),
+        "lapsed": holding.lapsed,
+        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
+        "worker_id": test.worker_id,
+        "result": test.result,
+        "reason": holding.reason,
+        "finished_at": test.finished_at,
+    }
+
+
+def _lease(expires_at: float | None, study: Study) -> Lease | None:
+    return None if expires_at is None else Lease(expires_at, study.spec.lease_seconds)
+
+
+def _floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(measure.from_json(value) for value in values)
+
+
+def _jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
+    return None if values is None else [measure.to_json(value) for value in values]
+
+
+def nan_if_null(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def study_counters(study: Study) -> dict[str, Any]:
+    """The columns of a study that its trials change."""
+    tally = study.tally
+    return {
+        "state": str(study.state),
+        "revision": study.revision,
+        "version": study.version,
+        "touched": study.touched,
+        "queued": tally.queued,
+        "retries": tally.retries,
+        "running": tally.running,
+        "complete": tally.complete,
+        "pruned": tally.pruned,
+        "fail": tally.fail,
+        "given_out": study.given_out,
+        "next_number": study.next_number,
+        "round": study.round,
+        "exhausted": study.exhausted,
+        "sealed": study.sealed,
+    }
+
+
+TRIAL_COLUMNS = tuple(trial_row(Trial("any", 0, {}, Holding(TrialState.WAITING), seed=0)))
+_ANY_SPACE = SearchSpace({"x": FloatParameter(low=0, high=1)})
+STUDY_COUNTERS = tuple(study_counters(Study(0, StudySpec(name="any", search_space=_ANY_SPACE), StudyState.ACTIVE, 0)))

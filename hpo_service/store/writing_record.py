@@ -1,0 +1,302 @@
+"""The record as the writer sees it: what is hot comes from the mirrors, and what changes waits for the group's end.
+
+Whatever needs SQL after all (`_db`) first writes what waits, inside a savepoint of the call, so that it sees everything
+and a refused call takes nothing of the others along.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo_service.domain.study import Round, Study
+from hpo_service.domain.trial import AttemptEnd, Report, Trial, TrialState
+from hpo_service.store.engine import raw
+from hpo_service.store.mirror import Mirror, Undo
+from hpo_service.store.pending import Pending
+from hpo_service.store.record import Record
+from hpo_service.store.tables import studies, workers
+
+MOST_MIRRORS = 500
+ANSWERS_IN_MEMORY = 20_000
+
+
+class Memory:
+    """What one server's writer remembers between transactions. Only the writer's thread touches it."""
+
+    def __init__(self) -> None:
+        self.mirrors: dict[int, Mirror] = {}
+        self.ids: dict[str, int] = {}
+        self.answers: OrderedDict[tuple[str, str], tuple[int, Any]] = OrderedDict()
+        self.draining: frozenset[str] | None = None
+        self.draining_read_at = 0.0
+
+    def forget(self, study_id: int) -> None:
+        mirror = self.mirrors.pop(study_id, None)
+        if mirror is not None:
+            self.ids.pop(mirror.study.name, None)
+
+    def forget_all(self) -> None:
+        self.mirrors.clear()
+        self.ids.clear()
+        self.answers.clear()
+        self.draining = None
+
+    def committed(self, touched: Iterable[int]) -> None:
+        for study_id in touched:
+            if study_id in self.mirrors:
+                self.mirrors[study_id].forget_old()
+        while len(self.mirrors) > MOST_MIRRORS:
+            self.forget(next(iter(self.mirrors)))
+
+
+class Group:
+    """One transaction of the writer, for one call after the other."""
+
+    def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool) -> None:
+        """shared: whether other servers may write the same database."""
+        self.connection = connection
+        self.memory = memory
+        self.shared = shared
+        self.pending = Pending()
+        self.undo = Undo()
+        self.touched: set[int] = set()
+        self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
+        self._before_sql: list[dict[Any, Any]] | None = None
+
+    def lock(self, names: Sequence[str]) -> None:
+        """Keep other servers from these studies; in the order of their names, so that nobody waits in a circle."""
+        if not self.shared or not names:
+            return
+        found = dict.fromkeys(names, (0, -1))
+        query = (
+            sa.select(studies.c.name, studies.c.id, studies.c.revision)
+            .where(studies.c.name.in_(names))
+            .order_by(studies.c.name)
+            .with_for_update()
+        )
+        found.update({name: (key, revision) for name, key, revision in self.connection.execute(query)})
+        for name, (key, revision) in found.items():
+            known = self.memory.ids.get(name)
+            if known is not None:
+                kept = self.memory.mirrors[known].study
+                if (kept.id, kept.revision) != (key, revision):
+                    self.memory.forget(known)
+        self.verified.update(names)
+
+    def trusts(self, name: str) -> bool:
+        return not self.shared or name in self.verified
+
+    def sql(self) -> sa.Connection:
+        """The connection, with everything written that waits. Undone with the call."""
+        if self._before_sql is None:
+            self._before_sql = self.pending.copy()
+            self.connection.exec_driver_sql("SAVEPOINT one_call")
+        self.pending.flush(self.connection, self.memory.mirrors)
+        return self.connection
+
+    def keep_call(self) -> None:
+        if self._before_sql is not None:
+            self.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+            self._before_sql = None
+        self.undo.clear()
+
+    def refuse_call(self) -> None:
+        if self._before_sql is not None:
+            self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_call")
+            self.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+            self.pending.restore(self._before_sql)
+            self._before_sql = None
+        self.undo.run_to()
+
+    def finish(self) -> None:
+        self.pending.flush(self.connection, self.memory.mirrors)
+
+
+class WritingRecord(Record):
+    """One call's view of the record inside the group's transaction."""
+
+    def __init__(self, group: Group, now: float) -> None:
+        self._group = group
+        self._pending = group.pending
+        self._undo = group.undo
+        self._memory = group.memory
+        self.now = now
+        self.wakes = False
+
+    @property
+    def _db(self) -> sa.Connection:  # type: ignore[override]
+        return self._group.sql()
+
+    @contextmanager
+    def undone_if_refused(self) -> Iterator[None]:
+        """One call among several: a rule that it breaks is found before it has written anything by SQL."""
+        mark = self._undo.mark()
+        try:
+            yield
+        except BaseException:
+            self._undo.run_to(mark)
+            raise
+
+    # -- studies ------------------------------------------------------------------------------------------
+
+    def find_study(self, name: str) -> Study | None:
+        known = self._memory.ids.get(name)
+        if known is not None and self._group.trusts(name):
+            return self._memory.mirrors[known].study
+        if known is not None:
+            self._memory.forget(known)
+        found = super().find_study(name)
+        if found is None:
+            return None
+        self._group.verified.add(name)
+        return self._mirror(found).study
+
+    def _mirror(self, study: Study) -> Mirror:
+        """The study's mirror, read from the database when it is not there."""
+        mirror = self._memory.mirrors.get(study.id)
+        if mirror is None:
+            mirror = Mirror(study, {round_.round: round_ for round_ in super().rounds(study)})
+            for trial in super().trials_in_state(study, TrialState.RUNNING):
+                mirror.keep(trial, Undo())
+            self._memory.mirrors[study.id] = mirror
+            self._memory.ids[study.name] = study.id
+        return mirror
+
+    def save_study(self, study: Study) -> None:
+        mirror = self._mirror(study)
+        before = mirror.study
+        self._undo.call(lambda: setattr(mirror, "study", before))
+        mirror.study = study
+        self._undo.set(self._pending.studies, study.id, study)
+        self._group.touched.add(study.id)
+
+    def delete_study(self, study: Study) -> None:
+        super().delete_study(study)
+        self._memory.forget(study.id)
+        for key in [key for key, (owner, _) in self._memory.answers.items() if owner == study.id]:
+            del self._memory.answers[key]
+
+    # -- rounds -------------------------------------------------------------------------------------------
+
+    def rounds(self, study: Study) -> list[Round]:
+        return [round_ for _, round_ in sorted(self._mirror(study).rounds.items())]
+
+    def round(self, study: Study, number: int) -> Round:
+        return self._mirror(study).rounds[number]
+
+    def add_round(self, study: Study, round_: Round) -> None:
+        super().add_round(study, round_)
+        self._undo.set(self._mirror(study).rounds, round_.round, round_)
+
+    def save_round(self, study: Study, round_: Round) -> None:
+        self._undo.set(self._mirror(study).rounds, round_.round, round_)
+        self._undo.set(self._pending.rounds, (study.id, round_.round), round_)
+
+    # -- trials -------------------------------------------------------------------------------------------
+
+    def trial(self, study: Study, number: int) -> Trial:
+        known = self._mirror(study).trials.get(number)
+        return super().trial(study, number) if known is None else known
+
+    def add_trials(self, study: Study, new: Sequence[Trial]) -> list[Trial]:
+        mirror = self._mirror(study)
+        for trial in new:
+            self._undo.set(self._pending.new_trials, (study.id, trial.number), trial)
+            mirror.keep(trial, self._undo)
+        return list(new)
+
+    def save_trial(self, study: Study, trial: Trial) -> None:
+        key = (study.id, trial.number)
+        if key in self._pending.new_trials:
+            self._undo.set(self._pending.new_trials, key, trial)
+        else:
+            self._undo.set(self._pending.trials, key, trial)
+        self._mirror(study).keep(trial, self._undo)
+
+    def lapsed_trials(self, study: Study) -> list[Trial]:
+        """RUNNING trials whose lease has run out, or was set by a clock that has since stepped back."""
+        return self._mirror(study).lapsed(self.now)
+
+    # -- reports and attempts -----------------------------------------------------------------------------
+
+    def reports(self, study: Study, trial: Trial) -> list[Report]:
+        return [report for _, report in sorted(self._reports(study, trial).items())]
+
+    def _reports(self, study: Study, trial: Trial) -> dict[int, Report]:
+        mirror = self._mirror(study)
+        known = mirror.reports.get(trial.number)
+        if known is None:
+            found = [] if (study.id, trial.number) in self._pending.new_trials else super().reports(study, trial)
+            known = {report.step: report for report in found}
+            if trial.number in mirror.trials:
+                self._undo.set(mirror.reports, trial.number, known)
+        return known
+
+    def reports_of(self, some: Sequence[Trial]) -> dict[int, list[Report]]:
+        if all(trial.id is not None for trial in some):
+            return super().reports_of(some)
+        study = self._memory.mirrors[self._memory.ids[some[0].study]].study
+        return {trial.number: self.reports(study, trial) for trial in some}
+
+    def put_reports(self, study: Study, trial: Trial, new: Iterable[Report]) -> None:
+        """One value per step, the last one."""
+        kept = self._reports(study, trial)
+        for report in new:
+            self._undo.set(kept, report.step, report)
+            self._undo.set(self._pending.reports, (study.id, trial.number, report.step), report)
+
+    def drop_reports(self, study: Study, trial: Trial) -> None:
+        super().drop_reports(study, trial)
+        self._undo.set(self._mirror(study).reports, trial.number, {})
+
+    def begin_attempt(self, study: Study, trial: Trial) -> None:
+        key = (study.id, trial.number, trial.holding.attempt)
+        self._undo.set(self._pending.begun, key, (trial.worker_id, self.now))
+
+    def end_attempt(self, study: Study, trial: Trial, attempt: int, end: AttemptEnd | None) -> None:
+        """Write how the attempt ended; None: it goes on after all."""
+        at = None if end is None else self.now
+        self._undo.set(self._pending.ended, (study.id, trial.number, attempt), (at, end))
+
+    # -- answers, by request_id ---------------------------------------------------------------------------
+
+    def answer(self, call: str, request_id: str) -> Any | None:
+        key = (call, request_id)
+        if key in self._pending.answers:
+            return self._pending.answers[key][1]
+        if key in self._memory.answers:
+            return self._memory.answers[key][1]
+        found = raw(self._group.connection, "SELECT answer FROM hpo_answers WHERE call = ? AND request_id = ?", key)
+        if found is None:
+            return None
+        return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+
+    def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
+        key = (call, request_id)
+        self._undo.set(self._pending.answers, key, (study.id, answer))
+        if self._group.shared:
+            return  # another server may delete the study
+        self._undo.set(self._memory.answers, key, (study.id, answer))
+        while len(self._memory.answers) > ANSWERS_IN_MEMORY:
+            self._memory.answers.popitem(last=False)
+
+    # -- workers ------------------------------------------------------------------------------------------
+
+    def is_draining(self, worker_id: str) -> bool:
+        memory = self._memory
+        old = self._group.shared and abs(self.now - memory.draining_read_at) >= 1.0
+        if memory.draining is None or old:
+            query = sa.select(workers.c.worker_id).where(workers.c.draining)
+            memory.draining = frozenset(self._group.connection.execute(query).scalars())
+            memory.draining_read_at = self.now
+        return worker_id in memory.draining
+
+    def drain_worker(self, worker_id: str) -> None:
+        super().drain_worker(worker_id)
+        self._memory.draining = None
