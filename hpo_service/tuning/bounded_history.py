@@ -3,7 +3,8 @@
 Of a finished trial nothing changes any more, so each bound is kept as trials come in, and a draw costs the same at 100
 and at 100,000 trials. Three bounded sets, which may overlap:
 
-best     all that can count as good: TPE never takes more than 25 (of several directions: the least dominated)
+best     all that can count as good, of which TPE never takes more than 25, and the next after them: around the
+         optimum the others' density has to be exact (of several directions: the least dominated)
 recent   the last ones, where the search is now
 spread   a sample of all, drawn by a hash of the number, so that it is the same on every server
 
@@ -26,10 +27,11 @@ import numpy as np
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.parzen import Coordinates
+from hpo_service.tuning.parzen import Coordinates, Floats, weights_by_age
 
-BEST = 25
-RECENT = 64
+MOST_GOOD = 25
+BEST = 64
+RECENT = 32
 SPREAD = 64
 RUNNING = 64
 
@@ -82,6 +84,7 @@ class BoundedHistory:
 
     def _forget(self) -> None:
         self.finished = 0
+        self._latest = 0
         self._best: list[tuple[Key, Restated]] = []
         self._recent: list[tuple[int, Restated]] = []
         self._spread: list[tuple[int, int, Restated]] = []
@@ -121,6 +124,7 @@ class BoundedHistory:
             self._running[seen.number] = restated
             return
         self.finished += 1
+        self._latest = max(self._latest, seen.number)
         insort(self._best, (restated.key, restated), key=lambda item: item[0])
         insort(self._recent, (-seen.number, restated), key=lambda item: item[0])
         insort(self._spread, (_hash(seen.number), seen.number, restated), key=lambda item: item[:2])
@@ -163,12 +167,24 @@ class BoundedHistory:
         """The best ones, by number."""
         return sorted((trial for _, trial in self._best[:count]), key=lambda trial: trial.number)
 
-    def others(self, good: Sequence[Restated], with_running: bool) -> list[Restated]:
-        """Those that are kept besides the good ones, by number; the running ones last."""
+    def others(self, good: Sequence[Restated], with_running: bool) -> tuple[list[Restated], Floats]:
+        """Those that are kept besides the good ones, by number, the running ones last; and what each stands for.
+
+        A trial of the sample stands for all that are not kept, so that together they weigh as all of them would.
+        """
         kept = self._kept()
         for trial in good:
             del kept[trial.number]
-        return [*(kept[number] for number in sorted(kept)), *(self.running() if with_running else ())]
+        numbers = sorted(kept)
+        named = {trial.number for _, trial in self._best} | {-negative for negative, _ in self._recent}
+        sampled = np.array([number not in named for number in numbers], dtype=bool)
+        some, unkept = int(sampled.sum()), self.finished - len(named)
+        ranks = np.array(numbers, dtype=np.int64) * self.finished // max(self._latest + 1, 1)
+        weights = weights_by_age(ranks, self.finished)
+        if some:
+            weights[sampled] *= unkept / some
+        running = self.running() if with_running else []
+        return [*(kept[number] for number in numbers), *running], np.append(weights, np.ones(len(running)))
 
     def running(self) -> list[Restated]:
         return [self._running[number] for number in sorted(self._running)[-RUNNING:]]

@@ -98,12 +98,12 @@ class Coordinates:
 
 
 class Mixture:
-    def __init__(self, coordinates: Coordinates, rows: Floats) -> None:
-        """rows: (N - 1, D + number of categorical axes), the oldest trial first."""
+    def __init__(self, coordinates: Coordinates, rows: Floats, weights: Floats | None = None) -> None:
+        """rows: (N - 1, D + number of categorical axes), the oldest trial first; weights: (N - 1,), by age if None."""
         self._on = coordinates
         count, D = len(rows), len(coordinates.numeric)
         self._kernels = count + 1
-        self._cumulated, self._log_weights = _weights(count)
+        self._cumulated, self._log_weights = _by_age(count) if weights is None else _shares(weights)
         self._choices = rows[:, D:].astype(np.intp)
         if D:
             spans = coordinates.high - coordinates.low
@@ -164,16 +164,21 @@ class Mixture:
 
 
 @lru_cache(maxsize=1024)
-def _weights(count: int) -> tuple[Floats, Floats]:
-    """The weights of the kernels, summed up, and their logarithms.
+def _by_age(count: int) -> tuple[Floats, Floats]:
+    return _shares(weights_by_age(np.arange(count), count))
 
-    The latest 25 trials count in full, the older ones the less the older they are; the prior counts as one trial.
-    """
-    weights = np.ones(count + 1)
-    if count > 25:
-        weights[: count - 25] = np.linspace(1 / count, 1, count - 25)
-    weights /= weights.sum()
-    return np.cumsum(weights), np.log(weights)
+
+def weights_by_age(ranks: NDArray[np.int64], count: int) -> Floats:
+    """Of `count` trials the latest 25 count in full, the older ones the less the older they are; rank 0: the oldest."""
+    weights: Floats = np.minimum(np.maximum(ranks / max(count - 25, 1), 1 / max(count, 1)), 1.0)
+    return weights
+
+
+def _shares(weights: Floats) -> tuple[Floats, Floats]:
+    """The kernels' shares of 1, summed up, and their logarithms; the prior counts as one trial."""
+    shares = np.append(weights, 1.0)
+    shares /= shares.sum()
+    return np.cumsum(shares), np.log(shares)
 
 
 def _bandwidths(centres: Floats, low: Floats, high: Floats) -> Floats:

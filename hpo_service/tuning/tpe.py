@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import BEST, BoundedHistory, Restated
+from hpo_service.tuning.bounded_history import MOST_GOOD, BoundedHistory, Restated
 from hpo_service.tuning.drawing import Drawn, Sampler, generator, short_seed
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
 from hpo_service.tuning.parzen import Coordinates, Floats, Mixture
@@ -58,26 +58,31 @@ class Tpe:
         if self._axes is not axes:
             self._axes = axes
             self._coordinates.clear()
-        good = self._history.best(min(math.ceil(0.1 * self._history.finished), BEST))
-        others = self._history.others(good, self._liar)
+        good = self._history.best(min(math.ceil(0.1 * self._history.finished), MOST_GOOD))
+        others, weights = self._history.others(good, self._liar)
         together = [axis for axis in axes.variable if axis.name not in fixed] if self._jointly else []
-        drawn = self._draw(random, together, good, others) if together else {}
+        drawn = self._draw(random, together, good, others, weights) if together else {}
 
         def value_of(axis: Axis) -> Value:
             if axis.size == 1:
                 return axis.point(0)
             if axis.name in drawn:
                 return drawn[axis.name]
-            return self._draw(random, [axis], good, others)[axis.name]
+            return self._draw(random, [axis], good, others, weights)[axis.name]
 
         return Drawn(axes.complete(fixed, value_of))
 
     def _draw(
-        self, random: np.random.Generator, axes: Sequence[Axis], good: list[Restated], others: list[Restated]
+        self,
+        random: np.random.Generator,
+        axes: Sequence[Axis],
+        good: list[Restated],
+        others: list[Restated],
+        weights: Floats,
     ) -> dict[str, Value]:
         """Of some candidates from the good trials' mixture, the one that the others' explains the least."""
         on = self._on(axes)
-        best, rest = Mixture(on, _rows(on, good)), Mixture(on, _rows(on, others))
+        best, rest = Mixture(on, _rows(on, good)), Mixture(on, _rows(on, others), _weights(on, others, weights))
         candidates = best.sample(random, self._candidates)
         advantage = best.log_density(candidates) - rest.log_density(candidates)
         return on.values(candidates[int(np.argmax(advantage))])
@@ -93,6 +98,11 @@ def _rows(on: Coordinates, trials: Sequence[Restated]) -> Floats:
     """The trials that have all these axes."""
     rows = [row for trial in trials if (row := trial.row(on)) is not None]
     return np.array(rows).reshape(len(rows), len(on.names))
+
+
+def _weights(on: Coordinates, trials: Sequence[Restated], weights: Floats) -> Floats:
+    have = [trial.row(on) is not None for trial in trials]
+    return weights if all(have) else weights[have]
 
 
 class OptunaTpe:
@@ -111,7 +121,7 @@ class OptunaTpe:
         self._history.enter(axes)
         sampler = TPESampler(seed=short_seed(self._seed, number), **self._options)
         # Optuna counts a tenth of the trials it sees as good; it sees a part of them.
-        good = min(math.ceil(0.1 * self._history.finished), BEST)
+        good = min(math.ceil(0.1 * self._history.finished), MOST_GOOD)
         sampler._gamma = lambda _: good
         past = [*self._history.trials(), *self._history.running()]
         study = StudyInMemory(self._directions, [_frozen(trial, axes) for trial in past])
