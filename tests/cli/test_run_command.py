@@ -1,0 +1,266 @@
+"""`hpo run`, the whole job: real server, real workers, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hpo_service.cli import lifeline, local_service
+
+STUDY = """\
+name = "tiny"
+sampler = {{ name = "random", seed = 1 }}
+[search_space]
+learning_rate = {{ type = "float", low = 1e-3, high = 1e-1, log = true }}
+weight_decay = {{ type = "float", low = 1e-8, high = 1e-4, log = true }}
+[objective]
+kind = "neural_network"
+samples = 100
+hidden_layers = 2
+epochs = {epochs}
+{more}
+"""
+MANY = 16  # enough to be in the middle of it when a signal comes
+SHORT = STUDY.format(epochs=2, more="[limits]\ntrials = 6")
+ROUNDS = STUDY.format(epochs=2, more="[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true")
+LONG = STUDY.format(epochs=300, more=f"[limits]\ntrials = {MANY}")
+
+
+class Run:
+    """`hpo run` in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.process = None
+
+    def start(self, text, *options):
+        (self.folder / "study.toml").write_text(text)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hpo_service", "run", "study.toml", "--workers", "2", *options],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("HPO_")},
+        )
+        return self
+
+    def end(self, seconds=90):
+        out, err = self.process.communicate(timeout=seconds)
+        return self.process.returncode, out, err
+
+    def descendants(self):
+        """The processes that it has started, and those that these have."""
+        found = [self.process.pid]
+        for process in found:
+            found += [child for child, parent in parents().items() if parent == process]
+        return found[1:]
+
+    def finished(self):
+        """How many trials the database says are finished."""
+        try:
+            with sqlite3.connect(f"file:{self.folder}/hpo.db?mode=ro", uri=True) as database:
+                return database.execute("SELECT count(*) FROM hpo_trials WHERE state = 'COMPLETE'").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+    def wait_for(self, condition, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path)
+    yield run
+    if run.process is not None and run.process.poll() is None:
+        run.process.terminate()
+        run.process.communicate(timeout=60)
+
+
+def parents():
+    """Every process that still runs, with its parent; what has ended and waits to be collected does not run."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+def words(process):
+    """The command line of a process."""
+    return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+
+
+def gone(processes, seconds):
+    deadline = time.monotonic() + seconds
+    while (alive := set(processes) & set(parents())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not alive
+
+
+def test_one_command_searches_draws_tests_and_sums_up(run):
+    code, out, err = run.start(ROUNDS).end()
+
+    assert code == 0, err
+    for part in (
+        "tiny: COMPLETED, 10 of 10 trials finished",
+        "Best: trial",
+        "round 1",
+        "What mattered",
+        "Test accuracy",
+        "pictures/tiny.png",
+        "hpo serve",
+    ):
+        assert part in out
+    assert (run.folder / "pictures" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert "tiny: COMPLETED, 10/10 trials" in err
+
+
+def test_with_json_stdout_is_the_study_and_nothing_else_and_a_second_run_changes_nothing(run):
+    first_code, first, _ = run.start(SHORT, "--json").end()
+    second_code, second, err = run.start(SHORT, "--json").end()
+
+    study = json.loads(first)
+    assert (first_code, second_code) == (0, 0)
+    assert (study["state"], study["counts"]["COMPLETE"]) == ("COMPLETED", 6)
+    assert study["test"]["state"] == "COMPLETE"
+    assert json.loads(second) == study
+    assert "6 trials finished before" in err
+
+
+def test_without_the_test_the_study_stays_open(run):
+    code, out, _ = run.start(SHORT, "--no-test", "--json", "-o", "here.png").end()
+
+    assert code == 0
+    assert json.loads(out)["test"] is None
+    assert (run.folder / "here.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_hands_back_its_trials_and_goes_on_the_next_time(number, run):
+    run.start(LONG, "--no-test")
+    run.wait_for(lambda: run.finished() >= 2)
+    children = run.descendants()
+    run.process.send_signal(number)
+
+    code, out, err = run.end(40)
+
+    assert (code, out) == (1, "")
+    assert "interrupted; " in err
+    assert "go on: hpo run study.toml" in err
+    assert gone(children, 1)
+    before = run.finished()
+    assert 2 <= before < MANY
+    with sqlite3.connect(run.folder / "hpo.db") as database:
+        states = dict(database.execute("SELECT state, count(*) FROM hpo_trials GROUP BY state"))
+    assert "RUNNING" not in states
+    assert "FAIL" not in states
+
+    code, out, err = run.start(LONG, "--no-test", "--json").end()
+
+    assert code == 0, err
+    assert "trials finished before" in err
+    assert json.loads(out)["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": MANY, "PRUNED": 0, "FAIL": 0}
+
+
+def test_killed_it_leaves_no_child_behind(run):
+    run.start(LONG)
+    run.wait_for(lambda: run.finished() >= 1)
+    children = run.descendants()
+    assert len(children) >= 3
+
+    run.process.kill()
+
+    assert gone(children, 10)
+    run.end()
+
+
+def test_a_child_started_without_a_lifeline_does_outlive_its_parent(run, monkeypatch, tmp_path):
+    """The switch that breaks the guarantee: the test above would see it."""
+    sitecustomize = tmp_path / "sitecustomize.py"
+    sitecustomize.write_text("import os, sys\nif 'serve' in sys.orig_argv: os.environ.pop('HPO_LIFELINE', None)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run.start(LONG)
+    run.wait_for(lambda: run.finished() >= 1)
+    servers = [child for child in run.descendants() if "serve" in words(child)]
+
+    run.process.kill()
+
+    assert servers
+    assert not gone(servers, 4)
+    for server in servers:
+        os.kill(server, signal.SIGTERM)
+    assert gone(servers, 20)
+    run.end()
+
+
+@pytest.mark.parametrize("victim", ["serve", "worker"])
+def test_a_child_that_is_killed_is_started_again_and_the_job_is_done(victim, run):
+    run.start(LONG, "--no-test", "--json")
+    run.wait_for(lambda: run.finished() >= 2)
+    os.kill(next(child for child in run.descendants() if victim in words(child)), signal.SIGKILL)
+
+    code, out, err = run.end()
+
+    assert code == 0, err
+    assert f"the {victim.replace('serve', 'server')}" in err
+    assert "ended unexpectedly (signal SIGKILL)" in err
+    assert json.loads(out)["counts"]["COMPLETE"] == MANY
+
+
+def test_a_database_that_another_server_holds_is_refused_with_how_to_use_that_server(run):
+    run.start(LONG, "--no-test")
+    run.wait_for(lambda: run.finished() >= 1)
+    (run.folder / "other").mkdir()
+    other = Run(run.folder / "other").start(SHORT, "--database", f"sqlite:///{run.folder}/hpo.db")
+
+    code, out, err = other.end()
+
+    assert (code, out) == (1, "")
+    assert "another server" in err
+    assert "hpo study create STUDY_FILE" in err
+
+
+def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(run):
+    text = 'name = "mine"\nsearch_space.x = { type = "float", low = 0.0, high = 1.0 }\n'
+
+    code, out, err = run.start(text).end(20)
+
+    assert (code, out) == (1, "")
+    assert "mine has no objective" in err
+    assert "hpo worker --study mine --objective package.module:function" in err
+    assert not (run.folder / "hpo.db").exists()
+
+
+def test_a_server_that_cannot_start_says_why_and_the_password_stays_hidden(run):
+    code, out, err = run.start(SHORT, "--database", "postgresql://u:secret@127.0.0.1:1/x").end(60)
+
+    assert (code, out) == (1, "")
+    assert "the server could not start: postgresql://u:***@127.0.0.1:1/x" in err
+    assert "secret" not in err
+
+
+def test_the_whole_job_runs_on_postgresql(run, postgres_url):
+    code, out, err = run.start(SHORT, "--database", postgres_url, "--json").end()
+
+    assert code == 0, err
+    assert json.loads(out)["counts"]["COMPLETE"] == 6
+
+
+def test_the_grace_of_a_child_is_as_long_as_its_parent_waits():
+    assert lifeline.GRACE_SECONDS == local_service.STOP_SECONDS
