@@ -87,8 +87,7 @@ class Postgres:
             connection.execute(statement)  # type: ignore[call-overload]
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def _cluster() -> Iterator[Postgres]:
     # A short path: a Unix socket's may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
     try:
@@ -97,6 +96,17 @@ def postgres() -> Iterator[Postgres]:
         cluster.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    yield from _cluster()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A cluster that the test may stop and break."""
+    yield from _cluster()
 
 
 _numbers = itertools.count()

@@ -80,6 +80,18 @@ def with_problem_schema(app: FastAPI) -> None:
         for name, definition in schema.pop("$defs", {}).items():
             document["components"]["schemas"].setdefault(name, definition)
         document["components"]["schemas"]["Problem"] = schema
+        _drop_what_is_never_sent(document)
         return document
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _drop_what_is_never_sent(document: dict[str, Any]) -> None:
+    """The framework describes a 422 of its own for every route with a parameter; ours are Problems."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            refusal = operation["responses"].get("422", {})
+            if "application/json" in refusal.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

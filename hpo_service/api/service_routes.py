@@ -21,6 +21,7 @@ from hpo_service.api.documents import (
 from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, service_of
+from hpo_service.api.problems import problem
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
 from hpo_service.operations import workers
@@ -47,11 +48,12 @@ async def healthz() -> Response:
     return answer({"status": "alive"})
 
 
-@router.get("/readyz", responses={**responses(), **ok(ReadinessDocument, "ready"), 503: {"model": ReadinessDocument}})
+@router.get("/readyz", responses={**responses(), **ok(ReadinessDocument, "ready")})
 async def readyz(request: Request) -> Response:
     faults = await asyncio.to_thread(service_of(request).database.faults)
-    headers = {"Retry-After": "1"} if faults else None
-    return answer({"ready": not faults, "faults": faults}, 503 if faults else 200, headers)
+    if faults:
+        return problem(503, "unavailable", "; ".join(faults))
+    return answer({"ready": True, "faults": []})
 
 
 @router.get("/v1/workers", responses={**ok(WorkerPage, "a page of workers"), **responses(422)})

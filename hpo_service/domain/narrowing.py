@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel
 
 from hpo_service.domain.refusal import STRICT
 from hpo_service.domain.search_space import (
+    LARGEST_INTEGER,
     CategoricalParameter,
     FloatParameter,
     IntParameter,
@@ -54,7 +56,7 @@ class Kept:
 
 def how_many_to_keep(keep: float, complete: int) -> int:
     """ceil(keep × complete), in exact arithmetic: 0.2 × 15 is 3, not 4."""
-    return math.ceil(round(keep * complete, 9))
+    return max(math.ceil(round(keep * complete, 9)), min(complete, 1))
 
 
 def narrow(
@@ -85,6 +87,8 @@ def narrow(
             assert not isinstance(now, CategoricalParameter)
             numbers = [float(value) for value in values if isinstance(value, int | float)]
             ranges[name] = _spanned(name, given, now, numbers, expand, bounds(name), changes)
+        # An earlier round may have shortened the condition to choices that have come back since.
+        ranges[name] = ranges[name].model_copy(update={"when": given.when})
     return _without_dead_branches(ranges), changes
 
 
@@ -125,6 +129,8 @@ def _spanned(
             new_low = scale.outwards(now.low, now.high - now.low, -1, bounds[0])
         if _crowd(sum(point >= high - edge for point in points), len(points)):
             new_high = scale.outwards(now.high, now.high - now.low, +1, bounds[1])
+    if not math.isfinite(new_high - new_low):
+        return now  # wider than a double can hold
     new_low, new_high = _on_the_grid(given, new_low, new_high)
     result = now.with_range(new_low, new_high)
     for side, before, after, outwards in (
@@ -161,7 +167,12 @@ class _Scale:
         """Back from the axis; `exact` where the point is that value, which exp(log(x)) may miss by a bit."""
         if point == self.into(exact):
             return exact
-        return math.exp(point) if self.log else point
+        if not self.log:
+            return point
+        try:
+            return math.exp(point)
+        except OverflowError:
+            return math.inf  # the end of the range, which is a double, comes before
 
     def outwards(self, edge: float, width: float, sign: int, bound: float | None) -> float:
         moved = edge * EXPANDED**sign if self.log else edge + sign * width
@@ -178,8 +189,8 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
     if isinstance(given, IntParameter):
         step = step or 1
         origin = float(given.low)
-        if given.log:
-            low = max(low, 1.0)
+        low = max(low, 1.0 if given.log else -LARGEST_INTEGER)
+        high = min(high, LARGEST_INTEGER)
     elif step is not None:
         origin = given.low
     else:
@@ -188,7 +199,12 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
     last = math.floor(round((high - origin) / step, 9))
     if last < first:  # no grid point inside: the nearest one
         first = last = round(((low + high) / 2 - origin) / step)
-    return origin + first * step, origin + last * step
+    return _grid_point(origin, step, first), _grid_point(origin, step, last)
+
+
+def _grid_point(origin: float, step: float, index: int) -> float:
+    """The point as people write it: 0.1 × 7 is 0.7, not 0.7000000000000001."""
+    return float(Decimal(repr(origin)) + index * Decimal(repr(step)))
 
 
 def _without_dead_branches(

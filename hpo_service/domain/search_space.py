@@ -248,7 +248,8 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         refuse((["step"], f"step ({step:g}) cannot be combined with log: a logarithmic range has no grid"))
     if step <= 0:
         refuse((["step"], f"step is {step:g}, but must be above 0"))
-    if low < high and step > high - low:
+    # two neighbouring points of a grid may lie a last bit less than a step apart
+    if low < high and step > (high - low) * (1 + 1e-9):
         refuse((["step"], f"step ({step:g}) is larger than the range from {low:g} to {high:g}"))
 
 

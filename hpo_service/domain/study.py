@@ -236,7 +236,7 @@ class Study:
     """A study as it is recorded. Times are seconds since 1970 by the database's clock.
 
     revision: rises with every change of the study or of one of its trials
-    version: rises with limits, metadata and state (the ETag); touched: the revision at which it did
+    version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
     """
 
     id: int

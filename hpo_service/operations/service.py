@@ -34,6 +34,7 @@ class Service:
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
         self._seen_lock = threading.Lock()
+        self._saving = asyncio.Lock()
 
     def leave(self) -> None:
         """Send everybody home who waits: the server is about to stop."""
@@ -107,28 +108,35 @@ class Service:
 
     # -- workers ------------------------------------------------------------------------------------------
 
-    def heard_of(self, worker_id: str, record: WritingRecord) -> None:
-        """Note that the worker was heard of; new ones at once, others with the next tick of the reaper."""
-        with self._seen_lock:
-            if worker_id in self._known:
-                self._seen[worker_id] = record.now
-                return
-            if len(self._known) >= MOST_WORKERS_IN_MEMORY:
-                self._known.clear()
-            self._known.add(worker_id)
-        record.see_workers({worker_id: record.now})
+    def heard_of(self, worker_id: str, record: Record) -> None:
+        """Note that the worker was heard of; it is saved later, in a transaction of its own.
 
-    async def hear_of(self, worker_id: str) -> None:
-        """Note a worker outside of any other call."""
+        Inside a call's transaction two servers could wait for each other's new workers in a circle.
+        """
+        with self._seen_lock:
+            self._seen[worker_id] = record.now
+
+    async def save_new_worker(self, worker_id: str) -> None:
+        """Save what was heard at once when it comes from a worker not heard of before."""
         if worker_id in self._known:
             return
-        await self.write(lambda record: self.heard_of(worker_id, record))
+        await self.save_seen_workers()
 
     async def save_seen_workers(self) -> None:
-        with self._seen_lock:
-            seen, self._seen = self._seen, {}
-        if seen:
-            await self.write(lambda record: record.see_workers(seen))
+        async with self._saving:
+            with self._seen_lock:
+                seen, self._seen = self._seen, {}
+            if not seen:
+                return
+            try:
+                await self.write(lambda record: record.see_workers(seen))
+            except BaseException:
+                with self._seen_lock:
+                    self._seen = {**seen, **self._seen}
+                raise
+            if len(self._known) >= MOST_WORKERS_IN_MEMORY:
+                self._known.clear()
+            self._known.update(seen)
 
 
 class Changes:

@@ -52,7 +52,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
             if record.created_with(existing) != canonical:
                 raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
             return study_resource(record, existing), etag(existing), False
-        study = record.add_study(seeded, canonical)
+        study = replace(record.add_study(seeded, canonical), revision=1)
         record.add_round(study, Round(0, spec.search_space, revision=1))
         work = StudyWork(record, study, service.tuners)
         work.touch()

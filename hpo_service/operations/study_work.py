@@ -228,7 +228,8 @@ class StudyWork:
             after = replace(after, finished_at=self.record.now)
         self.record.save_test(self.study, after)
         self._test_changed = True
-        self._next_revision()
+        revision = self._next_revision()
+        self.study = replace(self.study, touched=revision)
         return after
 
     # -- at the end ---------------------------------------------------------------------------------------
@@ -243,7 +244,8 @@ class StudyWork:
             self.touch()
 
     def touch(self) -> None:
-        self.study = replace(self.study, version=self.study.version + 1, touched=self._next_revision())
+        revision = self._next_revision()
+        self.study = replace(self.study, version=self.study.version + 1, touched=revision)
 
     def settle(self) -> Study:
         """Draw the consequences (a round that is over, a study that is done) and save."""

@@ -79,6 +79,7 @@ async def ask_any(service: Service, ask: Ask, caller_left: CallerLeft = _never) 
 
     async def look() -> _Look:
         def candidates(record: Record) -> tuple[Any, bool, list[str]]:
+            service.heard_of(ask.worker_id, record)
             remembered = record.answer("ask", ask.request_id)
             return remembered, record.is_draining(ask.worker_id), record.studies_to_ask(ask.objectives)
 
@@ -91,7 +92,6 @@ async def ask_any(service: Service, ask: Ask, caller_left: CallerLeft = _never) 
             found = await _write_once(service, partial(_ask_one_of_any, service, name, ask), [name])
             if found.final:
                 return found
-        await service.hear_of(ask.worker_id)
         return _Look({"trials": []}, final=False)
 
     return await _ask(service, ask, look, caller_left)
@@ -102,6 +102,7 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]],
     while True:
         changed = service.changes.following()
         found = await look()
+        await service.save_new_worker(ask.worker_id)
         left = deadline - time.monotonic()
         if found.final or left <= 0 or service.leaving:
             return found.answer
@@ -178,19 +179,19 @@ def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
 
 
 async def report(service: Service, name: str, number: int, call: Reports) -> Json:
-    return await service.change(name, lambda work: _report(work, number, call))
+    return await service.change(name, lambda work: _report(_heard(service, work, number), number, call))
 
 
 async def heartbeat(service: Service, name: str, number: int, call: Heartbeat) -> Json:
-    return await service.change(name, lambda work: _heartbeat(work, number, call))
+    return await service.change(name, lambda work: _heartbeat(_heard(service, work, number), number, call))
 
 
 async def tell(service: Service, name: str, number: int, call: Result) -> Json:
-    return await service.change(name, lambda work: _tell(work, number, call))
+    return await service.change(name, lambda work: _tell(_heard(service, work, number), number, call))
 
 
 async def release(service: Service, name: str, number: int, call: Release) -> Json:
-    return await service.change(name, lambda work: _release(work, number, call))
+    return await service.change(name, lambda work: _release(_heard(service, work, number), number, call))
 
 
 async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
@@ -205,7 +206,7 @@ async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
                 if call.study not in works:
                     works[call.study] = service.work_on(record, record.study(call.study))
                 with works[call.study].undone_if_refused():
-                    results.append(_one_of_batch(works[call.study], call))
+                    results.append(_one_of_batch(service, works[call.study], call))
             except HpoError as error:
                 results.append(error)
         for work in works.values():
@@ -215,16 +216,24 @@ async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
     return await service.write(in_transaction, names)
 
 
-def _one_of_batch(work: StudyWork, call: BatchCall) -> Json:
+def _heard(service: Service, work: StudyWork, number: int) -> StudyWork:
+    """Note that the trial's worker was heard of."""
+    worker_id = work.record.trial(work.study, number).worker_id
+    if worker_id is not None:
+        service.heard_of(worker_id, work.record)
+    return work
+
+
+def _one_of_batch(service: Service, work: StudyWork, call: BatchCall) -> Json:
     match call:
         case BatchReport():
-            return _report(work, call.number, call)
+            return _report(_heard(service, work, call.number), call.number, call)
         case BatchHeartbeat():
-            return _heartbeat(work, call.number, call)
+            return _heartbeat(_heard(service, work, call.number), call.number, call)
         case BatchTell():
-            return _tell(work, call.number, call)
+            return _tell(_heard(service, work, call.number), call.number, call)
         case BatchRelease():
-            return _release(work, call.number, call)
+            return _release(_heard(service, work, call.number), call.number, call)
 
 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:

@@ -80,9 +80,10 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_postgresql_that_goes_away_and_comes_back_needs_no_restart_of_the_server(
-    postgres: Any, postgres_url: str, serve: Callable[[str], Server]
+    own_postgres: Any, serve: Callable[[str], Server]
 ) -> None:
-    server = serve(postgres_url)
+    postgres = own_postgres  # not the one that other tests use
+    server = serve(postgres.url("postgres"))
     assert server.call("POST", "/v1/studies", STUDY)[0] == 201
     first = server.call(*ask("1"))
     postgres.stop("immediate")
