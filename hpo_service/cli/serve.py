@@ -15,7 +15,7 @@ from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
 from hpo_service.domain.errors import HpoError
 
-PATIENCE_SECONDS = 2  # for the answers under way when the server is to end
+PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
 
 
 def serve(
@@ -99,11 +99,15 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) ->
         timeout_graceful_shutdown=PATIENCE_SECONDS,
     )
 
-    class AnnouncingServer(uvicorn.Server):
+    class LocalServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            application.state.service.leave()  # else every long poll under way would hold the end up
+            await super().shutdown(sockets)
 
     async def main() -> None:
         # entered here rather than by uvicorn, which would turn a database error into a page of traceback
@@ -111,7 +115,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) ->
             # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
-            await AnnouncingServer(config).serve(sockets=[listener])
+            await LocalServer(config).serve(sockets=[listener])
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

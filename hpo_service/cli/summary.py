@@ -22,6 +22,7 @@ NO_DIFFERENCE = 0.1  # a parameter with a smaller share of the importance hardly
 AT_THE_EDGE = 0.1  # of the range searched
 ENOUGH_TRIALS = 20  # before importances say something
 CROWD = 1 / 3  # of the best trials
+FEWEST_BEST = 5  # trials that count as the best
 FEWEST_AT_THE_EDGE = 3  # fewer may be there by chance
 
 
@@ -54,7 +55,7 @@ def observe(client: Client, name: str) -> Observation:
         importances = client.importances(name)
     if len(study["directions"]) == 1:
         complete = study["counts"]["COMPLETE"]
-        several = min(max(5, math.ceil(complete / 10)), 20)
+        several = min(max(FEWEST_BEST, math.ceil(complete / 10)), 20)
         by_value = client.trials(name, state="COMPLETE", order_by="value", page_size=several)
         best_trials = list(itertools.islice(by_value, several))
     failed = client.trials(name, state="FAIL") if study["counts"]["FAIL"] else ()
@@ -230,7 +231,7 @@ def _edges(seen: Observation) -> Iterator[str]:
     if seen.study["state"] not in wording.DONE:
         return  # too early to say
     found = list(edges(seen))
-    if not found and len(seen.best_trials) >= FEWEST_AT_THE_EDGE:
+    if not found and len(seen.best_trials) >= FEWEST_BEST:
         yield "Edges: the best trials lie inside the ranges searched, not at an edge."
     for edge in found:
         side = "upper" if edge.side == "high" else "lower"
