@@ -258,6 +258,7 @@ class WritingRecord(Record):
     def begin_attempt(self, study: Study, trial: Trial) -> None:
         key = (study.id, trial.number, trial.holding.attempt)
         self._undo.set(self._pending.begun, key, (trial.worker_id, self.now))
+        self._undo.set(self._mirror(study).reports, trial.number, {})  # an attempt begins without any
 
     def end_attempt(self, study: Study, trial: Trial, attempt: int, end: AttemptEnd | None) -> None:
         """Write how the attempt ended; None: it goes on after all."""
