@@ -208,10 +208,34 @@ def test_pausing_at_one_server_holds_at_the_other(pair: Pair) -> None:
     assert pair.post(0, f"/v1/studies/{name}/trials/0:heartbeat", {"attempt": 1}).status_code == 404
 
 
+def test_a_limit_changed_at_one_server_holds_at_the_other(pair: Pair) -> None:
+    name = pair.create(limits={"trials": 10})
+    path = f"/v1/studies/{name}"
+    for server in (0, 1):
+        assert len(pair.ask(server, name)["trials"]) == 1
+    assert pair.servers[0].patch(path, json={"limits": {"trials": 3}}).status_code == 200
+    assert [len(pair.ask(server, name, count=5)["trials"]) for server in (1, 0)] == [1, 0]
+    assert pair.servers[1].patch(path, json={"limits": {"trials": 4}, "metadata": {"a": 1}}).status_code == 200
+    assert [len(pair.ask(server, name, count=5)["trials"]) for server in (0, 1)] == [1, 0]
+    study = pair.study(name)
+    assert (study["limits"]["trials"], study["metadata"], study["counts"]["RUNNING"]) == (4, {"a": 1}, 4)
+
+
+def test_a_stop_at_one_server_is_learnt_from_the_other(pair: Pair) -> None:
+    name = pair.create()
+    pair.ask(0, name, count=2)
+    pair.post(1, f"/v1/studies/{name}/trials/0:stop", {})
+    kept = pair.post(0, f"/v1/studies/{name}/trials/0:report", {"attempt": 1, "reports": [{"step": 1, "value": 1}]})
+    assert kept.json()["reason"] == "stopped"
+    pair.post(1, f"/v1/studies/{name}:cancel", {})
+    assert pair.post(0, f"/v1/studies/{name}/trials/1:heartbeat", {"attempt": 1}).json()["reason"] == "study_cancelled"
+    assert pair.ask(0, name) == {"trials": [], "study_state": "CANCELLED"}
+
+
 def test_a_waiting_ask_at_one_server_is_woken_by_the_other(pair: Pair) -> None:
     name = pair.create()
     pair.post(0, f"/v1/studies/{name}:pause", {})
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(pair.ask, 0, name, wait_seconds=10)
         pair.post(1, f"/v1/studies/{name}:resume", {})
-        assert len(waiting.result(5)["trials"]) == 1
+        assert len(waiting.result(15)["trials"]) == 1
