@@ -1,0 +1,1 @@
+"""Real processes, real databases, real faults: the service is driven from outside only, over HTTP and signals."""

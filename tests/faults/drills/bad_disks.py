@@ -1,0 +1,131 @@
+"""Drills with a disk that fails or is full: 503 meanwhile, nothing acknowledged lost, and all well again by itself."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from drills.loaded_study import LoadedStudy, Outcome, Place
+from drills.served import Server
+from drills.traced import strace
+
+RECOVERY_SECONDS = 30.0
+
+# The calls that reach the disk, and how they fail: the device breaks, or it is full.
+_FAULTS = (("fdatasync", "EIO"), ("pwrite64", "ENOSPC"), ("fdatasync", "ENOSPC"), ("pwrite64", "EIO"))
+
+
+def calls_failed(place: Place, size: int) -> Outcome:
+    """Writes and syncs of the database's files fail with EIO or ENOSPC, at the first to fifth call after a moment."""
+    server = place.server(place.sqlite())
+    violations = []
+    with LoadedStudy(place, server, lease_seconds=2) as study:
+        for index in range(size):
+            study.work_on(10)
+            call, error = _FAULTS[index % len(_FAULTS)]
+            first = place.random.randint(1, 5)
+            log = str(place.folder / "injected.log")
+            with strace(server, "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={first}..{first + 3}"):
+                time.sleep(0.3)
+            if "(INJECTED)" not in Path(log).read_text():
+                violations.append(f"the drill: no {call} was seen to fail")
+        violations += _recovered(server)
+        outcome = study.drained(size)
+    outcome.violations += violations
+    return outcome
+
+
+def disk_full(place: Place, size: int) -> Outcome:
+    """The disk is full for a while, under load: 503 and not ready, alive, and readable; then there is room again."""
+    disk = _small_disk(place)
+    server = place.server(f"sqlite:///{disk.folder}/hpo.db")
+    violations = []
+    with LoadedStudy(place, server) as study:
+        for _ in range(size):
+            study.work_on(10)
+            disk.fill(server)
+            try:
+                violations += _is_refused(server)
+            finally:
+                disk.make_room(server)
+            violations += _recovered(server)
+        outcome = study.drained(size)
+    outcome.violations += violations
+    outcome.notes.append(disk.what)
+    return outcome
+
+
+def _is_refused(server: Server) -> list[str]:
+    """Wait until the server says that it cannot write; check what else it says."""
+    violations = []
+    if not _becomes(server, 503):
+        violations.append("readiness: /readyz did not become 503 while the disk was full")
+    if server.call("GET", "/healthz")[0] != 200:
+        violations.append("liveness: /healthz was not 200 while the disk was full")
+    if server.call("GET", "/v1/studies/s")[0] not in (200, 503):
+        violations.append("reads: a study could not be read while the disk was full")
+    return violations
+
+
+def _recovered(server: Server) -> list[str]:
+    return [] if _becomes(server, 200) else [f"recovery: not ready {RECOVERY_SECONDS:.0f} s after the fault"]
+
+
+def _becomes(server: Server, status: int) -> bool:
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while time.monotonic() < deadline:
+        if server.call("GET", "/readyz")[0] == status:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+class _Tmpfs:
+    """A small disk of its own, filled up by a large file."""
+
+    what = "a tmpfs of 64 MiB, filled up"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, _server: Server) -> None:
+        with open(self.folder / "ballast", "ab", buffering=0) as ballast:
+            size = 2**20
+            while size:
+                try:
+                    ballast.write(bytes(size))
+                except OSError:
+                    size //= 2
+
+    def make_room(self, _server: Server) -> None:
+        (self.folder / "ballast").unlink()
+
+
+class _FileLimit:
+    """No file of the server may grow any more: what a full disk looks like from inside."""
+
+    what = "RLIMIT_FSIZE at the size of the log"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, server: Server) -> None:
+        full = max(1, (self.folder / "hpo.db-wal").stat().st_size // 2)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+
+    def make_room(self, server: Server) -> None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _small_disk(place: Place) -> _Tmpfs | _FileLimit:
+    folder = place.folder / "disk"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "hpo-drill", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+            place.at_end(lambda: subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False))
+            return _Tmpfs(folder)
+    return _FileLimit(folder)

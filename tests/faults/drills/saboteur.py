@@ -1,0 +1,192 @@
+"""Breaks one guarantee of a server before it serves: what shows that a drill can fail.
+
+Only the process of the drill is changed, never the product. Where it can be, the change is made to the SQL that goes to
+the database, which stays the same when the code around it is rebuilt. A change that no longer finds its place raises
+or has no effect; either way the run that expects violations says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+
+def put_in(name: str) -> None:
+    SABOTAGES[name]()
+
+
+def no_attempt_check() -> None:
+    """Whoever ever held a trial may report and tell."""
+    from hpo_service.domain.trial import Holding
+
+    assert hasattr(Holding, "_check_holder")
+    Holding._check_holder = lambda self, attempt: None  # type: ignore[method-assign]
+
+
+def leases_never_end() -> None:
+    """A trial whose worker died stays RUNNING for ever."""
+    from hpo_service.domain.trial import Lease
+
+    Lease.is_expired = lambda self, now: False  # type: ignore[method-assign]
+
+
+def no_clock_clamp() -> None:
+    """A lease ends at its end, however far away a clock that has stepped back made it."""
+    from hpo_service.domain.trial import Lease
+
+    Lease.is_expired = lambda self, now: self.expires_at <= now  # type: ignore[method-assign]
+
+
+def answer_before_commit() -> None:
+    """The answer leaves a moment before the commit."""
+    from hpo_service.store.database import Database
+
+    write = Database.write
+
+    def hasty(self: Any, work: Callable[[Any], Any], studies: Any = ()) -> Future[Any]:
+        early: Future[Any] = Future()
+
+        def answering(record: Any) -> Any:
+            try:
+                result = work(record)
+            except BaseException as error:
+                early.set_exception(error)
+                raise
+            early.set_result(result)
+            time.sleep(0.02)
+            return result
+
+        write(self, answering, studies)
+        return early
+
+    Database.write = hasty  # type: ignore[method-assign, assignment]
+
+
+def commit_errors_swallowed() -> None:
+    """A commit that fails is taken for one that did not."""
+    from sqlalchemy.engine.default import DefaultDialect
+
+    commit = DefaultDialect.do_commit
+
+    def cheerful(self: Any, connection: Any) -> None:
+        try:
+            commit(self, connection)
+        except Exception:
+            connection.rollback()
+
+    DefaultDialect.do_commit = cheerful  # type: ignore[method-assign]
+
+
+def forgets_answers() -> None:
+    """A repeated ask is a new one."""
+    from hpo_service.operations import workers
+
+    first = iter(range(2**62))
+    ask_study = workers.ask_study
+
+    async def forgetful(service: Any, name: str, ask: Any, *others: Any) -> Any:
+        return await ask_study(service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}), *others)
+
+    workers.ask_study = forgetful
+
+
+def replays_refused() -> None:
+    """A tell that is repeated counts as a second result."""
+    from hpo_service.domain.trial import Told
+
+    Told.same = lambda self, other: False  # type: ignore[method-assign]
+
+
+def no_fsync() -> None:
+    """SQLite leaves it to the operating system when anything reaches the disk."""
+    import sqlite3
+
+    connect = sqlite3.connect
+
+    class Careless(sqlite3.Connection):
+        def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+            return super().execute(statement.replace("synchronous=FULL", "synchronous=NORMAL"), *arguments)
+
+    def opened(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        return connect(*arguments, **{**options, "factory": Careless})
+
+    sqlite3.connect = opened  # type: ignore[assignment]
+    sqlite3.dbapi2.connect = opened  # type: ignore[assignment]
+
+
+def postgres_commits_later() -> None:
+    """PostgreSQL acknowledges commits that it has not written yet."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = off")
+        connection.commit()
+
+
+def no_row_locks() -> None:
+    """Two servers work on one study at once."""
+    _rewrite_sql((" FOR UPDATE", ""))
+
+
+def no_migration_lock() -> None:
+    """Servers that start at once migrate at once."""
+    _rewrite_sql(("pg_advisory_lock(", "abs("), ("pg_advisory_unlock(", "abs("))
+
+
+def no_file_lock() -> None:
+    """Several servers open one SQLite file."""
+    import fcntl
+
+    fcntl.flock = lambda *_: None  # type: ignore[assignment]
+
+
+def deaf() -> None:
+    """SIGTERM does nothing."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def hasty_end() -> None:
+    """SIGTERM ends the process in the middle of whatever it does, with answers that left before their commit."""
+    answer_before_commit()
+    uvicorn = importlib.import_module("uvicorn")
+    uvicorn.Server.handle_exit = lambda *_: os._exit(0)
+
+
+def _rewrite_sql(*changes: tuple[str, str]) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def rewritten(_c: Any, _cursor: Any, statement: str, parameters: Any, _ctx: Any, _many: bool) -> tuple[str, Any]:
+        for before, after in changes:
+            statement = statement.replace(before, after)
+        return statement, parameters
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        no_attempt_check,
+        leases_never_end,
+        no_clock_clamp,
+        answer_before_commit,
+        commit_errors_swallowed,
+        forgets_answers,
+        replays_refused,
+        no_fsync,
+        postgres_commits_later,
+        no_row_locks,
+        no_migration_lock,
+        no_file_lock,
+        deaf,
+        hasty_end,
+    )
+}
