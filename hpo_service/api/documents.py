@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.search_space import SearchSpace
@@ -16,7 +16,7 @@ JsonObject = dict[str, Any]
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+    """Fields without a default are always there; the others only where they apply."""
 
 
 class FaultDocument(_Document):

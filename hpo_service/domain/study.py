@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.measure import Whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import SearchSpace
@@ -19,7 +20,7 @@ Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
 Direction = Literal["minimize", "maximize"]
 SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient", "threshold", "wilcoxon"]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
 class StudyState(StrEnum):
@@ -86,7 +87,7 @@ class SamplerConfig(BaseModel):
 
     model_config = STRICT
     name: SamplerName = "tpe"
-    seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    seed: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
     params: dict[str, JsonValue] = {}
 
 
@@ -106,7 +107,7 @@ class Limits(BaseModel):
     running: Count | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
-    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    attempts: Annotated[Whole, Field(ge=1, le=100)] = 3
 
     def raises(self, before: Limits) -> bool:
         """Whether these limits allow anything that those before did not."""
@@ -127,8 +128,8 @@ class Narrowing(BaseModel):
     """Coarse to fine: after each round the ranges close in on what the best `keep` of all trials span."""
 
     model_config = STRICT
-    rounds: Annotated[int, Field(ge=1, le=1000)]
-    trials_per_round: Annotated[int, Field(ge=1, le=1_000_000)]
+    rounds: Annotated[Whole, Field(ge=1, le=1000)]
+    trials_per_round: Annotated[Whole, Field(ge=1, le=1_000_000)]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.2
     expand: bool = False
 

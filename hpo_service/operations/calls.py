@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from hpo_service.domain.measure import Measure
+from hpo_service.domain.measure import Measure, Whole
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import Choice
 from hpo_service.domain.study import Caller, StudyName
 
-Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Number = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]  # no database keeps NUL
 Metrics = dict[str, JsonValue]
 GivenParams = dict[str, Choice]
@@ -22,7 +23,7 @@ class Ask(BaseModel):
     model_config = STRICT
     worker_id: Caller
     request_id: Caller
-    count: Annotated[int, Field(ge=1, le=100)] = 1
+    count: Annotated[Whole, Field(ge=1, le=100)] = 1
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
     objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
 
@@ -106,17 +107,17 @@ class LimitsPatch(BaseModel):
     """Only the limits that are named change; null takes one away."""
 
     model_config = STRICT
-    trials: int | None = None
-    running: int | None = None
+    trials: Whole | None = None
+    running: Whole | None = None
     seconds: float | None = None
     target: float | None = None
-    attempts: int | None = None
+    attempts: Whole | None = None
 
 
 class Patch(BaseModel):
     model_config = STRICT
-    limits: LimitsPatch | None = None
-    metadata: dict[str, JsonValue] | None = None
+    limits: LimitsPatch | SkipJsonSchema[None] = None
+    metadata: dict[str, JsonValue] | SkipJsonSchema[None] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -135,7 +136,7 @@ class NarrowByHand(BaseModel):
 
 class TestRequest(BaseModel):
     model_config = STRICT
-    ensemble: Annotated[int, Field(ge=1, le=100)] = 1
+    ensemble: Annotated[Whole, Field(ge=1, le=100)] = 1
 
 
 class TestResult(BaseModel):
