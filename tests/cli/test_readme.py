@@ -1,0 +1,77 @@
+"""What the README tells a newcomer to type works, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line.removeprefix("$ ").split("  #")[0].strip() for line in lines]
+
+
+HPO = [line.removeprefix(".venv/bin/hpo ") for line in commands() if line.startswith(".venv/bin/hpo ")]
+
+
+def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hpo_service", *arguments]
+    surroundings = {**os.environ, "HPO_SERVER": server}
+    return subprocess.run(
+        command, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    code = code.replace("http://127.0.0.1:8000", server)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = hpo(server, tmp_path, ["study", "show", "mine", "--json"])
+    assert '"COMPLETE": 50' in shown.stdout or '"COMPLETE":50' in shown.stdout
+
+
+def test_the_commands_on_studies_work_as_written(server: str, tmp_path: Path) -> None:
+    (tmp_path / "studies").symlink_to(PROJECT / "studies")
+    for line in HPO:
+        words = shlex.split(line)
+        if words[0] not in ("study",):
+            continue
+        done = hpo(server, tmp_path, words)
+        assert done.returncode == 0, (line, done.stderr)
+
+
+@pytest.mark.parametrize("line", [line for line in HPO if not line.startswith("study")])
+def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)
+    done = hpo("http://127.0.0.1:9", tmp_path, [words[0], "--help"])
+    assert done.returncode == 0
+    for option in (word for word in words if word.startswith("--")):
+        assert option in done.stdout
+
+
+def test_the_study_file_shown_is_taken(server: str, tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "shown.toml").write_text(text.replace('name = "mnist"', 'name = "shown"'), encoding="utf-8")
+    done = hpo(server, tmp_path, ["study", "create", "shown.toml"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_make_target_named_exists() -> None:
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    for line in commands():
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
