@@ -26,12 +26,12 @@ def from_json(value: Jsonable) -> float:
     return _WORDS[value] if isinstance(value, str) else float(value)
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
 # JSON has one kind of number: a client may write 98 as 98.0.
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(whole)]
 
 Measure = Annotated[
     float,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain.errors import StudyStateConflict
-from hpo_service.domain.measure import Whole
+from hpo_service.domain.measure import Whole, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import SearchSpace
@@ -163,7 +163,7 @@ class StudySpec(BaseModel):
         if not isinstance(body, dict) or not isinstance(body.get("narrowing"), dict):
             return body
         limits, narrowing = body.get("limits", {}), body["narrowing"]
-        rounds, per_round = narrowing.get("rounds"), narrowing.get("trials_per_round")
+        rounds, per_round = whole(narrowing.get("rounds")), whole(narrowing.get("trials_per_round"))
         if not isinstance(limits, dict) or type(rounds) is not int or type(per_round) is not int:
             return body
         if limits.get("trials") is None:

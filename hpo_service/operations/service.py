@@ -26,9 +26,7 @@ class Service:
     def __init__(self, database_url: str, clock: Clock | None = None) -> None:
         """Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL)."""
         self.tuners = Tuners()
-        self.database = Database(
-            database_url, clock, on_commit=self.tuners.committed, on_rollback=self.tuners.rolled_back
-        )
+        self.database = Database(database_url, clock, self.tuners)
         self.changes = Changes()
         self.leaving = False
         self._seen: dict[str, float] = {}

@@ -14,7 +14,7 @@ from hpo_service.domain.trial import Holding, Trial, TrialState, trial_seed
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.rows import tally_field
 from hpo_service.store.writing_record import WritingRecord
-from hpo_service.tuning.tuner import Exhausted
+from hpo_service.tuning.tuner import Exhausted, Tuner
 
 KEEP_BY_HAND = 0.2
 
@@ -30,17 +30,21 @@ class StudyWork:
         self._rounds: dict[int, Round] = {}
         self._changed_rounds: set[int] = set()
         self._test_changed = False
+        self._changed: dict[int, Trial] = {}
+        self._noted = study.revision
 
     @contextmanager
     def undone_if_refused(self) -> Iterator[None]:
         """One call among several: what it changed is undone, here and in the record, when it is refused."""
-        before = (self.study, dict(self._rounds), set(self._changed_rounds))
+        before = (self.study, dict(self._rounds), set(self._changed_rounds), dict(self._changed), self._noted)
         try:
             with self.record.undone_if_refused():
                 yield
         except BaseException:
-            self.study, self._rounds, self._changed_rounds = before
-            self.tuners.forget(self.study)
+            shown = self._noted != before[4]
+            self.study, self._rounds, self._changed_rounds, self._changed, self._noted = before
+            if shown:
+                self.tuners.forget(self.study)
             raise
 
     # -- trials -------------------------------------------------------------------------------------------
@@ -52,6 +56,7 @@ class StudyWork:
             after = replace(after, finished_at=self.record.now)
             self._count_finished(after)
         self.record.save_trial(self.study, after)
+        self._changed[after.number] = after
         self._count(tally_field(before.holding), tally_field(holding))
         same_attempt = before.holding.attempt == holding.attempt > 0
         if same_attempt and before.holding.ended is not holding.ended:
@@ -67,6 +72,7 @@ class StudyWork:
             seed = trial_seed(self.study.spec.sampler.seed or 0, number)
             numbered.append(replace(trial, number=number, seed=seed, revision=self._next_revision()))
             self._count(None, tally_field(trial.holding))
+        self._changed.update({trial.number: trial for trial in numbered})
         return self.record.add_trials(self.study, numbered)
 
     def lapse(self) -> None:
@@ -149,10 +155,8 @@ class StudyWork:
     def _draw(self, number: int, queued: Trial | None) -> Trial | None:
         """The trial with its params; None when the search space is exhausted."""
         spec = self.study.spec
-        if spec.sampler.name == "random":
-            tuner = self.tuners.without_history(self.study)
-        else:
-            tuner = self.tuners.up_to_date(self.record, self.study)
+        learns = spec.sampler.name != "random"
+        tuner = self.tuner() if learns else self.tuners.without_history(self.study)
         space = self.round(self.study.round).search_space
         try:
             drawn = tuner.draw(number, space, {} if queued is None else queued.params)
@@ -161,6 +165,18 @@ class StudyWork:
             return None
         trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
         return replace(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+
+    def tuner(self) -> Tuner:
+        """The study's tuner, knowing everything up to now."""
+        self._show_tuner()
+        return self.tuners.up_to_date(self.record, self.study)
+
+    def _show_tuner(self) -> None:
+        # What was queued and never given out has params that nobody has chosen yet.
+        known = [t for t in self._changed.values() if t.holding.attempt > 0 or t.state.is_finished]
+        self.tuners.note(self.record, self._noted, self.study, known)
+        self._changed.clear()
+        self._noted = self.study.revision
 
     def _begin_new(self, trial: Trial, worker_id: str) -> Trial:
         current = self.round(self.study.round)
@@ -263,6 +279,7 @@ class StudyWork:
             if replace(self.study, revision=0) != replace(self._as_saved, revision=0) or self._test_changed:
                 self.record.wakes = True
             self._as_saved = self.study
+        self._show_tuner()
         return self.study
 
     def _round_is_over(self) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpo_service.domain.study import Study
-from hpo_service.store.record import Record
+from hpo_service.domain.trial import HistoryTrial, Trial
+from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning.tuner import Tuner
 
 MOST_TUNERS = 200
@@ -20,32 +21,35 @@ class _Entry:
 
 
 class Tuners:
-    """Used by the one writer only. What a transaction has shown a tuner is forgotten when it is rolled back."""
+    """Used by the one writer only. What a transaction has shown a tuner is forgotten when it is undone."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._touched: dict[str, int] = {}
+        self._shown_by_call: set[int] = set()
+        self._shown_by_group: set[int] = set()
 
     def without_history(self, study: Study) -> Tuner:
         """The tuner for a draw or a judgement that learns from nothing."""
         return self._entry(study).tuner
 
-    def up_to_date(self, record: Record, study: Study) -> Tuner:
+    def up_to_date(self, record: WritingRecord, study: Study) -> Tuner:
         entry = self._entry(study)
         if entry.seen < study.revision:
-            self._touched[study.name] = study.id
-            with_reports = study.spec.pruner.name != "none"
-            entry.tuner.absorb(record.history_since(study, entry.seen, with_reports))
-            entry.seen = study.revision
+            self._show(study, entry, record.history_since(study, entry.seen, study.spec.pruner.name != "none"))
         return entry.tuner
 
-    def committed(self) -> None:
-        self._touched.clear()
+    def note(self, record: WritingRecord, before: int, study: Study, changed: Iterable[Trial]) -> None:
+        """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
+        entry = self._entries.get(study.id)
+        if entry is None or entry.seen != before:
+            return  # it reads the difference when it is next needed
+        with_reports = study.spec.pruner.name != "none"
+        self._show(study, entry, [_history(record, study, trial, with_reports) for trial in changed])
 
-    def rolled_back(self, studies: Iterable[str]) -> None:
-        for name in studies:
-            if name in self._touched:
-                self._entries.pop(self._touched.pop(name), None)
+    def _show(self, study: Study, entry: _Entry, trials: list[HistoryTrial]) -> None:
+        self._shown_by_call.add(study.id)
+        entry.tuner.absorb(trials)
+        entry.seen = study.revision
 
     def forget(self, study: Study) -> None:
         self._entries.pop(study.id, None)
@@ -58,3 +62,36 @@ class Tuners:
                 self._entries.popitem(last=False)
         self._entries.move_to_end(study.id)
         return entry
+
+    # -- what the writer tells ----------------------------------------------------------------------------
+
+    def call_kept(self) -> None:
+        self._shown_by_group |= self._shown_by_call
+        self._shown_by_call.clear()
+
+    def call_refused(self) -> None:
+        for study_id in self._shown_by_call:
+            self._entries.pop(study_id, None)
+        self._shown_by_call.clear()
+
+    def committed(self) -> None:
+        self._shown_by_group.clear()
+
+    def rolled_back(self) -> None:
+        self.call_kept()
+        for study_id in self._shown_by_group:
+            self._entries.pop(study_id, None)
+        self._shown_by_group.clear()
+
+
+def _history(record: WritingRecord, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
+    reports = record.reports(study, trial) if with_reports and trial.state.is_finished else []
+    return HistoryTrial(
+        number=trial.number,
+        state=trial.state,
+        params=trial.params,
+        values=trial.values,
+        reports=tuple((report.step, report.value) for report in reports),
+        system_attrs=trial.system_attrs,
+        round=trial.round or 0,
+    )

@@ -249,8 +249,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
 
 def _judge(work: StudyWork, trial: Trial) -> Trial:
     reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
-    tuner = work.tuners.up_to_date(work.record, work.study)
-    verdict = tuner.judge(trial.number, reports)
+    verdict = work.tuner().judge(trial.number, reports)
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}

@@ -21,7 +21,7 @@ from hpo_service.store.engine import (
 )
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
-from hpo_service.store.writer import Writer
+from hpo_service.store.writer import Listener, NobodyListens, Writer
 from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
 T = TypeVar("T")
@@ -37,8 +37,7 @@ class Database:
         self,
         url: str,
         clock: Clock | None = None,
-        on_commit: Callable[[], None] = lambda: None,
-        on_rollback: Callable[[Sequence[str]], None] = lambda studies: None,
+        listener: Listener | None = None,
     ) -> None:
         """clock: seconds since 1970 for tests; by default the database's own.
 
@@ -57,7 +56,7 @@ class Database:
             opening.callback(self._write_engine.dispose)
             self._read_engine = reading_engine(self.url)
             opening.callback(self._read_engine.dispose)
-            self._writer = Writer(self._write_engine, Memory(), on_commit, on_rollback)
+            self._writer = Writer(self._write_engine, Memory(), listener or NobodyListens())
             opening.callback(self._writer.close)
             self._open = opening.pop_all()
 

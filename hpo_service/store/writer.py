@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -39,6 +39,28 @@ class _Done:
     error: BaseException | None = None
 
 
+class Listener(Protocol):
+    """Whoever keeps in memory what calls have shown him, and must forget it when they are undone."""
+
+    def call_kept(self) -> None: ...
+
+    def call_refused(self) -> None: ...
+
+    def committed(self) -> None: ...
+
+    def rolled_back(self) -> None: ...
+
+
+class NobodyListens:
+    def call_kept(self) -> None: ...
+
+    def call_refused(self) -> None: ...
+
+    def committed(self) -> None: ...
+
+    def rolled_back(self) -> None: ...
+
+
 class Writer:
     """Runs writing calls one after the other; `submit` may be called from any thread."""
 
@@ -46,18 +68,13 @@ class Writer:
         self,
         engine: sa.Engine,
         memory: Memory,
-        on_commit: Callable[[], None],
-        on_rollback: Callable[[Sequence[str]], None],
+        listener: Listener,
     ) -> None:
-        """memory: what the writer knows between transactions.
-
-        on_rollback: forget what memory holds of these studies; it may have seen what was undone.
-        """
+        """memory: what the writer knows between transactions; listener: who else keeps something in memory."""
         self._engine = engine
         self._memory = memory
         self._shared = engine.dialect.name != "sqlite"  # other servers may write the same database
-        self._on_commit = on_commit
-        self._on_rollback = on_rollback
+        self._listener = listener
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -106,7 +123,7 @@ class Writer:
                 group.finish()
         except BaseException as error:
             self._memory.forget_all()
-            self._on_rollback(studies)
+            self._listener.rolled_back()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
                 for call in calls:
@@ -115,7 +132,7 @@ class Writer:
             outcomes = [_Done(error=error)] * len(calls)
         else:
             self._memory.committed(group.touched)
-            self._on_commit()
+            self._listener.committed()
         for call, outcome in zip(calls, outcomes, strict=True):
             if outcome.error is not None:
                 call.answer.set_exception(outcome.error)
@@ -126,13 +143,14 @@ class Writer:
         try:
             result = call.work(group)
             group.keep_call()
+            self._listener.call_kept()
             return _Done(result=result)
         except Exception as error:
-            self._on_rollback(call.studies)
             lost = isinstance(error, sa.exc.DBAPIError) and not isinstance(
                 error, sa.exc.IntegrityError | sa.exc.DataError
             )
             if lost:
                 raise  # the connection or the disk: nobody in this group can be sure of anything
             group.refuse_call()
+            self._listener.call_refused()
             return _Done(error=error)

@@ -32,7 +32,7 @@ def test_each_sign_of_life_renews_the_lease(either: Any) -> None:
     ("report", "pointer"),
     [
         ({"step": -1, "value": 1}, "/reports/0/step"),
-        ({"step": 1.0, "value": 1}, "/reports/0/step"),
+        ({"step": 1.5, "value": 1}, "/reports/0/step"),
         ({"step": 2**31, "value": 1}, "/reports/0/step"),
         ({"step": 2**80, "value": 1}, "/reports/0/step"),
         ({"value": 1}, "/reports/0/step"),
