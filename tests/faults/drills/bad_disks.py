@@ -22,13 +22,15 @@ def calls_failed(place: Place, size: int) -> Outcome:
     """Writes and syncs of the database's files fail with EIO or ENOSPC, at the first to fifth call after a moment."""
     server = place.server(place.sqlite())
     violations = []
-    with LoadedStudy(place, server, lease_seconds=2) as study:
+    with LoadedStudy(place, server) as study:
         for index in range(size):
             study.work_on(10)
             call, error = _FAULTS[index % len(_FAULTS)]
             first = place.random.randint(1, 5)
             log = str(place.folder / "injected.log")
-            with strace(server, "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={first}..{first + 3}"):
+            with strace(
+                server, "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={first}..{first + 3}"
+            ):
                 time.sleep(0.3)
             if "(INJECTED)" not in Path(log).read_text():
                 violations.append(f"the drill: no {call} was seen to fail")

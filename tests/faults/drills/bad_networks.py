@@ -9,7 +9,7 @@ from drills.lossy_proxy import LossyProxy
 
 
 def replies_lost(place: Place, size: int) -> Outcome:
-    """Of the replies one in five is lost, cut or late, until `size` were; then nothing comes through for three leases."""
+    """One reply in five is lost, cut or late, until `size` were; then nothing comes through for three leases."""
     server = place.server(place.sqlite())
     proxy = LossyProxy(server.port, seed=place.random.randrange(2**32))
     place.at_end(proxy.close)

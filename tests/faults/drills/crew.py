@@ -93,4 +93,6 @@ class Crew:
             **self._orders,
         )
         # -I -S: no site packages, which take longer to find than all else
-        self._processes[index] = subprocess.Popen([sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(asdict(orders))])
+        self._processes[index] = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(asdict(orders))]
+        )

@@ -79,9 +79,7 @@ class Worker:
     def _train(self, path: str, number: int, attempt: int) -> None:
         if self.orders.forgets_every and number % self.orders.forgets_every == 0:
             return
-        steps = [
-            {"step": step, "value": report_value(number, attempt, step)} for step in range(self.orders.reports)
-        ]
+        steps = [{"step": step, "value": report_value(number, attempt, step)} for step in range(self.orders.reports)]
         chance = self.random.random()
         last_with_tell = chance < 0.2
         for step in steps[:-1] if last_with_tell else steps:

@@ -27,8 +27,8 @@ STUDY: dict[str, Any] = {
 }
 
 # What the study still gives out after the last fault: its end shows whether the limit is kept exactly.
-TRIALS_AFTER_THE_LAST_FAULT = 24
-LEASE_SECONDS = 2.0
+TRIALS_AFTER_THE_LAST_FAULT = 16
+LEASE_SECONDS = 1.0
 DRAIN_SECONDS = 60.0
 _BYTES_A_CALL = 300
 # With a broken guarantee the drain may never end; and that is a finding too.
@@ -56,7 +56,9 @@ class Outcome:
 class Place:
     """Where a drill runs: a folder of its own, a nursery of servers, databases. Ends what was started."""
 
-    def __init__(self, nursery: Nursery, postgres: Callable[[], Any], seed: int = 1, sabotage: str | None = None) -> None:
+    def __init__(
+        self, nursery: Nursery, postgres: Callable[[], Any], seed: int = 1, sabotage: str | None = None
+    ) -> None:
         """postgres: the cluster, started when first wanted."""
         self.nursery = nursery
         self.sabotage = sabotage
@@ -122,12 +124,12 @@ class LoadedStudy:
         ports: list[int] | None = None,
         lease_seconds: float = LEASE_SECONDS,
         attempts: int = 100,
-        clock_jumps: bool = False,
+        early_ends: int = 0,
         **orders: Any,
     ) -> None:
         self.place = place
         self.server = server
-        self._clock_jumps = clock_jumps
+        self._early_ends = early_ends
         spec = {**STUDY, "lease_seconds": lease_seconds, "limits": {"attempts": attempts}}
         server.patiently("POST", "/v1/studies", spec)
         self.crew = Crew(place.folder, crew, ports or [server.port], **orders)
@@ -166,8 +168,6 @@ class LoadedStudy:
         server.patiently("POST", "/v1/studies/s:resume")
         faults = self.crew.drain(DRAIN_SECONDS_SABOTAGED if self.place.sabotage else DRAIN_SECONDS)
         history = read_histories(self.crew.histories())
-        checker = Checker(history, read_record(server, "s"), clock_jumps=self._clock_jumps)
+        checker = Checker(history, read_record(server, "s"), self._early_ends)
         violations = [f"the drain: {fault}" for fault in faults] + checker.violations()
         return Outcome(count, history.acknowledged, history.unknown, violations)
-
-

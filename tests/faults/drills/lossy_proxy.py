@@ -1,4 +1,4 @@
-"""A bad network in one small TCP proxy: it loses replies, cuts connections, delays, and for a while lets nothing through."""
+"""A bad network in one small TCP proxy: it loses replies, cuts connections, delays, and can let nothing through."""
 
 from __future__ import annotations
 

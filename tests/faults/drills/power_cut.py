@@ -138,5 +138,3 @@ def _started_again(place: Place, database: Path, told: dict[int, tuple[str, floa
             violations.append(f"a server starts on what is left: trial {number} reads {json.dumps(trial)[:200]}")
     server.kill()
     return violations
-
-

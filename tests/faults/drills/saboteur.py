@@ -90,7 +90,9 @@ def forgets_answers() -> None:
     ask_study = workers.ask_study
 
     async def forgetful(service: Any, name: str, ask: Any, *others: Any) -> Any:
-        return await ask_study(service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}), *others)
+        return await ask_study(
+            service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}), *others
+        )
 
     workers.ask_study = forgetful
 

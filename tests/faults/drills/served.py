@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -26,10 +27,12 @@ class DidNotStart(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """A port below those that the kernel gives to outgoing connections: while a server is down it stays free."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -117,7 +117,8 @@ def events_of(log: Path, folder: Path) -> Iterator[Event]:
             continue
         elif call == "pwrite64":
             string = _STRING.search(rest)
-            assert string is not None and string[2] is None, "strace cut a write short"
+            assert string is not None, line[-80:]
+            assert string[2] is None, "strace cut a write short"
             offset = re.match(r", \d+, (\d+)", rest[string.end() :])
             assert offset is not None, line[-80:]
             yield Written(file, int(offset[1]), _bytes(string))

@@ -1,0 +1,191 @@
+"""All drills: what is promised, what is done to it, how often, and which broken guarantee must be found by it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from drills import bad_disks, bad_networks, cold_starts, jumping_clocks, kills, power_cut
+from drills.loaded_study import Outcome, Place
+from drills.nursery import Nursery
+
+
+@dataclass(frozen=True)
+class Drill:
+    """short, full, sabotaged: the sizes of a run among the tests, of `make faults`, and of the run that must fail.
+
+    shows: kinds of violation of which the sabotage must cause at least one.
+    """
+
+    promise: str
+    what: str
+    run: Callable[[Place, int], Outcome]
+    unit: str
+    short: int
+    full: int
+    sabotage: str
+    sabotaged: int
+    shows: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+LOST = (
+    "acknowledged results are recorded",
+    "acknowledged reports are recorded",
+    "acknowledged grants are recorded",
+)
+
+DRILLS = [
+    Drill(
+        "An acknowledged call survives kill -9 of the server",
+        "kill -9 the server, start it again; SQLite",
+        kills.servers_killed,
+        "kills",
+        *(4, 50),
+        "answer-before-commit",
+        *(12, LOST),
+    ),
+    Drill(
+        "No trial is RUNNING for ever, and none is given out more often than `limits.attempts`",
+        "kill -9 workers, put others in their place; every 23rd trial is forgotten by whoever holds it; SQLite",
+        kills.workers_killed,
+        "kills",
+        *(20, 200),
+        "leases-never-end",
+        *(10, ("nothing is left unfinished",)),
+    ),
+    Drill(
+        "Every call may be repeated: no second effect, and the same answer",
+        "every call is sent twice; SQLite",
+        kills.calls_repeated,
+        "trials",
+        *(40, 500),
+        "forgets-answers",
+        *(30, ("a repeated call gets the same answer",)),
+    ),
+    Drill(
+        "One live holder per trial; a stale one is refused",
+        "SIGSTOP workers past their lease, then SIGCONT; SQLite",
+        kills.workers_stopped,
+        "stops",
+        *(4, 50),
+        "no-attempt-check",
+        *(8, ("a stale holder is refused",)),
+    ),
+    Drill(
+        "One result per trial, whatever the network loses",
+        "a proxy loses, cuts and delays one reply in five, then lets nothing through for three leases; SQLite",
+        bad_networks.replies_lost,
+        "faults",
+        *(30, 400),
+        "replays-refused",
+        *(60, ("a repeated call gets the same answer",)),
+    ),
+    Drill(
+        "Two servers on one PostgreSQL, either killed at any moment; `limits.trials` exactly",
+        "kill -9 one of two servers, by turns, start it again; PostgreSQL",
+        kills.servers_of_two_killed,
+        "kills",
+        *(3, 50),
+        "no-row-locks",
+        *(4, ("every answer is documented", "numbers have no gap", "limits are kept", "each result counts once")),
+    ),
+    Drill(
+        "An acknowledged call survives a crash of PostgreSQL; the servers need no restart",
+        "pg_ctl stop -m immediate under two servers, then start",
+        kills.postgres_crashed,
+        "crashes",
+        *(2, 20),
+        "postgres-commits-later",
+        *(5, LOST),
+    ),
+    Drill(
+        "An acknowledged call survives a power cut",
+        "strace records what the server writes and syncs; at each acknowledgement only what was synced is kept, and in "
+        "every second cut some of the rest; SQLite",
+        power_cut.power_cut,
+        "cuts",
+        *(12, 60),
+        "no-fsync",
+        *(12, ("acknowledged results survive a power cut",)),
+    ),
+    Drill(
+        "I/O errors: 503, nothing acknowledged lost, recovery without a restart",
+        "strace makes the 1st to 5th fdatasync or pwrite64 and three more fail with EIO or ENOSPC; SQLite",
+        bad_disks.calls_failed,
+        "faults",
+        *(4, 100),
+        "commit-errors-swallowed",
+        *(8, LOST),
+    ),
+    Drill(
+        "Disk full: 503, not ready, alive, readable; recovery without a restart",
+        "the disk of the database is filled up under load, then freed; SQLite",
+        bad_disks.disk_full,
+        "times",
+        *(1, 10),
+        "commit-errors-swallowed",
+        *(3, LOST),
+    ),
+    Drill(
+        "Jumps of the database's clock freeze nothing and steal nothing twice",
+        "libfaketime moves the clock a day forward, two back, and so on; a worker dies before each jump; SQLite",
+        jumping_clocks.clock_jumped,
+        "jumps",
+        *(2, 10),
+        "no-clock-clamp",
+        *(2, ("nothing is left unfinished",)),
+    ),
+    Drill(
+        "Servers that start at once on an empty database all come up",
+        "8 servers at once; PostgreSQL",
+        cold_starts.servers_started_at_once,
+        "rounds of 8",
+        *(1, 20),
+        "no-migration-lock",
+        *(3, ("all come up",)),
+    ),
+    Drill(
+        "SQLite takes one server and refuses a second one, clearly",
+        "8 servers at once on an empty file",
+        cold_starts.second_servers_refused,
+        "rounds of 8",
+        *(1, 20),
+        "no-file-lock",
+        *(1, ("one comes up",)),
+    ),
+    Drill(
+        "SIGTERM: the server ends within 10 s with exit code 0, and loses nothing",
+        "SIGTERM under load, start again; SQLite",
+        kills.servers_asked_to_end,
+        "ends",
+        *(3, 20),
+        "deaf",
+        *(1, ("ends when asked to",)),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    outcome: Outcome
+    seconds: float
+
+
+def run_drill(
+    drill: Drill, size: int, nursery: Nursery, postgres: Callable[[], Any], seed: int = 1, sabotage: str | None = None
+) -> Run:
+    began = time.monotonic()
+    with Place(nursery, postgres, seed, sabotage) as place:
+        outcome = drill.run(place, size)
+    return Run(outcome, time.monotonic() - began)
+
+
+def bites(drill: Drill, outcome: Outcome) -> bool:
+    """Whether the sabotaged run has shown what it was to show."""
+    return any(kind in drill.shows for kind in outcome.kinds())
