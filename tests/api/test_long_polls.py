@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import shutil
 import threading
 import time
@@ -196,13 +197,13 @@ def test_a_waiting_ask_goes_home_when_the_study_completes_and_when_it_is_deleted
 
 
 def test_a_limit_of_seconds_ends_the_wait(server: Server) -> None:
-    name = server.create(limits={"seconds": 1.5, "running": 1})
+    name = server.create(limits={"seconds": 3, "running": 1})
     server.ask(name)
     asked = server.waiting(name)
     server.tell(name, 0)
     assert len(asked.result()["trials"]) == 1
     asked = server.pool.submit(server.ask, name, 20)
-    time.sleep(1.5)
+    time.sleep(3)
     server.tell(name, 1)
     assert asked.result(5) == {"trials": [], "study_state": "COMPLETED"}
 
@@ -276,7 +277,7 @@ def events(
             while len(found) < count:
                 line = await asyncio.wait_for(anext(lines), 8)
                 if line == "" and "data" in event:
-                    found.append((int(event["id"]), event["event"], __import__("json").loads(event["data"])))
+                    found.append((int(event["id"]), event["event"], json.loads(event["data"])))
                     event = {}
                 elif ": " in line and not line.startswith(":"):
                     key, value = line.split(": ", 1)
