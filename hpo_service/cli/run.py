@@ -211,16 +211,16 @@ def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:
     return CommandFailed(
         f"{file}: {name} has {what}, and hpo run trains only the built-in {TRAINABLE!r}. Train it with your own "
         "workers:\n"
-        "  hpo serve\n"
-        f"  hpo study create {file}\n"
-        f"  hpo worker --study {name} --objective package.module:function --until-done\n"
+        f"  {wording.hpo()} serve\n"
+        f"  {wording.hpo()} study create {file}\n"
+        f"  {wording.hpo()} worker --study {name} --objective package.module:function --until-done\n"
         f'or name the built-in one in the file: [objective] with kind = "{TRAINABLE}"'
     )
 
 
 def _how_to_go_on(job: Job, file: Path, database: str) -> str:
     done = "" if job.study is None else f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded"
-    return f"interrupted{done} in {without_password(database)}\ngo on: hpo run {file}{_option(database)}"
+    return f"interrupted{done} in {without_password(database)}\ngo on: {wording.hpo()} run {file}{_option(database)}"
 
 
 def _option(database: str) -> str:
@@ -235,9 +235,9 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     yield "Next"
     yield from wording.columns(
         (
-            (f"hpo serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
-            (f"hpo study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
-            (f"hpo plot {job.name} -o {job.name}.png", "the picture again"),
+            (f"{wording.hpo()} serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
+            (f"{wording.hpo()} study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
+            (f"{wording.hpo()} plot {job.name} -o {job.name}.png", "the picture again"),
             *_ways_to_search_on(job),
         )
     )
@@ -249,4 +249,4 @@ def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:
         yield "a copy of the study file", "another name in it, and wider ranges or more trials: a new study"
         return
     more = 2 * (job.study["limits"]["trials"] or wording.finished(job.study))
-    yield f"hpo study limits {job.name} --trials {more}", "more trials: then run the file again"
+    yield f"{wording.hpo()} study limits {job.name} --trials {more}", "more trials: then run the file again"

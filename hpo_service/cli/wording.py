@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 DONE = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})  # nothing more happens to a study by itself
+
+
+def hpo() -> str:
+    """How this command is typed again: `hpo` where the shell finds it, else the path by which it was called."""
+    called = Path(sys.argv[0])
+    if called.name != "hpo" or shutil.which("hpo") is not None:
+        return "hpo"
+    inside = called.resolve().is_relative_to(Path.cwd())
+    return os.path.relpath(called) if inside else str(called)
 
 
 def number(value: Any, digits: int = 3) -> str:
