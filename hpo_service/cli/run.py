@@ -233,11 +233,12 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     yield from wording.columns([*job.files, ("database", without_password(database))])
     yield ""
     yield "Next"
+    hpo = wording.hpo()
     yield from wording.columns(
         (
-            (f"{wording.hpo()} serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
-            (f"{wording.hpo()} study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
-            (f"{wording.hpo()} plot {job.name} -o {job.name}.png", "the picture again"),
+            (f"{hpo} serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
+            (f"{hpo} study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
+            (f"{hpo} plot {job.name} -o {job.name}.png", "the picture again"),
             *_ways_to_search_on(job),
         )
     )
