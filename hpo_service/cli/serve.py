@@ -97,6 +97,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) ->
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
+        timeout_keep_alive=75,  # longer than a worker is silent between two reports
     )
 
     class LocalServer(uvicorn.Server):

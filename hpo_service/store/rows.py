@@ -93,20 +93,14 @@ def round_row(round_: Round) -> dict[str, Any]:
 
 
 def trial_of(row: Any, study: Study) -> Trial:
-    told = row.told
+    told = row.told and Told(row.told["attempt"], TrialState(row.told["state"]), _floats(row.told["values"]))
     return Trial(
         id=row.id,
         study=study.name,
         number=row.number,
         params=row.params,
-        holding=Holding(
-            state=TrialState(row.state),
-            attempt=row.attempt,
-            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
-            lapsed=row.lapsed,
-            lease=_lease(row.lease_expires_at, study),
-            told=None if told is None else Told(told["attempt"], TrialState(told["state"]), _floats(told["values"])),
-            reason=row.reason,
+        holding=_holding(
+            row, study, told and Told(told["attempt"], TrialState(told["state"]), _floats(told["values"]))
         ),
         seed=row.seed,
         values=_floats(row.values),
@@ -126,20 +120,15 @@ def trial_of(row: Any, study: Study) -> Trial:
 def trial_row(trial: Trial) -> dict[str, Any]:
     holding = trial.holding
     return {
-        "state": str(holding.state),
+        **_holding_row(holding),
         "params": trial.params,
         "distributions": trial.distributions,
         "values": _jsonable(trial.values),
         "value": trial.values[0] if trial.values else None,
         "metrics": trial.metrics,
-        "reason": holding.reason,
         "stop": trial.stop,
         "round": trial.round,
         "seed": trial.seed,
-        "attempt": holding.attempt,
-        "attempt_end": None if holding.ended is None else str(holding.ended),
-        "lapsed": holding.lapsed,
-        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
         "worker_id": trial.worker_id,
         "told": None
         if holding.told is None
@@ -160,14 +149,7 @@ def test_of(row: Any, study: Study) -> SealedTest:
     return SealedTest(
         ensemble=row.ensemble,
         number=row.number,
-        holding=Holding(
-            state=TrialState(row.state),
-            attempt=row.attempt,
-            ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
-            lapsed=row.lapsed,
-            lease=_lease(row.lease_expires_at, study),
-            reason=row.reason,
-        ),
+        holding=_holding(row, study, None),
         worker_id=row.worker_id,
         result=row.result,
         finished_at=row.finished_at,
@@ -179,20 +161,35 @@ def test_row(test: SealedTest) -> dict[str, Any]:
     return {
         "ensemble": test.ensemble,
         "number": test.number,
+        **_holding_row(holding),
+        "worker_id": test.worker_id,
+        "result": test.result,
+        "finished_at": test.finished_at,
+    }
+
+
+def _holding(row: Any, study: Study, told: Told | None) -> Holding:
+    expires_at = row.lease_expires_at
+    return Holding(
+        state=TrialState(row.state),
+        attempt=row.attempt,
+        ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
+        lapsed=row.lapsed,
+        lease=None if expires_at is None else Lease(expires_at, study.spec.lease_seconds),
+        told=told,
+        reason=row.reason,
+    )
+
+
+def _holding_row(holding: Holding) -> dict[str, Any]:
+    return {
         "state": str(holding.state),
         "attempt": holding.attempt,
         "attempt_end": None if holding.ended is None else str(holding.ended),
         "lapsed": holding.lapsed,
         "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
-        "worker_id": test.worker_id,
-        "result": test.result,
         "reason": holding.reason,
-        "finished_at": test.finished_at,
     }
-
-
-def _lease(expires_at: float | None, study: Study) -> Lease | None:
-    return None if expires_at is None else Lease(expires_at, study.spec.lease_seconds)
 
 
 def _floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
