@@ -178,6 +178,13 @@ WRONGS: dict[str, tuple[str, Callable[[Lines, RecordRead], object]]] = {
         "a repeated call gets the same answer",
         _lines(told(6.8, "w2.1.5", 0, 2, 10.0, at="fail", status=409)),
     ),
+    "done, unanswered, and refused when repeated": (
+        "a repeated call gets the same answer",
+        lambda lines, _record: (
+            lines.remove(next(line for line in lines if line["key"] == "w2.1.5" and line["at"] == "ok")),
+            lines.extend(told(6.8, "w2.1.5", 0, 2, 10.0, at="fail", status=409)),
+        ),
+    ),
     "a 500": ("every answer is documented", _lines(told(8, "w3.1.1", 1, 1, 11.0, at="fail", status=500))),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills import bad_disks, bad_networks, cold_starts, jumping_clocks, kills, power_cut
-from drills.loaded_study import Outcome, Place
+from drills.loaded_study import NotHere, Outcome, Place
 from drills.nursery import Nursery
 
 
@@ -182,7 +182,13 @@ def run_drill(
 ) -> Run:
     began = time.monotonic()
     with Place(nursery, postgres, seed, sabotage) as place:
-        outcome = drill.run(place, size)
+        try:
+            outcome = drill.run(place, size)
+        except NotHere:
+            raise
+        except Exception as error:
+            # A server that does not start or answers 500 ends a drill before its check.
+            outcome = Outcome(violations=[f"the drill broke off: {error!r}"])
     return Run(outcome, time.monotonic() - began)
 
 

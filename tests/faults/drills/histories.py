@@ -53,7 +53,7 @@ class Call:
     def outcome(self) -> Outcome:
         if any(self.succeeded(one) for one in self.tries):
             return Outcome.OK
-        if all(self._refused(one) for one in self.tries):
+        if all(self.refused(one) for one in self.tries):
             return Outcome.REFUSED
         return Outcome.UNKNOWN
 
@@ -62,7 +62,7 @@ class Call:
             return bool(one.line["statuses"][self.in_batch] == 200)
         return one.at == "ok"
 
-    def _refused(self, one: Try) -> bool:
+    def refused(self, one: Try) -> bool:
         return one.at == "fail" or (one.at == "mixed" and not self.succeeded(one))
 
 

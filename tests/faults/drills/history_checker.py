@@ -288,9 +288,7 @@ class Checker:
             if given and any(one.at != "ok" for one in call.tries if one.began > given[0].began and one.at == "fail"):
                 yield f"{call.op} {call.body.get('request_id', call.number)} was acknowledged, then refused"
         for call in self.history.of("tell"):
-            if call.outcome is Outcome.UNKNOWN or not self._is_recorded(call):
-                continue
-            if any(one.at == "fail" for one in call.tries):
+            if self._is_recorded(call) and any(call.refused(one) for one in call.tries):
                 yield f"the tell of trial {call.number} took effect, but its repetition was refused"
 
     def every_answer_is_documented(self) -> Iterator[str]:

@@ -52,7 +52,9 @@ class LossyProxy:
             return
         both = [asyncio.create_task(self._requests(reader, back)), asyncio.create_task(self._replies(there, writer))]
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled only at the end of the drill, and that is no error of this connection.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in both:
                 task.cancel()
