@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hpo_service import __version__
-from hpo_service.cli import doctor, plot, run, serve, study_commands, watch
+from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
 from hpo_service.cli.database_commands import db_app, token_app
 from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "watch": watch.watch,
     "plot": plot.plot,
     "doctor": doctor.doctor,
+    "import": import_studies.import_studies,
 }
 # their modules bring NumPy and the network along, so they are imported only when they are wanted
 COMMANDS_THAT_TRAIN = {

@@ -99,9 +99,7 @@ def trial_of(row: Any, study: Study) -> Trial:
         study=study.name,
         number=row.number,
         params=row.params,
-        holding=_holding(
-            row, study, told and Told(told["attempt"], TrialState(told["state"]), _floats(told["values"]))
-        ),
+        holding=_holding(row, study, told),
         seed=row.seed,
         values=_floats(row.values),
         metrics=row.metrics,
