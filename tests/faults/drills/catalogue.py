@@ -142,6 +142,16 @@ DRILLS = [
         *(2, ("nothing is left unfinished",)),
     ),
     Drill(
+        "Only the database's clock decides, and its jumps freeze nothing and steal nothing twice",
+        "libfaketime moves PostgreSQL's clock a day forward, two back, and so on, and not the server's; a worker dies "
+        "before each jump",
+        jumping_clocks.clock_of_postgres_jumped,
+        "jumps",
+        *(2, 10),
+        "no-clock-clamp",
+        *(2, ("nothing is left unfinished",)),
+    ),
+    Drill(
         "Servers that start at once on an empty database all come up",
         "8 servers at once; PostgreSQL",
         cold_starts.servers_started_at_once,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,43 +22,74 @@ NOTICED_AFTER_SECONDS = 1.2  # libfaketime looks at its file once a second
 
 
 def clock_jumped(place: Place, size: int) -> Outcome:
-    """Jump the clock of the database under load; before each jump a worker dies and leaves its trial with a lease."""
-    times = place.folder / "clock"
-    _turn(times, "+0")
-    variables = {
-        "LD_PRELOAD": str(faketime_library()),
-        "FAKETIME_TIMESTAMP_FILE": str(times),
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_CACHE_DURATION": "1",
-    }
-    place.nursery = Nursery(**variables)
+    """SQLite, where the server's clock is the database's; before each jump a worker dies and leaves its lease."""
+    times = _clock_file(place)
+    place.nursery = Nursery(**_faked(times))
     place.at_end(place.nursery.close)
-    server = place.server(place.sqlite())
+    return _jumped(place, place.server(place.sqlite()), times, size)
+
+
+def clock_of_postgres_jumped(place: Place, size: int) -> Outcome:
+    """PostgreSQL's clock jumps, the server's does not."""
+    times = _clock_file(place)
+    kind = type(place.postgres)
+    folder = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
+    place.at_end(shutil.rmtree, folder, True)
+    cluster = kind(folder)
+    cluster.stop()
+    # Faked only once the process runs as the database's user: libfaketime shares memory that no other may open.
+    cluster._prefix = [*cluster._prefix, "env", *(f"{name}={value}" for name, value in _faked(times).items())]
+    cluster.start()
+    place.at_end(cluster.stop, "immediate")
+    server = place.server(cluster.url("postgres"))
+    return _jumped(place, server, times, size)
+
+
+def _jumped(place: Place, server: Server, times: Path, size: int) -> Outcome:
     # Nothing is stolen twice: a jump may end each lease that is held, and an ask for two holds two; no more.
     early_ends = 2 * CREW * size
     with LoadedStudy(place, server, CREW, lease_seconds=2, early_ends=early_ends) as study:
-        before = _server_time(server)
+        before = _database_time(server)
         for index in range(size):
             study.work_on(40)
             study.crew.kill(place.random.randrange(study.crew.size))
             _turn(times, _JUMPS[index % len(_JUMPS)])
             time.sleep(NOTICED_AFTER_SECONDS)
         study.work_on(40)
-        moved = abs(_server_time(server) - before)
+        moved = abs(_database_time(server) - before)
         outcome = study.drained(size)
     if moved < 80_000:
         outcome.violations.append(f"the drill: the clock has moved by {moved:.0f} s only")
     return outcome
 
 
+def _clock_file(place: Place) -> Path:
+    """A file that says how far the clock is off; another user may read it, PostgreSQL's."""
+    folder = Path(tempfile.mkdtemp(prefix="hpo-clock-"))
+    place.at_end(shutil.rmtree, folder, True)
+    folder.chmod(0o755)
+    _turn(folder / "clock", "+0")
+    return folder / "clock"
+
+
+def _faked(times: Path) -> dict[str, str]:
+    return {
+        "LD_PRELOAD": str(faketime_library()),
+        "FAKETIME_TIMESTAMP_FILE": str(times),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_CACHE_DURATION": "1",
+    }
+
+
 def _turn(times: Path, to: str) -> None:
     # In one step: half of a number would be another time.
     new = times.with_suffix(".new")
     new.write_text(to + "\n")
+    new.chmod(0o644)
     new.rename(times)
 
 
-def _server_time(server: Server) -> float:
+def _database_time(server: Server) -> float:
     name = f"clock-{time.monotonic_ns()}"
     spec = {"name": name, "search_space": {"x": {"type": "float", "low": 0, "high": 1}}}
     made = server.patiently("POST", "/v1/studies", spec)
