@@ -124,7 +124,8 @@ def _table(rows: list[Row]) -> str:
             lines.append(f"| {drill.promise} | {drill.what} | – | – | – | not run: {row.missing} | – |")
             continue
         broken = _BROKEN[drill.sabotage]
-        found = f"{row.sabotage_violations} violations" if row.sabotage_shown else "**not found**"
+        many = row.sabotage_violations != 1
+        found = f"{row.sabotage_violations} violation{'s' * many}" if row.sabotage_shown else "**not found**"
         lines.append(
             f"| {drill.promise} | {drill.what} | {row.count} {drill.unit} | {row.seconds:.0f} | "
             f"{row.acknowledged or '–'} | {'; '.join(row.violations) or '0'} | {broken}: {found} |"
