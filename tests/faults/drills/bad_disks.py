@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
-from drills.loaded_study import LoadedStudy, Outcome, Place
+from drills.loaded_study import STUDY, LoadedStudy, NotHere, Outcome, Place
 from drills.served import Server
 from drills.traced import strace
 
@@ -56,6 +58,37 @@ def disk_full(place: Place, size: int) -> Outcome:
             violations += _recovered(server)
         outcome = study.drained(size)
     outcome.violations += violations
+    outcome.notes.append(disk.what)
+    return outcome
+
+
+def disk_full_of_log(place: Place, size: int) -> Outcome:
+    """The log lies on the disk that is full; afterwards a lease that runs out is taken back though nobody looks."""
+    disk = _small_disk(place)
+    if not isinstance(disk, _Tmpfs):
+        raise NotHere("no disk of its own may be mounted here")
+    database = disk.folder / "hpo.db"
+    server = place.unstarted(f"sqlite:///{database}")
+    server.errors = disk.folder / "log"
+    server.start()
+    outcome = Outcome(size)
+    server.patiently("POST", "/v1/studies", {**STUDY, "lease_seconds": 1, "limits": {"attempts": 100}})
+    for index in range(size):
+        # This lease runs out while the disk is full: the reaper cannot take it back, and says so.
+        server.patiently("POST", "/v1/studies/s/trials:ask", {"worker_id": "w", "request_id": f"before-{index}"})
+        disk.fill(server)
+        try:
+            outcome.violations += _is_refused(server)
+            time.sleep(3.0)
+        finally:
+            disk.make_room(server)
+        outcome.violations += _recovered(server)
+        server.patiently("POST", "/v1/studies/s/trials:ask", {"worker_id": "w", "request_id": f"after-{index}"})
+        time.sleep(1.0 + 5.0)
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            running = connection.execute("SELECT number FROM hpo_trials WHERE state = 'RUNNING'").fetchall()
+        if running:
+            outcome.violations.append(f"leases run out: {running} is RUNNING 5 s after its lease has run out")
     outcome.notes.append(disk.what)
     return outcome
 

@@ -133,6 +133,15 @@ DRILLS = [
         *(3, LOST),
     ),
     Drill(
+        "No trial is RUNNING 5 s after its lease ran out, though nobody looks, after a full disk too",
+        "the disk of the database and of the server's log is filled up, then freed; SQLite",
+        bad_disks.disk_full_of_log,
+        "times",
+        *(1, 3),
+        "leases-never-end",
+        *(1, ("leases run out",)),
+    ),
+    Drill(
         "Jumps of the database's clock freeze nothing and steal nothing twice",
         "libfaketime moves the clock a day forward, two back, and so on; a worker dies before each jump; SQLite",
         jumping_clocks.clock_jumped,

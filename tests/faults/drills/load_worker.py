@@ -53,6 +53,7 @@ class Worker:
         self.orders = orders
         self.random = random.Random(f"{orders.worker_id}/{orders.incarnation}")
         self._calls = 0
+        self._parent = os.getppid()
         self._file = os.open(orders.history, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._connections: dict[int, http.client.HTTPConnection] = {}
 
@@ -113,6 +114,8 @@ class Worker:
         key = f"{self.orders.worker_id}.{self.orders.incarnation}.{self._calls}"
         tries = 0
         while True:
+            if os.getppid() != self._parent:
+                raise SystemExit("the drill is gone")
             outcome, status, answer = self._once(key, op, path, body)
             if outcome != "unknown":
                 if self.orders.twice:
