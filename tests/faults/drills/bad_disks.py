@@ -29,12 +29,22 @@ def calls_failed(place: Place, size: int) -> Outcome:
             study.work_on(10)
             call, error = _FAULTS[index % len(_FAULTS)]
             first = place.random.randint(1, 5)
-            log = str(place.folder / "injected.log")
+            log = place.folder / "injected.log"
             with strace(
-                server, "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={first}..{first + 3}"
+                server,
+                "-o",
+                str(log),
+                "-e",
+                f"trace={call}",
+                "-e",
+                f"inject={call}:error={error}:when={first}..{first + 3}",
             ):
-                time.sleep(0.3)
-            if "(INJECTED)" not in Path(log).read_text():
+                deadline = time.monotonic() + RECOVERY_SECONDS
+                while not (failed := "(INJECTED)" in log.read_text()) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                time.sleep(0.2)
+            log.unlink()
+            if not failed:
                 violations.append(f"the drill: no {call} was seen to fail")
         violations += _recovered(server)
         outcome = study.drained(size)
