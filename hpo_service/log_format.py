@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
@@ -32,7 +33,15 @@ def configure(**bound: object) -> None:
 
 
 class _StandardError:
-    """Writes to what standard error is at that moment."""
+    """Writes to what standard error is at that moment, and never fails: a full disk must not end who reports it."""
 
     def __call__(self, *_arguments: object) -> structlog.PrintLogger:
-        return structlog.PrintLogger(sys.stderr)
+        return structlog.PrintLogger(self)  # type: ignore[arg-type]
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()

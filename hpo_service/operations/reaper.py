@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -21,16 +23,22 @@ async def reap(service: Service) -> None:
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        try:
-            await reap_once(service)
-            if tick % SAVE_SEEN_EVERY == 0:
-                await service.save_seen_workers()
-        except HpoError as error:
-            log.warning("the reaper could not look", error=error.detail)
-        except Exception:
-            log.exception("the reaper met a fault")
+        await _carefully(reap_once(service))
+        if tick % SAVE_SEEN_EVERY == 0:
+            await _carefully(service.save_seen_workers())
 
 
 async def reap_once(service: Service) -> None:
+    """One study that cannot be looked after does not keep the others waiting."""
     overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
-    await service.look_after(overdue)
+    for name in overdue:
+        await _carefully(service.look_after([name]))
+
+
+async def _carefully(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except HpoError as error:
+        log.warning("the reaper could not look", error=error.detail)
+    except Exception:
+        log.exception("the reaper met a fault")
