@@ -7,16 +7,9 @@ from drills.catalogue import DRILLS, Drill, bites, run_drill
 from drills.loaded_study import NotHere
 from drills.nursery import Nursery
 
-# Drills that find something today, and what; whoever mends it takes the line away.
-FINDS = {"disk_full_of_log": "a log that cannot be written ends the reaper"}
-
-
-def _marks(drill: Drill) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(reason=FINDS[drill.name], strict=True)] if drill.name in FINDS else []
-
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("drill", [pytest.param(drill, marks=_marks(drill), id=drill.name) for drill in DRILLS])
+@pytest.mark.parametrize("drill", [pytest.param(drill, id=drill.name) for drill in DRILLS])
 def test_nothing_is_lost_doubled_or_left(drill: Drill, nursery: Nursery, request: pytest.FixtureRequest) -> None:
     try:
         done = run_drill(drill, drill.short, nursery, lambda: request.getfixturevalue("postgres"))
