@@ -143,7 +143,7 @@ DRILLS = [
     ),
     Drill(
         "Jumps of the database's clock freeze nothing and steal nothing twice",
-        "libfaketime moves the clock a day forward, two back, and so on; a worker dies before each jump; SQLite",
+        "libfaketime moves the clock a day forward, two back, and so on; half the workers die before each jump; SQLite",
         jumping_clocks.clock_jumped,
         "jumps",
         *(2, 10),
@@ -152,8 +152,8 @@ DRILLS = [
     ),
     Drill(
         "Only the database's clock decides, and its jumps freeze nothing and steal nothing twice",
-        "libfaketime moves PostgreSQL's clock a day forward, two back, and so on, and not the server's; a worker dies "
-        "before each jump",
+        "libfaketime moves PostgreSQL's clock a day forward, two back, and so on, and not the server's; half the "
+        "workers die before each jump",
         jumping_clocks.clock_of_postgres_jumped,
         "jumps",
         *(2, 10),

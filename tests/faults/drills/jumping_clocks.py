@@ -22,7 +22,7 @@ NOTICED_AFTER_SECONDS = 1.2  # libfaketime looks at its file once a second
 
 
 def clock_jumped(place: Place, size: int) -> Outcome:
-    """SQLite, where the server's clock is the database's; before each jump a worker dies and leaves its lease."""
+    """SQLite, where the server's clock is the database's; before each jump half the workers die and leave a lease."""
     times = _clock_file(place)
     place.nursery = Nursery(**_faked(times))
     place.at_end(place.nursery.close)
@@ -52,7 +52,8 @@ def _jumped(place: Place, server: Server, times: Path, size: int) -> Outcome:
         before = _database_time(server)
         for index in range(size):
             study.work_on(40)
-            study.crew.kill(place.random.randrange(study.crew.size))
+            for dying in place.random.sample(range(CREW), CREW // 2):
+                study.crew.kill(dying)
             _turn(times, _JUMPS[index % len(_JUMPS)])
             time.sleep(NOTICED_AFTER_SECONDS)
         study.work_on(40)
