@@ -1,5 +1,7 @@
 # make run     sets up and runs the article's search on MNIST (about a minute on two cores)
 # make test    sets up and runs all tests, on SQLite and on a real PostgreSQL
+# make faults  every fault drill at full size, and each with its guarantee broken (about a quarter of an hour on two
+#              cores); writes docs/reliability.md
 # make check   the linters: ruff, mypy, import-linter
 # make lock    pins the dependencies anew, by hash
 .DEFAULT_GOAL := run
@@ -20,7 +22,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: setup run test check lock compose-check clean
+.PHONY: setup run test faults check lock clean
 setup: $(INSTALLED)
 
 run: $(INSTALLED)
@@ -28,6 +30,9 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+faults: $(INSTALLED)
+	$(BIN)/python tests/faults/run.py --full
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
