@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -240,3 +241,19 @@ class Trial:
     @property
     def state(self) -> TrialState:
         return self.holding.state
+
+    @property
+    def is_known_to_samplers(self) -> bool:
+        """Not while it is queued: nobody has chosen all its params yet."""
+        return self.holding.attempt > 0 or self.state.is_finished
+
+    def as_history(self, reports: Iterable[Report]) -> HistoryTrial:
+        return HistoryTrial(
+            number=self.number,
+            state=self.state,
+            params=self.params,
+            values=self.values,
+            reports=tuple((report.step, report.value) for report in reports),
+            system_attrs=self.system_attrs,
+            round=self.round or 0,
+        )

@@ -172,8 +172,7 @@ class StudyWork:
         return self.tuners.up_to_date(self.record, self.study)
 
     def _show_tuner(self) -> None:
-        # What was queued and never given out has params that nobody has chosen yet.
-        known = [t for t in self._changed.values() if t.holding.attempt > 0 or t.state.is_finished]
+        known = [trial for trial in self._changed.values() if trial.is_known_to_samplers]
         self.tuners.note(self.record, self._noted, self.study, known)
         self._changed.clear()
         self._noted = self.study.revision

@@ -86,12 +86,4 @@ class Tuners:
 
 def _history(record: WritingRecord, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
     reports = record.reports(study, trial) if with_reports and trial.state.is_finished else []
-    return HistoryTrial(
-        number=trial.number,
-        state=trial.state,
-        params=trial.params,
-        values=trial.values,
-        reports=tuple((report.step, report.value) for report in reports),
-        system_attrs=trial.system_attrs,
-        round=trial.round or 0,
-    )
+    return trial.as_history(reports)

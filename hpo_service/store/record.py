@@ -278,19 +278,7 @@ class Record:
         changed = self.changed_since(study, revision)
         finished = [trial for trial in changed if trial.state.is_finished and trial.id is not None]
         steps: Mapping[int, list[Report]] = self.reports_of(finished) if with_reports else {}
-        return [
-            HistoryTrial(
-                number=trial.number,
-                state=trial.state,
-                params=trial.params,
-                values=trial.values,
-                reports=tuple((r.step, r.value) for r in steps.get(trial.number, ())),
-                system_attrs=trial.system_attrs,
-                round=trial.round or 0,
-            )
-            for trial in changed
-            if trial.holding.attempt > 0 or trial.state.is_finished
-        ]
+        return [t.as_history(steps.get(t.number, ())) for t in changed if t.is_known_to_samplers]
 
     # -- reports and attempts -----------------------------------------------------------------------------
 
