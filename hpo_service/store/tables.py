@@ -192,3 +192,18 @@ workers = sa.Table(
     sa.Column("last_seen_at", Seconds, nullable=False),
     sa.Column("draining", sa.Boolean, nullable=False),
 )
+
+# The keys of callers. A key itself is stored nowhere: only its hash, by which it is found.
+keys = sa.Table(
+    "hpo_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False, unique=True),  # SHA-256, in hexadecimal
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("studies", sa.JSON(none_as_null=True)),  # [name]; NULL: every study
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("expires_at", Seconds),
+    sa.Column("revoked_at", Seconds),
+    _one_of("scope", ("read", "worker", "admin"), "scope"),
+)
