@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
@@ -13,3 +18,15 @@ class Settings(BaseSettings):
     token: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    # Calls a second of one key; 0: as many as it likes.
+    rate_limit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    # SHA-256 of a key in no record, drawn by whoever starts this server for himself alone (hpo run).
+    private_key_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    # What a connection may take (hpo_service/api/connections.py).
+    head_seconds: Seconds = 10.0  # until a request's head is here, from the first byte, or from the connection
+    body_seconds: Seconds = 30.0  # until its body is
+    idle_seconds: Annotated[int, Field(gt=0, le=86_400)] = (
+        75  # between two requests: longer than a worker is silent between two reports
+    )
+    stall_seconds: Seconds = 30.0  # without reading any of an answer
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2000

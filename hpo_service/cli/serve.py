@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
 from hpo_service.domain.errors import HpoError
+from hpo_service.settings import Settings
 
 PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
 
@@ -82,22 +84,33 @@ def _url(host: str, port: int) -> str:
     return f"http://{reachable}:{port}"
 
 
+def _settings(database: str) -> Settings:
+    try:
+        return Settings(database_url=database)
+    except ValidationError as error:
+        faults = (f"HPO_{fault['loc'][0]!s}".upper() + f": {fault['msg']}" for fault in error.errors())
+        raise UsageError("; ".join(faults)) from None
+
+
 def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) -> None:
     import asyncio
 
     import uvicorn
 
     from hpo_service.api.app import create_app
-    from hpo_service.settings import Settings
+    from hpo_service.api.connections import Bounds
 
-    application = create_app(Settings(database_url=database))
+    settings = _settings(database)
+    application = create_app(settings)
     config = uvicorn.Config(
         application,
         log_level="warning",
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
-        timeout_keep_alive=75,  # longer than a worker is silent between two reports
+        http=Bounds.of(settings).protocol(),  # type: ignore[arg-type]  # called like the class it makes
+        ws="none",
+        timeout_keep_alive=settings.idle_seconds,
     )
 
     class LocalServer(uvicorn.Server):

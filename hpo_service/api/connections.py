@@ -1,0 +1,215 @@
+"""Connections are bounded: in number, and in the time that a request may take to arrive and an answer to be read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from hpo_service.api.problems import problem
+from hpo_service.settings import Settings
+
+LARGEST_HEAD = 2**16  # request line and headers
+# Files beside connections: the database's, the log, the event loop's.
+RESERVED_FILES = 128
+SWEEP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected."""
+
+    head_seconds: float
+    body_seconds: float
+    idle_seconds: float
+    stall_seconds: float
+    connections: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Bounds:
+        return cls(
+            settings.head_seconds,
+            settings.body_seconds,
+            settings.idle_seconds,
+            settings.stall_seconds,
+            _within_open_files(settings.connections),
+        )
+
+    def protocol(self) -> Callable[..., asyncio.Protocol]:
+        """What uvicorn makes a connection with; all of one server share a Gate."""
+        return partial(BoundedConnection, Gate(self))
+
+
+def _within_open_files(connections: int) -> int:
+    """So many, or as many as the process may open: a server without a free file can accept nobody."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + RESERVED_FILES
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(1, min(connections, allowed - RESERVED_FILES))
+    return connections
+
+
+class Gate:
+    """All connections of a server: lets them in, and closes those whose time is over.
+
+    One sweep for all of them, twice a second and only while there are any: a request costs no timer.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.inside: dict[BoundedConnection, None] = {}  # in the order in which they came
+        self._sweeps = False
+
+    def lets_in(self, connection: BoundedConnection) -> bool:
+        """When all places are taken, whoever has waited longest without ever finishing a request makes room."""
+        if len(self.inside) >= self.bounds.connections and not self.makes_room():
+            return False
+        self.inside[connection] = None
+        if not self._sweeps:
+            self._sweeps = True
+            connection.loop.call_later(SWEEP_SECONDS, self._sweep, connection.loop)
+        return True
+
+    def makes_room(self) -> bool:
+        for connection in self.inside:
+            if not connection.has_sent_a_request:
+                self.inside.pop(connection)
+                connection.make_room()
+                return True
+        return False
+
+    def leaves(self, connection: BoundedConnection) -> None:
+        self.inside.pop(connection, None)
+
+    def close_overdue(self, now: float) -> None:
+        for connection in [each for each in self.inside if each.due <= now or each.stalled_until <= now]:
+            connection.run_out(now)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.close_overdue(loop.time())
+        self._sweeps = bool(self.inside)
+        if self._sweeps:
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's connection with the deadlines that it lacks.
+
+        connected ──▶ head ──▶ body ──▶ answering ──▶ idle
+                       ▲                                │
+                       └────────────────────────────────┘
+
+    due: when the head or the body under way has to be here; never, while it is the server's turn. Between two requests
+    uvicorn's own timer runs.
+    """
+
+    def __init__(self, gate: Gate, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.gate = gate
+        self.due = math.inf
+        self.stalled_until = math.inf
+        self.has_sent_a_request = False
+        self._arriving = False  # a request has begun and is not here yet
+        self._in_head = True
+        self._head_size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.due = self.loop.time() + self.gate.bounds.head_seconds
+        if not self.gate.lets_in(self):
+            self._refuse(503, "unavailable", "there are too many connections; try again later")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.leaves(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._arriving:
+            self._begin()
+        self._head_size += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_size > LARGEST_HEAD and not self.transport.is_closing():
+            self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._arriving:  # the request before came in the same packet
+            self._begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = False
+        self.due = self.loop.time() + self.gate.bounds.body_seconds
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._arriving = False
+        self.has_sent_a_request = True
+        # A request that was answered before all of it was here leaves nobody waiting for the next one.
+        self.due = self.loop.time() + self.gate.bounds.idle_seconds if self.cycle.response_complete else math.inf
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._close_soon()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._close_soon()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stalled_until = self.loop.time() + self.gate.bounds.stall_seconds
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stalled_until = math.inf
+
+    def run_out(self, now: float) -> None:
+        """Its time is over: say so where somebody may wait for an answer, and close."""
+        if self.stalled_until <= now or self.transport.is_closing():
+            self.transport.abort()
+        elif not self._arriving or (not self._in_head and self.cycle.response_started):
+            self.transport.close()
+        else:
+            part = "head" if self._in_head else "body"
+            self._refuse(408, "request_timeout", f"the request's {part} did not arrive in time")
+
+    def make_room(self) -> None:
+        self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what is not HTTP, as a problem."""
+        self._refuse(400, "malformed_request", msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whoever offers another protocol is answered in this one, and the log need not say so each time."""
+
+    def _close_soon(self) -> None:
+        """A transport that closes waits until its last bytes are read; not for ever."""
+        if self.transport.is_closing():
+            self.due = self.loop.time() + self.gate.bounds.stall_seconds
+
+    def _begin(self) -> None:
+        self._arriving = True
+        self._in_head = True
+        self._head_size = 0
+        self.due = self.loop.time() + self.gate.bounds.head_seconds
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        answer = problem(status, code, detail, headers={"Connection": "close"})
+        lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
+        self.transport.write(b"".join(lines) + bytes(answer.body))
+        self.transport.close()
