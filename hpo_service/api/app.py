@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from hpo_service import __version__, log_format
 from hpo_service.api import metrics, problems, service_routes, study_routes, trial_routes
 from hpo_service.api.dashboard import Dashboard
+from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.api.openapi import with_problem_schema
 from hpo_service.operations.reaper import reap
@@ -65,6 +66,7 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
     with_problem_schema(app)
     app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
     app.add_middleware(BodyLimit)
+    app.add_middleware(HotRoutes, application=app)
     app.add_middleware(metrics.Measured)
     return app
 

@@ -37,23 +37,23 @@ class StrictRequest(Request):
         if not hasattr(self, "_json"):
             try:
                 self._json = from_json(await self.body(), allow_inf_nan=False)
-                _check_finite(self._json)
+                check_finite(self._json)
             except ValueError as error:
                 raise HTTPException(400, f"the body is not JSON: {error}") from None
         return self._json
 
 
-def _check_finite(value: Any) -> None:
+def check_finite(value: Any) -> None:
     """Raise ValueError for a number such as 1e400, which the parser takes for infinity."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is larger than a double can hold")
     elif isinstance(value, dict):
         for member in value.values():
-            _check_finite(member)
+            check_finite(member)
     elif isinstance(value, list):
         for member in value:
-            _check_finite(member)
+            check_finite(member)
 
 
 class StrictRoute(APIRoute):

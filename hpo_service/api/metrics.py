@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +32,11 @@ def exposition(trials_in_states: Mapping[str, int]) -> bytes:
     return generate_latest(registry)
 
 
+@lru_cache(maxsize=10_000)  # finding a counter by its labels costs more than counting
+def _counters(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return _requests.labels(route, method, status), _seconds.labels(route)
+
+
 class Measured:
     """Counts and times every request by its route."""
 
@@ -46,8 +52,9 @@ class Measured:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "none")
-                _requests.labels(route, scope["method"], message["status"]).inc()
-                _seconds.labels(route).observe(time.perf_counter() - began)
+                requests, seconds = _counters(route, scope["method"], message["status"])
+                requests.inc()
+                seconds.observe(time.perf_counter() - began)
             await send(message)
 
         await self.app(scope, receive, noted)

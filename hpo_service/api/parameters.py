@@ -11,7 +11,8 @@ from pydantic import AfterValidator
 from hpo_service.domain.errors import NotFound
 from hpo_service.operations.service import Service
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+STUDY_NAME = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_NAME = re.compile(STUDY_NAME)
 
 
 def _study_name(name: str) -> str:

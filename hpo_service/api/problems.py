@@ -128,6 +128,10 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
+    return fault_of_the_server(request, error)
+
+
+def fault_of_the_server(request: Request, error: Exception) -> Response:
     log.error("a fault of the server", path=request.url.path, exc_info=error)
     return problem(500, "internal", "the server met a fault of its own; its log says which")
 

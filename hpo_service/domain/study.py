@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import Whole, whole
 from hpo_service.domain.narrowing import Change
@@ -224,7 +225,7 @@ class Tally:
             changes[before] = getattr(self, before) - 1
         if after is not None:
             changes[after] = changes.get(after, getattr(self, after)) + 1
-        return replace(self, **changes)
+        return altered(self, **changes)
 
     @property
     def unfinished_business(self) -> int:

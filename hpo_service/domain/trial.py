@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import LeaseLost, ResultConflict, TrialFinished
 from hpo_service.domain.search_space import Params
 
@@ -78,7 +79,7 @@ class Lease:
         return self.expires_at <= now or self.expires_at > now + self.duration
 
     def renewed(self, now: float) -> Lease:
-        return replace(self, expires_at=now + self.duration)
+        return altered(self, expires_at=now + self.duration)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Holding:
     reason: str | None = None
 
     def give_out(self, now: float, duration: float) -> Holding:
-        return replace(
+        return altered(
             self,
             state=TrialState.RUNNING,
             attempt=self.attempt + 1,
@@ -115,7 +116,7 @@ class Holding:
         self._check_holder(attempt)
         assert self.lease is not None
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
-        return replace(
+        return altered(
             self,
             state=TrialState.RUNNING,
             ended=None,
@@ -132,7 +133,7 @@ class Holding:
             raise ResultConflict(f"the trial has finished as {self.state}, with another result or attempt")
         self._check_holder(told.attempt)
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
-        return replace(self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason)
+        return altered(self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason)
 
     def release(self, attempt: int, fail_as: str | None) -> Holding | None:
         """Hand the trial back; None when there is nothing of this attempt to hand back.
@@ -142,8 +143,8 @@ class Holding:
         if self.state is not TrialState.RUNNING or attempt != self.attempt:
             return None
         if fail_as is not None:
-            return replace(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
-        return replace(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
+            return altered(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
+        return altered(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
 
     def lapse(self, now: float, attempts: int, fail_as: str | None) -> Holding | None:
         """The lease ran out: back to WAITING, or FAIL after as many attempts; None while it is held."""
@@ -153,7 +154,7 @@ class Holding:
         if fail_as is None and lapsed >= attempts:
             fail_as = "attempts_exhausted"
         if fail_as is not None:
-            return replace(
+            return altered(
                 self,
                 state=TrialState.FAIL,
                 ended=AttemptEnd.EXPIRED,
@@ -161,11 +162,11 @@ class Holding:
                 lease=None,
                 reason=fail_as,
             )
-        return replace(self, state=TrialState.WAITING, ended=AttemptEnd.EXPIRED, lapsed=lapsed)
+        return altered(self, state=TrialState.WAITING, ended=AttemptEnd.EXPIRED, lapsed=lapsed)
 
     def fail_waiting(self, reason: str) -> Holding:
         assert self.state is TrialState.WAITING
-        return replace(self, state=TrialState.FAIL, lease=None, reason=reason)
+        return altered(self, state=TrialState.FAIL, lease=None, reason=reason)
 
     def _check_holder(self, attempt: int) -> None:
         if attempt != self.attempt or attempt == 0:

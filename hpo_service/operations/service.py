@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hpo_service.domain.study import Study
 from hpo_service.operations.study_work import StudyWork
@@ -28,6 +31,7 @@ class Service:
         self.tuners = Tuners()
         self.database = Database(database_url, clock, self.tuners)
         self.changes = Changes()
+        self._answers = Answers()
         self.leaving = False
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
@@ -68,7 +72,7 @@ class Service:
         def in_transaction(record: WritingRecord) -> tuple[T, bool]:
             return work(record), record.wakes
 
-        result, wakes = await asyncio.wrap_future(self.database.write(in_transaction, studies))
+        result, wakes = await self._answers.of(self.database.write(in_transaction, studies))
         if wakes:
             self.changes.announce()
         return result
@@ -135,6 +139,40 @@ class Service:
             if len(self._known) >= MOST_WORKERS_IN_MEMORY:
                 self._known.clear()
             self._known.update(seen)
+
+
+class Answers:
+    """Brings the writer's answers to the event loop: those of one group together, since waking it is a system call."""
+
+    def __init__(self) -> None:
+        self._arrived: deque[tuple[Future[Any], asyncio.Future[Any]]] = deque()
+        self._called = False
+
+    async def of(self, writing: Future[T]) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def arrived(written: Future[T]) -> None:
+            self._arrived.append((written, answer))
+            if not self._called:
+                self._called = True
+                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                    loop.call_soon_threadsafe(self._hand_out)
+
+        writing.add_done_callback(arrived)
+        return await answer
+
+    def _hand_out(self) -> None:
+        self._called = False  # first: what arrives from here on calls again
+        while self._arrived:
+            written, answer = self._arrived.popleft()
+            if answer.cancelled():
+                continue
+            error = written.exception()
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(written.result())
 
 
 class Changes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from hpo_service.domain import neural_network
+from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
@@ -51,9 +51,9 @@ class StudyWork:
 
     def change(self, before: Trial, holding: Holding, **fields: object) -> Trial:
         """Write the trial with its new holding; count it; note how its attempt ended or that it goes on."""
-        after = replace(before, holding=holding, revision=self._next_revision(), **fields)  # type: ignore[arg-type]
+        after = altered(before, holding=holding, revision=self._next_revision(), **fields)
         if after.state.is_finished and not before.state.is_finished:
-            after = replace(after, finished_at=self.record.now)
+            after = altered(after, finished_at=self.record.now)
             self._count_finished(after)
         self.record.save_trial(self.study, after)
         self._changed[after.number] = after
@@ -68,9 +68,9 @@ class StudyWork:
         numbered = []
         for trial in new:
             number = self.study.next_number
-            self.study = replace(self.study, next_number=number + 1)
+            self.study = altered(self.study, next_number=number + 1)
             seed = trial_seed(self.study.spec.sampler.seed or 0, number)
-            numbered.append(replace(trial, number=number, seed=seed, revision=self._next_revision()))
+            numbered.append(altered(trial, number=number, seed=seed, revision=self._next_revision()))
             self._count(None, tally_field(trial.holding))
         self._changed.update({trial.number: trial for trial in numbered})
         return self.record.add_trials(self.study, numbered)
@@ -161,10 +161,10 @@ class StudyWork:
         try:
             drawn = tuner.draw(number, space, {} if queued is None else queued.params)
         except Exhausted:
-            self.study = replace(self.study, exhausted=True)
+            self.study = altered(self.study, exhausted=True)
             return None
         trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
-        return replace(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+        return altered(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
 
     def tuner(self) -> Tuner:
         """The study's tuner, knowing everything up to now."""
@@ -180,15 +180,15 @@ class StudyWork:
     def _begin_new(self, trial: Trial, worker_id: str) -> Trial:
         current = self.round(self.study.round)
         first = trial.number if current.first_trial is None else current.first_trial
-        self._put_round(replace(current, trials=current.trials + 1, first_trial=first))
-        self.study = replace(self.study, given_out=self.study.given_out + 1)
+        self._put_round(altered(current, trials=current.trials + 1, first_trial=first))
+        self.study = altered(self.study, given_out=self.study.given_out + 1)
         return self._begin(trial, worker_id, round=current.round)
 
     def _begin(self, trial: Trial, worker_id: str, **fields: object) -> Trial:
         holding = trial.holding.give_out(self.record.now, self.study.spec.lease_seconds)
         begun = {"worker_id": worker_id, "started_at": self.record.now, **fields}
         if trial.id is None:
-            (after,) = self.add([replace(trial, holding=holding, **begun)])  # type: ignore[arg-type]
+            (after,) = self.add([altered(trial, holding=holding, **begun)])
         else:
             after = self.change(trial, holding, **begun)
         self.record.begin_attempt(self.study, after)
@@ -219,13 +219,13 @@ class StudyWork:
         )
         self.record.add_round(self.study, following)
         self._rounds[following.round] = following
-        self.study = replace(self.study, round=following.round)
+        self.study = altered(self.study, round=following.round)
         return following
 
     def _count_finished(self, trial: Trial) -> None:
         if trial.round is not None:
             its_round = self.round(trial.round)
-            self._put_round(replace(its_round, finished=its_round.finished + 1))
+            self._put_round(altered(its_round, finished=its_round.finished + 1))
 
     def _put_round(self, changed: Round) -> None:
         self._rounds[changed.round] = changed
@@ -238,13 +238,13 @@ class StudyWork:
         return test if holding is None else self.change_test(test, holding)
 
     def change_test(self, test: SealedTest, holding: Holding, **fields: object) -> SealedTest:
-        after = replace(test, holding=holding, **fields)  # type: ignore[arg-type]
+        after = altered(test, holding=holding, **fields)
         if holding.state.is_finished and test.is_open:
-            after = replace(after, finished_at=self.record.now)
+            after = altered(after, finished_at=self.record.now)
         self.record.save_test(self.study, after)
         self._test_changed = True
         revision = self._next_revision()
-        self.study = replace(self.study, touched=revision)
+        self.study = altered(self.study, touched=revision)
         return after
 
     # -- at the end ---------------------------------------------------------------------------------------
@@ -255,12 +255,12 @@ class StudyWork:
     def move_to(self, state: StudyState) -> None:
         """The study's own state changes; so does its ETag."""
         if state is not self.study.state:
-            self.study = replace(self.study, state=state)
+            self.study = altered(self.study, state=state)
             self.touch()
 
     def touch(self) -> None:
         revision = self._next_revision()
-        self.study = replace(self.study, version=self.study.version + 1, touched=revision)
+        self.study = altered(self.study, version=self.study.version + 1, touched=revision)
 
     def settle(self) -> Study:
         """Draw the consequences (a round that is over, a study that is done) and save."""
@@ -269,13 +269,13 @@ class StudyWork:
             self.next_round()
         self.move_to(state)
         for number in sorted(self._changed_rounds):
-            changed = replace(self._rounds[number], revision=self._next_revision())
+            changed = altered(self._rounds[number], revision=self._next_revision())
             self.record.save_round(self.study, changed)
         self._changed_rounds.clear()
         if self.study != self._as_saved:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
-            if replace(self.study, revision=0) != replace(self._as_saved, revision=0) or self._test_changed:
+            if altered(self.study, revision=0) != altered(self._as_saved, revision=0) or self._test_changed:
                 self.record.wakes = True
             self._as_saved = self.study
         self._show_tuner()
@@ -289,12 +289,12 @@ class StudyWork:
         return current.is_given_out(narrowing) and current.finished >= current.trials
 
     def _next_revision(self) -> int:
-        self.study = replace(self.study, revision=self.study.revision + 1)
+        self.study = altered(self.study, revision=self.study.revision + 1)
         return self.study.revision
 
     def _count(self, before: str | None, after: str | None) -> None:
         if before != after:
-            self.study = replace(self.study, tally=self.study.tally.moved(before, after))
+            self.study = altered(self.study, tally=self.study.tally.moved(before, after))
 
 
 def _bounds(spec: StudySpec) -> Bounds:

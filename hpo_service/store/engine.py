@@ -89,7 +89,7 @@ def _on_sqlite(engine: sa.Engine, begin: str, read_only: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+        raw(connection, begin, ())
 
 
 @contextmanager

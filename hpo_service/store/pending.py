@@ -5,25 +5,24 @@ The statements go to the driver as they are; through SQLAlchemy's compiler each 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, Report, Trial
 from hpo_service.store.engine import as_sqlalchemy
 from hpo_service.store.mirror import Mirror
-from hpo_service.store.rows import STUDY_COUNTERS, TRIAL_COLUMNS, study_counters, trial_row
+from hpo_service.store.rows import NEVER_CHANGED, STUDY_COUNTERS, TRIAL_COLUMNS, json_text, study_counters, trial_cells
 
 TrialKey = tuple[int, int]  # study id, number
 AttemptKey = tuple[int, int, int]
 
-_JSON_COLUMNS = frozenset({"params", "distributions", "values", "metrics", "told", "user_attrs", "system_attrs"})
-_NEVER_CHANGED = frozenset({"seed", "distributions", "user_attrs"})
+_CHANGING = len(TRIAL_COLUMNS) - len(NEVER_CHANGED)
 MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
 
 
@@ -83,13 +82,13 @@ class Pending:
             some = new[start : start + MOST_ROWS]
             cursor.execute(
                 sql.insert_trials(len(some)),
-                [cell for (study_id, number), trial in some for cell in (study_id, number, *_cells(trial))],
+                [cell for (study_id, number), trial in some for cell in (study_id, number, *trial_cells(trial))],
             )
             for key, study_id, number in cursor.fetchall():
                 ids[study_id, number] = key
                 kept = mirrors[study_id].trials if study_id in mirrors else {}
                 if number in kept:
-                    kept[number] = replace(kept[number], id=key)
+                    kept[number] = altered(kept[number], id=key)
         return ids
 
     def _write_rest(self, cursor: Any, sql: _Statements, ids: dict[TrialKey, int], mirrors: dict[int, Mirror]) -> None:
@@ -101,7 +100,7 @@ class Pending:
             return known
 
         if self.trials:
-            rows = [(*_cells(trial, changing=True), id_of(*key)) for key, trial in self.trials.items()]
+            rows = [(*trial_cells(trial)[:_CHANGING], id_of(*key)) for key, trial in self.trials.items()]
             cursor.executemany(sql.update_trial, rows)
         if self.begun:
             cursor.executemany(
@@ -124,7 +123,7 @@ class Pending:
         if self.answers:
             cursor.executemany(
                 sql.insert_answer,
-                [(call, request, key, dumps(answer)) for (call, request), (key, answer) in self.answers.items()],
+                [(call, request, key, json_text(answer)) for (call, request), (key, answer) in self.answers.items()],
             )
         for (study_id, number), round_ in self.rounds.items():
             cursor.execute(
@@ -135,25 +134,9 @@ class Pending:
             cursor.execute(sql.update_study, (*study_counters(study).values(), study.id))
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-
-
-def dumps(document: Any) -> str:
-    return _encode(document)
-
-
-def _cells(trial: Trial, changing: bool = False) -> list[Any]:
-    cells = []
-    for name, value in trial_row(trial).items():
-        if changing and name in _NEVER_CHANGED:
-            continue
-        cells.append(_encode(value) if name in _JSON_COLUMNS and value is not None else value)
-    return cells
-
-
 def _report_cells(report: Report) -> tuple[float | None, str | None]:
     value = None if math.isnan(report.value) else report.value
-    return value, _encode(report.metrics) if report.metrics else None
+    return value, json_text(report.metrics) if report.metrics else None
 
 
 class _Statements:
@@ -161,10 +144,8 @@ class _Statements:
 
     def __init__(self, mark: str) -> None:
         self._mark = mark
-        example = list(TRIAL_COLUMNS)
-        self._trial_columns = ["study_id", "number", *example]
-        changing = [name for name in example if name not in _NEVER_CHANGED]
-        self.update_trial = self._update("hpo_trials", changing, ["id"])
+        self._trial_columns = ["study_id", "number", *TRIAL_COLUMNS]
+        self.update_trial = self._update("hpo_trials", TRIAL_COLUMNS[:_CHANGING], ["id"])
         self.insert_attempt = self._insert("hpo_attempts", ["trial_id", "attempt", "worker_id", "started_at"])
         self.end_attempt = self._update("hpo_attempts", ["ended_at", "end"], ["trial_id", "attempt"])
         self.upsert_report = (

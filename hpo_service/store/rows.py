@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydantic_core import to_json
+
 from hpo_service.domain import measure
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
@@ -115,32 +117,63 @@ def trial_of(row: Any, study: Study) -> Trial:
     )
 
 
-def trial_row(trial: Trial) -> dict[str, Any]:
-    holding = trial.holding
-    return {
-        **_holding_row(holding),
-        "params": trial.params,
-        "distributions": trial.distributions,
-        "values": _jsonable(trial.values),
-        "value": trial.values[0] if trial.values else None,
-        "metrics": trial.metrics,
-        "stop": trial.stop,
-        "round": trial.round,
-        "seed": trial.seed,
-        "worker_id": trial.worker_id,
-        "told": None
-        if holding.told is None
-        else {
-            "attempt": holding.told.attempt,
-            "state": str(holding.told.state),
-            "values": _jsonable(holding.told.values),
-        },
-        "started_at": trial.started_at,
-        "finished_at": trial.finished_at,
-        "revision": trial.revision,
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-    }
+# In the order of trial_cells; the last ones are never changed again.
+TRIAL_COLUMNS = (
+    "state",
+    "attempt",
+    "attempt_end",
+    "lapsed",
+    "lease_expires_at",
+    "reason",
+    "params",
+    "values",
+    "value",
+    "metrics",
+    "stop",
+    "round",
+    "worker_id",
+    "told",
+    "started_at",
+    "finished_at",
+    "revision",
+    "system_attrs",
+    "seed",
+    "distributions",
+    "user_attrs",
+)
+NEVER_CHANGED = ("seed", "distributions", "user_attrs")
+
+
+def trial_cells(trial: Trial) -> tuple[Any, ...]:
+    """What the driver takes for TRIAL_COLUMNS; documents as JSON text."""
+    holding, values, told = trial.holding, _jsonable(trial.values), trial.holding.told
+    return (
+        *_holding_row(holding).values(),
+        json_text(trial.params),
+        None if values is None else json_text(values),
+        None if trial.values is None or not trial.values else trial.values[0],
+        None if trial.metrics is None else json_text(trial.metrics),
+        trial.stop,
+        trial.round,
+        trial.worker_id,
+        None if told is None else _told_text(told),
+        trial.started_at,
+        trial.finished_at,
+        trial.revision,
+        json_text(trial.system_attrs),
+        trial.seed,
+        None if trial.distributions is None else json_text(trial.distributions),
+        json_text(trial.user_attrs),
+    )
+
+
+def _told_text(told: Told) -> str:
+    return json_text({"attempt": told.attempt, "state": str(told.state), "values": _jsonable(told.values)})
+
+
+def json_text(document: Any) -> str:
+    """JSON for the driver, a good deal faster than through the standard encoder."""
+    return to_json(document, inf_nan_mode="strings").decode()
 
 
 def test_of(row: Any, study: Study) -> SealedTest:
@@ -224,6 +257,5 @@ def study_counters(study: Study) -> dict[str, Any]:
     }
 
 
-TRIAL_COLUMNS = tuple(trial_row(Trial("any", 0, {}, Holding(TrialState.WAITING), seed=0)))
 _ANY_SPACE = SearchSpace({"x": FloatParameter(low=0, high=1)})
 STUDY_COUNTERS = tuple(study_counters(Study(0, StudySpec(name="any", search_space=_ANY_SPACE), StudyState.ACTIVE, 0)))

@@ -8,9 +8,12 @@ fails all.
 from __future__ import annotations
 
 import queue
+import select
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +27,7 @@ T = TypeVar("T")
 Work = Callable[[Group], T]
 
 LARGEST_GROUP = 64
+CONNECTION_IDLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Writer:
         self._listener = listener
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
+        self._connection: sa.Connection | None = None
+        self._used_at = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -95,11 +101,14 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group, last = self._gather(first)
-            self._commit(group)
-            if last:
-                return
+        try:
+            while (first := self._queue.get()) is not None:
+                group, last = self._gather(first)
+                self._commit(group)
+                if last:
+                    return
+        finally:
+            self._let_go()
 
     def _gather(self, first: _Call) -> tuple[list[_Call], bool]:
         group = [first]
@@ -116,7 +125,7 @@ class Writer:
     def _commit(self, calls: list[_Call]) -> None:
         studies = sorted({name for call in calls for name in call.studies})
         try:
-            with database_errors_translated(), self._engine.begin() as connection:
+            with database_errors_translated(), self._transaction() as connection:
                 group = Group(connection, self._memory, shared=self._shared)
                 group.lock(studies)
                 outcomes = [self._run_one(group, call) for call in calls]
@@ -138,6 +147,39 @@ class Writer:
                 call.answer.set_exception(outcome.error)
             else:
                 call.answer.set_result(outcome.result)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """One transaction on the connection of the last group, unless that failed or was long ago.
+
+        From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
+        has not been used for a while goes back there first.
+        """
+        now = time.monotonic()
+        if now - self._used_at > CONNECTION_IDLE_SECONDS or (self._shared and self._has_been_ended()):
+            self._let_go()
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        self._used_at = now
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _has_been_ended(self) -> bool:
+        """Whether the database has something to say although nobody asked: that it goes, or has gone."""
+        if self._connection is None:
+            return False
+        heard = select.poll()
+        heard.register(self._connection.connection.dbapi_connection.fileno(), select.POLLIN)  # type: ignore[union-attr]
+        return bool(heard.poll(0))
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _run_one(self, group: Group, call: _Call) -> _Done:
         try:
