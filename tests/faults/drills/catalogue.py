@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from drills import bad_disks, bad_networks, cold_starts, jumping_clocks, kills, power_cut
+from drills import bad_disks, bad_networks, cold_starts, jumping_clocks, kills, power_cut, slow_connections
 from drills.loaded_study import NotHere, Outcome, Place
 from drills.nursery import Nursery
 
@@ -186,6 +186,16 @@ DRILLS = [
         *(2, 20),
         "deaf",
         *(1, ("ends when asked to",)),
+    ),
+    Drill(
+        "1,000 slow connections stop no worker",
+        "silent, half-closed and dribbling connections, each opened again when it is closed, on a server with half as "
+        "many places; workers die meanwhile; SQLite",
+        slow_connections.connections_slow,
+        "connections",
+        *(100, 1000),
+        "slow-ones-stay",
+        *(200, ("a newcomer is served", "slow connections are closed")),
     ),
 ]
 

@@ -155,6 +155,16 @@ def deaf() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
+def slow_ones_stay() -> None:
+    """No deadline for a request, and nobody makes room."""
+    from hpo_service.api.connections import Gate
+
+    assert hasattr(Gate, "close_overdue")
+    assert hasattr(Gate, "makes_room")
+    Gate.close_overdue = lambda self, now: None  # type: ignore[method-assign]
+    Gate.makes_room = lambda self: False  # type: ignore[method-assign]
+
+
 def hasty_end() -> None:
     """SIGTERM ends the process in the middle of whatever it does, with answers that left before their commit."""
     answer_before_commit()
@@ -189,6 +199,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         no_migration_lock,
         no_file_lock,
         deaf,
+        slow_ones_stay,
         hasty_end,
     )
 }
