@@ -8,9 +8,6 @@ The methods of `Client` take and return the JSON of the contract. What goes wron
 `hpo_service.domain.errors`, and beside them:
 
 HpoError
-├── Unauthenticated     no token, or one the server does not know
-├── Forbidden           the token's scope does not cover the call
-├── RateLimited         too many calls, even after waiting
 ├── Refused             any other refusal; `code` says which
 ├── UnexpectedAnswer    whatever answered, it was not this service
 └── Unreachable         nobody answered
@@ -29,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -39,7 +37,19 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from hpo_service.domain import errors
-from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, TrialFinished, Unavailable
+from hpo_service.domain.errors import (
+    Fault,
+    Forbidden,
+    HpoError,
+    Invalid,
+    LeaseLost,
+    NotFound,
+    RateLimited,
+    TrialFinished,
+    Unauthenticated,
+    Unavailable,
+)
+from hpo_service.domain.key import PREFIX, form_fault
 from hpo_service.domain.search_space import Params, SearchSpace, choice, integer, log_uniform, uniform
 
 __all__ = [
@@ -69,18 +79,6 @@ FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
 Json = dict[str, Any]
 ExportFormat = Literal["csv", "jsonl", "parquet"]
-
-
-class Unauthenticated(HpoError):
-    code = "unauthenticated"
-
-
-class Forbidden(HpoError):
-    code = "forbidden"
-
-
-class RateLimited(HpoError):
-    code = "rate_limited"
 
 
 class Refused(HpoError):
@@ -171,8 +169,9 @@ class _Backoff:
 class Client:
     """A connection to the service, safe to share between threads.
 
-    server, token: HPO_SERVER and HPO_TOKEN when left out; timeout: seconds for one answer (a long poll adds its
-    own); retries: for how long connection errors, 429 and 502 to 504 are tried again.
+    server, token: HPO_SERVER and HPO_TOKEN, or the file that HPO_TOKEN_FILE names, when left out; timeout: seconds
+    for one answer (a long poll adds its own); retries: for how long connection errors, 429 and 502 to 504 are tried
+    again.
     """
 
     def __init__(
@@ -188,8 +187,9 @@ class Client:
         if urlsplit(self.server).scheme not in ("http", "https") or not urlsplit(self.server).hostname:
             raise Invalid([Fault("server", f"{self.server!r} is not a URL like {DEFAULT_SERVER}")])
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
-        token = token or os.environ.get("HPO_TOKEN")
-        self._headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
+        token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
+        _check_token(token)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=8, retries=False)
 
     def __enter__(self) -> Self:
@@ -471,6 +471,27 @@ class Client:
         raise _failure(answer.status, answer.headers, answer.data)
 
 
+def _token_from_file() -> str:
+    name = os.environ.get("HPO_TOKEN_FILE")
+    if not name:
+        return ""
+    try:
+        token = Path(name).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unauthenticated(f"HPO_TOKEN_FILE names {name}, which cannot be read: {in_one_line(error)}") from None
+    if not token:
+        raise Unauthenticated(f"HPO_TOKEN_FILE names {name}, which is empty")
+    return token
+
+
+def _check_token(token: str) -> None:
+    """Tell a typo before anybody is asked. What is no key of ours may be one of a proxy before the server."""
+    if token.startswith(PREFIX) and (fault := form_fault(token)) is not None:
+        raise Unauthenticated(fault)
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Unauthenticated("the key holds a character that no key has; copy it again")
+
+
 @dataclass(frozen=True)
 class RemoteStudy:
     """A study to search with: ask it for trials, or let it optimize an objective."""
@@ -721,7 +742,7 @@ def _pieces(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 def _failure(status: int, headers: Mapping[str, str], content: bytes) -> _Failure:
     """What an answer that is no success means, and whether to try again."""
     problem = _problem(content)
-    retry = status in (429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
+    retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
     error = _error(status, problem)
     return _Failure(error, retry=retry, retry_after=_seconds(headers.get("Retry-After")) if retry else 0.0)
 

@@ -25,8 +25,7 @@ class Settings(BaseSettings):
     # What a connection may take (hpo_service/api/connections.py).
     head_seconds: Seconds = 10.0  # until a request's head is here, from the first byte, or from the connection
     body_seconds: Seconds = 30.0  # until its body is
-    idle_seconds: Annotated[int, Field(gt=0, le=86_400)] = (
-        75  # between two requests: longer than a worker is silent between two reports
-    )
+    # Between two requests: longer than a worker is silent between two reports.
+    idle_seconds: Annotated[int, Field(gt=0, le=86_400)] = 75
     stall_seconds: Seconds = 30.0  # without reading any of an answer
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2000

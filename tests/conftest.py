@@ -170,7 +170,7 @@ def clock() -> TurnableClock:
 @pytest.fixture
 def client(database_url: str, clock: TurnableClock) -> Iterator[TestClient]:
     """The app in process, with a clock to turn and no reaper."""
-    app = create_app(Settings(database_url=database_url), clock, with_reaper=False)
+    app = create_app(Settings(database_url=database_url), clock, with_reaper=False, with_keys=False)
     with TestClient(app, raise_server_exceptions=False) as opened:
         yield opened
 

@@ -12,12 +12,15 @@ from fastapi import FastAPI
 from hpo_service import __version__, log_format
 from hpo_service.api import metrics, problems, service_routes, study_routes, trial_routes
 from hpo_service.api.dashboard import Dashboard
+from hpo_service.api.door import Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.api.openapi import with_problem_schema
+from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reaper import reap
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
+from hpo_service.store import KeyTable
 from hpo_service.store.database import Clock
 
 DESCRIPTION = """Studies sample hyperparameters, workers ask for trials and tell results, everything is recorded in SQL.
@@ -26,10 +29,12 @@ Errors are application/problem+json; `code` says which, `errors` where. Every ca
 """
 
 
-def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: bool = True) -> FastAPI:
+def create_app(
+    settings: Settings, clock: Clock | None = None, *, with_reaper: bool = True, with_keys: bool = True
+) -> FastAPI:
     """The app opens the database when it starts and closes it when it stops.
 
-    clock: seconds since 1970 for tests; by default the database's own.
+    clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers must show one.
     """
 
     log_format.configure()
@@ -38,6 +43,7 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = await asyncio.to_thread(Service, settings.database_url, clock)
         app.state.service = service
+        app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
         reaper = asyncio.create_task(reap(service)) if with_reaper else None
         try:
             yield
@@ -46,6 +52,7 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
                 reaper.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reaper
+            app.state.keyring.close()
             await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -67,6 +74,8 @@ def create_app(settings: Settings, clock: Clock | None = None, *, with_reaper: b
     app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
     app.add_middleware(BodyLimit)
     app.add_middleware(HotRoutes, application=app)
+    if with_keys:
+        app.add_middleware(Door, keyring=lambda: app.state.keyring, calls_per_second=settings.rate_limit)
     app.add_middleware(metrics.Measured)
     return app
 

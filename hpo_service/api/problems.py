@@ -15,16 +15,19 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from hpo_service.domain import errors
-from hpo_service.domain.errors import Fault, HpoError, Invalid
+from hpo_service.domain.errors import Fault, HpoError, Invalid, RateLimited
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 
 STATUS: Mapping[type[HpoError], int] = {
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.Invalid: 422,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
+    errors.RateLimited: 429,
     errors.NotBuiltYet: 501,
     errors.Unavailable: 503,
 }
@@ -62,7 +65,7 @@ def problem_body(status: int, code: str, detail: str, faults: Sequence[Fault] = 
         "status": status,
         "detail": detail,
         "code": code,
-        "retryable": status in (429, 503),
+        "retryable": status in (408, 429, 503),
     }
     if status == 422:
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
@@ -78,7 +81,8 @@ def status_of(error: HpoError) -> int:
 
 def problem_of(error: HpoError) -> Response:
     faults = error.faults if isinstance(error, Invalid) else ()
-    return problem(status_of(error), error.code, error.detail, faults)
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RateLimited) else None
+    return problem(status_of(error), error.code, error.detail, faults, headers)
 
 
 def body_of(error: HpoError) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from hpo_service.api.documents import (
     StudyDocument,
     StudyPage,
 )
+from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
-from hpo_service.domain.errors import NotBuiltYet
+from hpo_service.domain.errors import Forbidden, NotBuiltYet
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import events, export, sealed_test, studies, trials
 from hpo_service.operations.calls import Heartbeat, NarrowByHand, Patch, Release, TestRequest, TestResult
@@ -49,6 +50,9 @@ _TAGGED = {"ETag": "changes with limits, metadata and state"}
     },
 )
 async def create_study(request: Request, spec: Annotated[StudySpec, Body(examples=[_STUDY_EXAMPLE])]) -> Response:
+    bound = studies_of(request)
+    if bound is not None and spec.name not in bound:
+        raise Forbidden(f"this key is bound to other studies than {spec.name!r}, and cannot create it")
     study, tag, new = await studies.create(service_of(request), spec)
     headers = {"ETag": tag, "Location": f"/v1/studies/{spec.name}"}
     return answer(study, 201 if new else 200, headers)
@@ -65,7 +69,7 @@ async def list_studies(
 ) -> Response:
     listing = f"studies {state or ''}"
     after = read_page_token(listing, page_token_, Annotated[int, Field(ge=0, le=2**62)])
-    items, key = await studies.page(service_of(request), state, after or 0, page_size)
+    items, key = await studies.page(service_of(request), state, after or 0, page_size, studies_of(request))
     return answer({"items": items, "next_page_token": page_token(listing, key)})
 
 

@@ -17,6 +17,7 @@ from hpo_service.api.documents import (
     TrialPage,
     TrialsDocument,
 )
+from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
@@ -52,7 +53,7 @@ _ASK_EXAMPLE = {
 
 @router.post("/trials:ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 413, 422)})
 async def ask_any(request: Request, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]) -> Response:
-    return answer(await workers.ask_any(service_of(request), body, request.is_disconnected))
+    return answer(await workers.ask_any(service_of(request), body, request.is_disconnected, studies_of(request)))
 
 
 @router.post(
@@ -80,7 +81,7 @@ async def batch(
     ],
 ) -> Response:
     results = []
-    for result in await workers.batch(service_of(request), body):
+    for result in await workers.batch(service_of(request), body, studies_of(request)):
         if isinstance(result, HpoError):
             results.append({"status": status_of(result), "body": body_of(result)})
         else:

@@ -1,4 +1,4 @@
-"""The commands: what a person types. All but `serve`, `db` and `doctor` speak to a server, by the SDK."""
+"""The commands: what a person types. All but `serve`, `db`, `token` and `doctor` speak to a server, by the SDK."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import typer
 
 from hpo_service import __version__
 from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
-from hpo_service.cli.database_commands import db_app, token_app
+from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
+from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {

@@ -17,6 +17,7 @@ from typing import Self
 
 from hpo_service.cli.exits import USAGE, CommandFailed, UsageError
 from hpo_service.cli.lifeline import Lifeline
+from hpo_service.domain.key import draw, hash_of
 
 START_SECONDS = 60.0  # for a first start that makes the tables of a slow database
 STOP_SECONDS = 15.0  # to hand trials back, or to answer the calls under way
@@ -91,6 +92,7 @@ class LocalService:
     def __init__(self, database: str, logs: Path, given_up: Callable[[], bool]) -> None:
         self.server_log, self.worker_log = logs / "hpo-server.log", logs / "hpo-worker.log"
         self.url = ""
+        self.token = draw()  # only these processes know it; it ends with them, and no record has it
         self._database, self._given_up = database, given_up
         self._server: Child | None = None
         self._worker: Child | None = None
@@ -114,10 +116,11 @@ class LocalService:
     def start_server(self, port: int = 0) -> bool:
         """Start it and wait until it answers; False if somebody gave up meanwhile."""
         self._server = Child(
-            ["serve", "--host", "127.0.0.1", "--port", str(port), "--no-auth", "--json"],
+            ["serve", "--host", "127.0.0.1", "--port", str(port), "--json"],
             self.server_log,
             self._server_lifeline,
-            environment={"HPO_DATABASE_URL": self._database},  # not an argument: `ps` shows those to everybody
+            # not arguments: `ps` shows those to everybody
+            environment={"HPO_DATABASE_URL": self._database, "HPO_PRIVATE_KEY_HASH": hash_of(self.token)},
             answers=True,
         )
         answer = self._server.answer(START_SECONDS, self._given_up)
@@ -143,6 +146,7 @@ class LocalService:
             self.worker_log,
             self._worker_lifeline,
             keep_open=[self._server_lifeline.write_end],
+            environment={"HPO_TOKEN": self.token},
         )
 
     def stop_workers(self) -> None:

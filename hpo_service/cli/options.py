@@ -32,15 +32,15 @@ StudyFilePath = Annotated[
 ]
 
 
-def connect(server: str | None) -> Client:
-    """A client that gives up soon: somebody waits in front of the screen."""
+def connect(server: str | None, token: str | None = None) -> Client:
+    """A client that gives up soon: somebody waits in front of the screen. token: otherwise the environment's."""
     # imported late: `hpo --help` shall not wait for it
     import stamina.instrumentation
 
     from hpo_service.client import Client, Retries
 
     stamina.instrumentation.set_on_retry_hooks([])  # it would tell of each retry, on stdout
-    return Client(server, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
+    return Client(server, token, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
 
 
 def print_json(result: Any) -> None:

@@ -97,7 +97,7 @@ class Job:
         from hpo_service.cli.live_view import LiveDisplay
         from hpo_service.cli.summary import observe, summary_lines
 
-        with connect(self._service.url) as client:
+        with connect(self._service.url, self._service.token) as client:
             self.study = self._create(client)
             with LiveDisplay(client.server) as display:
                 self._train(client, display, workers)

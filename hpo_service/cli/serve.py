@@ -6,16 +6,19 @@ import ipaddress
 import json as json_format
 import signal
 import socket
+import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
 from hpo_service.domain.errors import HpoError
-from hpo_service.settings import Settings
+
+if TYPE_CHECKING:
+    from hpo_service.operations.keys import Drawn
+    from hpo_service.settings import Settings
 
 PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
 
@@ -24,23 +27,19 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     database: Database = DEFAULT_DATABASE,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a key.")] = False,
-    open_network: Annotated[
-        bool,
-        typer.Option(
-            "--open-network",
-            envvar="HPO_OPEN_NETWORK",
-            help="Listen on an address other than loopback although there are no keys in this version yet: "
-            "anybody who reaches the port may read and write everything. For a port that something else guards.",
-        ),
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask nobody for a key; on a loopback address only.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Run the server until it is told to end (Ctrl-C, SIGTERM)."""
-    if not open_network and not _is_loopback(host):
+    """Run the server until it is told to end (Ctrl-C, SIGTERM).
+
+    Callers need a key. On a database that has none yet, the first start makes one for everything and shows it once.
+    """
+    if no_auth and not _is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines, and this version has no keys yet: anybody could read and "
-            "write everything.\nListen on 127.0.0.1, or say --open-network if something else guards the port"
+            f"{host} can be reached from other machines: with --no-auth anybody could read and write everything.\n"
+            "Leave out --no-auth, or listen on 127.0.0.1"
         )
     listener = _listen(host, port)
     with listener:
@@ -52,7 +51,7 @@ def serve(
             )
             print(shown, flush=True)
 
-        _serve(database, listener, ready)
+        _serve(database, listener, ready, with_keys=not no_auth)
 
 
 def _is_loopback(host: str) -> bool:
@@ -85,6 +84,10 @@ def _url(host: str, port: int) -> str:
 
 
 def _settings(database: str) -> Settings:
+    from pydantic import ValidationError
+
+    from hpo_service.settings import Settings
+
     try:
         return Settings(database_url=database)
     except ValidationError as error:
@@ -92,16 +95,33 @@ def _settings(database: str) -> Settings:
         raise UsageError("; ".join(faults)) from None
 
 
-def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) -> None:
+def _show_first_key(drawn: Drawn) -> None:
+    """On stderr, so that it is in no pipe and in no line of JSON."""
+    print(
+        f"""
+This database had no keys yet. Here is one that may do everything; it is shown this once, so keep it:
+
+    {drawn.token}
+
+Commands and workers read it from HPO_TOKEN, a browser asks for it as a password (any user name).
+Others: hpo token create --scope read|worker|admin. To end this one: hpo token revoke {drawn.key.id}
+""",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *, with_keys: bool) -> None:
     import asyncio
 
     import uvicorn
 
     from hpo_service.api.app import create_app
     from hpo_service.api.connections import Bounds
+    from hpo_service.operations.keys import create_first
 
     settings = _settings(database)
-    application = create_app(settings)
+    application = create_app(settings, with_keys=with_keys)
     config = uvicorn.Config(
         application,
         log_level="warning",
@@ -129,6 +149,10 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None]) ->
             # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
+            if with_keys and settings.private_key_hash is None:
+                drawn = await asyncio.to_thread(create_first, application.state.keyring.table)
+                if drawn is not None:
+                    _show_first_key(drawn)
             await LocalServer(config).serve(sockets=[listener])
 
     try:

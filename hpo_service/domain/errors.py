@@ -10,6 +10,9 @@ HpoError
 │   ├── LeaseLost           the attempt no longer holds the trial
 │   ├── TrialFinished       the trial has its result; it is immutable
 │   └── ResultConflict      the trial has another result than the one told
+├── Unauthenticated         no key, or none that the record knows
+├── Forbidden               the key does not cover the call
+├── RateLimited             too many calls; says when to come back
 ├── PreconditionFailed      If-Match names an older version
 ├── NotBuiltYet             a route of the contract that a later version will answer
 └── Unavailable             the database cannot take the call now; try again
@@ -74,6 +77,22 @@ class TrialFinished(Conflict):
 
 class ResultConflict(Conflict):
     code = "result_conflict"
+
+
+class Unauthenticated(HpoError):
+    code = "unauthenticated"
+
+
+class Forbidden(HpoError):
+    code = "forbidden"
+
+
+class RateLimited(HpoError):
+    code = "rate_limited"
+
+    def __init__(self, detail: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class PreconditionFailed(HpoError):

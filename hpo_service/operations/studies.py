@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -78,11 +79,13 @@ async def read(service: Service, name: str) -> Tagged:
     return await service.read(name, lambda record, study: (study_resource(record, study), etag(study)))
 
 
-async def page(service: Service, state: str | None, after: int, size: int) -> tuple[list[Json], int | None]:
-    """Return up to `size` studies after that id, and the id to go on after."""
+async def page(
+    service: Service, state: str | None, after: int, size: int, only: Collection[str] | None = None
+) -> tuple[list[Json], int | None]:
+    """Return up to `size` studies after that id, of these names if only some are to be seen, and where to go on."""
 
     def look(record: Record) -> tuple[list[Json], int | None]:
-        found = record.studies(state, after, size + 1)
+        found = record.studies(state, after, size + 1, only)
         items = [study_resource(record, study) for study in found[:size]]
         return items, found[size - 1].id if len(found) > size else None
 

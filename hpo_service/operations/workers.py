@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy.exc
 
-from hpo_service.domain.errors import Fault, HpoError, Invalid
+from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound
 from hpo_service.domain.sealed_test import BUILT_IN
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import Report, Told, Trial, TrialState, pruned_values
@@ -74,22 +74,25 @@ async def ask_study(service: Service, name: str, ask: Ask, caller_left: CallerLe
     return await _ask(service, ask, look, caller_left)
 
 
-async def ask_any(service: Service, ask: Ask, caller_left: CallerLeft = _never) -> Json:
-    """Ask whatever study has something to give for the kinds that this worker can train."""
+async def ask_any(
+    service: Service, ask: Ask, caller_left: CallerLeft = _never, only: Collection[str] | None = None
+) -> Json:
+    """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
 
     async def look() -> _Look:
         def candidates(record: Record) -> tuple[Any, bool, list[str]]:
             service.heard_of(ask.worker_id, record)
             remembered = record.answer("ask", ask.request_id)
-            return remembered, record.is_draining(ask.worker_id), record.studies_to_ask(ask.objectives)
+            names = record.studies_to_ask(ask.objectives)
+            return remembered, record.is_draining(ask.worker_id), [name for name in names if _may_see(only, name)]
 
         remembered, draining, names = await service.read_all(candidates)
         if remembered is not None:
-            return _Look(remembered, final=True)
+            return _remembered(remembered, only)
         if draining:
             return _Look({"trials": [], "drain": True}, final=True)
         for name in names:
-            found = await _write_once(service, partial(_ask_one_of_any, service, name, ask), [name])
+            found = await _write_once(service, partial(_ask_one_of_any, service, name, ask, only), [name])
             if found.final:
                 return found
         return _Look({"trials": []}, final=False)
@@ -143,11 +146,13 @@ def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> 
     return _Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
-def _ask_one_of_any(service: Service, name: str, ask: Ask, record: WritingRecord) -> _Look:
+def _ask_one_of_any(
+    service: Service, name: str, ask: Ask, only: Collection[str] | None, record: WritingRecord
+) -> _Look:
     nothing = _Look({"trials": []}, final=False)
     remembered = record.answer("ask", ask.request_id)
     if remembered is not None:
-        return _Look(remembered, final=True)
+        return _remembered(remembered, only)
     study = record.find_study(name)
     if study is None:
         return nothing
@@ -161,6 +166,17 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, record: WritingRecord
         return nothing
     answer = {"trials": given}
     record.remember_answer(study, "ask", ask.request_id, answer)
+    return _Look(answer, final=True)
+
+
+def _may_see(only: Collection[str] | None, study: str) -> bool:
+    return only is None or study in only
+
+
+def _remembered(answer: Json, only: Collection[str] | None) -> _Look:
+    """The answer once more, unless it gave out trials of a study that this caller may not see."""
+    if not all(_may_see(only, trial["study"]) for trial in answer["trials"]):
+        raise Invalid([Fault("/request_id", "another caller has used it; draw a new one for each ask")])
     return _Look(answer, final=True)
 
 
@@ -194,15 +210,17 @@ async def release(service: Service, name: str, number: int, call: Release) -> Js
     return await service.change(name, lambda work: _release(_heard(service, work, number), number, call))
 
 
-async def batch(service: Service, calls: Batch) -> list[Json | HpoError]:
-    """All calls in one transaction; each succeeds or is refused by itself, in order."""
-    names = sorted({call.study for call in calls.calls})
+async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[Json | HpoError]:
+    """All calls in one transaction; each succeeds or is refused by itself, in order. only: what the caller may see."""
+    names = sorted({call.study for call in calls.calls if _may_see(only, call.study)})
 
     def in_transaction(record: WritingRecord) -> list[Json | HpoError]:
         works: dict[str, StudyWork] = {}
         results: list[Json | HpoError] = []
         for call in calls.calls:
             try:
+                if not _may_see(only, call.study):
+                    raise NotFound(f"there is no study {call.study!r}")
                 if call.study not in works:
                     works[call.study] = service.work_on(record, record.study(call.study))
                 with works[call.study].undone_if_refused():

@@ -4,6 +4,7 @@ Nothing outside imports sqlalchemy or alembic.
 """
 
 from hpo_service.store.database import Database
-from hpo_service.store.schema import upgrade
+from hpo_service.store.key_table import KeyTable
+from hpo_service.store.schema import upgrade, upgrade_if_needed
 
-__all__ = ["Database", "upgrade"]
+__all__ = ["Database", "KeyTable", "upgrade", "upgrade_if_needed"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,11 @@ class Record:
         row = self._db.execute(_STUDY_BY_NAME, {"name": name}).one_or_none()
         return None if row is None else study_of(row)
 
-    def studies(self, state: str | None, after: int, limit: int) -> list[Study]:
+    def studies(self, state: str | None, after: int, limit: int, only: Collection[str] | None = None) -> list[Study]:
+        """only: these names, where they exist."""
         query = sa.select(studies).where(studies.c.id > after, _OURS).order_by(studies.c.id).limit(limit)
+        if only is not None:
+            query = query.where(studies.c.name.in_(only))
         if state is not None:
             query = query.where(studies.c.state == state)
         return [study_of(row) for row in self._db.execute(query)]

@@ -19,7 +19,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL
 
 from hpo_service.domain.errors import Unavailable
-from hpo_service.store.engine import database_errors_translated, database_url, sqlite_file, writing_engine
+from hpo_service.store.engine import (
+    database_errors_translated,
+    database_url,
+    reading_engine,
+    sqlite_file,
+    writing_engine,
+)
 
 VERSION_TABLE = "hpo_alembic_version"
 _ADVISORY_LOCK = 0x68706F  # "hpo"; any number that all servers share
@@ -84,6 +90,21 @@ def upgrade(url: str) -> None:
         upgrade_engine(parsed)
 
 
+def upgrade_if_needed(url: str) -> None:
+    """The same, but free of any lock where the schema is this version's: a server may be running."""
+    parsed = database_url(url)
+    path = sqlite_file(parsed)
+    if path is None or path.exists():
+        engine = reading_engine(parsed)
+        try:
+            with database_errors_translated(), engine.connect() as connection:
+                if current_revision(connection) == _scripts().get_current_head():
+                    return
+        finally:
+            engine.dispose()
+    upgrade(url)
+
+
 def upgrade_engine(url: URL) -> None:
     """Upgrade; on SQLite the caller holds the file's lock."""
     engine = writing_engine(url)
@@ -107,10 +128,9 @@ def upgrade_engine(url: URL) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(files("hpo_service.store") / "migrations").replace("%", "%%"))
+    config = _config()
     config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
+    scripts = _scripts()
     current = current_revision(connection)
     if current == scripts.get_current_head():
         return
@@ -120,6 +140,16 @@ def _migrate(connection: sa.Connection) -> None:
             "install the version that made it, or restore an older backup"
         )
     command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("hpo_service.store") / "migrations").replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def current_revision(connection: sa.Connection) -> str | None:

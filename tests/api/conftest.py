@@ -162,7 +162,7 @@ def _postgres_api(_postgres_template: str, postgres: Any) -> Iterator[Api]:
 
 def _opened(url: str) -> Iterator[Api]:
     clock = _Clock()
-    app = create_app(Settings(database_url=url), clock, with_reaper=False)
+    app = create_app(Settings(database_url=url), clock, with_reaper=False, with_keys=False)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Api(client, clock)
 

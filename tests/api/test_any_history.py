@@ -193,7 +193,7 @@ def opened(database_url: str, clock: Any) -> Iterator[Callable[[], TestClient]]:
     with ExitStack() as servers:
 
         def start() -> TestClient:
-            app = create_app(Settings(database_url=database_url), clock, with_reaper=False)
+            app = create_app(Settings(database_url=database_url), clock, with_reaper=False, with_keys=False)
             return servers.enter_context(TestClient(app, raise_server_exceptions=False))
 
         start.stop = servers.close  # type: ignore[attr-defined]

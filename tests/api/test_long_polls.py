@@ -30,7 +30,11 @@ class Server:
 
     def __init__(self, url: str) -> None:
         config = uvicorn.Config(
-            create_app(Settings(database_url=url)), host="127.0.0.1", port=0, log_level="warning", lifespan="on"
+            create_app(Settings(database_url=url), with_keys=False),
+            host="127.0.0.1",
+            port=0,
+            log_level="warning",
+            lifespan="on",
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

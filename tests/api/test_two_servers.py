@@ -59,8 +59,8 @@ def pair(postgres: Any, _postgres_template: str) -> Iterator[Pair]:
     postgres.execute(f"CREATE DATABASE two_servers TEMPLATE {_postgres_template}")
     settings = Settings(database_url=postgres.url("two_servers"))
     with (
-        TestClient(create_app(settings, with_reaper=False), raise_server_exceptions=False) as one,
-        TestClient(create_app(settings, with_reaper=False), raise_server_exceptions=False) as two,
+        TestClient(create_app(settings, with_reaper=False, with_keys=False), raise_server_exceptions=False) as one,
+        TestClient(create_app(settings, with_reaper=False, with_keys=False), raise_server_exceptions=False) as two,
     ):
         yield Pair(one, two)
 

@@ -38,7 +38,7 @@ def hpo(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server on a database of its own."""
     folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--database", f"sqlite:///{folder}/hpo.db"], stdout=subprocess.PIPE, stderr=log, text=True

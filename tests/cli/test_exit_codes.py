@@ -40,11 +40,11 @@ def study(client, request):
         (["plot", "x", "-o", "picture.jpeg"], 2, "ends in .png"),
         (["study", "limits", "x"], 2, "name a limit"),
         (["nonsense"], 2, "nonsense"),
-        (["serve", "--host", "0.0.0.0"], 2, "--open-network"),
+        (["serve", "--no-auth", "--host", "0.0.0.0"], 2, "Leave out --no-auth"),
         (["serve", "--database", "oracle://x", "--port", "0"], 2, "oracle is not supported"),
         (["serve", "--database", "postgresql://u:secret@127.0.0.1:1/x", "--port", "0"], 1, "postgresql://u:***@"),
         (["db", "upgrade", "--database", "oracle://x"], 2, "oracle is not supported"),
-        (["token", "create", "--scope", "read"], 1, "not in this version yet"),
+        (["token", "create", "--scope", "write"], 2, "write"),
     ],
 )
 def test_a_mistake_ends_with_its_code_and_one_clear_message(arguments, code, says, hpo, server):

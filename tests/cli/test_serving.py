@@ -20,7 +20,7 @@ def serve(tmp_path):
     processes = []
 
     def start(*options, port=0):
-        command = [sys.executable, "-m", "hpo_service", "serve", "--port", str(port), *options]
+        command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", str(port), *options]
         process = subprocess.Popen(
             [*command, "--database", f"sqlite:///{tmp_path}/hpo.db"],
             stdout=subprocess.PIPE,

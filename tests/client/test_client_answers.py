@@ -11,6 +11,7 @@ from hpo_service import client as sdk
 from hpo_service.client import Client, Forbidden, Refused, Unauthenticated, UnexpectedAnswer, write_json
 from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, Invalid, Unavailable
+from hpo_service.domain.key import draw
 
 CODES = {
     "not_found": (404, errors.NotFound),
@@ -81,12 +82,42 @@ def test_a_search_space_is_sent_in_the_form_of_the_contract(client, script, answ
 
 def test_the_token_goes_with_every_call_and_comes_from_the_environment(script, answering, monkeypatch):
     answering(answering.answer(body={}))
-    monkeypatch.setenv("HPO_TOKEN", "hpo_secret\n")
+    key = draw()
+    monkeypatch.setenv("HPO_TOKEN", key + "\n")
     monkeypatch.setenv("HPO_SERVER", script.url + "/")
     with Client() as client:
         client.version()
-    assert script.requests[0].headers["Authorization"] == "Bearer hpo_secret"
+    assert script.requests[0].headers["Authorization"] == f"Bearer {key}"
     assert script.requests[0].path == "/version"
+
+
+def test_the_token_may_be_in_a_file(script, answering, monkeypatch, tmp_path):
+    answering(answering.answer(body={}))
+    key = draw()
+    (tmp_path / "key").write_text(key + "\n")
+    monkeypatch.delenv("HPO_TOKEN", raising=False)
+    monkeypatch.setenv("HPO_TOKEN_FILE", str(tmp_path / "key"))
+    with Client(script.url) as client:
+        client.version()
+    assert script.requests[0].headers["Authorization"] == f"Bearer {key}"
+
+
+def test_a_token_file_without_a_key_is_refused_with_its_name(monkeypatch, tmp_path):
+    monkeypatch.delenv("HPO_TOKEN", raising=False)
+    for content in (None, ""):
+        if content is not None:
+            (tmp_path / "key").write_text(content)
+        monkeypatch.setenv("HPO_TOKEN_FILE", str(tmp_path / "key"))
+        with pytest.raises(Unauthenticated, match=f"HPO_TOKEN_FILE names {tmp_path}/key"):
+            Client()
+
+
+def test_a_typo_in_a_token_is_told_without_asking_anybody_and_without_repeating_it():
+    key = draw()
+    typo = key[:10] + ("a" if key[10] != "a" else "b") + key[11:]
+    with pytest.raises(Unauthenticated, match="checksum") as refused:
+        Client("http://127.0.0.1:9", typo)
+    assert typo[4:] not in str(refused.value)
 
 
 def test_a_server_that_is_no_url_is_refused_at_once():

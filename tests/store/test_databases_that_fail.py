@@ -28,7 +28,8 @@ class Server:
 
     def __init__(self, database_url: str) -> None:
         self.database_url = database_url
-        command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", "--json", "--database", database_url]
+        command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
+        command += ["--database", database_url]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

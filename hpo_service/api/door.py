@@ -1,0 +1,226 @@
+"""The door: every call but three shows a key, and goes where its scope and its studies allow.
+
+A new route is closed by itself: what is no GET and none of the worker calls wants an admin key, and what is under no
+study is closed to a key that is bound to studies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import math
+import re
+from collections.abc import Callable, Iterable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpo_service.api import dashboard
+from hpo_service.api.problems import problem_of
+from hpo_service.api.rate_limits import Buckets, neighbourhood
+from hpo_service.domain import key as keys
+from hpo_service.domain.errors import Forbidden, HpoError, NotFound, RateLimited, Unauthenticated
+from hpo_service.domain.key import Key
+from hpo_service.operations.keyring import VALID_SECONDS, Keyring
+
+OPEN = frozenset({"/healthz", "/readyz", "/version"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+# What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
+ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/trials:ask", "/v1/trials:batch", "/v1/openapi.json"})
+# Pages for browsers, which can be asked for a password, but not for a Bearer key.
+PAGES = (*dashboard.PATHS, "/docs")
+
+# Wrong keys from one address: so many at once, then so many a second. Keys that open the door are not counted.
+WRONG_KEYS = 300
+WRONG_KEYS_PER_SECOND = 5.0
+
+_OF_STUDY = re.compile(r"/v1/studies/([^/:]+)")
+_WORKER_CALL = re.compile(
+    r"/v1/(?:trials:(?:ask|batch)|studies/[^/:]+/"
+    r"(?:trials:ask|trials/[0-9]+:(?:report|heartbeat|tell|release)|test:(?:heartbeat|tell|release)))"
+)
+_BEARER = 'Bearer realm="hpo"'
+_BASIC = 'Basic realm="hpo", charset="UTF-8"'
+_NO_KEY = (
+    "this call needs a key: send Authorization: Bearer hpo_…, or set HPO_TOKEN for the commands and the SDK; "
+    "hpo token create makes one on the server's database"
+)
+_UNKNOWN = "this key opens nothing here: it was never made for this database, has expired, or was revoked"
+
+
+def studies_of(request: Request) -> frozenset[str] | None:
+    """The studies that the caller's key is bound to; None: all of them."""
+    studies: frozenset[str] | None = request.scope.get("hpo_studies")
+    return studies
+
+
+class Door:
+    def __init__(self, app: ASGIApp, keyring: Callable[[], Keyring], calls_per_second: float = 0) -> None:
+        """calls_per_second: of one key; 0 is no limit."""
+        self.app = app
+        self._keyring = keyring
+        self._wrong_keys = Buckets(WRONG_KEYS, WRONG_KEYS_PER_SECOND)
+        self._calls = Buckets(max(1.0, calls_per_second), calls_per_second) if calls_per_second > 0 else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] == "GET"):
+            await self.app(scope, receive, send)
+            return
+        keyring = self._keyring()
+        try:
+            if not keyring.is_valid():
+                await keyring.refreshed()
+            key = self._key(keyring, scope)
+            _check_scope(key, scope["method"], scope["path"])
+            _check_studies(key, scope["path"])
+            self._check_rate(key)
+        except HpoError as error:
+            await _refusal(error, scope["path"])(scope, receive, send)
+            return
+        scope["hpo_studies"] = key.studies
+        if scope["path"].endswith(":ask"):
+            receive = _while_the_key_lasts(keyring, key, receive)
+        elif scope["path"].endswith("/events"):
+            await self._stream(keyring, key, scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _key(self, keyring: Keyring, scope: Scope) -> Key:
+        """The key that the call shows. Raise Unauthenticated; RateLimited after too many wrong ones."""
+        token = _token(scope)
+        if token is None:
+            raise Unauthenticated(_NO_KEY)
+        fault = keys.form_fault(token)
+        key = keyring.find(token) if fault is None else None
+        if key is not None:
+            return key
+        address = neighbourhood(scope["client"][0] if scope.get("client") else "")
+        wait = self._wrong_keys.take(address)
+        if wait:
+            raise RateLimited("too many wrong keys came from this address; try again later", math.ceil(wait))
+        raise Unauthenticated(fault or _UNKNOWN)
+
+    def _check_rate(self, key: Key) -> None:
+        wait = self._calls.take(key.id) if self._calls is not None else 0.0
+        if wait:
+            raise RateLimited("this key has made too many calls; try again later", math.ceil(wait))
+
+    async def _stream(self, keyring: Keyring, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
+        """A stream that ends with its key."""
+        ended = False
+
+        async def noted(message: Message) -> None:
+            nonlocal ended
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        cut = _Cut(keyring, key, receive)
+        await self.app(scope, cut.receive, noted)
+        if cut.happened and not ended:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _token(scope: Scope) -> str | None:
+    """What the call shows as its key; on pages for browsers it may be the password of Basic."""
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not shown:
+        return None
+    if len(shown) > 1:
+        raise Unauthenticated("the call has several Authorization headers; send one")
+    kind, _, rest = shown[0].partition(b" ")
+    kind = kind.lower()
+    if kind == b"bearer":
+        return str(rest.strip().decode("latin-1"))
+    if kind == b"basic" and _is_page(scope["path"]):
+        # a browser sends a password along by itself, to whatever another site makes it call: it may only read
+        if scope["method"] not in ("GET", "HEAD"):
+            raise Unauthenticated("Basic is for looking at pages; this call needs Authorization: Bearer hpo_…")
+        return _password(rest)
+    raise Unauthenticated(_NO_KEY)
+
+
+def _password(encoded: bytes) -> str:
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        raise Unauthenticated("the Authorization header is not Basic's base64 of user:password") from None
+
+
+def _check_scope(key: Key, method: str, path: str) -> None:
+    needed = scope_needed(method, path)
+    if not key.scope.covers(needed):
+        raise Forbidden(f"this key is for {key.scope}, and {method} here needs one for {needed}")
+
+
+def scope_needed(method: str, path: str) -> keys.Scope:
+    if method in READING:
+        return keys.Scope.READ
+    if method == "POST" and _WORKER_CALL.fullmatch(path):
+        return keys.Scope.WORKER
+    return keys.Scope.ADMIN
+
+
+def _check_studies(key: Key, path: str) -> None:
+    """Raise NotFound for a study that is not the key's, in the words for one that does not exist."""
+    if key.studies is None:
+        return
+    of_study = _OF_STUDY.match(path)
+    if of_study is not None:
+        if of_study[1] not in key.studies:
+            raise no_such_study(of_study[1])
+    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs",)):
+        raise Forbidden("this key is bound to studies, and this path shows or changes what belongs to all")
+
+
+def no_such_study(name: str) -> NotFound:
+    return NotFound(f"there is no study {name!r}")
+
+
+def _is_page(path: str) -> bool:
+    return path == "/v1/openapi.json" or _is_under(path, PAGES)
+
+
+def _is_under(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
+
+
+def _refusal(error: HpoError, path: str) -> Response:
+    response = problem_of(error)
+    if isinstance(error, Unauthenticated):
+        response.headers.append("WWW-Authenticate", _BEARER)
+        if _is_page(path):
+            response.headers.append("WWW-Authenticate", _BASIC)
+    return response
+
+
+def _while_the_key_lasts(keyring: Keyring, key: Key, receive: Receive) -> Receive:
+    """A caller whose key is gone has hung up, as far as an ask that waits is concerned."""
+
+    async def received() -> Message:
+        keyring.is_valid()  # a call that waits keeps the keys young, if nobody else does
+        return await receive() if keyring.still_has(key) else {"type": "http.disconnect"}
+
+    return received
+
+
+class _Cut:
+    """The caller of a stream hangs up, or is taken to have hung up once the key is gone."""
+
+    def __init__(self, keyring: Keyring, key: Key, receive: Receive) -> None:
+        self._keyring, self._key, self._receive = keyring, key, receive
+        self.happened = False
+
+    async def receive(self) -> Message:
+        message = asyncio.ensure_future(self._receive())
+        try:
+            while not message.done():
+                await asyncio.wait({message}, timeout=VALID_SECONDS)
+                self._keyring.is_valid()
+                if not self._keyring.still_has(self._key):
+                    self.happened = True
+                    return {"type": "http.disconnect"}
+            return message.result()
+        finally:
+            message.cancel()

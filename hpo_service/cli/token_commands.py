@@ -1,0 +1,186 @@
+"""`hpo token`: keys for callers, made and ended on the database itself; a server that runs sees it within a second."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo_service.cli import wording
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json
+from hpo_service.domain import key as keys
+from hpo_service.domain.errors import Invalid
+from hpo_service.domain.key import Scope
+
+if TYPE_CHECKING:
+    from hpo_service.operations.keys import Drawn
+    from hpo_service.store import KeyTable
+
+token_app = typer.Typer(no_args_is_help=True, help="Keys for callers.")
+
+
+@token_app.callback()
+def _token() -> None:
+    """Keys for callers."""
+
+
+@token_app.command("create")
+def create_token(
+    scope: Annotated[Scope, typer.Option(help="read: look; worker: look and train; admin: everything.")],
+    study: Annotated[
+        list[str] | None, typer.Option("--study", metavar="NAME", help="Only for this study; may be repeated.")
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it ends: 30d, 12h, 90m, 45s from now.", show_default="never"),
+    ] = None,
+    label: Annotated[str, typer.Option(help="What it is for, to know it by in hpo token list.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the key to this file, for its owner's eyes, instead of showing it; "
+            "nothing is done if the file holds such a key already.",
+        ),
+    ] = None,
+    database: Database = DEFAULT_DATABASE,
+    json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once: the database keeps its hash only."""
+    from hpo_service.operations import keys as operations
+
+    with _usage_errors(), _table(database) as table:
+        life_seconds = None if expires is None else keys.seconds_of(expires)
+        if file is not None and _holds_live_key(table, file, scope, study):
+            _say_written(file, None, json)
+            return
+        drawn = operations.create(table, scope, study or None, life_seconds, label)
+    if file is not None:
+        _write(file, drawn.token)
+        _say_written(file, drawn, json)
+    elif json:
+        print_json(_shown(drawn))
+    else:
+        print(f"{_described(drawn)}. It is shown this once:", file=sys.stderr, flush=True)
+        print(drawn.token)
+
+
+@token_app.command("list")
+def list_tokens(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> None:
+    """List the keys there are and were, without the keys themselves."""
+    from hpo_service.operations import keys as operations
+
+    with _usage_errors(), _table(database) as table:
+        items = operations.listed(table)
+    if json:
+        print_json({"items": items})
+        return
+    rows = [("id", "scope", "studies", "state", "created", "expires", "label"), *(_row(item) for item in items)]
+    print("\n".join(wording.columns(rows)))
+
+
+@token_app.command("revoke")
+def revoke_token(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As hpo token list shows it.")],
+    database: Database = DEFAULT_DATABASE,
+    json: AsJson = False,
+) -> None:
+    """End a key, for good. Servers refuse it within a second."""
+    from hpo_service.operations import keys as operations
+
+    if id.startswith(keys.PREFIX):
+        raise UsageError("this looks like a key itself; a key is revoked by its id, which hpo token list shows")
+    with _usage_errors(), _table(database) as table:
+        key = operations.revoke(table, id)
+    if json:
+        print_json(key)
+        return
+    print(f"key {id} is revoked")
+
+
+@contextmanager
+def _table(database: str) -> Iterator[KeyTable]:
+    """The keys of this database, which is made or upgraded first where no server has done so."""
+    from hpo_service import store
+
+    store.upgrade_if_needed(database)
+    table = store.KeyTable(database)
+    try:
+        yield table
+    finally:
+        table.close()
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Invalid as error:
+        options = {"/studies": "--study", "/expires": "--expires", "/label": "--label"}
+        raise UsageError("; ".join(f"{options[at]}: {rule}" for at, rule in error.faults)) from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _holds_live_key(table: KeyTable, file: Path, scope: Scope, studies: list[str] | None) -> bool:
+    from hpo_service.operations import keys as operations
+
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    if token and keys.form_fault(token) is not None:
+        raise CommandFailed(f"{file} holds something that is not a key; it is left as it is: name another file")
+    key = operations.find_live(table, token)
+    return key is not None and key.scope is scope and key.studies == (frozenset(studies) if studies else None)
+
+
+def _write(file: Path, token: str) -> None:
+    """The whole key or none of it, readable by the owner alone."""
+    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
+            opened.write(token + "\n")
+        os.replace(new, file)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise CommandFailed(
+            f"{file} cannot be written: {error.strerror}; the key was made but is lost: hpo token list shows it, "
+            "hpo token revoke ends it"
+        ) from None
+
+
+def _say_written(file: Path, drawn: Drawn | None, json: bool) -> None:
+    if json:
+        print_json({"file": str(file), "created": drawn is not None})
+    elif drawn is None:
+        print(f"{file} holds such a key already")
+    else:
+        print(f"{_described(drawn)}, in {file}")
+
+
+def _described(drawn: Drawn) -> str:
+    studies = drawn.key.studies
+    where = "" if studies is None else f" of {', '.join(sorted(studies))}"
+    return f"key {drawn.key.id} for {drawn.key.scope}{where}"
+
+
+def _shown(drawn: Drawn) -> dict[str, Any]:
+    from hpo_service.operations.keys import key_resource
+
+    return {"token": drawn.token, **key_resource(drawn.key, drawn.key.created_at)}
+
+
+def _row(item: dict[str, Any]) -> tuple[str, ...]:
+    studies = "all" if item["studies"] is None else " ".join(item["studies"])
+    expires = item["expires_at"] or "never"
+    return item["id"], item["scope"], studies, item["state"], item["created_at"], expires, item["label"]

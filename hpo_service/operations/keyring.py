@@ -1,0 +1,76 @@
+"""The keys that open the door, held in memory: a call costs a hash and a look-up, and no SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from hpo_service.domain.key import Key, Scope, hash_of
+from hpo_service.store.key_table import KeyTable
+
+FRESH_SECONDS = 0.5  # older, they are read again, while calls go on with what is known
+VALID_SECONDS = 1.0  # older, a call waits for them: a key revoked this long ago is refused
+
+
+class Keyring:
+    """Open for one server process; its methods belong to one event loop."""
+
+    def __init__(self, table: KeyTable, private_hash: str | None = None) -> None:
+        """private_hash: of a key that is in no record, which whoever started this server has drawn for himself."""
+        self.table = table
+        self._private = {} if private_hash is None else {private_hash: _private_key(private_hash)}
+        self._keys: Mapping[str, Key] = self._private
+        self._read_at = -VALID_SECONDS
+        self._reading: asyncio.Task[None] | None = None
+        # a thread of its own: behind slow reads of the record, every call would wait for the keys
+        self._thread = ThreadPoolExecutor(1, "keys")
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self.table.close()
+
+    def find(self, token: str) -> Key | None:
+        """The live key, as of at most VALID_SECONDS ago if `is_valid`."""
+        hashed = hash_of(token)
+        key = self._keys.get(hashed)
+        # found by its hash, of which nobody can choose a prefix; compared in constant time all the same
+        return key if key is not None and hmac.compare_digest(key.hash, hashed) else None
+
+    def still_has(self, key: Key) -> bool:
+        return key.hash in self._keys
+
+    def is_valid(self) -> bool:
+        """Whether what is known may be gone by; if it grows old, it is read again meanwhile."""
+        age = time.monotonic() - self._read_at
+        if age >= FRESH_SECONDS:
+            self._begin_reading()
+        return age < VALID_SECONDS
+
+    async def refreshed(self) -> None:
+        """Wait until the keys have been read again. Raise Unavailable."""
+        reading = self._begin_reading()
+        await asyncio.shield(reading)
+
+    def _begin_reading(self) -> asyncio.Task[None]:
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(self._has_read)
+        return self._reading
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, self.table.live)
+        self._keys = {key.hash: key for key in found} | self._private
+        self._read_at = began
+
+    def _has_read(self, reading: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # whoever waits has it; without anybody waiting, the next call asks again
+
+
+def _private_key(hashed: str) -> Key:
+    return Key("private", hashed, "of this process", Scope.ADMIN, None, created_at=0.0)
