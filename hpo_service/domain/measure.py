@@ -30,8 +30,9 @@ def whole(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-# JSON has one kind of number: a client may write 98 as 98.0.
-Whole = Annotated[int, BeforeValidator(whole)]
+# JSON has one kind of number: a client may write 98 as 98.0. Last of all annotations, so that the bounds before it are
+# described in the JSON schema too.
+WHOLE = BeforeValidator(whole)
 
 Measure = Annotated[
     float,

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from hpo_service.domain.measure import Whole
+from hpo_service.domain.measure import WHOLE
 from hpo_service.domain.refusal import STRICT, refuse
 
 Choice = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -31,7 +31,7 @@ Params = dict[str, Value]
 # Beyond 2**53 neighbouring integers are the same double, which is what databases and samplers keep.
 LARGEST_INTEGER = 2**53
 
-Integer = Annotated[Whole, Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
+Integer = Annotated[int, Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER), WHOLE]
 ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Condition = dict[str, Annotated[list[Choice], Field(min_length=1)]]
 
@@ -84,7 +84,7 @@ class IntParameter(_Range):
     type: Literal["int"] = "int"
     low: Integer
     high: Integer
-    step: Annotated[Whole, Field(ge=1, le=LARGEST_INTEGER)] | None = None
+    step: Annotated[int, Field(ge=1, le=LARGEST_INTEGER), WHOLE] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

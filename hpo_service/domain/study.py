@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_valid
 
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
-from hpo_service.domain.measure import Whole, whole
+from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import SearchSpace
@@ -21,7 +21,7 @@ Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
 Direction = Literal["minimize", "maximize"]
 SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient", "threshold", "wilcoxon"]
-Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
 class StudyState(StrEnum):
@@ -88,7 +88,7 @@ class SamplerConfig(BaseModel):
 
     model_config = STRICT
     name: SamplerName = "tpe"
-    seed: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**53), WHOLE] | None = None
     params: dict[str, JsonValue] = {}
 
 
@@ -108,7 +108,7 @@ class Limits(BaseModel):
     running: Count | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
-    attempts: Annotated[Whole, Field(ge=1, le=100)] = 3
+    attempts: Annotated[int, Field(ge=1, le=100), WHOLE] = 3
 
     def raises(self, before: Limits) -> bool:
         """Whether these limits allow anything that those before did not."""
@@ -129,8 +129,8 @@ class Narrowing(BaseModel):
     """Coarse to fine: after each round the ranges close in on what the best `keep` of all trials span."""
 
     model_config = STRICT
-    rounds: Annotated[Whole, Field(ge=1, le=1000)]
-    trials_per_round: Annotated[Whole, Field(ge=1, le=1_000_000)]
+    rounds: Annotated[int, Field(ge=1, le=1000), WHOLE]
+    trials_per_round: Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.2
     expand: bool = False
 

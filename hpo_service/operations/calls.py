@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from hpo_service.domain.measure import Measure, Whole
+from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import Choice
-from hpo_service.domain.study import Caller, StudyName
+from hpo_service.domain.study import Caller, Count, StudyName
 
-Number = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
+Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]  # no database keeps NUL
 Metrics = dict[str, JsonValue]
 GivenParams = dict[str, Choice]
@@ -23,7 +23,7 @@ class Ask(BaseModel):
     model_config = STRICT
     worker_id: Caller
     request_id: Caller
-    count: Annotated[Whole, Field(ge=1, le=100)] = 1
+    count: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
     objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
 
@@ -107,11 +107,11 @@ class LimitsPatch(BaseModel):
     """Only the limits that are named change; null takes one away."""
 
     model_config = STRICT
-    trials: Whole | None = None
-    running: Whole | None = None
-    seconds: float | None = None
+    trials: Count | None = None
+    running: Count | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
-    attempts: Whole | None = None
+    attempts: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
 
 
 class Patch(BaseModel):
@@ -136,7 +136,7 @@ class NarrowByHand(BaseModel):
 
 class TestRequest(BaseModel):
     model_config = STRICT
-    ensemble: Annotated[Whole, Field(ge=1, le=100)] = 1
+    ensemble: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
 
 
 class TestResult(BaseModel):
