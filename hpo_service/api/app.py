@@ -10,12 +10,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from hpo_service import __version__, log_format
-from hpo_service.api import metrics, problems, service_routes, study_routes, trial_routes
+from hpo_service.api import docs_page, metrics, openapi, problems, service_routes, study_routes, trial_routes
 from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
-from hpo_service.api.openapi import with_problem_schema
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reaper import reap
 from hpo_service.operations.service import Service
@@ -60,17 +59,18 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         openapi_url="/v1/openapi.json",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    routers = (study_routes.router, trial_routes.router, service_routes.router)
+    routers = (study_routes.router, trial_routes.router, service_routes.router, docs_page.router)
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes] + app.routes
     problems.install(app)
-    with_problem_schema(app)
+    openapi.complete(app)
     app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
     app.add_middleware(BodyLimit)
     app.add_middleware(HotRoutes, application=app)

@@ -13,12 +13,15 @@ from hpo_service.domain.errors import Fault
 
 _EXAMPLES: dict[int, list[tuple[str, str]]] = {
     400: [("malformed_json", "the body is not JSON: expected value at line 1 column 9")],
+    401: [("unauthenticated", "this call needs a key: send Authorization: Bearer hpo_…")],
+    403: [("forbidden", "this key is for read, and POST here needs one for admin")],
     404: [("not_found", "there is no study 'mnist'")],
     405: [("method_not_allowed", "this path does not take this method, but GET")],
     409: [("conflict", "")],
     412: [("precondition_failed", 'the study has changed: its ETag is now "1-3", not "1-2"')],
     413: [("too_large", "the body is larger than 1048576 bytes; send it in parts")],
     422: [("invalid", "/search_space/learning_rate/high: high (0.001) is below low (0.1)")],
+    429: [("rate_limited", "this key has made too many calls; try again later")],
     501: [("not_built_yet", "parquet is not built yet; take csv or jsonl")],
     503: [("unavailable", "the database cannot take the call now: database or disk is full")],
 }
@@ -33,10 +36,22 @@ CONFLICTS = {
 }
 
 
-def responses(*statuses: int, conflicts: tuple[str, ...] = ()) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route may answer, besides those that any route may."""
+# What the door answers (hpo_service/api/door.py), and the header that goes with it.
+_AT_THE_DOOR = (401, 403, 429)
+_HEADERS = {
+    401: ("WWW-Authenticate", {"type": "string"}, "Bearer; on pages for browsers Basic too, the key as password"),
+    429: ("Retry-After", {"type": "integer"}, "seconds"),
+    503: ("Retry-After", {"type": "integer"}, "seconds"),
+}
+
+
+def responses(
+    *statuses: int, conflicts: tuple[str, ...] = (), without_key: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer, besides those that any route may. without_key: open to everybody."""
     described: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, 405, 503, *((409,) if conflicts else ())}):
+    anywhere = (405, 503) if without_key else (405, 503, *_AT_THE_DOOR)
+    for status in sorted({*statuses, *anywhere, *((409,) if conflicts else ())}):
         pairs = [(code, CONFLICTS[code]) for code in conflicts] if status == 409 else _EXAMPLES[status]
         described[status] = {
             "description": problem_body(status, "", "")["title"],
@@ -47,8 +62,9 @@ def responses(*statuses: int, conflicts: tuple[str, ...] = ()) -> dict[int | str
                 }
             },
         }
-        if status == 503:
-            described[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+        if status in _HEADERS:
+            name, schema, text = _HEADERS[status]
+            described[status]["headers"] = {name: {"schema": schema, "description": text}}
     return described
 
 
@@ -70,8 +86,8 @@ def ok(
     return {status: described}
 
 
-def with_problem_schema(app: FastAPI) -> None:
-    """Put the Problem schema among the components, to which all error answers refer."""
+def complete(app: FastAPI) -> None:
+    """Put the Problem schema among the components, to which all error answers refer, and say which calls need a key."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
@@ -81,9 +97,21 @@ def with_problem_schema(app: FastAPI) -> None:
             document["components"]["schemas"].setdefault(name, definition)
         document["components"]["schemas"]["Problem"] = schema
         _drop_what_is_never_sent(document)
+        _describe_keys(document)
         return document
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _describe_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "a key that hpo token create has made"}
+    }
+    document["security"] = [{"key": []}]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "401" not in operation["responses"]:
+                operation["security"] = []
 
 
 def _drop_what_is_never_sent(document: dict[str, Any]) -> None:

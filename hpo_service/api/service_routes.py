@@ -38,17 +38,17 @@ def _worker_id(name: str) -> str:
 WorkerPath = Annotated[str, Path(description="the worker's id", examples=["gpu-3"]), AfterValidator(_worker_id)]
 
 
-@router.get("/version", responses=ok(VersionDocument, "this version") | responses())
+@router.get("/version", responses=ok(VersionDocument, "this version") | responses(without_key=True))
 async def version() -> Response:
     return answer({"version": __version__, "api": "v1"})
 
 
-@router.get("/healthz", responses=ok(HealthDocument, "alive") | responses())
+@router.get("/healthz", responses=ok(HealthDocument, "alive") | responses(without_key=True))
 async def healthz() -> Response:
     return answer({"status": "alive"})
 
 
-@router.get("/readyz", responses={**responses(), **ok(ReadinessDocument, "ready")})
+@router.get("/readyz", responses={**responses(without_key=True), **ok(ReadinessDocument, "ready")})
 async def readyz(request: Request) -> Response:
     faults = await asyncio.to_thread(service_of(request).database.faults)
     if faults:
