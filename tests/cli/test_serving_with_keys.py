@@ -1,0 +1,343 @@
+"""`hpo serve` with its keys on, as real processes: what the first start shows, what `hpo token` changes meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated
+from hpo_service.domain.errors import NotFound
+from hpo_service.domain.key import Scope, draw
+from hpo_service.operations import keys
+from hpo_service.store import KeyTable
+
+KEY = re.compile("hpo_[0-9A-Za-z]{36}")
+PATIENCE_SECONDS = 2.5  # for what a running server is to see within a second
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+
+
+class Serving:
+    """`hpo serve` on a database; what it has said on stdout and stderr."""
+
+    def __init__(self, database: str, log: Path, *options: str) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", "--json", *options]
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "HPO_DATABASE_URL": database},
+            )
+        assert self.process.stdout is not None
+        self.first_line = self.process.stdout.readline()
+        assert self.first_line, log.read_text()
+        self.url = json.loads(self.first_line)["url"]
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def client(self, token: str) -> Client:
+        return Client(self.url, token, retries=NEVER)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.process.stdout.close()  # type: ignore[union-attr]
+
+
+Serve = Callable[..., Serving]
+
+# where the kind of database makes no difference
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def serve(database_url: str, tmp_path: Path) -> Iterator[Serve]:
+    started: list[Serving] = []
+
+    def start(*options: str) -> Serving:
+        started.append(Serving(database_url, tmp_path / f"log-{len(started)}", *options))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        serving.stop()
+
+
+@pytest.fixture
+def token(database_url: str) -> Callable[..., Any]:
+    """Run `hpo token` beside the server."""
+
+    def run(*arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpo_service", "token", *arguments, "--json"],
+            env={**os.environ, "HPO_DATABASE_URL": database_url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    return run
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_refused(client: Client, with_: type[Exception] = Unauthenticated) -> bool:
+    try:
+        list(client.studies())
+    except with_:
+        return True
+    return False
+
+
+def test_the_first_start_shows_a_key_for_everything_once(serve: Serve) -> None:
+    first = serve()
+    (key,) = KEY.findall(first.said)
+    assert not KEY.search(first.first_line)
+    with first.client(key) as client:
+        client.create({"name": "mine", "search_space": SPACE})
+        list(client.studies())
+    first.stop()
+    assert KEY.findall(first.said) == [key]
+
+    again = serve()
+    with again.client(key) as client:
+        assert [study["name"] for study in client.studies()] == ["mine"]
+    again.stop()
+    assert again.said == ""
+
+
+@on_sqlite
+def test_without_a_key_nothing_is_answered_and_the_error_says_what_to_do(serve: Serve) -> None:
+    serving = serve()
+    with Client(serving.url, retries=NEVER) as client:
+        assert client.version()
+        assert client.healthz()
+        assert client.readyz()
+        with pytest.raises(Unauthenticated, match=r"HPO_TOKEN.*hpo token create"):
+            list(client.studies())
+
+
+def test_keys_are_made_and_ended_while_the_server_runs(serve: Serve, token: Callable[..., Any]) -> None:
+    serving = serve()
+    (admin,) = KEY.findall(serving.said)
+    with serving.client(admin) as client:
+        client.create({"name": "mine", "search_space": SPACE})
+        client.create({"name": "other", "search_space": SPACE})
+    made = token("create", "--scope", "worker", "--study", "mine")
+    with serving.client(made["token"]) as client:
+        assert eventually(lambda: not is_refused(client))
+        assert client.ask("w", "mine")["trials"]
+        with pytest.raises(NotFound):
+            client.ask("w", "other")
+        with pytest.raises(Forbidden, match="needs one for admin"):
+            client.pause("mine")
+        token("revoke", made["id"])
+        assert eventually(lambda: is_refused(client))
+    assert not any(key in serving.said for key in (made["token"], made["token"][4:]))
+
+
+@on_sqlite
+def test_a_key_ends_by_itself(serve: Serve, token: Callable[..., Any]) -> None:
+    serving = serve()
+    made = token("create", "--scope", "read", "--expires", "3s")
+    with serving.client(made["token"]) as client:
+        assert eventually(lambda: not is_refused(client))
+        time.sleep(2)
+        assert eventually(lambda: is_refused(client))
+
+
+def test_a_stream_and_an_ask_that_waits_end_with_their_key(serve: Serve, token: Callable[..., Any]) -> None:
+    serving = serve()
+    (admin,) = KEY.findall(serving.said)
+    with serving.client(admin) as client:
+        client.create({"name": "mine", "search_space": SPACE})
+        client.pause("mine")
+    made = token("create", "--scope", "worker")
+    ended: dict[str, float] = {}
+    answers: list[Any] = []
+
+    def follow() -> None:
+        with serving.client(made["token"]) as client, pytest.raises(Unauthenticated):
+            for _event in client.events("mine"):
+                pass
+        ended["stream"] = time.monotonic()
+
+    def wait() -> None:
+        with serving.client(made["token"]) as client:
+            answers.append(client.ask("w", "mine", wait_seconds=30))
+        ended["ask"] = time.monotonic()
+
+    with serving.client(made["token"]) as client:
+        assert eventually(lambda: not is_refused(client))
+    threads = [threading.Thread(target=follow), threading.Thread(target=wait)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    revoked_at = time.monotonic()
+    token("revoke", made["id"])
+    for thread in threads:
+        thread.join(15)
+    assert set(ended) == {"stream", "ask"}
+    assert max(ended.values()) - revoked_at < 8
+    assert answers[0]["trials"] == []
+    assert serving.said.count("\n") < 12  # the first key's few lines, and no complaint
+    assert "Traceback" not in serving.said
+
+
+@on_sqlite
+def test_no_auth_asks_nobody_and_makes_no_key(serve: Serve, token: Callable[..., Any]) -> None:
+    serving = serve("--no-auth")
+    with Client(serving.url, retries=NEVER) as client:
+        assert list(client.studies()) == []
+    assert serving.said == ""
+    assert token("list") == {"items": []}
+
+
+def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url: str, tmp_path: Path) -> None:
+    serving: list[Serving] = []
+    threads = [
+        threading.Thread(target=lambda number=number: serving.append(Serving(postgres_url, tmp_path / f"{number}")))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    try:
+        shown = [key for each in serving for key in KEY.findall(each.said)]
+        assert (len(serving), len(shown)) == (3, 1)
+        for each in serving:
+            with each.client(shown[0]) as client:
+                assert list(client.studies()) == []
+    finally:
+        for each in serving:
+            each.stop()
+
+
+@on_sqlite
+def test_with_keys_it_listens_on_every_address(serve: Serve) -> None:
+    assert serve("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_without_keys_it_listens_to_this_machine_only(hpo: Callable[..., Any], host: str) -> None:
+    ended = hpo("serve", "--no-auth", "--host", host)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{host} can be reached from other machines" in ended.err
+
+
+# -- hpo token --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/new.db"
+
+
+def test_a_key_alone_stands_on_stdout(hpo: Callable[..., Any], database: str) -> None:
+    ended = hpo("token", "create", "--scope", "worker", "--label", "gpu box", "--database", database)
+    assert ended.code == 0
+    assert KEY.fullmatch(ended.out.strip())
+    assert "shown this once" in ended.err
+    assert ended.out.strip() not in ended.err
+
+
+def test_json_says_all_of_a_key_and_the_list_all_but_the_key(hpo: Callable[..., Any], database: str) -> None:
+    create = ("token", "create", "--scope", "worker", "--database", database, "--json")
+    made = json.loads(hpo(*create, "--study", "b", "--study", "a", "--expires", "30d", "--label", "x").out)
+    assert KEY.fullmatch(made.pop("token"))
+    assert (made["scope"], made["studies"], made["label"], made["state"]) == ("worker", ["a", "b"], "x", "live")
+    listed = hpo("token", "list", "--database", database, "--json")
+    assert json.loads(listed.out) == {"items": [made]}
+    shown = hpo("token", "list", "--database", database).out
+    assert made["id"] in shown
+    assert not KEY.search(shown)
+
+    revoked = json.loads(hpo("token", "revoke", made["id"], "--database", database, "--json").out)
+    assert revoked["state"] == "revoked"
+    assert json.loads(hpo("token", "list", "--database", database, "--json").out)["items"] == [revoked]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["create", "--scope", "read", "--study", "No Name"], 2, "--study: 'No Name' names no study"),
+        (["create", "--scope", "read", "--expires", "soon"], 2, "--expires: a whole number above 0"),
+        (["create", "--scope", "read", "--label", "x" * 101], 2, "--label: at most 100"),
+        (["create"], 2, "--scope"),
+        (["revoke", "nothing"], 3, "hpo token list shows them"),
+        (["revoke", draw()], 2, "revoked by its id"),
+    ],
+)
+def test_a_mistake_makes_no_key(
+    hpo: Callable[..., Any], database: str, arguments: list[str], code: int, says: str
+) -> None:
+    ended = hpo("token", *arguments, "--database", database)
+    assert (ended.code, ended.out) == (code, "")
+    assert says in ended.err
+    assert not KEY.search(ended.err)
+    assert json.loads(hpo("token", "list", "--database", database, "--json").out) == {"items": []}
+
+
+def test_a_key_in_a_file_is_for_its_owner_and_made_once(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
+    file = tmp_path / "worker.key"
+    create = ("token", "create", "--scope", "worker", "--file", str(file), "--database", database, "--json")
+    assert json.loads(hpo(*create).out) == {"file": str(file), "created": True}
+    first = file.read_text().strip()
+    assert KEY.fullmatch(first)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(hpo(*create).out)["created"] is False
+    assert file.read_text().strip() == first
+
+    table = KeyTable(database)
+    live = keys.find_live(table, first)
+    assert live is not None
+    assert live.scope is Scope.WORKER
+    keys.revoke(table, live.id)
+    table.close()
+    assert json.loads(hpo(*create).out)["created"] is True
+    assert file.read_text().strip() != first
+
+    file.write_text("my notes\n")
+    refused = hpo(*create)
+    assert refused.code == 1
+    assert "is left as it is" in refused.err
+    assert file.read_text() == "my notes\n"
+
+
+@on_sqlite
+def test_a_command_without_a_key_ends_with_4_and_says_what_to_do(
+    serve: Serve, hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = serve()
+    monkeypatch.delenv("HPO_TOKEN", raising=False)
+    ended = hpo("study", "list", "--server", serving.url)
+    assert ended.code == 4
+    assert "HPO_TOKEN" in ended.err
+    monkeypatch.setenv("HPO_TOKEN", draw()[:-1])
+    mistyped = hpo("study", "list", "--server", serving.url)
+    assert mistyped.code == 4
+    assert "40 characters, not 39" in mistyped.err
