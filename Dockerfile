@@ -16,7 +16,9 @@ ENV PATH=/opt/hpo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TZ=UTC 
     MPLCONFIGDIR=/tmp/matplotlib OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 COPY --from=build /opt/hpo /opt/hpo
 # Volumes made here belong to the user that the services run as.
-RUN mkdir -p /secrets /data && chown 10001:10001 /secrets /data && chmod 711 /secrets
+RUN mkdir -p /secrets /data /keys/admin /keys/worker \
+    && chown 10001:10001 /secrets /data /keys/admin /keys/worker \
+    && chmod 711 /secrets && chmod 700 /keys/admin /keys/worker
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -145,7 +146,7 @@ def _holds_live_key(table: KeyTable, file: Path, scope: Scope, studies: list[str
 
 def _write(file: Path, token: str) -> None:
     """The whole key or none of it, readable by the owner alone."""
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    new = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
             opened.write(token + "\n")
