@@ -127,7 +127,10 @@ def line(snapshot: Snapshot) -> str:
 
 def view(snapshot: Snapshot, server: str) -> RenderableType:
     """The whole view: title, bar, best so far, the ranges of each round, what is running."""
-    return Group(*_parts(snapshot), Text(f"dashboard  {server}/dashboard", style="dim"))
+    return Group(
+        *_parts(snapshot),
+        Text(f"dashboard  {server}/dashboard (password: a key from hpo token create --scope read)", style="dim"),
+    )
 
 
 def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:

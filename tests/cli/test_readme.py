@@ -44,17 +44,17 @@ def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path)
     assert '"COMPLETE": 50' in shown.stdout or '"COMPLETE":50' in shown.stdout
 
 
-def test_the_commands_on_studies_work_as_written(server: str, tmp_path: Path) -> None:
+def test_the_commands_on_studies_and_keys_work_as_written(server: str, tmp_path: Path) -> None:
     (tmp_path / "studies").symlink_to(PROJECT / "studies")
     for line in HPO:
         words = shlex.split(line)
-        if words[0] not in ("study",):
+        if words[0] not in ("study", "token"):
             continue
         done = hpo(server, tmp_path, words)
         assert done.returncode == 0, (line, done.stderr)
 
 
-@pytest.mark.parametrize("line", [line for line in HPO if not line.startswith("study")])
+@pytest.mark.parametrize("line", [line for line in HPO if not line.startswith(("study", "token"))])
 def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)
     done = hpo("http://127.0.0.1:9", tmp_path, [words[0], "--help"])
