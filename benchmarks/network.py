@@ -3,7 +3,7 @@
     python benchmarks/network.py              the step and the search, as ratios measured in one run
     python benchmarks/network.py --step       the step alone, for four shapes
     python benchmarks/network.py --search     100 trials of 50 epochs on two processes
-    python benchmarks/network.py --figures    the reference figures, each beside what is expected of it
+    python benchmarks/network.py --figures    the article's figures: reference, book's style and ours, over 20 seeds
 
 Seconds depend on the machine, ratios hardly. Every contestant runs on one BLAS thread.
 """
@@ -24,13 +24,14 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import article_figures
 import numpy as np
 
 from hpo_service.domain.neural_network import configuration
 from worker.datasets import load
 from worker.nn.network import Architecture, Network
 from worker.nn.optimizers import Sgd
-from worker.trainer import Diverged, evaluate_on_test_set, train
+from worker.trainer import train
 
 try:
     import torch
@@ -317,106 +318,12 @@ def measure_search(trials: int, book_trials: int) -> None:
     )
 
 
-# --- the article's figures -----------------------------------------------------------------------------------------
-# Test accuracies here are those of 3000 training images that a study left over: the sealed test set stays sealed
-# but for the ensemble, which is what it is for.
-
-OVERFITTING = {"samples": 300, "validation_samples": 3000, "epochs": 201}
-SEEDS = range(5)
-
-
-def show(name: str, found: Sequence[float], expected: str) -> None:
-    print(f"  {name:34} {np.mean(found):.3f} [{min(found):.3f}, {max(found):.3f}]   book's code: {expected}")
-
-
-def over_seeds(pool, settings: dict[str, object]) -> tuple[list[float], list[float]]:
-    """Return the last training and the last validation accuracies of several seeds."""
-    running = [pool.submit(train_to_end, settings, {}, seed, 100 + seed) for seed in SEEDS]
-    validation, training = zip(*[trial.result() for trial in running], strict=True)
-    return list(training), list(validation)
-
-
-def figure_overfitting(pool) -> None:
-    for name, settings, expected in [
-        ("overfitting", {}, ("1.000", "0.756 [0.723, 0.784]")),
-        ("weight decay 0.1", {"weight_decay": 0.1}, ("0.897 [0.877, 0.920]", "0.717 [0.700, 0.733]")),
-        ("301 epochs, no dropout", {"epochs": 301}, ("gap 0.236", "gap 0.236")),
-        ("dropout 0.15", {"dropout": 0.15, "epochs": 301}, ("0.888", "0.690")),
-        ("dropout 0.2", {"dropout": 0.2, "epochs": 301}, ("0.635", "0.521")),
-    ]:
-        training, test = over_seeds(pool, OVERFITTING | settings)
-        show(f"{name}: train", training, expected[0])
-        show(f"{name}: test", test, expected[1])
-
-
-def figure_batch_normalization(pool) -> None:
-    settings = {"samples": 1000, "validation_samples": 100, "hidden_layers": 5, "epochs": 20}
-    scales = [float(scale) for scale in np.logspace(0, -4, 16)]
-    for batch_norm in (False, True):
-        running = [
-            pool.submit(train_to_end, settings | {"weight_init": scale, "batch_norm": batch_norm}, {}, 0, 1)
-            for scale in scales
-        ]
-        found = np.array([diverged_is_chance(trial) for trial in running])
-        print(
-            f"  {'with' if batch_norm else 'without'} batch normalization: {(found < 0.2).sum()} of 16 below 0.2, "
-            f"{(found > 0.65).sum()} beyond 0.65"
-            f"   book's code: {'0 below, 11 beyond' if batch_norm else '13 or 14 below'}"
-        )
-
-
-def diverged_is_chance(trial) -> float:
-    try:
-        return trial.result()[1]
-    except Diverged:
-        return 0.1
-
-
-def figure_ensemble(pool) -> None:
-    settings = configuration({"samples": 200, "validation_samples": 100, "epochs": 201}, {})
-    running = [pool.submit(sealed_test, settings, seed) for seed in SEEDS]
-    results = [trial.result() for trial in running]
-    show("one of an ensemble", [m["test_accuracy"] for result in results for m in result.members], "0.752")
-    show("five together", [result.test_accuracy for result in results], "0.796")
-
-
-def sealed_test(settings, seed: int):
-    return evaluate_on_test_set(settings, seed=seed, study_seed=seed, ensemble=5, dataset=load("mnist"))
-
-
-def figure_search(pool) -> None:
-    """The search, and from coarse to fine: each round's box is spanned by the best ten of the round before."""
-    box, expected = ARTICLE_BOX, [("0.21", "7 %", "0.836"), ("0.69", "58 %", "0.848"), ("0.77", "91 %", "0.861")]
-    for number in range(3):
-        params = drawn(box, 100, np.random.default_rng(number))
-        found, _ = run_search(pool, params, 0, 1000 * number)
-        best = [params[i] for i in np.argsort(found)[::-1][:10]]
-        mean, share, top = expected[number]
-        print(
-            f"  round {number}: mean {np.mean(found):.2f}, above 0.70 {np.mean(np.array(found) > 0.7):.0%}, "
-            f"best {max(found):.3f}   book's code: mean {mean}, {share}, {top}"
-        )
-        if number == 0:
-            print(
-                f"           median {np.median(found):.2f}, learning rates of the best five "
-                + ", ".join(f"{each['learning_rate']:.4f}" for each in best[:5])
-                + "   book's code: 0.12, all above 0.003"
-            )
-        box = {name: (min(p[name] for p in best), max(p[name] for p in best)) for name in box}
-
-
-def measure_figures() -> None:
-    print(f"the article's figures, mean [lowest, highest] over {len(SEEDS)} seeds:")
-    with two_processes() as pool:
-        for figure in (figure_overfitting, figure_batch_normalization, figure_ensemble, figure_search):
-            figure(pool)
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--step", action="store_true")
     options.add_argument("--search", action="store_true")
     options.add_argument("--figures", action="store_true")
+    options.add_argument("--seeds", type=int, default=20, help="networks of each figure")
     options.add_argument("--trials", type=int, default=100, help="trials of the search")
     options.add_argument("--book-trials", type=int, help="trials of the book's style, when fewer shall do")
     chosen = options.parse_args()
@@ -426,7 +333,7 @@ def main() -> None:
     if chosen.search or everything:
         measure_search(chosen.trials, chosen.book_trials or chosen.trials)
     if chosen.figures:
-        measure_figures()
+        article_figures.measure_figures(chosen.seeds)
 
 
 if __name__ == "__main__":

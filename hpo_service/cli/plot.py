@@ -21,7 +21,10 @@ Picture = Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", hel
 
 
 def plot(study: StudyName, output: Picture, server: Server = None, json: AsJson = False) -> None:
-    """Draw the curves of the twenty best trials, or, without reports, the values over trials and parameters."""
+    """Draw a study as its file asks for (metadata.figure), or else the curves of the twenty best trials.
+
+    Without reports there are no curves: then the values over trials and parameters.
+    """
     check_picture_file(output)
     with connect(server) as client:
         draw_study(client, study, output)
@@ -37,13 +40,13 @@ def check_picture_file(file: Path) -> None:
 
 
 def draw_study(client: Client, name: str, file: Path) -> None:
-    from hpo_service.cli.pictures import PANELS, draw
+    from hpo_service.cli.pictures import PANELS, compares, draw
 
     study = client.study(name)
     has_order = len(study["directions"]) == 1
     best_first = client.trials(name, order_by="value" if has_order else None, page_size=PANELS)
     trials = list(itertools.islice(best_first, PANELS))
-    if not any(len(trial["reports"]) > 1 for trial in trials):
+    if compares(study) or not any(len(trial["reports"]) > 1 for trial in trials):
         trials += itertools.islice(best_first, MOST_TRIALS)
     if not any(trial["values"] for trial in trials):
         raise CommandFailed(f"{name} has no trial with a result to draw yet")

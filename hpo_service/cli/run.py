@@ -14,6 +14,7 @@ import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import ERROR, CommandFailed
+from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
 from hpo_service.cli.options import (
@@ -103,28 +104,35 @@ class Job:
                 self._train(client, display, workers)
             if self._interruption.happened:
                 return
-            self._draw(client, picture)
             if with_test and self._may_be_tested():
                 self._test(client)
             if self._interruption.happened:
                 return
+            self._draw(client, picture)
             seen = observe(client, self.name)
             self.study, self.summary = seen.study, summary_lines(seen)
             self.is_finished = True
 
     def _create(self, client: Client) -> Json:
         try:
-            study = client.create(self._study_file.body)
+            study: Json = client.create(self._study_file.body)
         except Invalid as error:
             raise self._study_file.server_refusal(error.faults) from None
         except StudyExists:
-            raise other_study_exists(self._study_file.body, client.study(self.name)) from None
+            study = self._described_anew(client)
         if done := wording.finished(study):
             _say(f"{self.name} goes on: {wording.count(done, 'trial')} finished before")
         if study["state"] == "PAUSED":
             study = client.resume(self.name)
             _say(f"{self.name} was paused; it is resumed")
         return study
+
+    def _described_anew(self, client: Client) -> Json:
+        """The study of that name with the file's metadata, when nothing else is different: they change no trial."""
+        body, existing = self._study_file.body, client.study(self.name)
+        if not self._study_file.differs_in_metadata_only(existing):
+            raise other_study_exists(body, existing) from None
+        return client.patch(self.name, metadata=body.get("metadata", {}))
 
     def _train(self, client: Client, display: LiveDisplay, workers: int) -> None:
         """Keep server and workers alive until the study is done, or somebody interrupts."""
@@ -173,11 +181,15 @@ class Job:
 
     def _may_be_tested(self) -> bool:
         assert self.study is not None
+        if test_plan_of(self.study).leave_sealed:
+            return False
         return self.study["state"] in ("COMPLETED", "STOPPED") and bool(self.study["counts"]["COMPLETE"])
 
     def _test(self, client: Client) -> None:
         """Seal the study and wait for its one evaluation on the test set."""
-        self.study = study = client.test(self.name)
+        assert self.study is not None
+        ensemble = test_plan_of(self.study).ensemble if self.study["test"] is None else self.study["test"]["ensemble"]
+        self.study = study = client.test(self.name, ensemble)
         if study["test"]["state"] in OPEN:
             _say("evaluating the best configuration on the test set, once")
             # the job comes to workers of any study only
@@ -236,12 +248,19 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     hpo = wording.hpo()
     yield from wording.columns(
         (
+            *_next_file(job),
             (f"{hpo} serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
             (f"{hpo} study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
             (f"{hpo} plot {job.name} -o {job.name}.png", "the picture again"),
             *_ways_to_search_on(job),
         )
     )
+
+
+def _next_file(job: Job) -> Iterator[tuple[str, str]]:
+    figure = figure_of(job.study or {})
+    if figure is not None and figure.next is not None:
+        yield f"{wording.hpo()} run {figure.next}", "the next study"
 
 
 def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:

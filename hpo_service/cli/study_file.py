@@ -14,6 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from hpo_service.cli import figure
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, HpoError
@@ -89,9 +90,15 @@ class StudyFile:
             faults += self._model_faults(error.errors())
         known = {fault.place for fault in faults}
         faults += [fault for fault in self._objective_faults() if fault.place not in known]
+        faults += self._figure_faults()
         if faults or spec is None:
             raise self.refusal(faults)
         return spec
+
+    def differs_in_metadata_only(self, existing: Mapping[str, Any]) -> bool:
+        """Whether the study that is there is what the file says, but for metadata, which change no trial."""
+        fields = {name: existing[name] for name in StudySpec.model_fields}
+        return _without_metadata(self.spec(), fields) == _without_metadata(StudySpec.model_validate(fields), fields)
 
     def refusal(self, faults: Sequence[FileFault]) -> StudyFileRefused:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -119,6 +126,24 @@ class StudyFile:
         for fault in neural_network.objective_faults(objective, _readable_part(space)):
             yield self._fault(self._place(fault.pointer), fault.detail)
 
+    def _figure_faults(self) -> Iterator[FileFault]:
+        """What `hpo run` and `hpo plot` cannot show; the server takes any metadata."""
+        for name, model in figure.SECTIONS.items():
+            place: Place = ("metadata", name)
+            given = _at(self.body, place)
+            if given is _ABSENT:
+                continue
+            try:
+                asked = model.model_validate(given)
+            except ValidationError as error:
+                errors = error.errors()
+                for each in errors:
+                    each["loc"] = (*place, *each["loc"])
+                yield from self._model_faults(errors)
+            else:
+                for below, rule in figure.figure_faults(asked, self.body) if isinstance(asked, figure.Figure) else ():
+                    yield self._fault((*place, *below), rule)
+
     def _fault(self, place: Place, rule: str, hint: str = "") -> FileFault:
         value = _at(self.body, place)
         return FileFault(place, line_of(place, self.lines), value, rule, hint or _range_hint(rule, value))
@@ -141,6 +166,11 @@ class StudyFile:
             is_index = isinstance(_at(self.body, place), list) and name.isdecimal()
             place = (*place, int(name) if is_index else name)
         return place
+
+
+def _without_metadata(spec: StudySpec, existing: Mapping[str, Any]) -> StudySpec:
+    seed = existing["sampler"]["seed"] if spec.sampler.seed is None else spec.sampler.seed
+    return spec.model_copy(update={"metadata": {}, "sampler": spec.sampler.model_copy(update={"seed": seed})})
 
 
 def read_study_file(path: Path) -> StudyFile:
@@ -315,4 +345,6 @@ def _known_keys(body: object, table: Place) -> list[str]:
     if table[0] == "search_space":
         parameter = cast(dict[str, Any], _at(body, table))
         return list(_PARAMETER_TYPES[parameter.get("type")].model_fields)
+    if table[0] == "metadata":
+        return list((figure.Expected if len(table) > 2 else figure.SECTIONS[str(table[1])]).model_fields)
     return list(_SECTIONS[str(table[0])].model_fields)

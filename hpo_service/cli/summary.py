@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo_service.cli import wording
+from hpo_service.cli.expectations import Row, beside, rows
+from hpo_service.cli.figure import figure_of
 from hpo_service.domain.errors import HpoError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ ENOUGH_TRIALS = 20  # before importances say something
 CROWD = 1 / 3  # of the best trials
 FEWEST_BEST = 5  # trials that count as the best
 FEWEST_AT_THE_EDGE = 3  # fewer may be there by chance
+LARGEST_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Observation:
     best_trials: Sequence[Json] = ()
     importances: Mapping[str, float] | None = None
     failures: Mapping[str, int] | None = None  # by reason
+    expected: Sequence[Row] = ()  # what metadata.figure asks for
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,14 @@ def observe(client: Client, name: str) -> Observation:
         best_trials = list(itertools.islice(by_value, several))
     failed = client.trials(name, state="FAIL") if study["counts"]["FAIL"] else ()
     reasons = Counter(trial["reason"] or "no reason given" for trial in itertools.islice(failed, 1000))
-    return Observation(study, best_trials or (), importances, reasons)
+    return Observation(study, best_trials or (), importances, reasons, _expected(client, study))
+
+
+def _expected(client: Client, study: Json) -> list[Row]:
+    figure = figure_of(study)
+    if figure is None or not figure.expected:
+        return []
+    return rows(figure, study, list(client.trials(study["name"], page_size=LARGEST_PAGE)))
 
 
 def summary_lines(seen: Observation) -> list[str]:
@@ -72,6 +83,7 @@ def summary_lines(seen: Observation) -> list[str]:
         _importances(seen),
         _edges(seen),
         _test(seen.study),
+        _beside_the_claim(seen),
     )
     return list(itertools.chain.from_iterable([*section, ""] for section in map(list, sections) if section))[:-1]
 
@@ -85,6 +97,12 @@ def _standing(seen: Observation) -> Iterator[str]:
     yield f"{study['name']}: {study['state']}, {done} ({counts or 'none yet'})"
     for reason, amount in (seen.failures or {}).items():
         yield f"  {wording.count(amount, 'trial')} failed: {reason}"
+
+
+def _beside_the_claim(seen: Observation) -> Iterator[str]:
+    figure = figure_of(seen.study)
+    if figure is not None:
+        yield from beside(figure, seen.expected)
 
 
 def measure(study: Json) -> str:
@@ -153,7 +171,7 @@ def _movement(given: Json, was: Json | None) -> str:
 
 
 def _importances(seen: Observation) -> Iterator[str]:
-    if not seen.importances:
+    if not seen.importances or len(_varied(seen.study)) < 2:
         return
     complete = seen.study["counts"]["COMPLETE"]
     unsure = f"; {complete} are too few to be sure" if complete < ENOUGH_TRIALS else ""
@@ -164,6 +182,12 @@ def _importances(seen: Observation) -> Iterator[str]:
         hardly = "hardly matters in this range: fix it, and search something else" if share < threshold else ""
         rows.append((name, f"{share:4.0%}", hardly))
     yield from wording.columns(rows)
+
+
+def _varied(study: Json) -> list[str]:
+    """The parameters that can differ between trials."""
+    space = study["search_space"].items()
+    return [name for name, given in space if given["type"] != "categorical" or len(given["choices"]) > 1]
 
 
 def _matters(seen: Observation, name: str) -> bool:
@@ -231,7 +255,7 @@ def _edges(seen: Observation) -> Iterator[str]:
     if seen.study["state"] not in wording.DONE:
         return  # too early to say
     found = list(edges(seen))
-    if not found and len(seen.best_trials) >= FEWEST_BEST:
+    if not found and _searched(seen.study) and len(seen.best_trials) >= FEWEST_BEST:
         yield "Edges: the best trials lie inside the ranges searched, not at an edge."
     for edge in found:
         side = "upper" if edge.side == "high" else "lower"

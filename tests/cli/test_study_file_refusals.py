@@ -112,6 +112,70 @@ REFUSALS = {
         "sampler = 3",
         (2, "/sampler", "3", "must be a table of keys and values", ""),
     ),
+    "a kind of figure that there is not": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "grids"',
+        (18, "/metadata/figure/kind", '"grids"', "must be one of best, settings, grid", 'did you mean "grid"?'),
+    ),
+    "a grid without its lines": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "grid"\npanels = "optimizer"',
+        (17, "/metadata/figure/lines", None, "is required by kind grid", ""),
+    ),
+    "panels of a range": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "grid"\npanels = "learning_rate"\nlines = "optimizer"',
+        (19, "/metadata/figure/panels", '"learning_rate"', "must be a categorical parameter", ""),
+    ),
+    "rounds of a study that has none": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "rounds"',
+        (18, "/metadata/figure/kind", '"rounds"', "needs [narrowing]", ""),
+    ),
+    "an ensemble of one": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "ensemble"',
+        (18, "/metadata/figure/kind", '"ensemble"', "needs [metadata.test] with ensemble = 2 or more", ""),
+    ),
+    "more networks than a test takes": (
+        "trials = 10",
+        "trials = 10\n[metadata.test]\nensemble = 101",
+        (18, "/metadata/test/ensemble", "101", "must be at most 100", ""),
+    ),
+    "a measure that nothing measures": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "best"\nexpected = [\n  { measure = "acuracy", reference = [1] },\n]',
+        (20, "/metadata/figure/expected/0/measure", '"acuracy"', "must be one of value, validation_accuracy", ""),
+    ),
+    "an expectation of a choice that is not there": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "best"\n'
+        'expected = [{ measure = "value", of = { optimizer = "adam" }, reference = [1] }]',
+        (19, "/metadata/figure/expected/0/of/optimizer", '"adam"', "one of the choices sgd, momentum", ""),
+    ),
+    "a reference whose mean lies outside its range": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "best"\nexpected = [{ measure = "value", reference = [3, 1, 2] }]',
+        (19, "/metadata/figure/expected/0/reference", "[3, 1, 2]", "[mean, lowest, highest], in this order", ""),
+    ),
+    "a count without a threshold": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "best"\n'
+        'expected = [{ measure = "value", take = "below", reference = [3] }]',
+        (19, "/metadata/figure/expected/0/threshold", None, "belongs to take = below, above, share_above", ""),
+    ),
+    "an unknown key of an expectation": (
+        "trials = 10",
+        'trials = 10\n[metadata.figure]\nkind = "best"\n'
+        'expected = [{ measure = "value", tale = "mean", reference = [3] }]',
+        (
+            19,
+            "/metadata/figure/expected/0/tale",
+            '"mean"',
+            "unknown key; known here: measure, of",
+            "did you mean take?",
+        ),
+    ),
     "more trials than the rounds have": (
         "[limits]\ntrials = 10",
         "[narrowing]\nrounds = 2\ntrials_per_round = 4\n[limits]\ntrials = 10",
@@ -199,8 +263,8 @@ def test_a_file_that_is_no_text_says_on_which_line(tmp_path):
         read_study_file(tmp_path / "a.toml")
 
 
-def test_the_shipped_studies_are_the_searches_of_the_article():
-    mnist, article = (read_study_file(STUDIES / f"{name}.toml").spec() for name in ("mnist", "article"))
+def test_the_shipped_searches_are_those_of_the_article():
+    mnist, article = (read_study_file(STUDIES / f"{name}.toml").spec() for name in ("mnist", "hyperparameters"))
 
     assert mnist.narrowing is not None
     assert (mnist.narrowing.rounds, mnist.narrowing.trials_per_round, mnist.narrowing.expand) == (3, 40, True)

@@ -1,0 +1,72 @@
+"""What all pictures share: colours, axes, how a curve is drawn and a value written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hpo_service.cli import wording
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Json = Mapping[str, Any]
+
+TRAINING, VALIDATION, BEST = "#9a6a1e", "#1f5fa8", "#b3261e"
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+}
+SOLID, DASHED = "-", "--"
+FULL = (0, 1.02)  # an axis of accuracies
+
+
+def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, each so many inches wide and high; `how` goes to its subplots."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **how).flat)
+
+
+def trains_a_network(study: Json) -> bool:
+    return (study.get("objective") or {}).get("kind") == "neural_network"
+
+
+def steps(trial: Json) -> list[int]:
+    return [report["step"] for report in trial["reports"]]
+
+
+def validation(trial: Json) -> list[float]:
+    return [finite(report["value"]) for report in trial["reports"]]
+
+
+def training(trial: Json) -> list[float]:
+    return [finite((report["metrics"] or {}).get("train_accuracy")) for report in trial["reports"]]
+
+
+def share_axes(all_panels: Sequence[Axes], used: int, columns: int) -> None:
+    """Hide the panels that stay empty; the lowest of each column has the numbers of the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    for panel in all_panels[used:]:
+        panel.set_visible(False)
+    for panel in all_panels[max(0, used - columns) : used]:
+        panel.tick_params(labelbottom=True)
+    all_panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def finite(value: object) -> float:
+    """A number to draw; what is none, or infinite, leaves a gap."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.nan
+
+
+def short(value: float) -> str:
+    return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else wording.number(value)
