@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from drills import bad_disks, bad_networks, cold_starts, jumping_clocks, kills, power_cut, slow_connections
+from drills import (
+    bad_disks,
+    bad_networks,
+    cold_starts,
+    jumping_clocks,
+    kills,
+    made_up_calls,
+    power_cut,
+    slow_connections,
+)
 from drills.loaded_study import NotHere, Outcome, Place
 from drills.nursery import Nursery
 
@@ -196,6 +205,16 @@ DRILLS = [
         *(100, 1000),
         "slow-ones-stay",
         *(200, ("a newcomer is served", "slow connections are closed")),
+    ),
+    Drill(
+        "Any input gets a documented answer: never a 500, never a hang, never without a key",
+        "schemathesis makes calls up from the API's own description, by its rules and against them, and makes all its "
+        "checks; SQLite",
+        made_up_calls.calls_made_up,
+        "calls",
+        *(300, 10_000),
+        "frameworks-refusals",
+        *(300, ("every answer is as described",)),
     ),
 ]
 

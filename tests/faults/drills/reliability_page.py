@@ -53,6 +53,7 @@ _BROKEN = {
     "no-migration-lock": "no lock around the migrations",
     "no-file-lock": "no lock on the file",
     "deaf": "SIGTERM is ignored",
+    "frameworks-refusals": "refusals in the framework's own words",
     "slow-ones-stay": "no deadlines for connections",
 }
 

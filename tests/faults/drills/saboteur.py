@@ -165,6 +165,21 @@ def slow_ones_stay() -> None:
     Gate.makes_room = lambda self: False  # type: ignore[method-assign]
 
 
+def frameworks_refusals() -> None:
+    """A call that breaks the rules is refused by the framework, in its own words."""
+    from fastapi.exceptions import RequestValidationError
+
+    from hpo_service.api import problems
+
+    install = problems.install
+
+    def careless(app: Any) -> None:
+        install(app)
+        app.exception_handlers.pop(RequestValidationError)
+
+    problems.install = careless
+
+
 def hasty_end() -> None:
     """SIGTERM ends the process in the middle of whatever it does, with answers that left before their commit."""
     answer_before_commit()
@@ -200,6 +215,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         no_file_lock,
         deaf,
         slow_ones_stay,
+        frameworks_refusals,
         hasty_end,
     )
 }

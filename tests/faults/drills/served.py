@@ -36,7 +36,11 @@ def free_port() -> int:
 
 
 class Server:
-    def __init__(self, nursery: Nursery, folder: Path, database: str, sabotage: str | None = None) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, database: str, sabotage: str | None = None, token: str | None = None
+    ) -> None:
+        """token: of a key, which is shown with every call; without one the server asks nobody."""
+        self.token = token
         self.port = free_port()
         self.database = database
         self.sabotage = sabotage
@@ -48,7 +52,8 @@ class Server:
     def begin(self) -> None:
         """Start the process without waiting until it serves."""
         self._output = self._output.with_name(f"{self._output.stem.split('+')[0]}+{next(_numbers)}.out")
-        arguments = ["serve", "--no-auth", "--port", str(self.port), "--json", "--database", self.database]
+        keys = [] if self.token else ["--no-auth"]
+        arguments = ["serve", *keys, "--port", str(self.port), "--json", "--database", self.database]
         self.pid = self._nursery.start(arguments, self._output, self.errors, self.sabotage)
 
     def wait_until_serving(self) -> None:
@@ -83,6 +88,16 @@ class Server:
             time.sleep(0.01)
         return code
 
+    @staticmethod
+    def run(nursery: Nursery, command: list[str], output: Path, errors: Path) -> None:
+        """Run another command of `hpo` to its end; raise DidNotStart when it fails."""
+        pid = nursery.start(command, output, errors, None)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (code := nursery.exit_code(pid)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if code != 0:
+            raise DidNotStart(f"hpo {command[0]}: exit code {code}: {errors.read_text()[-2000:]}")
+
     def kill(self) -> None:
         if self.pid:
             self.signal(signal.SIGKILL)
@@ -93,7 +108,10 @@ class Server:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             sent = None if body is None else json.dumps(body)
-            connection.request(method, path, sent, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self.token:
+                headers["Authorization"] = f"Bearer {self.token}"
+            connection.request(method, path, sent, headers)
             answer = connection.getresponse()
             read = answer.read()
             return answer.status, json.loads(read) if read else None
