@@ -74,8 +74,10 @@ class Door:
                 await keyring.refreshed()
             key = self._key(keyring, scope)
             _check_scope(key, scope["method"], scope["path"])
-            _check_studies(key, scope["path"])
-            self._check_rate(key)
+            if key.studies is not None:
+                _check_studies(key.studies, scope["path"])
+            if self._calls is not None:
+                _check_rate(self._calls, key)
         except HpoError as error:
             await _refusal(error, scope["path"])(scope, receive, send)
             return
@@ -92,20 +94,14 @@ class Door:
         token = _token(scope)
         if token is None:
             raise Unauthenticated(_NO_KEY)
-        fault = keys.form_fault(token)
-        key = keyring.find(token) if fault is None else None
+        key = keyring.find(token)
         if key is not None:
             return key
         address = neighbourhood(scope["client"][0] if scope.get("client") else "")
         wait = self._wrong_keys.take(address)
         if wait:
             raise RateLimited("too many wrong keys came from this address; try again later", math.ceil(wait))
-        raise Unauthenticated(fault or _UNKNOWN)
-
-    def _check_rate(self, key: Key) -> None:
-        wait = self._calls.take(key.id) if self._calls is not None else 0.0
-        if wait:
-            raise RateLimited("this key has made too many calls; try again later", math.ceil(wait))
+        raise Unauthenticated(keys.form_fault(token) or _UNKNOWN)
 
     async def _stream(self, keyring: Keyring, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
         """A stream that ends with its key."""
@@ -162,13 +158,17 @@ def scope_needed(method: str, path: str) -> keys.Scope:
     return keys.Scope.ADMIN
 
 
-def _check_studies(key: Key, path: str) -> None:
+def _check_rate(calls: Buckets, key: Key) -> None:
+    wait = calls.take(key.id)
+    if wait:
+        raise RateLimited("this key has made too many calls; try again later", math.ceil(wait))
+
+
+def _check_studies(studies: frozenset[str], path: str) -> None:
     """Raise NotFound for a study that is not the key's, in the words for one that does not exist."""
-    if key.studies is None:
-        return
     of_study = _OF_STUDY.match(path)
     if of_study is not None:
-        if of_study[1] not in key.studies:
+        if of_study[1] not in studies:
             raise no_such_study(of_study[1])
     elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs",)):
         raise Forbidden("this key is bound to studies, and this path shows or changes what belongs to all")

@@ -55,6 +55,7 @@ def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: A
         lambda: _database(database),
         lambda: _disk(database),
         lambda: _server(server),
+        lambda: _key(server),
         _mnist,
     )
     findings = [finding for check in checks for finding in check()]
@@ -147,7 +148,24 @@ def _server(server: str | None) -> Iterator[Finding]:
             answer = client.version()
             yield Finding("server", OK, f"{client.server}: version {answer['version']}, api {answer['api']}")
     except HpoError as error:
+        if error.code == "unauthenticated":  # a key that is none, told before anybody was asked: see below
+            return
         yield Finding("server", NOTE, f"{error.detail}; `hpo serve` starts one, `hpo run` needs none")
+
+
+def _key(server: str | None) -> Iterator[Finding]:
+    """Whether the key in the environment opens the server's door; nothing is said of a server that is away."""
+    given = bool(os.environ.get("HPO_TOKEN") or os.environ.get("HPO_TOKEN_FILE"))
+    try:
+        with connect(server) as client:
+            next(client.studies(page_size=1), None)
+    except HpoError as error:
+        if error.code == "unauthenticated" and given:
+            yield Finding("key", BAD, error.detail)
+        elif error.code == "unauthenticated":
+            yield Finding("key", NOTE, "none in HPO_TOKEN or HPO_TOKEN_FILE; hpo token create makes one")
+    else:
+        yield Finding("key", OK, "the server takes it" if given else "the server asks for none")
 
 
 def _mnist() -> Iterator[Finding]:

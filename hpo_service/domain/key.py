@@ -37,10 +37,7 @@ class Scope(StrEnum):
     ADMIN = "admin"  # everything
 
     def covers(self, other: Scope) -> bool:
-        return _RANK[self] >= _RANK[other]
-
-
-_RANK = {scope: rank for rank, scope in enumerate(Scope)}
+        return self is Scope.ADMIN or self is other or other is Scope.READ
 
 
 @dataclass(frozen=True)

@@ -341,3 +341,23 @@ def test_a_command_without_a_key_ends_with_4_and_says_what_to_do(
     mistyped = hpo("study", "list", "--server", serving.url)
     assert mistyped.code == 4
     assert "40 characters, not 39" in mistyped.err
+
+
+@on_sqlite
+def test_the_doctor_says_whether_the_key_opens_the_door(
+    serve: Serve, token: Callable[..., Any], hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = serve()
+    (admin,) = KEY.findall(serving.said)
+
+    def finding() -> tuple[str, str]:
+        found = json.loads(hpo("doctor", "--server", serving.url, "--json").out)["items"]
+        (key,) = [each for each in found if each["what"] == "key"]
+        return key["state"], key["detail"]
+
+    monkeypatch.delenv("HPO_TOKEN", raising=False)
+    assert finding()[0] == "note"
+    for shown, state, says in ((admin, "ok", "takes it"), (draw(), "bad", "revoked"), (admin[:-1], "bad", "39")):
+        monkeypatch.setenv("HPO_TOKEN", shown)
+        assert finding()[0] == state
+        assert says in finding()[1]
