@@ -60,6 +60,9 @@ def _within_open_files(connections: int) -> int:
     return connections
 
 
+LARGEST_GATHERED = 2**16
+
+
 class Gate:
     """All connections of a server: lets them in, and closes those whose time is over.
 
@@ -125,7 +128,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_size = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
         self.due = self.loop.time() + self.gate.bounds.head_seconds
         if not self.gate.lets_in(self):
             self._refuse(503, "unavailable", "there are too many connections; try again later")
@@ -213,3 +216,37 @@ class BoundedConnection(HttpToolsProtocol):
         lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(answer.body))
         self.transport.close()
+
+
+class _Gathering:
+    """A transport that sends what is written within one turn of the event loop together.
+
+    uvicorn writes an answer's head and body apart, and each would be a system call of its own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+        self._size += len(data)
+        if self._size > LARGEST_GATHERED:
+            self._send()
+
+    def _send(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+            self._size = 0
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -259,6 +259,10 @@ class Study:
     def name(self) -> str:
         return self.spec.name
 
+    def differs_in_revision_only(self, other: Study) -> bool:
+        mine, theirs = vars(self), vars(other)
+        return all(mine[name] is theirs[name] or mine[name] == theirs[name] for name in mine if name != "revision")
+
     def limit_reached(self, now: float, best: float | None) -> bool:
         """Whether no new trial may be given out any more. best: the best first value so far."""
         limits = self.spec.limits

@@ -31,12 +31,10 @@ class TrialState(StrEnum):
     PRUNED = "PRUNED"
     FAIL = "FAIL"
 
-    @property
-    def is_finished(self) -> bool:
-        return self in _FINISHED
+    is_finished: bool
 
-
-_FINISHED = frozenset({TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL})
+    def __init__(self, value: str) -> None:
+        self.is_finished = value in ("COMPLETE", "PRUNED", "FAIL")
 
 
 class AttemptEnd(StrEnum):

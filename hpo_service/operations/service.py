@@ -29,9 +29,9 @@ class Service:
     def __init__(self, database_url: str, clock: Clock | None = None) -> None:
         """Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL)."""
         self.tuners = Tuners()
-        self.database = Database(database_url, clock, self.tuners)
-        self.changes = Changes()
         self._answers = Answers()
+        self.database = Database(database_url, clock, _Listener(self.tuners, self._answers))
+        self.changes = Changes()
         self.leaving = False
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
@@ -146,24 +146,35 @@ class Answers:
 
     def __init__(self) -> None:
         self._arrived: deque[tuple[Future[Any], asyncio.Future[Any]]] = deque()
-        self._called = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._more_follow = False
 
     async def of(self, writing: Future[T]) -> T:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = self._loop.create_future()
 
         def arrived(written: Future[T]) -> None:
             self._arrived.append((written, answer))
-            if not self._called:
-                self._called = True
-                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                    loop.call_soon_threadsafe(self._hand_out)
+            if not self._more_follow:
+                self._wake()
 
         writing.add_done_callback(arrived)
         return await answer
 
+    def answering(self) -> None:
+        self._more_follow = True
+
+    def answered(self) -> None:
+        self._more_follow = False
+        if self._arrived:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._loop.call_soon_threadsafe(self._hand_out)
+
     def _hand_out(self) -> None:
-        self._called = False  # first: what arrives from here on calls again
         while self._arrived:
             written, answer = self._arrived.popleft()
             if answer.cancelled():
@@ -173,6 +184,15 @@ class Answers:
                 answer.set_exception(error)
             else:
                 answer.set_result(written.result())
+
+
+class _Listener:
+    """Who listens to the writer: the tuners to what is kept and undone, the answers to when they come."""
+
+    def __init__(self, tuners: Tuners, answers: Answers) -> None:
+        self.call_kept, self.call_refused = tuners.call_kept, tuners.call_refused
+        self.committed, self.rolled_back = tuners.committed, tuners.rolled_back
+        self.answering, self.answered = answers.answering, answers.answered
 
 
 class Changes:

@@ -51,13 +51,15 @@ class StudyWork:
 
     def change(self, before: Trial, holding: Holding, **fields: object) -> Trial:
         """Write the trial with its new holding; count it; note how its attempt ended or that it goes on."""
-        after = altered(before, holding=holding, revision=self._next_revision(), **fields)
-        if after.state.is_finished and not before.state.is_finished:
-            after = altered(after, finished_at=self.record.now)
+        finishes = holding.state.is_finished and not before.state.is_finished
+        if finishes:
+            fields["finished_at"] = self.record.now
+        after = altered(before, holding=holding, revision=self.study.revision + 1, **fields)
+        self._count(after, tally_field(before.holding), tally_field(holding))
+        if finishes:
             self._count_finished(after)
         self.record.save_trial(self.study, after)
         self._changed[after.number] = after
-        self._count(tally_field(before.holding), tally_field(holding))
         same_attempt = before.holding.attempt == holding.attempt > 0
         if same_attempt and before.holding.ended is not holding.ended:
             self.record.end_attempt(self.study, after, holding.attempt, holding.ended)
@@ -67,12 +69,13 @@ class StudyWork:
         """Insert new trials under the next numbers."""
         numbered = []
         for trial in new:
-            number = self.study.next_number
-            self.study = altered(self.study, next_number=number + 1)
+            number, revision = self.study.next_number, self.study.revision + 1
             seed = trial_seed(self.study.spec.sampler.seed or 0, number)
-            numbered.append(altered(trial, number=number, seed=seed, revision=self._next_revision()))
-            self._count(None, tally_field(trial.holding))
-        self._changed.update({trial.number: trial for trial in numbered})
+            trial = altered(trial, number=number, seed=seed, revision=revision)
+            self.study = altered(self.study, next_number=number + 1)
+            self._count(trial, None, tally_field(trial.holding))
+            self._changed[number] = trial
+            numbered.append(trial)
         return self.record.add_trials(self.study, numbered)
 
     def lapse(self) -> None:
@@ -223,7 +226,8 @@ class StudyWork:
         return following
 
     def _count_finished(self, trial: Trial) -> None:
-        if trial.round is not None:
+        # Only where rounds follow by themselves does anybody ask how many have finished.
+        if trial.round is not None and self.study.spec.narrowing is not None:
             its_round = self.round(trial.round)
             self._put_round(altered(its_round, finished=its_round.finished + 1))
 
@@ -272,10 +276,10 @@ class StudyWork:
             changed = altered(self._rounds[number], revision=self._next_revision())
             self.record.save_round(self.study, changed)
         self._changed_rounds.clear()
-        if self.study != self._as_saved:
+        if self.study is not self._as_saved:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
-            if altered(self.study, revision=0) != altered(self._as_saved, revision=0) or self._test_changed:
+            if self._test_changed or not self.study.differs_in_revision_only(self._as_saved):
                 self.record.wakes = True
             self._as_saved = self.study
         self._show_tuner()
@@ -292,9 +296,10 @@ class StudyWork:
         self.study = altered(self.study, revision=self.study.revision + 1)
         return self.study.revision
 
-    def _count(self, before: str | None, after: str | None) -> None:
-        if before != after:
-            self.study = altered(self.study, tally=self.study.tally.moved(before, after))
+    def _count(self, trial: Trial, before: str | None, after: str | None) -> None:
+        """The trial has taken the next revision, and gone from one counter to another."""
+        tally = self.study.tally if before == after else self.study.tally.moved(before, after)
+        self.study = altered(self.study, revision=trial.revision, tally=tally)
 
 
 def _bounds(spec: StudySpec) -> Bounds:

@@ -74,7 +74,7 @@ def _postgres(url: URL, pool_size: int) -> sa.Engine:
     )
 
 
-def _on_sqlite(engine: sa.Engine, begin: str, read_only: bool) -> None:
+def _on_sqlite(engine: sa.Engine, begins: str, read_only: bool) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin on its own terms otherwise
@@ -89,7 +89,8 @@ def _on_sqlite(engine: sa.Engine, begin: str, read_only: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: sa.Connection) -> None:
-        raw(connection, begin, ())
+        if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+            raw(connection, begins, ())
 
 
 @contextmanager
@@ -119,6 +120,22 @@ def raw(connection: sa.Connection, statement: str, values: Sequence[Any]) -> Any
         raise as_sqlalchemy(connection, error) from error
     finally:
         cursor.close()
+
+
+def begin(connection: sa.Connection) -> None:
+    """Begin a writing transaction, past SQLAlchemy, which may join it later; psycopg begins by itself."""
+    if connection.dialect.name == "sqlite":
+        raw(connection, "BEGIN IMMEDIATE", ())
+
+
+def commit(connection: sa.Connection) -> None:
+    if connection.in_transaction():
+        connection.commit()
+        return
+    try:
+        connection.dialect.do_commit(connection.connection)
+    except Exception as error:
+        raise as_sqlalchemy(connection, error) from error
 
 
 def as_sqlalchemy(connection: sa.Connection, error: Exception) -> Exception:

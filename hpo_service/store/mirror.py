@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Report, Trial, TrialState
@@ -23,34 +23,33 @@ V = TypeVar("V")
 JUST_FINISHED = 256
 
 
+_ABSENT: Any = object()
+
+
 class Undo:
     """What has to be put back when the call is refused."""
 
     def __init__(self) -> None:
-        self._steps: list[Callable[[], object]] = []
+        self._steps: list[tuple[dict[Any, Any], Any, Any]] = []  # a dict, a key of it, and what it held
 
     def set(self, kept: dict[K, V], key: K, value: V) -> None:
-        if key in kept:
-            before = kept[key]
-            self._steps.append(lambda: kept.__setitem__(key, before))
-        else:
-            self._steps.append(lambda: kept.pop(key, None))
+        self._steps.append((kept, key, kept.get(key, _ABSENT)))
         kept[key] = value
 
     def pop(self, kept: dict[K, V], key: K) -> None:
         if key in kept:
-            before = kept.pop(key)
-            self._steps.append(lambda: kept.__setitem__(key, before))
-
-    def call(self, step: Callable[[], object]) -> None:
-        self._steps.append(step)
+            self._steps.append((kept, key, kept.pop(key)))
 
     def mark(self) -> int:
         return len(self._steps)
 
     def run_to(self, mark: int = 0) -> None:
         while len(self._steps) > mark:
-            self._steps.pop()()
+            kept, key, before = self._steps.pop()
+            if before is _ABSENT:
+                kept.pop(key, None)
+            else:
+                kept[key] = before
 
     def clear(self) -> None:
         self._steps.clear()

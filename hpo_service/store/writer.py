@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
-from hpo_service.store.engine import database_errors_translated
+from hpo_service.store.engine import begin, commit, database_errors_translated
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -54,6 +54,11 @@ class Listener(Protocol):
 
     def rolled_back(self) -> None: ...
 
+    def answering(self) -> None:
+        """The answers of a group are about to be set, one after the other."""
+
+    def answered(self) -> None: ...
+
 
 class NobodyListens:
     def call_kept(self) -> None: ...
@@ -63,6 +68,10 @@ class NobodyListens:
     def committed(self) -> None: ...
 
     def rolled_back(self) -> None: ...
+
+    def answering(self) -> None: ...
+
+    def answered(self) -> None: ...
 
 
 class Writer:
@@ -142,11 +151,13 @@ class Writer:
         else:
             self._memory.committed(group.touched)
             self._listener.committed()
+        self._listener.answering()
         for call, outcome in zip(calls, outcomes, strict=True):
             if outcome.error is not None:
                 call.answer.set_exception(outcome.error)
             else:
                 call.answer.set_result(outcome.result)
+        self._listener.answered()
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -161,9 +172,10 @@ class Writer:
         if self._connection is None:
             self._connection = self._engine.connect()
         self._used_at = now
+        begin(self._connection)
         try:
-            with self._connection.begin():
-                yield self._connection
+            yield self._connection
+            commit(self._connection)
         except BaseException:
             self._let_go()
             raise

@@ -170,9 +170,7 @@ class WritingRecord(Record):
 
     def save_study(self, study: Study) -> None:
         mirror = self._mirror(study)
-        before = mirror.study
-        self._undo.call(lambda: setattr(mirror, "study", before))
-        mirror.study = study
+        self._undo.set(vars(mirror), "study", study)
         self._undo.set(self._pending.studies, study.id, study)
         self._group.touched.add(study.id)
 

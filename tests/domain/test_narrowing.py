@@ -220,6 +220,7 @@ def test_any_round_can_be_written_down_and_read_again(chosen: Any, expand: bool)
 
 @settings(max_examples=100, deadline=None)
 @given(st.one_of(floats_and_values(), ints_and_values()))
+@example((FloatParameter(low=0, high=13.799999999999999, step=0.3), [0.0, 12.6]))
 def test_without_expand_any_round_lies_in_the_first_and_holds_what_was_kept(chosen: Any) -> None:
     parameter, values = chosen
     first = SearchSpace({"x": parameter})
