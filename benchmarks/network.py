@@ -323,7 +323,7 @@ def main() -> None:
     options.add_argument("--step", action="store_true")
     options.add_argument("--search", action="store_true")
     options.add_argument("--figures", action="store_true")
-    options.add_argument("--seeds", type=int, default=20, help="networks of each figure")
+    options.add_argument("--quick", action="store_true", help="the figures of hardly trained networks: does it run?")
     options.add_argument("--trials", type=int, default=100, help="trials of the search")
     options.add_argument("--book-trials", type=int, help="trials of the book's style, when fewer shall do")
     chosen = options.parse_args()
@@ -333,7 +333,7 @@ def main() -> None:
     if chosen.search or everything:
         measure_search(chosen.trials, chosen.book_trials or chosen.trials)
     if chosen.figures:
-        article_figures.measure_figures(chosen.seeds)
+        article_figures.measure_figures(article_figures.QUICK if chosen.quick else article_figures.Effort())
 
 
 if __name__ == "__main__":
