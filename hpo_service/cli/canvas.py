@@ -58,7 +58,7 @@ def share_axes(all_panels: Sequence[Axes], used: int, columns: int) -> None:
         panel.set_visible(False)
     for panel in all_panels[max(0, used - columns) : used]:
         panel.tick_params(labelbottom=True)
-    all_panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    all_panels[0].xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
 
 
 def finite(value: object) -> float:

@@ -106,7 +106,7 @@ def grid(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
     _name_axes(figure, panels, study, "training accuracy")
     lines = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.suptitle(f"{study['name']}: training accuracy, a panel for each {asked.panels}", fontsize=10)
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower right", ncols=len(lines), fontsize=8)
     return figure
 
 
@@ -170,7 +170,8 @@ def _boxes(panel: Axes, study: Json, trials: Sequence[Json], across: str, up: st
     panel.set_xlabel(across)
     panel.set_ylabel(up)
     panel.set_title("the range of each round, and its trials")
-    panel.legend(loc="upper left", fontsize=7.5, framealpha=0.9)
+    # below the axis: every corner of the plane is the corner of some box
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=6, fontsize=7.5, frameon=False)
 
 
 def _ranges(panel: Axes, study: Json, trials: Sequence[Json], name: str) -> None:
@@ -198,7 +199,7 @@ def _values_of_rounds(panel: Axes, study: Json, trials: Sequence[Json]) -> None:
             means.append((one["round"], statistics.fmean(values)))
     panel.plot(*zip(*means, strict=True), "o-", color="black", linewidth=1.2, ms=4, label="mean of the round")
     for number, mean in means:
-        panel.annotate(short(mean), (number, mean), (7, 5), textcoords="offset points", fontsize=8, weight="bold")
+        panel.text(number - 0.24, mean, short(mean), ha="right", va="bottom")  # beside the dots
     if canvas.trains_a_network(study):
         panel.set_ylim(FULL)
     panel.set_ylabel("validation accuracy" if canvas.trains_a_network(study) else "value")
@@ -214,6 +215,7 @@ def _spread(number: int, amount: int) -> list[float]:
 
 def _whole_rounds(panel: Axes, study: Json) -> None:
     numbers = [one["round"] for one in study["rounds"]]
+    panel.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.4)
     panel.set_xticks(numbers if len(numbers) <= 12 else numbers[:: math.ceil(len(numbers) / 12)])
     panel.set_xlabel("round")
 

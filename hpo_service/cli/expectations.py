@@ -169,7 +169,8 @@ def beside(figure: Figure, found: Sequence[Row]) -> Iterator[str]:
     yield from wording.columns(table)
     measured = [row for row in found if row.is_within is not None]
     if measured:
-        yield f"{sum(bool(row.is_within) for row in measured)} of {len(measured)} lie within the range of the reference."
+        inside = sum(bool(row.is_within) for row in measured)
+        yield f"{inside} of {len(measured)} lie within the range of the reference."
 
 
 _WITHIN: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}

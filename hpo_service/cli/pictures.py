@@ -53,7 +53,7 @@ def _figure(study: Json, trials: Sequence[Json]) -> Figure:
     asked = figure_of(study)
     reported = [trial for trial in trials if len(trial["reports"]) > 1]
     if asked is not None and asked.kind in COMPARING and (reported or asked.kind == "rounds"):
-        return COMPARING[asked.kind](study, trials, asked)
+        return COMPARING[asked.kind](study, sorted(trials, key=lambda trial: trial["number"]), asked)
     if len(study["directions"]) == 1 and reported and (asked is None or asked.kind != "values"):
         return _curves(study, reported[:PANELS])
     return _values_and_params(study, trials)
