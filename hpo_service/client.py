@@ -26,15 +26,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import stamina
 import urllib3
 from pydantic_core import PydanticSerializationError, from_json, to_json
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError
 
 from hpo_service.domain import errors
 from hpo_service.domain.errors import (
@@ -51,6 +52,7 @@ from hpo_service.domain.errors import (
 )
 from hpo_service.domain.key import PREFIX, form_fault
 from hpo_service.domain.search_space import Params, SearchSpace, choice, integer, log_uniform, uniform
+from hpo_service.keep_alive import Answered, KeepAlive, NotConnected
 
 __all__ = [
     "Client",
@@ -77,6 +79,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
+T = TypeVar("T")
 Json = dict[str, Any]
 ExportFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -144,6 +147,9 @@ class Event(NamedTuple):
     data: Json
 
 
+_DONE = Answered(204, HTTPMessage(), b"")
+
+
 class _Failure(Exception):
     """A call that failed, and whether the same call may be made again."""
 
@@ -190,7 +196,8 @@ class Client:
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=8, retries=False)
+        self._kept = KeepAlive(self.server, timeout)
+        self._streams = urllib3.PoolManager(num_pools=1, maxsize=8, retries=False)
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +208,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._pool.clear()
+        self._kept.close()
+        self._streams.clear()
 
     # Studies
 
@@ -261,7 +269,7 @@ class Client:
 
     def export(self, study: str, format: ExportFormat = "csv") -> Iterator[bytes]:
         """The trials as a file, piece by piece."""
-        answer = self._call("GET", f"{_study(study)}/trials:export?{urlencode({'format': format})}", stream=True)
+        answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
     def importances(self, study: str) -> dict[str, float]:
@@ -272,9 +280,7 @@ class Client:
         """Follow a study: from now on, or after an event ("0": from the start). Reconnects where it broke off."""
         while True:
             headers = {"Accept": "text/event-stream", **_given(**{"Last-Event-ID": last_event_id})}
-            answer = self._call(
-                "GET", _study(study) + "/events", headers=headers, stream=True, read_timeout=SILENCE_SECONDS
-            )
+            answer = self._stream(_study(study) + "/events", headers=headers, read_timeout=SILENCE_SECONDS)
             with suppress(HTTPError, OSError):
                 for event in parse_events(answer.stream(65_536)):
                     last_event_id = event.id or last_event_id
@@ -417,58 +423,77 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         read_timeout: float | None = None,
-        stream: bool = False,
         repeatable: bool = True,
         retries: Retries | None = None,
-    ) -> urllib3.BaseHTTPResponse:
+    ) -> Answered:
         """Make the call until it is answered, refused, or out of time. The body is the same every time."""
         content = None if body is None else write_json(body)
+        all_headers = {**self._headers, **(headers or {})}
+        if content is not None:
+            all_headers["Content-Type"] = "application/json"
+        timeout = read_timeout or self.timeout
+
+        def send() -> Answered:
+            try:
+                answer = self._kept.call(method, path, content, all_headers, timeout)
+            except (HTTPException, OSError) as error:
+                raise self._unreachable(error, retry=repeatable or isinstance(error, NotConnected)) from error
+            if 200 <= answer.status < 300:
+                return answer
+            raise _failure(answer.status, answer.headers, answer.data)
+
+        return self._persevere(method, send, retries)
+
+    def _stream(
+        self, path: str, *, headers: Mapping[str, str] | None = None, read_timeout: float | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer of a GET, to be read piece by piece."""
+
+        def send() -> urllib3.BaseHTTPResponse:
+            try:
+                answer = self._streams.request(
+                    "GET",
+                    self.server + path,
+                    headers={**self._headers, **(headers or {})},
+                    timeout=urllib3.Timeout(connect=self.timeout, read=read_timeout or self.timeout),
+                    redirect=False,
+                    preload_content=False,
+                )
+                if 200 <= answer.status < 300:
+                    return answer
+                raise _failure(answer.status, answer.headers, answer.data)
+            except (HTTPError, OSError) as error:
+                raise self._unreachable(error, retry=True) from error
+
+        return self._persevere("GET", send, None)
+
+    def _unreachable(self, error: Exception, *, retry: bool) -> _Failure:
+        return _Failure(Unreachable(f"{self.server} does not answer: {_why(error)}"), retry=retry)
+
+    def _persevere(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
+        """Send until it is answered, refused, or out of time."""
         backoff = _Backoff(retries or self.retries, self.rng, time.monotonic)
+        first: _Failure | None = None
+        try:
+            return send()
+        except _Failure as failure:
+            first = failure
         try:
             for attempt in stamina.retry_context(on=backoff, attempts=None, timeout=None):
                 with attempt:
+                    if first is not None:  # the first attempt has been made: most calls need no more than that
+                        failed, first = first, None
+                        raise failed
                     try:
-                        return self._send(method, path, content, headers or {}, read_timeout, stream, repeatable)
+                        return send()
                     except _Failure as failure:
                         # The answer to the first DELETE was lost: it has done its work.
-                        if attempt.num > 1 and method == "DELETE" and isinstance(failure.error, NotFound):
-                            return urllib3.HTTPResponse(status=204)
+                        if method == "DELETE" and isinstance(failure.error, NotFound):
+                            return cast(T, _DONE)
                         raise
         except _Failure as failure:
             raise failure.error from failure.__cause__
         raise AssertionError("stamina ends with an answer or an error")
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        read_timeout: float | None,
-        stream: bool,
-        repeatable: bool,
-    ) -> urllib3.BaseHTTPResponse:
-        content_type = {"Content-Type": "application/json"} if content is not None else {}
-        try:
-            answer = self._pool.request(
-                method,
-                self.server + path,
-                body=content,
-                headers={**self._headers, **content_type, **headers},
-                timeout=urllib3.Timeout(connect=self.timeout, read=read_timeout or self.timeout),
-                redirect=False,
-                preload_content=not stream,
-            )
-        except (HTTPError, OSError) as error:
-            # NewConnectionError and a connect timeout: nothing was sent yet.
-            never_sent = isinstance(error, NewConnectionError | ConnectTimeoutError)
-            raise _Failure(
-                Unreachable(f"{self.server} does not answer: {_why(error)}"),
-                retry=repeatable or never_sent,
-            ) from error
-        if 200 <= answer.status < 300:
-            return answer
-        raise _failure(answer.status, answer.headers, answer.data)
 
 
 def _token_from_file() -> str:
@@ -739,7 +764,7 @@ def _pieces(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         answer.release_conn()
 
 
-def _failure(status: int, headers: Mapping[str, str], content: bytes) -> _Failure:
+def _failure(status: int, headers: HTTPMessage | Mapping[str, str], content: bytes) -> _Failure:
     """What an answer that is no success means, and whether to try again."""
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
@@ -772,7 +797,7 @@ def _problem(content: bytes) -> Json:
     return {}
 
 
-def _read(answer: urllib3.BaseHTTPResponse) -> Json:
+def _read(answer: Answered) -> Json:
     try:
         read = from_json(answer.data)
     except ValueError as error:

@@ -19,12 +19,13 @@ SOON = Retries(initial=0.001, longest=0.002, deadline=5)
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; lost: the connection is closed instead, after the request was read."""
+    """One answer; lost: the connection is closed instead, after the request was read; last: it is closed after."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     lost: bool = False
+    last: bool = False
 
     def content(self) -> bytes:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -81,6 +82,7 @@ def script() -> Iterator[Script]:
             self.send_header("Content-Length", str(len(sent)))
             self.end_headers()
             self.wfile.write(sent)
+            self.close_connection = self.close_connection or answer.last
 
         def log_message(self, *_: object) -> None:
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,3 +107,20 @@ def test_waits_grow_up_to_a_limit_and_are_drawn_from_all_of_the_range():
         assert 0 <= min(waits) < 0.05 * bound
         assert 0.95 * bound < max(waits) <= bound
     assert 7.0 <= retries.wait(1, 7.0, rng) <= 7.5
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again(script, answering):
+    """Without any retry: on the old connection the call would have failed."""
+    answering(answering.answer(body={"status": "ok"}, last=True), answering.answer(body={"status": "ok"}))
+    with Client(script.url) as client:
+        for _ in range(3):
+            assert client.healthz() == {"status": "ok"}
+            time.sleep(0.05)
+
+
+def test_threads_share_a_client_and_each_gets_its_own_answer(script, answering):
+    answering(answering.answer(body={"ok": True}))
+    with Client(script.url) as client, ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda _: client.healthz(), range(200)))
+    assert answers == [{"ok": True}] * 200
+    assert len(client._kept._idle) <= 8
