@@ -3,6 +3,8 @@
 # make faults  every fault drill at full size, and each with its guarantee broken (about a quarter of an hour on two
 #              cores); writes docs/reliability.md
 # make check   the linters: ruff, mypy, import-linter
+# make sbom    writes build/sbom.cdx.json: what is shipped, by version and hash (CycloneDX)
+# make audit   is what is installed what was locked, and has any of it a known weakness? Fails where nobody can be asked
 # make lock    pins the dependencies anew, by hash
 .DEFAULT_GOAL := run
 PYTHON ?= python3
@@ -22,7 +24,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: setup run test faults check lock clean
+.PHONY: setup run test faults check sbom audit lock clean
 setup: $(INSTALLED)
 
 run: $(INSTALLED)
@@ -42,6 +44,14 @@ check: $(INSTALLED)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/docker-compose -f docker-compose.yml config -q
+
+sbom: $(INSTALLED)
+	@mkdir -p build
+	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --validate -o build/sbom.cdx.json
+
+audit: $(INSTALLED)
+	$(BIN)/python tests/supply_chain/lock_files.py
 
 lock:
 	uv pip compile pyproject.toml --extra build $(LOCK) -o requirements.lock
