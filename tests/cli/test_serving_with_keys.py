@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hpo_service.cli.local_service import LocalService
 from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.key import Scope, draw
@@ -361,3 +362,23 @@ def test_the_doctor_says_whether_the_key_opens_the_door(
         monkeypatch.setenv("HPO_TOKEN", shown)
         assert finding()[0] == state
         assert says in finding()[1]
+
+
+@on_sqlite
+def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(database_url: str, tmp_path: Path) -> None:
+    with LocalService(database_url, tmp_path, lambda: False) as service:
+        service.start_server()
+        service.start_workers(1, study=None)
+        with Client(service.url, service.token, retries=NEVER) as own:
+            assert eventually(lambda: bool(list(own.workers())))
+        for stranger in ("", draw()):
+            with Client(service.url, stranger, retries=NEVER) as client, pytest.raises(Unauthenticated):
+                list(client.studies())
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert "hpo_service" in listed
+        assert service.token not in listed
+    written = "".join(log.read_text() for log in (service.server_log, service.worker_log))
+    assert not KEY.search(written)
+    table = KeyTable(database_url)
+    assert keys.listed(table) == []
+    table.close()
