@@ -96,6 +96,16 @@ DRILLS = [
         *(60, ("a repeated call gets the same answer",)),
     ),
     Drill(
+        "One result per trial, and none RUNNING for ever, through cuts of the network",
+        "server and workers in two network namespaces; the link drops everything for longer than a lease, or replies "
+        "only; SQLite",
+        bad_networks.network_cut,
+        "cuts",
+        *(2, 20),
+        "replays-refused",
+        *(8, ("a repeated call gets the same answer",)),
+    ),
+    Drill(
         "Two servers on one PostgreSQL, either killed at any moment; `limits.trials` exactly",
         "kill -9 one of two servers, by turns, start it again; PostgreSQL",
         kills.servers_of_two_killed,
@@ -205,6 +215,16 @@ DRILLS = [
         *(100, 1000),
         "slow-ones-stay",
         *(200, ("a newcomer is served", "slow connections are closed")),
+    ),
+    Drill(
+        "Limits, leases, results and states are what the contract says, whatever is called and in whatever order",
+        "Hypothesis draws calls, waits and restarts, and holds every answer and the whole record against a model; SQLite "
+        "and PostgreSQL",
+        model_histories.calls_in_any_order,
+        "calls",
+        *(0, 12_000),
+        "no-attempt-check",
+        *(600, ("answers and record are the model's",)),
     ),
     Drill(
         "Any input gets a documented answer: never a 500, never a hang, never without a key",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,21 @@ _PROGRAM = Path(__file__).with_name("load_worker.py")
 
 
 class Crew:
-    def __init__(self, folder: Path, size: int, ports: list[int], study: str = "s", **orders: Any) -> None:
-        """orders: what all workers have in common; see Orders."""
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        ports: list[int],
+        study: str = "s",
+        inside: Sequence[str] = (),
+        **orders: Any,
+    ) -> None:
+        """orders: what all workers have in common; see Orders. inside: a command that runs another one elsewhere."""
         self.folder = folder
         self.size = size
         self.killed = 0
         self._ports = ports
+        self._inside = inside
         self._study = study
         self._orders = orders
         self._incarnations = [0] * size
@@ -97,5 +107,5 @@ class Crew:
         )
         # -I -S: no site packages, which take longer to find than all else
         self._processes[index] = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(asdict(orders))]
+            [*self._inside, sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(asdict(orders))]
         )

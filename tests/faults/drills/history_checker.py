@@ -45,9 +45,9 @@ def read_record(server: Server, study: str) -> RecordRead:
 def _export(server: Server, study: str) -> list[dict[str, Any]]:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     try:
-        connection.request("GET", f"/v1/studies/{study}/trials:export?format=jsonl")
+        connection.request("GET", f"/v1/studies/{study}/trials:export?format=jsonl", headers=server.headers())
         return [json.loads(line) for line in connection.getresponse().read().splitlines() if line]
     finally:
         connection.close()

@@ -39,6 +39,8 @@ class Orders:
     ports: list[int]
     study: str
     history: str
+    host: str = "127.0.0.1"
+    token: str = ""
     reports: int = 3
     twice: bool = False  # send every call a second time, whatever was answered
     think_seconds: float = 0.004
@@ -152,10 +154,13 @@ class Worker:
         """The status and the body of the answer; 0 when there was none."""
         connection = self._connections.get(port)
         if connection is None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=self.orders.timeout_seconds)
+            connection = http.client.HTTPConnection(self.orders.host, port, timeout=self.orders.timeout_seconds)
             self._connections[port] = connection
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self.orders.token:
+                headers["Authorization"] = f"Bearer {self.orders.token}"
+            connection.request("POST", path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
             json.loads(text)  # an answer that was cut off is none

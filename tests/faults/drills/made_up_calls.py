@@ -38,7 +38,9 @@ _ACCEPTED_BEYOND = _ACCEPTED.replace("429", "422, 429")
 def calls_made_up(place: Place, size: int) -> Outcome:
     """Runs with one seed after the other until there were `size` calls."""
     database = place.sqlite()
-    server = Server(place.nursery, place.folder, database, place.sabotage, token=_key(place, database))
+    server = Server(
+        place.nursery, place.folder, database, place.sabotage, token=Server.key(place.nursery, place.folder, database)
+    )
     place.at_end(server.kill)
     server.start()
     server.patiently("POST", "/v1/studies", {**STUDY, "lease_seconds": 86_400})
@@ -67,14 +69,6 @@ def calls_made_up(place: Place, size: int) -> Outcome:
 def _seeds(place: Place) -> Iterator[int]:
     while True:
         yield place.random.randrange(2**31)
-
-
-def _key(place: Place, database: str) -> str:
-    said, errors = place.folder / "key.json", place.folder / "key.log"
-    command = ["token", "create", "--scope", "admin", "--json", "--database", database]
-    Server.run(place.nursery, command, said, errors)
-    key: str = json.loads(said.read_text())["token"]
-    return key
 
 
 def _run(place: Place, server: Server, seed: int, wanted: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ IMPORTS = (
 class Nursery:
     """Handle on the forking process. One for a whole run; any thread may use it."""
 
-    def __init__(self, **variables: str) -> None:
-        """variables: of the environment, for all servers."""
+    def __init__(self, inside: Sequence[str] = (), **variables: str) -> None:
+        """inside: a command that runs another one elsewhere; variables: of the environment, for all servers."""
         # One thread, since a fork takes only the one along that forks.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **variables}
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [*inside, sys.executable, str(Path(__file__).resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -37,10 +37,20 @@ def free_port() -> int:
 
 class Server:
     def __init__(
-        self, nursery: Nursery, folder: Path, database: str, sabotage: str | None = None, token: str | None = None
+        self,
+        nursery: Nursery,
+        folder: Path,
+        database: str,
+        sabotage: str | None = None,
+        token: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        """token: of a key, which is shown with every call; without one the server asks nobody."""
+        """token: of a key, which is shown with every call; without one the server asks nobody.
+
+        host: where it is called from here; it then listens on all addresses.
+        """
         self.token = token
+        self.host = host
         self.port = free_port()
         self.database = database
         self.sabotage = sabotage
@@ -52,8 +62,10 @@ class Server:
     def begin(self) -> None:
         """Start the process without waiting until it serves."""
         self._output = self._output.with_name(f"{self._output.stem.split('+')[0]}+{next(_numbers)}.out")
-        keys = [] if self.token else ["--no-auth"]
-        arguments = ["serve", *keys, "--port", str(self.port), "--json", "--database", self.database]
+        options = [] if self.token else ["--no-auth"]
+        if self.host != "127.0.0.1":
+            options += ["--host", "0.0.0.0"]
+        arguments = ["serve", *options, "--port", str(self.port), "--json", "--database", self.database]
         self.pid = self._nursery.start(arguments, self._output, self.errors, self.sabotage)
 
     def wait_until_serving(self) -> None:
@@ -88,6 +100,15 @@ class Server:
             time.sleep(0.01)
         return code
 
+    @classmethod
+    def key(cls, nursery: Nursery, folder: Path, database: str) -> str:
+        """A key for everything, made on that database before any server is there."""
+        said = folder / "key.json"
+        command = ["token", "create", "--scope", "admin", "--json", "--database", database]
+        cls.run(nursery, command, said, folder / "key.log")
+        token: str = json.loads(said.read_text())["token"]
+        return token
+
     @staticmethod
     def run(nursery: Nursery, command: list[str], output: Path, errors: Path) -> None:
         """Run another command of `hpo` to its end; raise DidNotStart when it fails."""
@@ -103,15 +124,15 @@ class Server:
             self.signal(signal.SIGKILL)
             self.wait_until_gone()
 
+    def headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
+
     def call(self, method: str, path: str, body: Any = None, timeout: float = 30.0) -> tuple[int, Any]:
         """Return the status and the parsed answer; raise OSError or HTTPException when there is none."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             sent = None if body is None else json.dumps(body)
-            headers = {"Content-Type": "application/json"}
-            if self.token:
-                headers["Authorization"] = f"Bearer {self.token}"
-            connection.request(method, path, sent, headers)
+            connection.request(method, path, sent, self.headers())
             answer = connection.getresponse()
             read = answer.read()
             return answer.status, json.loads(read) if read else None
