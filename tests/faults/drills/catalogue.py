@@ -14,6 +14,7 @@ from drills import (
     jumping_clocks,
     kills,
     made_up_calls,
+    model_histories,
     power_cut,
     slow_connections,
 )
@@ -218,8 +219,8 @@ DRILLS = [
     ),
     Drill(
         "Limits, leases, results and states are what the contract says, whatever is called and in whatever order",
-        "Hypothesis draws calls, waits and restarts, and holds every answer and the whole record against a model; SQLite "
-        "and PostgreSQL",
+        "Hypothesis draws calls, waits and restarts, and holds every answer and the whole record against a model; "
+        "SQLite and PostgreSQL",
         model_histories.calls_in_any_order,
         "calls",
         *(0, 12_000),
