@@ -24,28 +24,11 @@ from worker.trainer import Diverged, evaluate_on_test_set, train
 
 SIX_LAYERS, FIVE_LAYERS = (100,) * 6, (100,) * 5
 ENSEMBLE = 5
-SCALES = [float(scale) for scale in np.logspace(0, -4, 16)]
 CHANCE = 0.1  # what a network has that diverged
 SURE = 0.01  # below this p, ours and the book's style are said to differ: there are about twenty comparisons
 ARTICLE_BOX = {"learning_rate": (1e-6, 1e-2), "weight_decay": (1e-8, 1e-4)}
 
 Measured = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How many networks of each figure, and how long they are trained: a share of their epochs."""
-
-    seeds: int = 20
-    searches: int = 10
-    trials: int = 100
-    share: float = 1.0
-
-    def epochs(self, epochs: int) -> int:
-        return max(1, round(self.share * epochs))
-
-
-QUICK = Effort(seeds=2, searches=2, trials=3, share=0.01)  # shows that everything runs, and nothing else
 
 
 @dataclass(frozen=True)
@@ -68,6 +51,26 @@ SETTINGS = (
     Setting("dropout 0.15", {"epochs": 301, "dropout": 0.15}, {"train": [0.888], "test": [0.690], "gap": [0.198]}),
     Setting("dropout 0.2", {"epochs": 301, "dropout": 0.2}, {"train": [0.635], "test": [0.521], "gap": [0.115]}),
 )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many settings, networks of each, searches, trials of each; how long each trains: a share of its epochs."""
+
+    settings: int = len(SETTINGS)
+    seeds: int = 20
+    searches: int = 10
+    trials: int = 100
+    share: float = 1.0
+    scales: int = 16
+
+    def epochs(self, epochs: int) -> int:
+        return max(1, round(self.share * epochs))
+
+
+QUICK = Effort(
+    settings=1, seeds=2, searches=2, trials=3, share=0.01, scales=2
+)  # shows that everything runs, and nothing else
 
 
 # --- one network, by either ------------------------------------------------------------------------------------------
@@ -122,17 +125,17 @@ def ensemble_by_ours(epochs: int, seed: int) -> Measured:
     return {"alone": float(np.mean(alone)), "together": found.test_accuracy}
 
 
-def batch_normalization_by_the_book(epochs: int, seed: int) -> Measured:
+def batch_normalization_by_the_book(epochs: int, scales: int, seed: int) -> Measured:
     dataset = load("mnist")
 
     def accuracy(scale: float, batch_norm: bool) -> float:
         how = {"epochs": epochs, "weight_std": scale, "batch_norm": batch_norm}
         return _book_net(dataset, 1000, seed, FIVE_LAYERS, **how).training_accuracy
 
-    return _learned(accuracy)
+    return _learned(accuracy, scales)
 
 
-def batch_normalization_by_ours(epochs: int, seed: int) -> Measured:
+def batch_normalization_by_ours(epochs: int, scales: int, seed: int) -> Measured:
     def accuracy(scale: float, batch_norm: bool) -> float:
         objective = {"samples": 1000, "validation_samples": 1, "hidden_layers": 5, "epochs": epochs}
         settings = configuration({**objective, "weight_init": scale, "batch_norm": batch_norm}, {})
@@ -142,12 +145,14 @@ def batch_normalization_by_ours(epochs: int, seed: int) -> Measured:
             return CHANCE
         return last.metrics["train_accuracy"]
 
-    return _learned(accuracy)
+    return _learned(accuracy, scales)
 
 
-def _learned(accuracy: Callable[[float, bool], float]) -> Measured:
-    without = np.array([accuracy(scale, False) for scale in SCALES])
-    with_it = np.array([accuracy(scale, True) for scale in SCALES])
+def _learned(accuracy: Callable[[float, bool], float], scales: int) -> Measured:
+    """Count over weights from a standard deviation of 1 down to 1e-4."""
+    stds = [float(scale) for scale in np.logspace(0, -4, scales)]
+    without = np.array([accuracy(std, False) for std in stds])
+    with_it = np.array([accuracy(std, True) for std in stds])
     return {
         "without: nets below 0.2": float((without < 0.2).sum()),
         "with: nets below 0.2": float((with_it < 0.2).sum()),
@@ -226,7 +231,7 @@ def measure_figures(effort: Effort) -> None:
         print("the interval of 95 % and the p of Mann and Whitney's test\n")
         print(f"{'':46}{'reference':24}{'book style':24}{'ours':24}difference")
         differing = 0
-        for setting in SETTINGS:
+        for setting in SETTINGS[: effort.settings]:
             objective = {**setting.objective, "epochs": effort.epochs(setting.objective["epochs"])}
             book = _over(pool, by_the_book, range(effort.seeds), objective)
             ours = _over(pool, by_ours, range(effort.seeds), objective)
@@ -242,8 +247,8 @@ def measure_figures(effort: Effort) -> None:
         differing += _compare(
             "batch normalization",
             {"without: nets below 0.2": [13, 14], "with: nets below 0.2": [0], "with: nets beyond 0.65": [11]},
-            _over(pool, batch_normalization_by_the_book, tens, effort.epochs(20)),
-            _over(pool, batch_normalization_by_ours, tens, effort.epochs(20)),
+            _over(pool, batch_normalization_by_the_book, tens, effort.epochs(20), effort.scales),
+            _over(pool, batch_normalization_by_ours, tens, effort.epochs(20), effort.scales),
         )
         differing += _compare_trials(pool, effort)
         words = "no comparison" if not differing else f"{differing} of the comparisons"

@@ -120,7 +120,7 @@ def _row(expected: Expected, study: Json, trials: Sequence[Json]) -> Row:
     complete = [trial for trial in chosen if trial["state"] == "COMPLETE"]
     if expected.best is not None:
         sign = -1 if study["directions"][0] == "maximize" else 1
-        complete = sorted(complete, key=lambda trial: sign * trial["values"][0])[: expected.best]
+        complete = sorted(complete, key=lambda trial: sign * float(trial["values"][0]))[: expected.best]
     measured = (_of_trial(expected.measure, trial) for trial in complete)
     values = [value for value in measured if value is not None]
     return Row(expected, values, sum(trial["reason"] == "diverged" for trial in chosen))
@@ -154,7 +154,7 @@ def _of_trial(measure: str, trial: Json) -> float | None:
         metrics = (trial["reports"][-1]["metrics"] or {}) if trial["reports"] else {}
         found = metrics.get("train_accuracy")
         if measure == "gap" and found is not None:
-            found -= trial["values"][0]
+            found -= float(trial["values"][0])
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 

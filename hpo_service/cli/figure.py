@@ -111,8 +111,9 @@ SECTIONS: Mapping[str, type[BaseModel]] = {"figure": Figure, "test": TestPlan}
 
 
 def figure_of(study: Json) -> Figure | None:
-    """The figure a study asks for; None without one, or with metadata that mean something else."""
-    return _read(Figure, study, "figure")
+    """The figure a study asks for; None without one, or with metadata that mean something else or do not fit."""
+    figure = _read(Figure, study, "figure")
+    return None if figure is None or figure_faults(figure, study) else figure
 
 
 def test_plan_of(study: Json) -> TestPlan:

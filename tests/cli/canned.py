@@ -46,7 +46,7 @@ def a_study(**fields: Any) -> dict[str, Any]:
     }
 
 
-def a_trial(number: int, value: float, *, reports: int = 0, **fields: Any) -> dict[str, Any]:
+def a_trial(number: int, value: float | str, *, reports: int = 0, **fields: Any) -> dict[str, Any]:
     params = {"learning_rate": 10 ** -(2 + number % 4), "weight_decay": 10 ** -(4 + number % 5)}
     curve = [
         {

@@ -122,6 +122,19 @@ def test_metadata_that_mean_something_else_are_left_alone():
     assert "figure 3" not in "\n".join(summary_lines(Observation(a_study(metadata={"figure": "figure 3"}))))
 
 
+def test_a_figure_that_does_not_fit_its_study_is_left_alone():
+    assert figure_of(a_study(metadata={"figure": {"kind": "rounds"}})) is None
+    assert figure_of(a_study(metadata={"figure": {"kind": "grid", "panels": "x", "lines": "y"}})) is None
+    assert figure_of(a_study(metadata={"figure": {"kind": "best"}})) is not None
+
+
+def test_an_infinite_value_is_ranked_and_no_number_to_take_a_mean_of():
+    trials = [a_trial(0, "Infinity"), a_trial(1, 0.5)]
+
+    assert row(trials=trials, measure="value").shown == "0.500"
+    assert row(trials=trials, measure="value", best=1).shown == "not measured"
+
+
 def test_where_nothing_is_searched_no_parameter_mattered_and_no_edge_is_near():
     fixed = {"dropout": {"type": "categorical", "choices": [0.0], "when": None}}
     study = a_study(search_space=fixed, rounds=[{"round": 0, "search_space": fixed, "trials": 5, "first_trial": 0}])
