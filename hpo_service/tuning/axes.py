@@ -50,6 +50,10 @@ class Axis(Protocol):
     @property
     def size(self) -> int | None: ...
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest number."""
+
     def at(self, position: float) -> Value:
         """The value at a position in [0, 1): what uniform random search draws."""
 
@@ -75,6 +79,10 @@ class Continuous:
     low: float
     high: float
     log: bool
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
 
     @property
     def size(self) -> int | None:
@@ -115,6 +123,10 @@ class Stepped:
     low: float
     high: float
     step: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
 
     @cached_property
     def _decimals(self) -> tuple[Decimal, Decimal]:
@@ -159,6 +171,10 @@ class Whole:
     high: int
     step: int
     log: bool
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
 
     @cached_property
     def size(self) -> int:
@@ -206,6 +222,10 @@ class Choices:
     @property
     def size(self) -> int:
         return len(self.numbers)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return min(self.numbers), max(self.numbers)
 
     def at(self, position: float) -> Value:
         return self.point(int(position * len(self.values)))

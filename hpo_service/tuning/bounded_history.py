@@ -1,39 +1,48 @@
 """What TPE learns from: the best trials and a fixed number of the others, however many there are.
 
 Of a finished trial nothing changes any more, so each bound is kept as trials come in, and a draw costs the same at 100
-and at 100,000 trials. Three bounded sets, which may overlap:
+and at 100,000 trials. A finished trial is kept as one of
 
 best     all that can count as good, of which TPE never takes more than 25, and the next after them: around the
          optimum the others' density has to be exact (of several directions: the least dominated)
 recent   the last ones, where the search is now
-spread   a sample of all, drawn by a hash of the number, so that it is the same on every server
+sample   of the rest those with the lowest hash of their number, which are the same on every server; each stands for
+         as many of the rest as there are to one of the sample
 
-A round with other ranges begins anew from all trials that lie inside them. One that lies outside is left out rather
-than clipped: what it measured says nothing about the edge it would be moved to, and a crowd of clipped trials there
-would look like evidence.
+so that up to best + sample trials nothing is left out. A round with other ranges begins anew from all trials that lie
+inside them. One that lies outside is left out rather than clipped: what it measured says nothing about the edge it
+would be moved to, and a crowd of clipped trials there would look like evidence.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from bisect import insort
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hpo_service.domain.search_space import Params
+from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.parzen import Coordinates, Floats, weights_by_age
+from hpo_service.tuning.past_trials import NO_STEP, Change, Floats, Integers, PastTrials
 
 MOST_GOOD = 25
-BEST = 64
-RECENT = 32
-SPREAD = 64
 RUNNING = 64
+
+
+@dataclass(frozen=True)
+class Bounds:
+    best: int
+    recent: int
+    sample: int
+
+
+FOR_MIXTURES = Bounds(best=128, recent=64, sample=96)
+# Optuna's samplers take longer over each trial, and a Gaussian process takes the cube of their number.
+FOR_OPTUNA = Bounds(best=64, recent=32, sample=64)
 
 # By which finished trials are ordered, best first: those that are COMPLETE by value, then the PRUNED ones by how far
 # they came and how they stood there. The number makes it strict.
@@ -41,158 +50,230 @@ Key = tuple[int, float, float, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A trial as it is kept: without its reports but the last."""
-
-    number: int
-    state: TrialState
-    params: Params
-    values: tuple[float, ...] | None
-    last_report: tuple[int, float] | None
-
-    @classmethod
-    def of(cls, trial: HistoryTrial) -> Seen:
-        last = trial.reports[-1] if trial.reports else None
-        return cls(trial.number, trial.state, trial.params, trial.values, last)
-
-
-@dataclass(slots=True)
 class Restated:
-    """A trial in the ranges of the current round."""
+    """A trial with its numbers in the ranges of the current round."""
 
-    number: int
-    seen: Seen
+    trial: HistoryTrial
     numbers: dict[str, Any]
-    key: Key
-    _on: Coordinates | None = None
-    _row: list[float] | None = None
-
-    def row(self, on: Coordinates) -> list[float] | None:
-        """Where the trial lies on these axes; None when it has not all of them. The last answer is kept."""
-        if self._on is not on:
-            self._on = on
-            self._row = on.row(self.numbers) if all(name in self.numbers for name in on.names) else None
-        return self._row
 
 
 class BoundedHistory:
-    def __init__(self, directions: Sequence[str]) -> None:
+    """finished: how many trials it has learned from, kept or not; touched: whose place has changed since `settle`."""
+
+    def __init__(self, directions: Sequence[str], space: SearchSpace, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
-        self._all: dict[int, Seen] = {}
+        self.past = PastTrials(len(directions), space)
         self._axes: Axes | None = None
+        self.touched: set[int] = set()
         self._forget()
 
     def _forget(self) -> None:
         self.finished = 0
-        self._latest = 0
-        self._best: list[tuple[Key, Restated]] = []
-        self._recent: list[tuple[int, Restated]] = []
-        self._spread: list[tuple[int, int, Restated]] = []
-        self._running: dict[int, Restated] = {}
+        self._best: list[Key] = []
+        self._recent: list[int] = []
+        self._rest: list[tuple[int, int]] = []  # (hash, number) of those neither best nor recent that are kept
+        self._count_of_rest = 0
+        self._running: list[int] = []
+        self._named: dict[int, int] = {}  # how many of best and recent have it
+        self._sampled: set[int] = set()
+        self.touched.clear()
 
     def absorb(self, trial: HistoryTrial) -> None:
-        before = self._all.get(trial.number)
-        seen = Seen.of(trial)
-        if seen == before:
-            return
-        self._all[trial.number] = seen
-        if before is not None and before.state.is_finished:
+        change = self.past.put(trial)
+        if change is Change.REVISED:
             self._axes = None  # what was final has changed: begin anew at the next draw
-        elif self._axes is not None:
-            self._place(seen, self._axes)
+        elif change is Change.NEWS and self._axes is not None:
+            self._place(trial, self._axes)
 
-    def enter(self, axes: Axes) -> None:
-        """See the trials in the ranges of these axes from now on."""
+    def enter(self, axes: Axes) -> bool:
+        """See the trials in the ranges of these axes from now on; whether they were others until now."""
         if axes is self._axes:
-            return
+            return False
         self._axes = axes
         self._forget()
-        for number in sorted(self._all):
-            self._place(self._all[number], axes)
+        self._place_all(axes)
+        return True
 
-    def _place(self, seen: Seen, axes: Axes) -> None:
-        self._running.pop(seen.number, None)
-        if seen.state is TrialState.FAIL or (seen.state is TrialState.COMPLETE and not seen.values):
+    # -- one by one ---------------------------------------------------------------------------------------
+
+    def _place(self, trial: HistoryTrial, axes: Axes) -> None:
+        number = trial.number
+        self._drop_running(number)
+        if not self._is_usable(trial) or axes.numbers_of(trial.params) is None:
             return
-        if seen.state is TrialState.PRUNED and len(self._signs) > 1:
-            return  # how far it came says nothing about several directions
-        numbers = axes.numbers_of(seen.params)
-        if numbers is None:
-            return
-        restated = Restated(seen.number, seen, numbers, self._key(seen))
-        if not seen.state.is_finished:
-            self._running[seen.number] = restated
+        self.touched.add(number)
+        if not trial.state.is_finished:
+            insort(self._running, number)
+            self._touch_the_edge_of_running()
             return
         self.finished += 1
-        self._latest = max(self._latest, seen.number)
-        insort(self._best, (restated.key, restated), key=lambda item: item[0])
-        insort(self._recent, (-seen.number, restated), key=lambda item: item[0])
-        insort(self._spread, (_hash(seen.number), seen.number, restated), key=lambda item: item[:2])
-        del self._recent[RECENT:], self._spread[SPREAD:]
+        self._named[number] = 2
+        insort(self._best, self._key(trial))
+        insort(self._recent, number)
+        if len(self._recent) > self._bounds.recent:
+            self._unname(self._recent.pop(0))
         if len(self._signs) == 1:
-            del self._best[BEST:]
-        elif len(self._best) > 4 * BEST:
-            self._best = self._least_dominated()
+            if len(self._best) > self._bounds.best:
+                self._unname(self._best.pop()[3])
+        elif len(self._best) > 4 * self._bounds.best:
+            self._keep_the_least_dominated()
 
-    def _key(self, seen: Seen) -> Key:
-        if seen.state is TrialState.COMPLETE and seen.values:
-            return 0, _orderly(self._signs[0] * seen.values[0]), 0.0, seen.number
-        if seen.last_report is None:
-            return 1, 1.0, 0.0, seen.number
-        step, value = seen.last_report
-        return 1, -step, _orderly(self._signs[0] * value), seen.number
+    def _drop_running(self, number: int) -> None:
+        place = bisect_left(self._running, number)
+        if place < len(self._running) and self._running[place] == number:
+            del self._running[place]
+            self.touched.add(number)
+            self._touch_the_edge_of_running()
 
-    def _least_dominated(self) -> list[tuple[Key, Restated]]:
+    def _touch_the_edge_of_running(self) -> None:
+        if len(self._running) >= RUNNING:
+            self.touched.update(self._running[-RUNNING - 1 :][:2])
+
+    def _is_usable(self, trial: HistoryTrial) -> bool:
+        if trial.state is TrialState.PRUNED:
+            return len(self._signs) == 1  # how far it came says nothing about several directions
+        return trial.state is not TrialState.FAIL and (trial.state is not TrialState.COMPLETE or bool(trial.values))
+
+    def _key(self, trial: HistoryTrial) -> Key:
+        if trial.state is TrialState.COMPLETE and trial.values:
+            return 0, _orderly(self._signs[0] * trial.values[0]), 0.0, trial.number
+        if not trial.reports:
+            return 1, 1.0, 0.0, trial.number
+        step, value = trial.reports[-1]
+        return 1, -step, _orderly(self._signs[0] * value), trial.number
+
+    def _unname(self, number: int) -> None:
+        self._named[number] -= 1
+        if self._named[number]:
+            return
+        del self._named[number]
+        self.touched.add(number)
+        self._count_of_rest += 1
+        insort(self._rest, (_hash(number), number))
+        self._sampled.add(number)
+        if len(self._rest) > self._bounds.sample:
+            dropped = self._rest.pop()[1]
+            self._sampled.discard(dropped)
+            self.touched.add(dropped)
+
+    def _keep_the_least_dominated(self) -> None:
         """Keep those that the fewest others beat in all directions; among equals the latest."""
-        complete = [item for item in self._best if item[1].seen.state is TrialState.COMPLETE]
-        losses = np.array([item[1].seen.values for item in complete], dtype=float) * self._signs
+        complete = [key for key in self._best if key[0] == 0]
+        losses = np.array([self.past.values(key[3]) for key in complete]) * self._signs
         no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
         better = (losses[:, None, :] < losses[None, :, :]).any(axis=2)
         dominated_by = (no_worse & better).sum(axis=0)
-        order = sorted(range(len(complete)), key=lambda i: (dominated_by[i], -complete[i][1].number))
-        return sorted((complete[i] for i in order[: 2 * BEST]), key=lambda item: item[0])
+        order = sorted(range(len(complete)), key=lambda i: (dominated_by[i], -complete[i][3]))
+        stay = {complete[i] for i in order[: 2 * self._bounds.best]}
+        for key in [key for key in self._best if key not in stay]:
+            self._unname(key[3])
+        self._best = sorted(stay)
 
-    def _kept(self) -> dict[int, Restated]:
-        kept = {trial.number: trial for _, trial in self._best}
-        kept.update((-negative, trial) for negative, trial in self._recent)
-        kept.update((number, trial) for _, number, trial in self._spread)
-        return kept
+    # -- all at once --------------------------------------------------------------------------------------
+
+    def _place_all(self, axes: Axes) -> None:
+        past = self.past
+        inside = past.are_inside(axes)
+        running = np.flatnonzero(inside & past.are(TrialState.WAITING, TrialState.RUNNING))
+        self._running = running.tolist()
+        usable = inside & past.are(TrialState.COMPLETE) & ~np.isnan(past.told())
+        if len(self._signs) > 1:
+            for number in np.flatnonzero(usable).tolist():
+                self._place(past[number], axes)
+            return
+        usable |= inside & past.are(TrialState.PRUNED)
+        numbers = np.flatnonzero(usable)
+        self.finished = len(numbers)
+        keys = self._keys(numbers)
+        order = np.lexsort((numbers, *reversed(keys)))[: self._bounds.best]
+        self._best = [(int(keys[0][k]), float(keys[1][k]), float(keys[2][k]), int(numbers[k])) for k in order.tolist()]
+        self._recent = numbers[-self._bounds.recent :].tolist()
+        for number in (*(key[3] for key in self._best), *self._recent):
+            self._named[number] = self._named.get(number, 0) + 1
+        rest = np.setdiff1d(numbers, list(self._named), assume_unique=True)
+        self._count_of_rest = len(rest)
+        hashes = _hashes(rest)
+        lowest = np.lexsort((rest, hashes))[: self._bounds.sample]
+        self._rest = list(zip(hashes[lowest].tolist(), rest[lowest].tolist(), strict=True))
+        self._sampled = {number for _, number in self._rest}
+        self.touched.update(self._named, self._sampled, self._running)
+
+    def _keys(self, numbers: Integers) -> tuple[Floats, Floats, Floats]:
+        """`_key` of each."""
+        complete = self.past.are(TrialState.COMPLETE)[numbers]
+        sign = self._signs[0]
+        steps, values = self.past.last_reports()
+        steps, values = steps[numbers], values[numbers]
+        no_step = steps == NO_STEP
+        first = np.where(complete, _orderlies(sign * self.past.told()[numbers]), np.where(no_step, 1.0, -steps))
+        second = np.where(complete | no_step, 0.0, _orderlies(sign * values))
+        return np.where(complete, 0.0, 1.0), first, second
+
+    # -- what is kept -------------------------------------------------------------------------------------
+
+    def good(self, count: int) -> list[int]:
+        """The best ones, best first."""
+        return [key[3] for key in self._best[:count]]
+
+    def keeps(self, number: int, with_running: bool) -> bool:
+        """Whether it is among the finished ones that are kept, or runs."""
+        if number in self._named or number in self._sampled:
+            return True
+        if not with_running:
+            return False
+        place = bisect_left(self._running, number)
+        return len(self._running) - RUNNING <= place < len(self._running) and self._running[place] == number
+
+    def is_sampled(self, number: int) -> bool:
+        """Whether it stands for others, too."""
+        return number in self._sampled
+
+    @property
+    def each_stands_for(self) -> float:
+        """For how many trials one of the sample stands, itself included."""
+        return self._count_of_rest / max(len(self._rest), 1)
 
     def trials(self) -> list[Restated]:
         """The finished trials that are kept, by number."""
-        kept = self._kept()
-        return [kept[number] for number in sorted(kept)]
-
-    def best(self, count: int) -> list[Restated]:
-        """The best ones, by number."""
-        return sorted((trial for _, trial in self._best[:count]), key=lambda trial: trial.number)
-
-    def others(self, good: Sequence[Restated], with_running: bool) -> tuple[list[Restated], Floats]:
-        """Those that are kept besides the good ones, by number, the running ones last; and what each stands for.
-
-        A trial of the sample stands for all that are not kept, so that together they weigh as all of them would.
-        """
-        kept = self._kept()
-        for trial in good:
-            del kept[trial.number]
-        numbers = sorted(kept)
-        named = {trial.number for _, trial in self._best} | {-negative for negative, _ in self._recent}
-        sampled = np.array([number not in named for number in numbers], dtype=bool)
-        some, unkept = int(sampled.sum()), self.finished - len(named)
-        ranks = np.array(numbers, dtype=np.int64) * self.finished // max(self._latest + 1, 1)
-        weights = weights_by_age(ranks, self.finished)
-        if some:
-            weights[sampled] *= unkept / some
-        running = self.running() if with_running else []
-        return [*(kept[number] for number in numbers), *running], np.append(weights, np.ones(len(running)))
+        return self._restated(sorted(self._named.keys() | self._sampled))
 
     def running(self) -> list[Restated]:
-        return [self._running[number] for number in sorted(self._running)[-RUNNING:]]
+        return self._restated(self._running[-RUNNING:])
+
+    def _restated(self, numbers: Iterable[int]) -> list[Restated]:
+        assert self._axes is not None
+        restated = []
+        for number in numbers:
+            trial = self.past[number]
+            its = self._axes.numbers_of(trial.params)
+            assert its is not None
+            restated.append(Restated(trial, its))
+        return restated
+
+
+_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_WORD = 2**64 - 1
 
 
 def _hash(number: int) -> int:
-    return int.from_bytes(hashlib.blake2b(number.to_bytes(8, "big"), digest_size=8).digest(), "big")
+    """SplitMix64 (Steele et al., 2014): neighbouring numbers end up anywhere."""
+    word = (number + 1) * 0x9E3779B97F4A7C15 & _WORD
+    word = (word ^ word >> 30) * _MIX[0] & _WORD
+    word = (word ^ word >> 27) * _MIX[1] & _WORD
+    return word ^ word >> 31
+
+
+def _hashes(numbers: Integers) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    word = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    word = (word ^ word >> np.uint64(30)) * np.uint64(_MIX[0])
+    word = (word ^ word >> np.uint64(27)) * np.uint64(_MIX[1])
+    return word ^ word >> np.uint64(31)
 
 
 def _orderly(value: float) -> float:
     return math.inf if math.isnan(value) else value
+
+
+def _orderlies(values: Floats) -> Floats:
+    return np.where(np.isnan(values), np.inf, values)

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.drawing import Drawn, generator, short_seed
+from hpo_service.tuning.drawing import Drawn, positions, short_seed
 from hpo_service.tuning.optuna_study import DIRECTIONS, Notes, StudyInMemory, frozen
 
 
@@ -85,7 +85,7 @@ class CmaEs:
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
         self._enter(axes)
-        position = generator(self._seed, number).random
+        position = positions(self._seed, number)
         if not axes.variable or len(self._finished) < self._startup:
             return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}

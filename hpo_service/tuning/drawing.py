@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
@@ -16,7 +19,7 @@ class Exhausted(Exception):
     """A grid has no point left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """system_attrs: JSON to be kept with the trial, for whoever draws the next ones."""
 
@@ -32,11 +35,33 @@ class Sampler(Protocol):
         """The params of trial `number`: a function of the study's seed, the number and what was absorbed."""
 
 
-def generator(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of one trial: the same on every server, before and after a restart."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
+def uniforms(count: int, seed: int, number: int, purpose: str = "") -> NDArray[np.float64]:
+    """(count,): numbers in [0, 1), the same for the trial on every server, before and after a restart.
+
+    SHAKE is ten times as fast as seeding one of NumPy's generators, and no two trials' streams have to do with each
+    other. `purpose` tells apart what one trial draws independently.
+    """
+    stream = hashlib.shake_128(f"{seed}/{number}/{purpose}".encode()).digest(8 * count)
+    numbers: NDArray[np.float64] = (np.frombuffer(stream, dtype="<u8") >> 11) * 2.0**-53
+    return numbers
+
+
+def positions(seed: int, number: int) -> Callable[[], float]:
+    """The same, one number at a time: for a few."""
+    key = f"{seed}/{number}/".encode()
+    block, left = 0, b""
+
+    def position() -> float:
+        nonlocal block, left
+        if not left:
+            left = hashlib.blake2b(key + str(block).encode(), digest_size=64).digest()
+            block += 1
+        word, left = left[:8], left[8:]
+        return (int.from_bytes(word, "little") >> 11) * 2.0**-53
+
+    return position
 
 
 def short_seed(seed: int, number: int) -> int:
-    """The same for those who want 32 bits."""
+    """32 bits for the generators of others."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -7,21 +7,21 @@ from typing import Any
 
 from optuna.samplers import GPSampler
 
-from hpo_service.domain.search_space import Params, Value
+from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import BoundedHistory
-from hpo_service.tuning.drawing import Drawn, generator, short_seed
+from hpo_service.tuning.bounded_history import FOR_OPTUNA, BoundedHistory
+from hpo_service.tuning.drawing import Drawn, positions, short_seed
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
 
 
 class GaussianProcess:
-    def __init__(self, seed: int, directions: Sequence[str], options: Mapping[str, Any]) -> None:
+    def __init__(self, seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> None:
         self._seed = seed
         self._directions = directions
         self._startup = options.get("n_startup_trials", 10)
         self._options = {**options, "n_startup_trials": 0, "warn_independent_sampling": False}
-        self._history = BoundedHistory(directions)
+        self._history = BoundedHistory(directions, space, FOR_OPTUNA)
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
@@ -30,9 +30,9 @@ class GaussianProcess:
         self._history.enter(axes)
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
         past = [
-            frozen(trial.number, trial.seen.state, trial.numbers, axes.distributions, trial.seen.values)
-            for trial in [*self._history.trials(), *self._history.running()]
-            if joint.keys() <= trial.numbers.keys() and trial.seen.state is not TrialState.PRUNED
+            frozen(trial.number, trial.state, restated.numbers, axes.distributions, trial.values)
+            for restated in [*self._history.trials(), *self._history.running()]
+            if joint.keys() <= restated.numbers.keys() and (trial := restated.trial).state is not TrialState.PRUNED
         ]
         complete = sum(trial.values is not None for trial in past)
         drawn: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class GaussianProcess:
             sampler = GPSampler(seed=short_seed(self._seed, number), **self._options)
             study = StudyInMemory(self._directions, past)
             drawn = sampler.sample_relative(study, frozen(number, TrialState.RUNNING, {}, {}), joint)
-        position = generator(self._seed, number).random
+        position = positions(self._seed, number)
 
         def value_of(axis: Axis) -> Value:
             return axis.nearest(drawn[axis.name]) if axis.name in drawn else axis.at(position())

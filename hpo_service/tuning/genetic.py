@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.drawing import Drawn, generator, short_seed
+from hpo_service.tuning.drawing import Drawn, positions, short_seed
 from hpo_service.tuning.optuna_study import Notes, StudyInMemory, frozen
 
 _GENERATION = "NSGAIISampler:generation"
@@ -88,7 +88,7 @@ class Nsga2:
         sampler = NSGAIISampler(seed=short_seed(self._seed, number), **self._options)
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
         drawn = sampler.sample_relative(study, now, joint) if joint else {}
-        position = generator(self._seed, number).random
+        position = positions(self._seed, number)
 
         def value_of(axis: Axis) -> Value:
             return axis.nearest(drawn[axis.name]) if axis.name in drawn else axis.at(position())

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes, Choices
-from hpo_service.tuning.drawing import Drawn, Exhausted, generator
+from hpo_service.tuning.drawing import Drawn, Exhausted, positions
 
 MOST_CONTEXTS = 100_000
 
@@ -140,7 +140,7 @@ class GridSearch:
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
         """Raise Exhausted when every point is taken, unless some params were given and only the others are drawn."""
         if fixed:
-            position = generator(self._seed, number).random
+            position = positions(self._seed, number)
             return Drawn(axes.complete(fixed, lambda axis: axis.point(int(position() * (axis.size or 1)))))
         if self._axes is not axes:
             self._begin(axes)

@@ -1,10 +1,10 @@
 """Parzen estimators as TPE mixes them: a kernel for each trial and a broad one for the prior, over several axes.
 
-The same mixture as Optuna 5's (bandwidths from the neighbours, older trials weigh less, truncated to the range),
-written for few kernels: two dozen array operations on doubles, without Optuna's logarithms of tails, since every
-kernel's centre lies inside the range.
+The same mixtures as Optuna 5's (bandwidths from the neighbours, truncated to the range, choices by share), written so
+that a draw takes few array operations: every axis is scaled to [0, 1], where the logarithm of a product of normal
+kernels is a polynomial in the candidate, so that all kernels at all candidates are one product of matrices.
 
-Arrays: N kernels (the prior is the last one), D numeric axes, C choices, B candidates.
+Arrays: N kernels of a mixture (the prior is the last one), D numeric axes, B candidates. A trial's places are a column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,195 +25,233 @@ from hpo_service.tuning.axes import Axis, Choices, Continuous, Stepped, Whole
 Floats = NDArray[np.float64]
 
 _TINY = 1e-300
+# An axis of at least so many cells counts as continuous: the narrowest kernel then spans ten of them, and its density
+# in the middle of one is as good as its mass in it.
+_SMOOTH = 1_000
+# Up to so many axes a product of kernels stays within single precision, whatever their widths: each adds at most a
+# factor of 80.
+_FEW = 16
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """An axis on the scale that kernels live on: its logarithm where it is logarithmic, the place of a choice.
+    """An axis on the scale that kernels live on: [0, 1] from end to end, or the place among the choices.
 
-    low, high   the ends; of whole numbers half a step further out
-    step        0 where it is continuous
+    low, span   the lower end and the extent, in logarithms where it is logarithmic; of whole numbers half a step out
+    cells       how many values it has; 0 where it counts as continuous
     """
 
     axis: Axis
     low: float
-    high: float
-    step: float
+    span: float
     log: bool
-    choices: int
+    cells: int
 
     @classmethod
     def of(cls, axis: Axis) -> Coordinate:
         if isinstance(axis, Choices):
-            return cls(axis, 0, 0, 0, False, axis.size)
+            return cls(axis, 0, 1, False, axis.size)
         if isinstance(axis, Continuous):
             low, high = (math.log(axis.low), math.log(axis.high)) if axis.log else (axis.low, axis.high)
-            return cls(axis, low, high, 0.0, axis.log, 0)
-        if isinstance(axis, Whole):
-            half = axis.step / 2
-            low, high = axis.low - half, axis.point(axis.size - 1) + half
-            if axis.log:
-                low, high = math.log(low), math.log(high)
-            return cls(axis, low, high, axis.step, axis.log, 0)
-        assert isinstance(axis, Stepped)
-        return cls(axis, -0.5, axis.size - 0.5, 1.0, False, 0)
+            return cls(axis, low, high - low, axis.log, 0)
+        if isinstance(axis, Whole) and axis.log:
+            low, second, high = (math.log(axis.low + steps * axis.step) for steps in (-0.5, 0.5, axis.size - 0.5))
+            fine = second - low <= (high - low) / _SMOOTH
+            return cls(axis, low, high - low, True, 0 if fine else axis.size)
+        assert isinstance(axis, Whole | Stepped)
+        first, step = (axis.low, axis.step) if isinstance(axis, Whole) else (0, 1)
+        low, span = first - step / 2, step * axis.size
+        return cls(axis, low, span, False, 0 if axis.size >= _SMOOTH else axis.size)
+
+    @property
+    def is_choice(self) -> bool:
+        return isinstance(self.axis, Choices)
 
     def place(self, number: Any) -> float:
         """Where a trial's number lies."""
-        if self.choices:
-            assert isinstance(self.axis, Choices)
+        if isinstance(self.axis, Choices):
             return self.axis.numbers.index(number)
-        return math.log(number) if self.log else float(number)
+        return ((math.log(number) if self.log else number) - self.low) / self.span
 
     def value(self, place: float) -> Value:
-        if self.choices:
+        if isinstance(self.axis, Choices):
             return self.axis.point(int(place))
-        return self.axis.nearest(math.exp(place) if self.log else place)
+        point = self.low + place * self.span
+        return self.axis.nearest(math.exp(point) if self.log else point)
+
+    def snapped(self, places: Floats) -> Floats:
+        """The middles of the cells that these places lie in."""
+        if not self.log:
+            return (np.minimum(np.floor(places * self.cells), self.cells - 1) + 0.5) / self.cells
+        assert isinstance(self.axis, Whole)
+        steps = np.round((np.exp(self.low + places * self.span) - self.axis.low) / self.axis.step)
+        return self._places(np.minimum(np.maximum(steps, 0), self.cells - 1))
+
+    @cached_property
+    def all_middles(self) -> Floats:
+        """Of the cells, from below."""
+        steps = np.arange(self.cells, dtype=np.float64)
+        return self._places(steps) if self.log else (steps + 0.5) / self.cells
+
+    def edges(self, middles: Floats) -> tuple[Floats, Floats]:
+        """Where the cells with these middles begin and end."""
+        if not self.log:
+            return middles - 0.5 / self.cells, middles + 0.5 / self.cells
+        assert isinstance(self.axis, Whole)
+        steps = (np.exp(self.low + middles * self.span) - self.axis.low) / self.axis.step
+        return self._places(steps - 0.5), self._places(steps + 0.5)
+
+    def _places(self, steps: Floats) -> Floats:
+        """Of whole numbers on a logarithmic axis, so many steps from its lower end."""
+        assert isinstance(self.axis, Whole)
+        return (np.log(self.axis.low + steps * self.axis.step) - self.low) / self.span
 
 
 class Coordinates:
-    """Some axes together: first the numeric ones, then the choices."""
+    """Some axes together: first the continuous ones, then those with cells, then the choices.
 
-    def __init__(self, axes: Sequence[Axis]) -> None:
-        every = [Coordinate.of(axis) for axis in axes]
-        self.numeric = [each for each in every if not each.choices]
-        self.categorical = [each for each in every if each.choices]
-        self.names = [each.axis.name for each in (*self.numeric, *self.categorical)]
-        self.low = np.array([each.low for each in self.numeric])
-        self.high = np.array([each.high for each in self.numeric])
-        self.steps = np.array([each.step for each in self.numeric])
-        self.logs = np.array([each.log for each in self.numeric], dtype=bool)
-        self.smooth = np.flatnonzero(self.steps == 0)
-        self.stepped = np.flatnonzero(self.steps > 0)
+    rows   where each lies among all the axes of the round
+    """
 
-    @cached_property
-    def _each(self) -> list[Coordinate]:
-        return [*self.numeric, *self.categorical]
+    def __init__(self, axes: Sequence[Coordinate], rows: Sequence[int]) -> None:
+        order = sorted(range(len(axes)), key=lambda k: (axes[k].is_choice, axes[k].cells > 0))
+        self.each = [axes[k] for k in order]
+        self.rows = np.array([rows[k] for k in order], dtype=np.intp)
+        self.numeric = sum(not axis.is_choice for axis in axes)
+        self.smooth = sum(axis.cells == 0 for axis in axes)
 
-    def row(self, numbers: dict[str, Any]) -> list[float]:
-        return [each.place(numbers[each.axis.name]) for each in self._each]
+    @property
+    def is_wide(self) -> bool:
+        return len(self.each) > _FEW
 
-    def values(self, row: Floats) -> dict[str, Value]:
-        return {each.axis.name: each.value(place) for each, place in zip(self._each, row.tolist(), strict=True)}
+    def features(self, points: Floats) -> Floats:
+        """(B, 2 S + 1): what a kernel's logarithm is a polynomial of, of the S continuous axes."""
+        S = self.smooth
+        features = np.ones((points.shape[1], 2 * S + 1))
+        features[:, S : 2 * S] = points[:S].T
+        np.square(points[:S].T, out=features[:, :S])
+        return features
+
+    def values(self, point: Floats) -> dict[str, Value]:
+        return {each.axis.name: each.value(place) for each, place in zip(self.each, point.tolist(), strict=True)}
 
 
 class Mixture:
-    def __init__(self, coordinates: Coordinates, rows: Floats, weights: Floats | None = None) -> None:
-        """rows: (N - 1, D + number of categorical axes), the oldest trial first; weights: (N - 1,), by age if None."""
-        self._on = coordinates
-        count, D = len(rows), len(coordinates.numeric)
-        self._kernels = count + 1
-        self._cumulated, self._log_weights = _by_age(count) if weights is None else _shares(weights)
-        self._choices = rows[:, D:].astype(np.intp)
-        if D:
-            spans = coordinates.high - coordinates.low
-            self._centres = np.concatenate([rows[:, :D], (coordinates.low + spans / 2)[None]])
-            self._widths = np.concatenate([_bandwidths(rows[:, :D], coordinates.low, coordinates.high), spans[None]])
-            self._from = ndtr((coordinates.low - self._centres) / self._widths)
-            self._mass = ndtr((coordinates.high - self._centres) / self._widths) - self._from
+    def __init__(self, on: Coordinates, places: Floats, weights: Floats) -> None:
+        """places: (D + number of choice axes, N - 1), by age; weights: (N - 1,), where the prior's is 1."""
+        self._on = on
+        D, S, N = on.numeric, on.smooth, places.shape[1] + 1
+        shares = np.empty(N)
+        shares[:-1], shares[-1] = weights, 1.0
+        self._shares = shares / shares.sum()
+        self._choices = places[D:].astype(np.intp)
+        self._centres = centres = np.empty((D, N))
+        self._widths = widths = np.empty((D, N))
+        centres[:, :-1], centres[:, -1] = places[:D], 0.5
+        widths[:, :-1], widths[:, -1] = _bandwidths(centres[:, :-1]), 1.0
+        precision = 1 / widths
+        self._from = ndtr(centres * -precision)
+        self._mass = ndtr((1 - centres) * precision) - self._from
+        self._coefficients = coefficients = np.empty((2 * S + 1, N))
+        squared = precision[:S] * precision[:S]
+        slopes = np.multiply(centres[:S], squared, out=coefficients[S : 2 * S])
+        np.multiply(squared, -0.5, out=coefficients[:S])
+        scale = self._mass.copy()
+        scale[:S] *= widths[:S]
+        coefficients[-1] = -np.log(scale).sum(axis=0) - 0.5 * (centres[:S] * slopes).sum(axis=0)
 
-    def sample(self, random: np.random.Generator, count: int) -> Floats:
-        """(B, D + number of categorical axes): candidates, each from one kernel."""
-        on, D = self._on, len(self._on.numeric)
-        uniform = random.random((2 + len(on.categorical), count, max(D, 1)))
-        kernel = np.minimum(np.searchsorted(self._cumulated, uniform[0, :, 0]), self._kernels - 1)
-        drawn = np.empty((count, D + len(on.categorical)))
+    def sample(self, uniform: Floats) -> Floats:
+        """(D + number of choice axes, B): candidates, each from one kernel; uniform (1 + D + choice axes, B)."""
+        on, D = self._on, self._on.numeric
+        kernel = np.searchsorted(self._cumulated, uniform[0], side="right")
+        points = uniform[1:].copy()
         if D:
-            quantile = self._from[kernel] + uniform[1] * self._mass[kernel]
-            points = self._centres[kernel] + self._widths[kernel] * ndtri(quantile)
-            points = np.minimum(np.maximum(points, on.low), on.high)
-            for d in on.stepped:
-                points[:, d] = _on_the_grid(points[:, d], on.numeric[d])
-            drawn[:, :D] = points
-        for c, each in enumerate(on.categorical):
-            share = uniform[2 + c, :, 0]
-            own = self._own_share(each.choices)
-            other = np.minimum((random.random(count) * each.choices).astype(np.intp), each.choices - 1)
-            mine = np.append(self._choices[:, c], 0)[kernel]
-            drawn[:, D + c] = np.where((kernel < self._kernels - 1) & (share < own), mine, other)
-        return drawn
+            start, mass, centre, width = self._of_each[:, :, kernel]
+            places = centre + width * ndtri(start + points[:D] * mass)
+            np.minimum(np.maximum(places, 0.0), 1.0, out=points[:D])
+            for d in range(on.smooth, D):
+                points[d] = on.each[d].snapped(points[d])
+        for c, each in enumerate(on.each[D:]):
+            # The kernel's own choice with its share; with the rest, and from the prior, any.
+            own = np.where(kernel < len(self._shares) - 1, self._own_share(each.cells), 0.0)
+            mine = np.append(self._choices[c], 0)[kernel]
+            any_of_them = np.floor((points[D + c] - own) / (1 - own) * each.cells)
+            points[D + c] = np.where(points[D + c] < own, mine, any_of_them)
+        return points
+
+    @cached_property
+    def _cumulated(self) -> Floats:
+        return np.cumsum(self._shares)[:-1]
+
+    @cached_property
+    def _of_each(self) -> Floats:
+        return np.stack([self._from, self._mass, self._centres, self._widths])
 
     def _own_share(self, choices: int) -> float:
         """How much of a trial's kernel stays at its own choice; the rest is spread over all of them."""
-        return 1 / (1 + choices / self._kernels)
+        return 1 / (1 + choices / len(self._shares))
 
-    def log_density(self, points: Floats) -> Floats:
+    def log_density(self, points: Floats, features: Floats) -> Floats:
         """(B,): the logarithm of the density, up to what two mixtures on the same axes share."""
-        on, D = self._on, len(self._on.numeric)
-        if on.smooth.size:
-            centres, widths = self._centres[:, on.smooth], self._widths[:, on.smooth]
-            away = (points[:, None, on.smooth] - centres) / widths
-            total = -0.5 * np.einsum("bnd,bnd->bn", away, away)
-            total += self._log_weights - np.log(widths * self._mass[:, on.smooth]).sum(axis=1)
-        else:
-            total = np.tile(self._log_weights, (len(points), 1))
-        for d in on.stepped:
-            low, high = _edges(points[:, d], on.numeric[d])
-            centres, widths = self._centres[:, d], self._widths[:, d]
-            inside = ndtr((high[:, None] - centres) / widths) - ndtr((low[:, None] - centres) / widths)
-            total += np.log(np.maximum(inside / self._mass[:, d], _TINY))
-        for c, each in enumerate(on.categorical):
-            own = self._own_share(each.choices)
-            rest = (1 - own) / each.choices
-            same = points[:, D + c, None] == self._choices[:, c]
-            total[:, :-1] += np.log(rest + own * same)
-            total[:, -1] -= math.log(each.choices)
-        top = total.max(axis=1)
-        density: Floats = np.log(np.exp(total - top[:, None]).sum(axis=1)) + top
+        on, D = self._on, self._on.numeric
+        total = features @ self._coefficients
+        for d in range(on.smooth, D):
+            total += self._log_masses(d, points[d])
+        for c, each in enumerate(on.each[D:]):
+            total += self._log_shares(c, each.cells)[points[D + c].astype(np.intp)]
+        shift = total.max(axis=1) if on.is_wide else np.zeros(1)
+        if on.is_wide:
+            total -= shift[:, None]
+        density: Floats = np.log(np.exp(total.astype(np.float32)) @ self._shares.astype(np.float32)) + shift
         return density
 
+    def _log_masses(self, d: int, middles: Floats) -> Floats:
+        """(B, N): of the cells, in proportion to their extent."""
+        of, centres, precision = self._on.each[d], self._centres[d], 1 / self._widths[d]
+        few = of.cells < len(middles)
+        cells = of.all_middles if few else middles
+        low, high = of.edges(cells)
+        inside = ndtr((high[:, None] - centres) * precision) - ndtr((low[:, None] - centres) * precision)
+        logs: Floats = np.log(np.maximum(inside, _TINY) / (high - low)[:, None])
+        return logs[np.searchsorted(cells, middles - 1e-9)] if few else logs
 
-@lru_cache(maxsize=1024)
-def _by_age(count: int) -> tuple[Floats, Floats]:
-    return _shares(weights_by_age(np.arange(count), count))
+    def _log_shares(self, c: int, choices: int) -> Floats:
+        """(number of choices, N): in proportion to what chance would give each."""
+        own = self._own_share(choices)
+        logs = np.full((choices, len(self._shares)), math.log1p(-own))
+        logs[self._choices[c], np.arange(self._choices.shape[1])] = math.log1p(-own + own * choices)
+        logs[:, -1] = 0.0
+        return logs
 
 
-def weights_by_age(ranks: NDArray[np.int64], count: int) -> Floats:
-    """Of `count` trials the latest 25 count in full, the older ones the less the older they are; rank 0: the oldest."""
-    weights: Floats = np.minimum(np.maximum(ranks / max(count - 25, 1), 1 / max(count, 1)), 1.0)
+def weights_by_age(standing: Floats) -> Floats:
+    """Of trials by age the latest 25 count in full, the older ones the less the older they are.
+
+    standing: how many trials each stands for.
+    """
+    so_far = np.cumsum(standing)
+    count = so_far[-1] if len(so_far) else 0.0
+    if count <= 25:
+        return standing
+    slope = (1 - 1 / count) / max(count - 26, 1)
+    weights: Floats = np.minimum((so_far - standing) * slope + 1 / count, 1.0) * standing
     return weights
 
 
-def _shares(weights: Floats) -> tuple[Floats, Floats]:
-    """The kernels' shares of 1, summed up, and their logarithms; the prior counts as one trial."""
-    shares = np.append(weights, 1.0)
-    shares /= shares.sum()
-    return np.cumsum(shares), np.log(shares)
-
-
-def _bandwidths(centres: Floats, low: Floats, high: Floats) -> Floats:
-    """(N - 1, D): the distance to the further neighbour, within bounds; a lone trial's neighbours are the ends."""
-    count = len(centres)
-    if count == 0:
+def _bandwidths(centres: Floats) -> Floats:
+    """(D, N - 1): the distance to the further neighbour, within bounds; a lone trial's neighbours are the ends."""
+    D, count = centres.shape
+    if count == 0 or D == 0:
         return centres
-    order = centres.argsort(axis=0), np.arange(centres.shape[1])
-    ranked = centres[order]
-    gaps = ranked[1:] - ranked[:-1]
-    widths = np.empty_like(centres)
     if count == 1:
-        widths[0] = np.maximum(ranked[0] - low, high - ranked[0])
-    else:
-        widths[1:-1] = np.maximum(gaps[:-1], gaps[1:])
-        widths[0], widths[-1] = gaps[0], gaps[-1]
-    span = high - low
+        return np.maximum(centres, 1 - centres)
+    order = centres.argsort(axis=1, kind="stable")
+    rows = np.arange(D)[:, None]
+    ranked = centres[rows, order]
+    gaps = ranked[:, 1:] - ranked[:, :-1]
+    widths = np.empty_like(centres)
+    np.maximum(gaps[:, 1:], gaps[:, :-1], out=widths[:, 1:-1])
+    widths[:, 0], widths[:, -1] = gaps[:, 0], gaps[:, -1]
     result = np.empty_like(centres)
-    result[order] = np.minimum(np.maximum(widths, span / min(100.0, 2.0 + count)), span)
+    result[rows, order] = np.maximum(widths, 1 / min(100.0, 2.0 + count))
     return result
-
-
-def _on_the_grid(places: Floats, of: Coordinate) -> Floats:
-    """The nearest values, where the axis has steps."""
-    low, high = (math.exp(of.low), math.exp(of.high)) if of.log else (of.low, of.high)
-    first, last = low + of.step / 2, high - of.step / 2
-    values = np.exp(places) if of.log else places
-    snapped = np.clip(first + np.round((values - first) / of.step) * of.step, first, last)
-    result: Floats = np.log(snapped) if of.log else snapped
-    return result
-
-
-def _edges(places: Floats, of: Coordinate) -> tuple[Floats, Floats]:
-    """Half a step below and above."""
-    if not of.log:
-        return places - of.step / 2, places + of.step / 2
-    values = np.exp(places)
-    return np.log(values - of.step / 2), np.log(values + of.step / 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.drawing import Drawn, generator
+from hpo_service.tuning.drawing import Drawn, positions
 
 
 class RandomSearch:
@@ -16,5 +16,5 @@ class RandomSearch:
         pass  # nothing is learned
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        position = generator(self._seed, number).random
+        position = positions(self._seed, number)
         return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))

@@ -117,7 +117,7 @@ def one_direction(spec: StudySpec) -> list[Fault]:
 SAMPLERS: Mapping[str, Kind] = {
     "random": Kind(lambda spec, seed: RandomSearch(seed), {}),
     "tpe": Kind(
-        lambda spec, seed: tpe(seed, spec.directions, spec.sampler.params),
+        lambda spec, seed: tpe(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
             "n_startup_trials": integer(0),
             "n_ei_candidates": integer(1, 10_000),
@@ -141,7 +141,7 @@ SAMPLERS: Mapping[str, Kind] = {
         cmaes_refusals,
     ),
     "gp": Kind(
-        lambda spec, seed: GaussianProcess(seed, spec.directions, spec.sampler.params),
+        lambda spec, seed: GaussianProcess(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
             "n_startup_trials": integer(0),
             "deterministic_objective": boolean(),

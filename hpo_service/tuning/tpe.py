@@ -8,6 +8,7 @@ Running trials, and those that wait to be given out again, count among the other
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,17 @@ import numpy as np
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 
-from hpo_service.domain.search_space import Params, Value
+from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import MOST_GOOD, BoundedHistory, Restated
-from hpo_service.tuning.drawing import Drawn, Sampler, generator, short_seed
+from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Restated
+from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
-from hpo_service.tuning.parzen import Coordinates, Floats, Mixture
+from hpo_service.tuning.parzen import Coordinate, Coordinates, Floats, Mixture, weights_by_age
+from hpo_service.tuning.past_trials import ABSENT
+
+# Candidates nearer than this count as equal: how a sum rounds depends on the machine, and the draw shall not.
+_NEAR = 1e-4
 
 
 class Tpe:
@@ -29,6 +34,7 @@ class Tpe:
         self,
         seed: int,
         direction: str,
+        space: SearchSpace,
         *,
         n_startup_trials: int = 10,
         n_ei_candidates: int = 24,
@@ -42,77 +48,169 @@ class Tpe:
         self._candidates = n_ei_candidates
         self._jointly = multivariate is not False
         self._liar = constant_liar
-        self._history = BoundedHistory([direction])
-        self._axes: Axes | None = None
-        self._coordinates: dict[tuple[str, ...], Coordinates] = {}
+        self._history = BoundedHistory([direction], space, FOR_MIXTURES)
+        self._sides: Sides | None = None
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        self._history.enter(axes)
-        random = generator(self._seed, number)
+        if self._history.enter(axes):
+            self._sides = None
         if self._history.finished < self._startup:
-            position = random.random
+            position = positions(self._seed, number)
             return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
-        if self._axes is not axes:
-            self._axes = axes
-            self._coordinates.clear()
-        good = self._history.best(min(math.ceil(0.1 * self._history.finished), MOST_GOOD))
-        others, weights = self._history.others(good, self._liar)
-        together = [axis for axis in axes.variable if axis.name not in fixed] if self._jointly else []
-        drawn = self._draw(random, together, good, others, weights) if together else {}
+        if self._sides is None:
+            self._sides = Sides(axes, self._history, self._liar)
+        sides = self._sides
+        sides.catch_up()
+        together = [axis.name for axis in axes.variable if axis.name not in fixed] if self._jointly else []
+        drawn = self._draw(number, sides, together) if together else {}
 
         def value_of(axis: Axis) -> Value:
             if axis.size == 1:
                 return axis.point(0)
             if axis.name in drawn:
                 return drawn[axis.name]
-            return self._draw(random, [axis], good, others, weights)[axis.name]
+            return self._draw(number, sides, [axis.name])[axis.name]
 
         return Drawn(axes.complete(fixed, value_of))
 
-    def _draw(
-        self,
-        random: np.random.Generator,
-        axes: Sequence[Axis],
-        good: list[Restated],
-        others: list[Restated],
-        weights: Floats,
-    ) -> dict[str, Value]:
+    def _draw(self, number: int, sides: Sides, names: Sequence[str]) -> dict[str, Value]:
         """Of some candidates from the good trials' mixture, the one that the others' explains the least."""
-        on = self._on(axes)
-        best, rest = Mixture(on, _rows(on, good)), Mixture(on, _rows(on, others), _weights(on, others, weights))
-        candidates = best.sample(random, self._candidates)
-        advantage = best.log_density(candidates) - rest.log_density(candidates)
-        return on.values(candidates[int(np.argmax(advantage))])
-
-    def _on(self, axes: Sequence[Axis]) -> Coordinates:
-        names = tuple(axis.name for axis in axes)
-        if names not in self._coordinates:
-            self._coordinates[names] = Coordinates(axes)
-        return self._coordinates[names]
+        on = sides.on(names)
+        best, rest = sides.good_mixture(on), sides.others_mixture(on)
+        shape = (1 + len(names), self._candidates)
+        uniform = uniforms(shape[0] * shape[1], self._seed, number, names[0]).reshape(shape)
+        candidates = best.sample(uniform)
+        features = on.features(candidates)
+        advantage = best.log_density(candidates, features) - rest.log_density(candidates, features)
+        first = int((advantage >= advantage.max() - _NEAR).argmax())
+        return on.values(candidates[:, first])
 
 
-def _rows(on: Coordinates, trials: Sequence[Restated]) -> Floats:
+class Sides:
+    """The good trials and the others in one round's ranges, as arrays: a column a trial, a row an axis."""
+
+    def __init__(self, axes: Axes, history: BoundedHistory, with_running: bool) -> None:
+        self._axes = axes
+        self._history = history
+        self._with_running = with_running
+        names = [name for name in axes.round_names if axes[name].size != 1]
+        self._coordinates = {name: Coordinate.of(axes[name]) for name in names}
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._good: list[int] = []
+        self._good_places = np.empty((len(names), 0))
+        self._others = Columns(len(names))
+        self._on: dict[tuple[str, ...], Coordinates] = {}
+        self._good_mixtures: dict[Coordinates, Mixture] = {}
+
+    def catch_up(self) -> None:
+        """Move what has changed places since the last time."""
+        history = self._history
+        good = history.good(min(math.ceil(0.1 * history.finished), MOST_GOOD))
+        touched = history.touched
+        if good != self._good:
+            touched.update(set(good) ^ set(self._good))
+            self._good = good
+            self._good_places = np.array([self._places(number) for number in good]).T.reshape(len(self._rows), -1)
+            self._good_mixtures.clear()
+        for number in touched:
+            if number in good or not history.keeps(number, self._with_running):
+                self._others.drop(number)
+            elif not self._others.mark(number, history.is_sampled(number)):
+                self._others.add(number, self._places(number), history.is_sampled(number))
+        touched.clear()
+
+    def _places(self, number: int) -> list[float]:
+        numbers = self._axes.numbers_of(self._history.past.params(number))
+        assert numbers is not None
+        return [each.place(numbers[name]) if name in numbers else ABSENT for name, each in self._coordinates.items()]
+
+    def on(self, names: Sequence[str]) -> Coordinates:
+        key = tuple(names)
+        if key not in self._on:
+            self._on[key] = Coordinates([self._coordinates[name] for name in key], [self._rows[name] for name in key])
+        return self._on[key]
+
+    def good_mixture(self, on: Coordinates) -> Mixture:
+        if on not in self._good_mixtures:
+            places, weights = _of_those_with_all(self._good_places[on.rows], np.ones(len(self._good)))
+            self._good_mixtures[on] = Mixture(on, places, weights_by_age(weights))
+        return self._good_mixtures[on]
+
+    def others_mixture(self, on: Coordinates) -> Mixture:
+        """One of the sample stands for its share of what is left out, so that all weigh what all would."""
+        standing = np.where(self._others.sampled, self._history.each_stands_for, 1.0)
+        places, standing = _of_those_with_all(self._others.places[on.rows], standing)
+        return Mixture(on, places, weights_by_age(standing))
+
+
+def _of_those_with_all(places: Floats, standing: Floats) -> tuple[Floats, Floats]:
     """The trials that have all these axes."""
-    rows = [row for trial in trials if (row := trial.row(on)) is not None]
-    return np.array(rows).reshape(len(rows), len(on.names))
+    there = places.sum(axis=0)
+    if not math.isnan(there.sum()):
+        return places, standing
+    have = ~np.isnan(there)
+    return places[:, have], standing[have]
 
 
-def _weights(on: Coordinates, trials: Sequence[Restated], weights: Floats) -> Floats:
-    have = [trial.row(on) is not None for trial in trials]
-    return weights if all(have) else weights[have]
+class Columns:
+    """Trials by rising number, one column each."""
+
+    def __init__(self, axes: int) -> None:
+        self._numbers: list[int] = []
+        self._places = np.empty((axes, 64))
+        self._sampled = np.zeros(64, dtype=np.bool_)
+
+    @property
+    def places(self) -> Floats:
+        return self._places[:, : len(self._numbers)]
+
+    @property
+    def sampled(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return self._sampled[: len(self._numbers)]
+
+    def _find(self, number: int) -> tuple[int, bool]:
+        at = bisect_left(self._numbers, number)
+        return at, at < len(self._numbers) and self._numbers[at] == number
+
+    def add(self, number: int, places: Sequence[float], sampled: bool) -> None:
+        at, size = self._find(number)[0], len(self._numbers)
+        if size == len(self._sampled):
+            self._places = np.concatenate([self._places, np.empty_like(self._places)], axis=1)
+            self._sampled = np.concatenate([self._sampled, np.zeros_like(self._sampled)])
+        if at < size:
+            self._places[:, at + 1 : size + 1] = self._places[:, at:size]
+            self._sampled[at + 1 : size + 1] = self._sampled[at:size]
+        self._numbers.insert(at, number)
+        self._places[:, at] = places
+        self._sampled[at] = sampled
+
+    def drop(self, number: int) -> None:
+        at, there = self._find(number)
+        if there:
+            size = len(self._numbers)
+            self._places[:, at : size - 1] = self._places[:, at + 1 : size]
+            self._sampled[at : size - 1] = self._sampled[at + 1 : size]
+            del self._numbers[at]
+
+    def mark(self, number: int, sampled: bool) -> bool:
+        """Whether it is there."""
+        at, there = self._find(number)
+        if there:
+            self._sampled[at] = sampled
+        return there
 
 
 class OptunaTpe:
-    def __init__(self, seed: int, directions: Sequence[str], options: Mapping[str, Any]) -> None:
+    def __init__(self, seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> None:
         self._seed = seed
         self._directions = directions
         self._options = dict(options)
         if options.get("group"):
             self._options["multivariate"] = True  # with several directions Optuna asks to have it said
-        self._history = BoundedHistory(directions)
+        self._history = BoundedHistory(directions, space, FOR_OPTUNA)
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
@@ -140,19 +238,19 @@ class OptunaTpe:
         return Drawn(axes.complete(fixed, value_of))
 
 
-def _frozen(trial: Restated, axes: Axes) -> FrozenTrial:
-    seen = trial.seen
+def _frozen(restated: Restated, axes: Axes) -> FrozenTrial:
+    trial = restated.trial
     return frozen(
-        seen.number,
-        seen.state,
-        trial.numbers,
+        trial.number,
+        trial.state,
+        restated.numbers,
         axes.distributions,
-        seen.values if seen.state is TrialState.COMPLETE else None,
-        dict([seen.last_report]) if seen.last_report else None,
+        trial.values if trial.state is TrialState.COMPLETE else None,
+        dict(trial.reports),
     )
 
 
-def tpe(seed: int, directions: Sequence[str], options: Mapping[str, Any]) -> Sampler:
+def tpe(seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> Sampler:
     if len(directions) > 1 or options.get("group"):
-        return OptunaTpe(seed, directions, options)
-    return Tpe(seed, directions[0], **options)
+        return OptunaTpe(seed, directions, space, options)
+    return Tpe(seed, directions[0], space, **options)

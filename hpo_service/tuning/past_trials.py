@@ -1,0 +1,171 @@
+"""All trials of a study as a sampler keeps them: in columns by number, a few dozen bytes a trial.
+
+A study may have 100,000 trials; each as an object with its params would take half a kilobyte. They are needed again
+only when a round with other ranges begins, or when what was final has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from enum import Enum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo_service.domain.search_space import (
+    CategoricalParameter,
+    Choice,
+    FloatParameter,
+    IntParameter,
+    Params,
+    SearchSpace,
+    Value,
+    index_of_choice,
+)
+from hpo_service.domain.trial import HistoryTrial, TrialState
+from hpo_service.tuning.axes import Axes, Axis
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+ABSENT = math.nan
+OUTSIDE = math.inf  # of every range: not a number where numbers are asked for
+
+_STATES = tuple(TrialState)
+_CODES = {state: code for code, state in enumerate(_STATES, start=1)}
+NO_STEP = -(2**62)
+
+
+class Change(Enum):
+    """What a trial that is put does to what was known: it is new or goes on, or it was final and is no more."""
+
+    NOTHING = auto()
+    NEWS = auto()
+    REVISED = auto()
+
+
+class PastTrials:
+    def __init__(self, directions: int, space: SearchSpace) -> None:
+        self._states = bytearray()
+        self._values = [array("d") for _ in range(directions)]
+        self._last_steps = array("q")
+        self._last_values = array("d")
+        self._columns = [Column(name, parameter) for name, parameter in space.items()]
+        self._floats = [*(column.codes for column in self._columns), *self._values, self._last_values]
+
+    def __len__(self) -> int:
+        """One more than the highest number."""
+        return len(self._states)
+
+    def put(self, trial: HistoryTrial) -> Change:
+        number, code = trial.number, _CODES[trial.state]
+        row = [column.code(trial.params) for column in self._columns]
+        row += (ABSENT,) * len(self._values) if trial.values is None else trial.values
+        step, value = trial.reports[-1] if trial.reports else (NO_STEP, ABSENT)
+        row.append(value)
+        if number >= len(self._states):
+            self._extend(number + 1 - len(self._states))
+        before = self._states[number]
+        if before == code and step == self._last_steps[number] and self._is(number, row):
+            return Change.NOTHING
+        self._states[number] = code
+        self._last_steps[number] = step
+        for column, entry in zip(self._floats, row, strict=True):
+            column[number] = entry
+        return Change.REVISED if before and _STATES[before - 1].is_finished else Change.NEWS
+
+    def _is(self, number: int, row: list[float]) -> bool:
+        return all(
+            (known := column[number]) == entry or (known != known and entry != entry)
+            for column, entry in zip(self._floats, row, strict=True)
+        )
+
+    def _extend(self, by: int) -> None:
+        self._states.extend(bytes(by))
+        self._last_steps.extend([NO_STEP] * by)
+        for column in self._floats:
+            column.extend([ABSENT] * by)
+
+    def __getitem__(self, number: int) -> HistoryTrial:
+        """The trial without its reports but the last."""
+        last = self.last_report(number)
+        reports = () if last is None else (last,)
+        return HistoryTrial(number, self.state(number), self.params(number), self.values(number), reports)
+
+    def state(self, number: int) -> TrialState:
+        return _STATES[self._states[number] - 1]
+
+    def values(self, number: int) -> tuple[float, ...] | None:
+        told = tuple(column[number] for column in self._values)
+        return None if all(map(math.isnan, told)) else told
+
+    def last_report(self, number: int) -> tuple[int, float] | None:
+        step = self._last_steps[number]
+        return None if step == NO_STEP else (step, self._last_values[number])
+
+    def params(self, number: int) -> Params:
+        return {
+            column.name: column.value(code) for column in self._columns if not math.isnan(code := column.codes[number])
+        }
+
+    # -- all of them, as arrays (T,) ----------------------------------------------------------------------
+
+    def are(self, *states: TrialState) -> Bools:
+        codes = np.frombuffer(self._states, dtype=np.uint8)
+        return np.isin(codes, [_CODES[state] for state in states])
+
+    def told(self, direction: int = 0) -> Floats:
+        return np.array(self._values[direction])
+
+    def last_reports(self) -> tuple[Integers, Floats]:
+        return np.array(self._last_steps, dtype=np.int64), np.array(self._last_values)
+
+    def are_inside(self, axes: Axes) -> Bools:
+        """Of which no param lies outside the ranges of the round."""
+        inside = np.ones(len(self), dtype=np.bool_)
+        for column in self._columns:
+            if column.name in axes.round_names:
+                inside &= column.are_inside(axes[column.name])
+        return inside
+
+
+class Column:
+    """One parameter of all trials: its value, or the number of the choice, or ABSENT, or OUTSIDE."""
+
+    def __init__(self, name: str, parameter: FloatParameter | IntParameter | CategoricalParameter) -> None:
+        self.name = name
+        self.codes = array("d")
+        self._whole = isinstance(parameter, IntParameter)
+        self._choices: list[Choice] | None = None
+        if isinstance(parameter, CategoricalParameter):
+            self._choices = list(parameter.choices)
+
+    def code(self, params: Params) -> float:
+        if self.name not in params:
+            return ABSENT
+        value = params[self.name]
+        if self._choices is None:
+            return OUTSIDE if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+        index = index_of_choice(self._choices, value)
+        if index is None:
+            index = len(self._choices)
+            self._choices.append(value)
+        return float(index)
+
+    def value(self, code: float) -> Value:
+        if self._choices is not None:
+            return self._choices[int(code)]
+        return int(code) if self._whole and code.is_integer() else code
+
+    def are_inside(self, axis: Axis) -> Bools:
+        """(T,): where the value lies in the range, or there is none."""
+        codes = np.array(self.codes)
+        if self._choices is None:
+            low, high = axis.ends
+            return ~((codes < low) | (codes > high))
+        known = np.array([axis.number_of(choice) is not None for choice in self._choices])
+        absent = np.isnan(codes)
+        inside: Bools = absent | known[np.where(absent, 0, codes).astype(np.intp)]
+        return inside
