@@ -31,7 +31,13 @@ epochs = {epochs}
 """
 MANY = 16  # enough to be in the middle of it when a signal comes
 SHORT = STUDY.format(epochs=2, more="[limits]\ntrials = 6")
-ROUNDS = STUDY.format(epochs=2, more="[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true")
+FIGURE = """\
+[metadata.figure]
+kind = "rounds"
+claim = "Each round is better than the one before."
+expected = [{ measure = "value", round = 1, reference = [0.1, 0.0, 1.0] }]
+"""
+ROUNDS = STUDY.format(epochs=2, more=f"[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true\n{FIGURE}")
 LONG = STUDY.format(epochs=300, more=f"[limits]\ntrials = {MANY}")
 
 
@@ -123,6 +129,8 @@ def test_one_command_searches_draws_tests_and_sums_up(run):
         "round 1",
         "What mattered",
         "Test accuracy",
+        "Each round is better than the one before.",
+        "value, round 1",
         "pictures/tiny.png",
         "hpo serve",
     ):
