@@ -248,7 +248,7 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     hpo = wording.hpo()
     yield from wording.columns(
         (
-            *_next_file(job),
+            *_next_file(job, database),
             (f"{hpo} serve{_option(database)}", "the dashboard: http://127.0.0.1:8000/dashboard"),
             (f"{hpo} study export {job.name} -o {job.name}.csv", "while it serves: every trial, for a spreadsheet"),
             (f"{hpo} plot {job.name} -o {job.name}.png", "the picture again"),
@@ -257,10 +257,10 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     )
 
 
-def _next_file(job: Job) -> Iterator[tuple[str, str]]:
+def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
     figure = figure_of(job.study or {})
     if figure is not None and figure.next is not None:
-        yield f"{wording.hpo()} run {figure.next}", "the next study"
+        yield f"{wording.hpo()} run {figure.next}{_option(database)}", "the next study"
 
 
 def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_service.cli import wording
 from hpo_service.cli.expectations import Row, beside, rows
-from hpo_service.cli.figure import figure_of
+from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.domain.errors import HpoError
 
 if TYPE_CHECKING:
@@ -278,6 +278,8 @@ def _expands(study: Json) -> bool:
 def _test(study: Json) -> Iterator[str]:
     test = study.get("test")
     if not test:
+        if study["state"] in wording.DONE and test_plan_of(study).leave_sealed:
+            yield "Test set: left sealed, as the study file says."
         return
     if test["state"] != "COMPLETE":
         reason = f": {test['reason']}" if test.get("reason") else ""

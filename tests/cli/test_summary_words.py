@@ -89,6 +89,11 @@ def test_the_test_result_is_told_beside_the_validation_accuracy():
     assert "Test accuracy 0.79, beside 0.83 on validation (gap 0.04)" in told(a_study(test=test))
 
 
+def test_a_test_set_that_the_file_leaves_sealed_is_said_to_be_so():
+    assert "left sealed, as the study file says" in told(a_study(metadata={"test": {"leave_sealed": True}}))
+    assert "left sealed" not in told(a_study())
+
+
 def test_a_test_that_failed_says_why():
     assert "evaluation is FAIL: no_data" in told(a_study(test={"state": "FAIL", "ensemble": 1, "reason": "no_data"}))
 
