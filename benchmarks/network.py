@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,10 +28,11 @@ import article_figures
 import numpy as np
 
 from hpo_service.domain.neural_network import configuration
+from worker.company import companions
 from worker.datasets import load
 from worker.nn.network import Architecture, Network
 from worker.nn.optimizers import Sgd
-from worker.trainer import train
+from worker.trainer import MOST_TOGETHER, Company, Member
 
 try:
     import torch
@@ -163,14 +164,16 @@ def book_search(trials: int) -> list[float]:
 # --- the step ------------------------------------------------------------------------------------------------------
 
 
-def our_step(sizes: Sequence[int], x, t, gram=None) -> Callable[[], object]:
+def our_step(sizes: Sequence[int], x, t, gram=None, networks=1) -> Callable[[], object]:
+    """A step of so many networks side by side."""
     rng = np.random.default_rng(0)
-    network = Network(Architecture(sizes[1:-1], sizes[-1]), x, BATCH, rng, gram=gram)
-    optimizer = Sgd(0.01)
+    architectures = [Architecture(sizes[1:-1], sizes[-1], weight_decay=1e-6)] * networks
+    network = Network(architectures, x, BATCH, [rng] * networks, gram=gram)
+    optimizer = Sgd(np.full((networks, 1), 0.01, np.float32))
 
     def step() -> None:
         rows = rng.integers(400, size=BATCH)
-        optimizer.step(network.parameters.values, network.gradient(rows, t[rows], rng))
+        network.step(optimizer, rows, t[rows], [rng] * networks)
 
     return step
 
@@ -224,12 +227,16 @@ def fastest(contestants: dict[str, Callable[[], object]], rounds: int = 15, step
     return best
 
 
+SIDE_BY_SIDE = f"{MOST_TOGETHER} together"
+OURS = ("pixels", "function space", SIDE_BY_SIDE)
+
+
 def measure_step() -> None:
     dataset = load("mnist")
     x, t = dataset.x_train[:500].copy(), dataset.t_train[:500]
     gram = x[:400] @ x.T
-    print(f"one step of SGD, batch {BATCH}, 400 training images and 100 for validation; µs, and our gain")
-    names = ["products", "pixels", "function space", "book's style", *(["PyTorch"] if torch else [])]
+    print(f"one step of SGD, batch {BATCH}, 400 training images and 100 for validation; µs a network, and our gain")
+    names = ["products", *OURS, "book's style", *(["PyTorch"] if torch else [])]
     print(f"{'':14}" + "".join(f"{name:>16}" for name in names))
     for shape, sizes in SHAPES.items():
         book = BookNetwork(sizes, 1e-6)
@@ -237,13 +244,15 @@ def measure_step() -> None:
             "products": products_alone(sizes),
             "pixels": our_step(sizes, x, t),
             "function space": our_step(sizes, x, t, gram),
+            SIDE_BY_SIDE: our_step(sizes, x, t, gram, MOST_TOGETHER),
             "book's style": lambda book=book: book_step(book, x, t, 0.01),
         }
         if torch:
             contestants["PyTorch"] = torch_step(sizes, x, t)
         seconds = fastest(contestants)
+        seconds[SIDE_BY_SIDE] /= MOST_TOGETHER
         print(f"{shape:14}" + "".join(f"{seconds[name] * 1e6:16.0f}" for name in names))
-        for ours in ("pixels", "function space"):
+        for ours in OURS:
             print(
                 f"    {ours}: {seconds[ours] / seconds['products']:.2f} x the products alone, "
                 + ", ".join(
@@ -259,18 +268,14 @@ def measure_step() -> None:
 # --- the search ----------------------------------------------------------------------------------------------------
 
 
-def one_trial(study_seed: int, seed: int, params: dict[str, float]) -> tuple[float, float]:
-    """Return the last validation accuracy and the seconds of processor time."""
+def train_some(study_seed: int, first_seed: int, params: Sequence[dict[str, float]]) -> tuple[list[float], float]:
+    """Train them side by side; return their last validation accuracies and the seconds of processor time."""
     started = time.process_time()
-    value, _ = train_to_end(SEARCH, params, study_seed, seed)
-    return value, time.process_time() - started
-
-
-def train_to_end(objective, params, study_seed: int, seed: int) -> tuple[float, float]:
-    """Return the last validation accuracy and the last training accuracy."""
-    settings = configuration(objective, params)
-    *_, last = train(settings, seed=seed, study_seed=study_seed, dataset=load(settings.dataset))
-    return last.value, last.metrics["train_accuracy"]
+    members = [Member(configuration(SEARCH, each), first_seed + number) for number, each in enumerate(params)]
+    company = Company(members, study_seed=study_seed, dataset=load("mnist"))
+    for _ in range(SEARCH["epochs"]):
+        reports = company.train_epoch()
+    return [report.value for report in reports], time.process_time() - started
 
 
 def drawn(box: dict[str, tuple[float, float]], trials: int, rng: np.random.Generator) -> list[dict[str, float]]:
@@ -284,27 +289,41 @@ def drawn(box: dict[str, tuple[float, float]], trials: int, rng: np.random.Gener
 ARTICLE_BOX = {"learning_rate": (1e-6, 1e-2), "weight_decay": (1e-8, 1e-4)}
 
 
-def run_search(pool, params: Iterable[dict[str, float]], study_seed: int, first_seed: int) -> tuple[list[float], float]:
-    """Return each trial's validation accuracy, and the processor time of all."""
-    running = [pool.submit(one_trial, study_seed, first_seed + number, each) for number, each in enumerate(params)]
-    values, seconds = zip(*[trial.result() for trial in running], strict=True)
-    return list(values), sum(seconds)
+def run_search(pool, params: Sequence[dict[str, float]], first_seed: int) -> tuple[list[float], float]:
+    """Return each trial's validation accuracy, and the processor time of all. Shared out as workers would ask."""
+    running, given = [], 0
+    while given < len(params):
+        left = len(params) - given - 1
+        size = 1 + companions(left, running=1 + MOST_TOGETHER)
+        running.append(pool.submit(train_some, 0, first_seed + given, params[given : given + size]))
+        given += size
+    found = [company.result() for company in running]
+    return [value for values, _ in found for value in values], sum(seconds for _, seconds in found)
 
 
 def two_processes():
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=load, initargs=("mnist",))
 
 
-def measure_search(trials: int, book_trials: int) -> None:
-    with two_processes() as pool:
-        run_search(pool, drawn(ARTICLE_BOX, 4, np.random.default_rng(9)), 0, 900)
-        started = time.perf_counter()
-        found, our_processor = run_search(pool, drawn(ARTICLE_BOX, trials, np.random.default_rng(0)), 0, 0)
-        ours = time.perf_counter() - started
+def timed(work: Callable[[], list[float]]) -> tuple[list[float], float, float]:
+    """Return what the work found, its seconds by the clock and those of this process's processor."""
     started, processor = time.perf_counter(), time.process_time()
-    book = book_search(book_trials)
-    theirs = (time.perf_counter() - started) * trials / book_trials
-    their_processor = (time.process_time() - processor) * trials / book_trials
+    return work(), time.perf_counter() - started, time.process_time() - processor
+
+
+def measure_search(trials: int, book_trials: int) -> None:
+    """Ours between two halves of the book's: what else the machine does meets both."""
+    halves = [book_trials // 2, book_trials - book_trials // 2]
+    book, theirs, their_processor = timed(lambda: book_search(halves[0]))
+    with two_processes() as pool:
+        run_search(pool, drawn(ARTICLE_BOX, 8, np.random.default_rng(9)), 900)
+        started = time.perf_counter()
+        found, our_processor = run_search(pool, drawn(ARTICLE_BOX, trials, np.random.default_rng(0)), 0)
+        ours = time.perf_counter() - started
+    more, clock, processor = timed(lambda: book_search(halves[1]))
+    book += more
+    theirs = (theirs + clock) * trials / book_trials
+    their_processor = (their_processor + processor) * trials / book_trials
     measured = "" if book_trials == trials else f", from {book_trials} trials"
     print(f"the article's search, {trials} trials of 50 epochs; seconds by the clock and of processor time:")
     for name, clock, processor, values in [

@@ -20,7 +20,7 @@ from worker import log_lines
 from worker.departure import Departure, Leaving, leave_with_parent
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
-from worker.objective import import_objective, neural_network_objective
+from worker.objective import NeuralNetwork, import_objective
 from worker.outbox import Outbox
 from worker.worker_options import Options
 
@@ -61,7 +61,7 @@ def main() -> int:
 
 def _worker(options: Options, worker_id: str) -> Worker:
     data = None if options.data is None else Path(options.data)
-    objective = neural_network_objective(data) if options.objective is None else import_objective(options.objective)
+    objective = NeuralNetwork(data) if options.objective is None else import_objective(options.objective)
     outbox = Outbox()
     return Worker(
         _client(options),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,10 @@ import structlog
 
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import HpoError, NotFound
+from worker.company import companions_in, has_companies, train_side_by_side
 from worker.datasets import DatasetMissing
 from worker.heartbeat import AWAY, Heartbeat, send
-from worker.objective import KINDS, LostTrial, Objective, TrainingTrial, result_of, result_of_test
+from worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
 from worker.outbox import HeldJob, Outbox, flush_interval
 
 WAIT_SECONDS = 20.0
@@ -39,6 +40,7 @@ class StudyFacts:
 
     seed: int
     pruned: bool
+    has_companies: bool
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class Ask:
     study: str | None
     wait_seconds: float
     request_id: str
+    count: int = 1
 
 
 class Worker:
-    """Trains one trial after the other. `tally` counts what became of them."""
+    """Trains one trial, or one company, after the other. `tally` counts what became of them."""
 
     def __init__(
         self,
@@ -110,7 +113,11 @@ class Worker:
             # The answer may be on its way, or lost: the same question brings the same trials.
             with suppress(HpoError):
                 answer = client.ask(
-                    self.worker_id, self.asking.study, objectives=self._kinds(), request_id=self.asking.request_id
+                    self.worker_id,
+                    self.asking.study,
+                    count=self.asking.count,
+                    objectives=self._kinds(),
+                    request_id=self.asking.request_id,
                 )
                 for given in answer["trials"]:
                     number = None if given.get("purpose") == "test" else given["number"]
@@ -140,6 +147,7 @@ class Worker:
             lambda: self.client.ask(
                 self.worker_id,
                 ask.study,
+                count=ask.count,
                 wait_seconds=ask.wait_seconds,
                 objectives=self._kinds(),
                 request_id=ask.request_id,
@@ -176,26 +184,73 @@ class Worker:
     # Training
 
     def _work_on(self, given: Json, job: HeldJob) -> None:
-        words = {"study": job.study, "trial": "sealed test" if job.number is None else job.number}
+        """Train a trial, and others of its study beside it where that pays; or do the sealed test."""
         try:
             facts = self._study_facts(job.study)
-            job.flush_seconds = flush_interval(job.lease_seconds, pruned=facts.pruned)
-            log.info("training", **words, attempt=job.attempt, params=given["params"])
+            self._begin(given, job, facts)
+            if job.number is not None and facts.has_companies and self._has_data(given):
+                self._train_company({job: given} | self._companions(job.study, facts), facts)
+                return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
             self._without_data(job, error)
             return
         except (NotFound, LostTrial) as error:
             self.outbox.drop(job)
-            log.warning("dropped", **words, reason=str(error))
+            log.warning("dropped", **_words(job), reason=str(error))
             self.tally["lost"] += 1
             return
         self.outbox.finish(job, result)
+        self._settle(job, result)
+
+    def _begin(self, given: Json, job: HeldJob, facts: StudyFacts) -> None:
+        job.flush_seconds = flush_interval(job.lease_seconds, pruned=facts.pruned)
+        log.info("training", **_words(job), attempt=job.attempt, params=given["params"])
+
+    def _settle(self, job: HeldJob, result: Json) -> None:
+        """Wait until the result is told, or the trial is found to be lost."""
         self.outbox.wait_until_settled(job)
         told = job.result or result
         self.tally["lost" if job.lost else "tested" if job.number is None else told["state"]] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
-        log.info("dropped" if job.lost else "told", **words, **what)
+        log.info("dropped" if job.lost else "told", **_words(job), **what)
+
+    def _has_data(self, given: Json) -> bool:
+        """Whether the built-in objective is trained here, on data that can be read. Raise DatasetMissing."""
+        if not isinstance(self.objective, NeuralNetwork):
+            return False
+        try:
+            self.objective.dataset(given["objective"])
+        except DatasetMissing:
+            raise
+        except HpoError:
+            return False
+        return True
+
+    def _companions(self, study: str, facts: StudyFacts) -> dict[HeldJob, Json]:
+        """More trials of a study, to be trained beside the one that is held."""
+        try:
+            more = companions_in(self._patiently(lambda: self.client.study(study)))
+            if more == 0:
+                return {}
+            answer, jobs = self._ask(Ask(study, 0.0, new_request_id(), more))
+        except NotFound:  # deleted meanwhile, which the first trial's calls will find out
+            self.asking = None
+            return {}
+        companions = dict(zip(jobs, answer["trials"], strict=True))
+        for job, given in companions.items():
+            self._begin(given, job, facts)
+        return companions
+
+    def _train_company(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
+        """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
+        results: dict[HeldJob, Json] = {}
+        trials = {TrainingTrial(given, job, self.outbox, facts.seed): job for job, given in held.items()}
+        for trial, result in train_side_by_side(list(trials), self.data):
+            results[trials[trial]] = result
+            self.outbox.finish(trials[trial], result)
+        for job, result in results.items():
+            self._settle(job, result)
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
@@ -205,7 +260,9 @@ class Worker:
     def _study_facts(self, study: str) -> StudyFacts:
         if study not in self._facts:
             read = self._patiently(lambda: self.client.study(study))
-            self._facts[study] = StudyFacts(read["sampler"]["seed"], read["pruner"]["name"] != "none")
+            self._facts[study] = StudyFacts(
+                read["sampler"]["seed"], read["pruner"]["name"] != "none", has_companies(read)
+            )
         return self._facts[study]
 
     def _without_data(self, job: HeldJob, error: DatasetMissing) -> None:
@@ -243,6 +300,10 @@ def release(client: Client, study: str, number: int | None, attempt: int, reason
         client.test_release(study, attempt, reason)
     else:
         client.release(study, number, attempt, reason)
+
+
+def _words(job: HeldJob) -> Json:
+    return {"study": job.study, "trial": "sealed test" if job.number is None else job.number}
 
 
 def _values(told: Json) -> Json:

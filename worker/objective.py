@@ -18,11 +18,12 @@ import structlog
 from hpo_service.client import Json, conclusion, in_one_line
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, Invalid
-from worker.datasets import DatasetMissing, load
+from worker.datasets import Dataset, DatasetMissing, load
 from worker.outbox import HeldJob, Outbox
 from worker.trainer import Diverged, evaluate_on_test_set, train
 
 KINDS = (neural_network.KIND,)
+DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
 
 log = structlog.get_logger()
 
@@ -78,7 +79,7 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
         result = conclusion(returned, trial.last_value, trial.obeyed)
         return {**result, "metrics": trial.metrics} if trial.metrics else result
     except Diverged:
-        return {"state": "FAIL", "reason": "diverged"}
+        return DIVERGED
     except FailedTrial as failure:
         return {"state": "FAIL", "reason": str(failure)}
     except DatasetMissing:
@@ -101,16 +102,25 @@ def _follow(epochs: Iterator[Any], trial: TrainingTrial) -> Any:
             return None
 
 
-def neural_network_objective(folder: Path | None) -> Objective:
+class NeuralNetwork:
     """The built-in objective, with its datasets from this folder or from inside the package."""
 
-    def epochs(trial: TrainingTrial) -> Iterator[tuple[int, float, dict[str, float]]]:
-        configuration = neural_network.configuration(trial.objective or {}, trial.params)
-        dataset = load(configuration.dataset, folder)
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def __call__(self, trial: TrainingTrial) -> Iterator[tuple[int, float, dict[str, float]]]:
+        configuration = configuration_of(trial)
+        dataset = self.dataset(trial.objective or {})
         for epoch in train(configuration, seed=trial.seed, study_seed=trial.study_seed, dataset=dataset):
             yield epoch.step, epoch.value, epoch.metrics
 
-    return epochs
+    def dataset(self, objective: Json) -> Dataset:
+        """The dataset that this objective names: that is never searched. Raise DatasetError."""
+        return load(objective.get("dataset", neural_network.SETTINGS["dataset"].default), self.folder)
+
+
+def configuration_of(trial: TrainingTrial) -> neural_network.NetworkConfiguration:
+    return neural_network.configuration(trial.objective or {}, trial.params)
 
 
 def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None) -> Json:
@@ -132,7 +142,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
             between_epochs=give_up_when_lost,
         )
     except Diverged:
-        return {"state": "FAIL", "reason": "diverged"}
+        return DIVERGED
     except (DatasetMissing, LostTrial):
         raise
     except Exception as error:

@@ -1,26 +1,32 @@
-"""Trains one trial, an epoch at a time, and opens the sealed test set once at the end of a study."""
+"""Trains trials, alone or side by side, an epoch at a time, and opens the sealed test set once at a study's end."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hpo_service.domain.neural_network import NetworkConfiguration
 from worker.datasets import Dataset
 from worker.nn.arrays import Array, Indices, Labels
 from worker.nn.first_layers import function_space_pays
-from worker.nn.losses import accuracy, cross_entropy, softmax
+from worker.nn.layers import Streams
+from worker.nn.losses import accuracy, cross_entropy, hits, softmax
 from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import LINEAR, OPTIMIZERS
+from worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer, only
 
 # Streams of random numbers: those of the study are shared by its trials, the others are the trial's own.
 SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)
 
-EVALUATED_AT_ONCE = 500
+EVALUATED_AT_ONCE = 100
+MOST_TOGETHER = 4  # networks side by side: more of them no longer stay in the cache
+
+# The settings in which members of a company may differ; all others decide about arrays, batches or the kind of step.
+EACH_ITS_OWN = frozenset({"epochs", "weight_init", "dropout", "momentum", "learning_rate", "weight_decay"})
 
 
 class Diverged(Exception):
@@ -69,18 +75,71 @@ class Split:
         return Split(self.images, self.labels, len(self.labels), self.classes)
 
 
+@dataclass(frozen=True)
+class Member:
+    """One of the trials that train side by side: `seed` is its own (initial weights, dropout masks)."""
+
+    configuration: NetworkConfiguration
+    seed: int
+
+
+class Company:
+    """Trials of one study and one shape that train side by side, each with its own weights, rates and end.
+
+    They share what all trials of a study share: the split and the mini-batches, which follow from `study_seed`. What a
+    trial reaches does not depend on its company, to the last bit.
+    """
+
+    def __init__(self, members: Sequence[Member], *, study_seed: int, dataset: Dataset) -> None:
+        first = members[0].configuration
+        self.members = list(members)
+        self.epoch = 0
+        self._split = _split_of_study(first, dataset, study_seed)
+        self._batches = mini_batches(study_seed, self._split.training, first.batch_size)
+        self._networks = _networks(members, self._split, in_function_space=_pays(first, self._split))
+        self._optimizer = _optimizer(members, self._networks)
+        self._masks = [_stream(member.seed, DROPOUT) for member in members]
+        self._once = _each_once_pays(first, self._split.training)
+
+    def train_epoch(self) -> list[EpochReport | None]:
+        """Train an epoch; return what each member has reached, None where the loss is no longer finite."""
+        self.epoch += 1
+        batches, labels = next(self._batches), self._split.labels
+        _train_epoch(self._networks, self._optimizer, batches, labels, self._masks, self._once)
+        return _reports(self.epoch, _scores(self._networks, 0, len(self._split.labels)), self._split)
+
+    def go_on_with(self, staying: Sequence[int]) -> None:
+        """Part with all members but these, by their places; they go on as if nothing had happened."""
+        if len(staying) == len(self.members):
+            return
+        self.members = [self.members[place] for place in staying]
+        if not staying:
+            return
+        self._masks = [self._masks[place] for place in staying]
+        self._networks = self._networks.only(np.array(staying, np.int64))
+        self._optimizer = only(self._optimizer, np.array(staying, np.int64))
+
+
+def can_train_together(one: NetworkConfiguration, other: NetworkConfiguration) -> bool:
+    """Whether two trials of a study may be members of one company: the same arrays, batches and kind of step."""
+    return _shape(one) == _shape(other)
+
+
+def _shape(configuration: NetworkConfiguration) -> dict[str, object]:
+    shared = {name: value for name, value in vars(configuration).items() if name not in EACH_ITS_OWN}
+    return shared | {"drops": configuration.dropout > 0}
+
+
 def train(
     configuration: NetworkConfiguration, *, seed: int, study_seed: int, dataset: Dataset
 ) -> Iterator[EpochReport]:
-    """Yield a report after each epoch; the last one's value is the trial's result. Raise Diverged.
-
-    `seed` is the trial's own (initial weights, dropout masks), `study_seed` that of the split and the
-    mini-batches, which all trials of a study share.
-    """
-    split = _split_of_study(configuration, dataset, study_seed)
-    network = _network(configuration, split, seed, in_function_space=_pays(configuration, split))
-    for epoch, _ in enumerate(_epochs(configuration, network, split, seed, study_seed), start=1):
-        yield _report(epoch, _scores(network, 0, len(split.labels)), split)
+    """Yield a report after each epoch; the last one's value is the trial's result. Raise Diverged."""
+    alone = Company([Member(configuration, seed)], study_seed=study_seed, dataset=dataset)
+    for _ in range(configuration.epochs):
+        (report,) = alone.train_epoch()
+        if report is None:
+            raise Diverged("the loss is no longer finite")
+        yield report
 
 
 def evaluate_on_test_set(
@@ -98,30 +157,29 @@ def evaluate_on_test_set(
     The test images are touched nowhere else. Raise Diverged.
     """
     split = _split_of_study(configuration, dataset, study_seed)
-    members: list[dict[str, float | int]] = []
+    everything = split.all_for_training()
+    seeds = _member_seeds(seed, ensemble)
     validated: list[Array] = []
     tested: list[Array] = []
-    for seed_of_member in _member_seeds(seed, ensemble):
-        network = _network(configuration, split, seed_of_member, in_function_space=_pays(configuration, split))
-        for _ in _epochs(configuration, network, split, seed_of_member, study_seed):
-            between_epochs()
-        validated.append(_probabilities(network, split.training, len(split.labels)))
-        everything = split.all_for_training()
-        network = _network(configuration, everything, seed_of_member, in_function_space=False)
-        for _ in _epochs(configuration, network, everything, seed_of_member, study_seed):
-            between_epochs()
-        tested.append(_probabilities(network.over(dataset.x_test), 0, len(dataset.t_test)))
-        members.append(
-            {
-                "seed": seed_of_member,
-                "test_accuracy": accuracy(tested[-1], dataset.t_test),
-                "validation_accuracy": accuracy(validated[-1], split.validation_labels),
-            }
-        )
+    for first in range(0, ensemble, MOST_TOGETHER):
+        members = [Member(configuration, each) for each in seeds[first : first + MOST_TOGETHER]]
+        networks = _networks(members, split, in_function_space=_pays(configuration, split))
+        _train_to_end(networks, members, split, study_seed, between_epochs)
+        validated.extend(_probabilities(networks, split.training, len(split.labels)))
+        networks = _networks(members, everything, in_function_space=False)
+        _train_to_end(networks, members, everything, study_seed, between_epochs)
+        tested.extend(_probabilities(networks.over(dataset.x_test), 0, len(dataset.t_test)))
     return TestResult(
         accuracy(np.mean(tested, axis=0), dataset.t_test),
         accuracy(np.mean(validated, axis=0), split.validation_labels),
-        members,
+        [
+            {
+                "seed": each,
+                "test_accuracy": accuracy(on_test, dataset.t_test),
+                "validation_accuracy": accuracy(on_validation, split.validation_labels),
+            }
+            for each, on_test, on_validation in zip(seeds, tested, validated, strict=True)
+        ],
     )
 
 
@@ -143,19 +201,31 @@ def _split(dataset: Dataset, study_seed: int, training: int, validation: int, of
     return Split(dataset.x_train[order], dataset.t_train[order], training, dataset.classes)
 
 
-def _network(configuration: NetworkConfiguration, split: Split, seed: int, in_function_space: bool) -> Network:
-    architecture = Architecture(
-        configuration.hidden_sizes,
-        split.classes,
-        configuration.activation,
-        configuration.weight_init,
-        configuration.batch_norm,
-        configuration.dropout,
-        configuration.weight_decay,
-    )
-    rows = max(configuration.batch_size, EVALUATED_AT_ONCE)
+def _networks(members: Sequence[Member], split: Split, in_function_space: bool) -> Network:
+    architectures = [
+        Architecture(
+            member.configuration.hidden_sizes,
+            split.classes,
+            member.configuration.activation,
+            member.configuration.batch_norm,
+            member.configuration.weight_init,
+            member.configuration.dropout,
+            member.configuration.weight_decay,
+        )
+        for member in members
+    ]
+    rows = max(members[0].configuration.batch_size, EVALUATED_AT_ONCE)
     gram = split.gram if in_function_space else None
-    return Network(architecture, split.images, rows, _stream(seed, WEIGHTS), gram=gram)
+    return Network(architectures, split.images, rows, [_stream(member.seed, WEIGHTS) for member in members], gram=gram)
+
+
+def _optimizer(members: Sequence[Member], networks: Network) -> Optimizer:
+    theta = networks.parameters.values
+    rates, momenta = (
+        np.array([[getattr(member.configuration, name)] for member in members], theta.dtype)
+        for name in ("learning_rate", "momentum")
+    )
+    return OPTIMIZERS[members[0].configuration.optimizer](rates, momenta, theta)
 
 
 def _pays(configuration: NetworkConfiguration, split: Split) -> bool:
@@ -179,48 +249,81 @@ def _steps(images: int, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
-def _epochs(
-    configuration: NetworkConfiguration, network: Network, split: Split, seed: int, study_seed: int
-) -> Iterator[None]:
-    """Train, and stop after each epoch."""
-    theta = network.parameters.values
-    optimizer = OPTIMIZERS[configuration.optimizer](configuration.learning_rate, configuration.momentum, theta)
-    masks = _stream(seed, DROPOUT)
+def _train_epoch(
+    networks: Network, optimizer: Optimizer, batches: Iterable[Indices], labels: Labels, masks: Streams, once: bool
+) -> None:
+    """One step for each mini-batch; `once`: see each_once."""
+    dtype = networks.parameters.values.dtype
+    # what overflows is looked for in the scores of an evaluation
+    with np.errstate(all="ignore"):
+        for batch in batches:
+            rows, shares = each_once(batch, dtype) if once else (batch, None)
+            networks.step(optimizer, rows, labels[rows], masks, shares)
+
+
+def each_once(batch: Indices, dtype: npt.DTypeLike) -> tuple[Indices, Array]:
+    """Return the images of a mini-batch, each once, and their shares of it (B, 1): one drawn twice counts twice."""
+    counts = np.bincount(batch)
+    rows = np.flatnonzero(counts)
+    return rows, (counts[rows, np.newaxis] / len(batch)).astype(dtype)
+
+
+def _each_once_pays(configuration: NetworkConfiguration, images: int) -> bool:
+    """Whether mini-batches, drawn with replacement from so many images, draw one in twenty or more a second time.
+
+    Not with batch normalization or dropout: there, an image drawn twice is not simply one that counts twice.
+    """
+    return not (configuration.batch_norm or configuration.dropout) and images <= 10 * configuration.batch_size
+
+
+def _train_to_end(
+    networks: Network, members: Sequence[Member], split: Split, study_seed: int, between_epochs: Callable[[], None]
+) -> None:
+    configuration = members[0].configuration
+    optimizer = _optimizer(members, networks)
+    masks = [_stream(member.seed, DROPOUT) for member in members]
+    once = _each_once_pays(configuration, split.training)
     epochs = mini_batches(study_seed, split.training, configuration.batch_size)
     for batches in itertools.islice(epochs, configuration.epochs):
-        # what overflows is looked for in the scores of an evaluation
-        with np.errstate(all="ignore"):
-            for rows in batches:
-                optimizer.step(theta, network.gradient(rows, split.labels[rows], masks))
-        yield
+        _train_epoch(networks, optimizer, batches, split.labels, masks, once)
+        between_epochs()
 
 
-def _report(epoch: int, scores: Array, split: Split) -> EpochReport:
-    training, validation = scores[: split.training], scores[split.training :]
-    return EpochReport(
-        epoch,
-        accuracy(validation, split.validation_labels),
-        {
-            "train_accuracy": accuracy(training, split.labels[: split.training]),
-            "train_loss": cross_entropy(training, split.labels[: split.training]),
-            "validation_loss": cross_entropy(validation, split.validation_labels),
-        },
-    )
+def _reports(epoch: int, scores: Array, split: Split) -> list[EpochReport | None]:
+    """Return what each network has reached, None where a score is not finite."""
+    finite = [bool(np.isfinite(each).all()) for each in scores]
+    training = slice(split.training), split.labels[: split.training]
+    validation = slice(split.training, None), split.validation_labels
+    with np.errstate(all="ignore"):
+        losses = cross_entropy(scores, split.labels)
+    found = [
+        [values.tolist() for values in (hits(scores[:, rows], labels) / len(labels), losses[:, rows].mean(axis=1))]
+        for rows, labels in (training, validation)
+    ]
+    return [
+        EpochReport(epoch, value, {"train_accuracy": train_accuracy, "train_loss": train_loss, "validation_loss": loss})
+        if is_finite
+        else None
+        for is_finite, train_accuracy, train_loss, value, loss in zip(finite, *found[0], *found[1], strict=True)
+    ]
 
 
-def _probabilities(network: Network, first: int, end: int) -> Array:
-    return softmax(_scores(network, first, end))
+def _probabilities(networks: Network, first: int, end: int) -> Array:
+    """Return each network's probabilities (K, N, C) for these images; raise Diverged."""
+    scores = _scores(networks, first, end)
+    if not np.isfinite(scores).all():
+        raise Diverged("the loss is no longer finite")
+    return softmax(scores)
 
 
-def _scores(network: Network, first: int, end: int) -> Array:
-    """Return the scores (N, C) of the images from `first` to before `end`; raise Diverged if one is not finite."""
+def _scores(networks: Network, first: int, end: int) -> Array:
+    """Return the scores (K, N, C) of the images from `first` to before `end`."""
     with np.errstate(all="ignore"):
         # some at a time, so that they stay in the cache
         starts = range(first, end, EVALUATED_AT_ONCE)
-        scores = np.concatenate([network.scores(slice(s, min(s + EVALUATED_AT_ONCE, end))).copy() for s in starts])
-    if not np.isfinite(scores).all():
-        raise Diverged("the loss is no longer finite")
-    return scores
+        return np.concatenate(
+            [networks.scores(slice(s, min(s + EVALUATED_AT_ONCE, end))).copy() for s in starts], axis=1
+        )
 
 
 def _member_seeds(seed: int, ensemble: int) -> list[int]:

@@ -19,12 +19,13 @@ def trained(optimizer: str, architecture: Architecture, in_function_space: bool,
     data = np.random.default_rng(0)
     X, labels = data.random((IMAGES, PIXELS)), data.integers(10, size=IMAGES)
     gram = X[:TRAINING] @ X.T if in_function_space else None
-    network = Network(architecture, X, IMAGES, np.random.default_rng(1), np.float64, gram)
-    theta = network.parameters.values
-    step, masks, scores = OPTIMIZERS[optimizer](0.05, 0.9, theta), np.random.default_rng(2), []
+    network = Network([architecture], X, IMAGES, [np.random.default_rng(1)], np.float64, gram)
+    rate, momentum = np.array([[0.05]]), np.array([[0.9]])
+    stepping = OPTIMIZERS[optimizer](rate, momentum, network.parameters.values)
+    masks, scores = [np.random.default_rng(2)], []
     for _ in range(steps):
         rows = data.integers(TRAINING, size=BATCH)
-        step.step(theta, network.gradient(rows, labels[rows], masks))
+        network.step(stepping, rows, labels[rows], masks)
         scores.append(network.scores(slice(0, IMAGES)).copy())
     return np.array(scores)
 
@@ -36,7 +37,7 @@ def trained(optimizer: str, architecture: Architecture, in_function_space: bool,
 def test_after_60_steps_function_space_has_the_scores_of_pixels(
     optimizer: str, batch_norm: bool, dropout: float, weight_decay: float
 ) -> None:
-    architecture = Architecture((20, 20), 10, "relu", "he", batch_norm, dropout, weight_decay)
+    architecture = Architecture((20, 20), 10, "relu", batch_norm, "he", dropout, weight_decay)
 
     plain = trained(optimizer, architecture, in_function_space=False, steps=60)
     other = trained(optimizer, architecture, in_function_space=True, steps=60)
@@ -62,7 +63,7 @@ def test_function_space_pays_for_a_few_hundred_images_and_not_for_tens_of_thousa
 
 def test_a_network_in_function_space_refuses_images_it_does_not_know() -> None:
     X = np.random.default_rng(0).random((IMAGES, PIXELS))
-    network = Network(Architecture((5,), 10), X, IMAGES, np.random.default_rng(1), np.float64, X @ X.T)
+    network = Network([Architecture((5,), 10)], X, IMAGES, [np.random.default_rng(1)], np.float64, X @ X.T)
 
     with pytest.raises(TypeError, match="its own images only"):
         network.over(X)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from worker.nn.optimizers import LINEAR, OPTIMIZERS
+from worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer
 
 RATE, MOMENTUM, STEPS = 0.05, 0.8, 40
 START = [0.7, -1.3, 2.0, 1e-3]
@@ -83,11 +83,15 @@ PUBLISHED = {
 
 
 def trajectory(name: str, dtype: type = np.float64) -> Iterator[np.ndarray]:
-    theta = np.array(START, dtype)
-    optimizer = OPTIMIZERS[name](RATE, MOMENTUM, theta)
+    theta = np.array([START], dtype)
+    optimizer = made(name, theta)
     while True:
-        optimizer.step(theta, np.array([slope(i, float(x)) for i, x in enumerate(theta)], dtype))
-        yield theta.copy()
+        optimizer.step(theta, optimizer.scale * np.array([[slope(i, float(x)) for i, x in enumerate(theta[0])]], dtype))
+        yield theta[0].copy()
+
+
+def made(name: str, theta: np.ndarray) -> Optimizer:
+    return OPTIMIZERS[name](np.array([[RATE]], theta.dtype), np.array([[MOMENTUM]], theta.dtype), theta)
 
 
 def test_each_optimizer_offered_is_pinned_here() -> None:
@@ -109,12 +113,12 @@ def test_an_optimizer_keeps_the_type_of_the_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_those_called_linear_are_those_whose_step_grows_with_the_gradient(name: str) -> None:
-    gradient, moved = np.array([0.2, -0.4]), []
+    gradient, moved = np.array([[0.2, -0.4]]), []
     for factor in (1, 2):
-        theta = np.zeros(2)
-        optimizer = OPTIMIZERS[name](RATE, MOMENTUM, theta)
+        theta = np.zeros((1, 2))
+        optimizer = made(name, theta)
         for _ in range(3):
-            optimizer.step(theta, factor * gradient)
+            optimizer.step(theta, factor * optimizer.scale * gradient)
         moved.append(theta)
 
     assert np.allclose(moved[1], 2 * moved[0]) == (name in LINEAR)

@@ -174,7 +174,7 @@ def test_the_sealed_test_trains_again_on_everything_and_averages_probabilities()
         settings, seed=7, study_seed=1, ensemble=3, dataset=MNIST, between_epochs=lambda: beats.append(1)
     )
 
-    assert len(beats) == 3 * 2 * 6
+    assert len(beats) == 2 * 6  # the three train side by side
     assert result.members[0]["seed"] == 7
     assert len({member["seed"] for member in result.members}) == 3
     assert result.members[0]["validation_accuracy"] == reports({"learning_rate": 0.3, "epochs": 6})[-1].value

@@ -44,6 +44,10 @@ class StandIn:
             "sampler": {"name": "random", "seed": 1, "params": {}},
             "pruner": {"name": "none", "params": {}},
             "objective": None,
+            "search_space": {},
+            "limits": {"trials": len(trials)},
+            "narrowing": None,
+            "rounds": [{"round": 0, "trials": 0}],
             "test": None,
         }
         self.test: Json | None = None
@@ -60,7 +64,8 @@ class StandIn:
 
     def _study(self, body: Json) -> Answer:
         state = "COMPLETED" if self.finished() else "ACTIVE"
-        return 200, {**self.study, "state": state}
+        counts = {"WAITING": 0, "RUNNING": len(self.running), "COMPLETE": len(self.told), "PRUNED": 0, "FAIL": 0}
+        return 200, {**self.study, "state": state, "counts": counts}
 
     def _studies(self, body: Json) -> Answer:
         return 200, {"items": [self._study(body)[1]], "next_page_token": None}
@@ -76,7 +81,8 @@ class StandIn:
             self.test_attempt += 1
             self.study["test"] = {"state": "RUNNING"}
             trials.append({**self.test, "attempt": self.test_attempt, "purpose": "test", "lease": self._lease()})
-        elif self.waiting and not self.drain:
+        count = 0 if trials or self.drain else body.get("count", 1)
+        for _ in range(min(count, len(self.waiting))):
             number = self.waiting.pop(0)
             self.attempts[number] += 1
             self.running[number] = self.attempts[number]

@@ -8,10 +8,12 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client, Forbidden, Retries
+from tests.worker_loop.conftest import StandIn
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
-from worker.objective import FailedTrial, neural_network_objective
+from worker.objective import FailedTrial, NeuralNetwork
 from worker.outbox import HeldJob, Outbox
+from worker.trainer import Company
 
 SOON = Retries(initial=0.01, longest=0.05, deadline=5)
 
@@ -236,7 +238,7 @@ def test_a_key_that_is_taken_away_ends_the_worker(work, stand_in, monkeypatch):
 def test_the_built_in_network_is_trained_and_a_loss_without_end_is_called_diverged(work, stand_in):
     stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": 2}
     stand_in.params[:] = [{"learning_rate": rate} for rate in (0.01, 0.1, 0.3, 1e5)]
-    assert work(neural_network_objective(None)) == {"COMPLETE": 3, "FAIL": 1}
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 3, "FAIL": 1}
     assert stand_in.told[3]["reason"] == "diverged"
     assert list(stand_in.reports[1]) == [1, 2]
     assert set(stand_in.reports[1][2]["metrics"]) == {"train_accuracy", "train_loss", "validation_loss"}
@@ -253,7 +255,7 @@ def test_the_sealed_test_is_taken_like_a_trial(work, stand_in):
         "seed": 3,
         "ensemble": 2,
     }
-    assert work(neural_network_objective(None), studies=()) == {"tested": 1}
+    assert work(NeuralNetwork(None), studies=()) == {"tested": 1}
     told = stand_in.study["test"]
     assert told["state"] == "COMPLETE"
     assert len(told["members"]) == 2
@@ -266,5 +268,129 @@ def test_a_worker_without_the_data_hands_back_and_ends_a_study_that_nobody_has_d
     stand_in.study["objective"] = {"kind": "neural_network", "dataset": "nowhere"}
     stand_in.params[:] = [{}]
     stand_in.waiting[:] = [0]
-    assert work(neural_network_objective(None)) == {"released": 2, "FAIL": 1}
+    assert work(NeuralNetwork(None)) == {"released": 2, "FAIL": 1}
     assert "nowhere" in stand_in.told[0]["reason"]
+
+
+def company_of(stand_in, *rates, epochs=3, **objective):
+    """A study of one shape, of which the first ask brings companions too."""
+    stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": epochs, **objective}
+    stand_in.study["search_space"] = {"learning_rate": {}}
+    stand_in.study["limits"]["trials"] = 1000
+    stand_in.params[:] = [{"learning_rate": rate} for rate in rates]
+
+
+def asked(stand_in):
+    """How many trials each ask was for, those left out that came after the last trial."""
+    counts = [body["count"] for verb, body in stand_in.calls if verb == "ask"]
+    return counts[:2]
+
+
+def everything_told(stand_in):
+    return {
+        number: (told["state"], told.get("values"), told.get("reason"), list(stand_in.reports[number].values()))
+        for number, told in stand_in.told.items()
+    }
+
+
+def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkeypatch):
+    company_of(stand_in, 0.01, 1e5, 0.1, 0.3)
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 3, "FAIL": 1}
+    assert asked(stand_in) == [1, 3]
+    together = everything_told(stand_in)
+    assert together[1][2] == "diverged"
+
+    stand_in.told.clear()
+    stand_in.waiting[:] = [0, 1, 2, 3]
+    stand_in.study["sampler"]["name"] = "tpe"
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 3, "FAIL": 1}
+    assert stand_in.attempts[0] == 2
+    assert everything_told(stand_in) == together
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        ({"sampler": {"name": "tpe", "seed": 1}}, "its next draw learns from the results of this one"),
+        ({"search_space": {"learning_rate": {}, "hidden_units": {}}}, "trials have different shapes"),
+        ({"limits": {"trials": 4}}, "three are left, and each process shall find one"),
+        (
+            {"narrowing": {"rounds": 2, "trials_per_round": 1}, "rounds": [{"round": 0, "trials": 1}]},
+            "the round is full",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study, why):
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    stand_in.study.update(study)
+    for number in range(4, 9):
+        stand_in.running[number] = 1  # other processes are at work
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
+    assert asked(stand_in) == [1, 1]
+
+
+def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in):
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    held = []
+    assert work(lambda trial: held.append(len(stand_in.running)) or 0.5) == {"COMPLETE": 4}
+    assert held == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("study_cancelled", "FAIL")])
+def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
+    monkeypatch.setattr("worker.outbox.LONGEST_FLUSH", 0.02)
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
+    stand_in.stops[2] = reason
+    assert sum(work(NeuralNetwork(None)).values()) == 4
+    assert {number: each["state"] for number, each in stand_in.told.items()} == {
+        **dict.fromkeys((0, 1, 3), "COMPLETE"),
+        2: told,
+    }
+    assert len(stand_in.reports[2]) < 400
+    assert next(iter(stand_in.told)) == 2
+    assert all(len(stand_in.reports[number]) == 400 for number in (0, 1, 3))
+
+
+def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
+    monkeypatch.setattr("worker.outbox.LONGEST_FLUSH", 0.02)
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
+    report = StandIn._trial_report
+
+    def lose_the_second(self, number, call):
+        if (number, call["attempt"]) == (1, 1) and number in self.running:
+            del self.running[1]  # its lease ran out
+            self.waiting.append(1)
+        return report(self, number, call)
+
+    monkeypatch.setattr(StandIn, "_trial_report", lose_the_second)
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 4, "lost": 1}
+    assert stand_in.attempts == {0: 1, 1: 2, 2: 1, 3: 1}
+
+
+def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
+    stand_in.lease_seconds = 0.3
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    train_epoch = Company.train_epoch
+
+    def slow(company):
+        time.sleep(0.6)
+        return train_epoch(company)
+
+    monkeypatch.setattr(Company, "train_epoch", slow)
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
+    assert all(beats(stand_in, number) for number in range(4))
+
+
+def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3)
+    train_epoch = Company.train_epoch
+
+    def too_large(company):
+        if len(company.members) > 1 and company.epoch == 1:
+            raise MemoryError
+        return train_epoch(company)
+
+    monkeypatch.setattr(Company, "train_epoch", too_large)
+    assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
+    assert all(list(reports) == [1, 2, 3] for reports in stand_in.reports.values())

@@ -10,5 +10,4 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
-Rows = Indices | slice
 Dtype = type[np.float32] | type[np.float64]

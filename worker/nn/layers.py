@@ -1,64 +1,69 @@
 """What follows the first layer: affine, batch normalization, activations and dropout.
 
-`forward` while training, `evaluate` afterwards, `backward` from dL/dy to dL/dx. A layer is made for at most `rows`
-rows at a time and keeps its buffers; an activation writes over its input, and `backward` may write over dy.
+`forward` while training, `evaluate` afterwards, `backward` from dL/dy to dL/dx, for K networks at a time. A layer is
+made for at most so many rows and keeps its buffers; an activation writes over its input, and `backward` may write
+over dy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from worker.nn.arrays import Array, Dtype
+from worker.nn.arrays import Array, Dtype, Indices
 from worker.nn.parameters import Parameter
+
+Shape = tuple[int, int, int]  # (K, most rows, O)
+Streams = Sequence[np.random.Generator]  # one for each of K networks
 
 
 class Layer(Protocol):
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
-        """Return y (B, O) for x (B, I) while training; remember what `backward` needs."""
+    def forward(self, x: Array, masks: Streams) -> Array:
+        """Return y (K, B, O) for x (K, B, I) while training; remember what `backward` needs."""
 
     def evaluate(self, x: Array) -> Array:
-        """Return y (B, O) for x (B, I) after training."""
+        """Return y (K, B, O) for x (K, B, I) after training."""
 
     def backward(self, dy: Array) -> Array:
-        """Return dL/dx (B, I) for dL/dy (B, O); write the gradients of the layer's own parameters."""
+        """Return dL/dx (K, B, I) for dL/dy (K, B, O); write the gradients of the layer's own parameters."""
 
 
 class Affine:
-    """y = x @ W + b, with x (B, I), W (I, O) and b (O,); without b before a batch normalization."""
+    """y = x @ W + b, with x (K, B, I), W (K, I, O) and b (K, 1, O); without b before a batch normalization."""
 
     def __init__(self, W: Parameter, b: Parameter | None, rows: int) -> None:
         self.W, self.b = W, b
-        inputs, outputs = W.value.shape
-        self._y: Array = np.empty((rows, outputs), W.value.dtype)
-        self._dx: Array = np.empty((rows, inputs), W.value.dtype)
-        self._ones: Array = np.ones(rows, W.value.dtype)
+        networks, inputs, outputs = W.value.shape
+        self._y: Array = np.empty((networks, rows, outputs), W.value.dtype)
+        self._dx: Array = np.empty((networks, rows, inputs), W.value.dtype)
+        self._ones: Array = np.ones((1, rows), W.value.dtype)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
+    def forward(self, x: Array, masks: Streams) -> Array:
         self._x = x
         return self.evaluate(x)
 
     def evaluate(self, x: Array) -> Array:
-        y = np.matmul(x, self.W.value, out=self._y[: len(x)])
+        y = np.matmul(x, self.W.value, out=self._y[:, : x.shape[1]])
         if self.b is not None:
             y += self.b.value
         return y
 
     def backward(self, dy: Array) -> Array:
         """dW = xᵀ @ dy, db = Σ_B dy, dx = dy @ Wᵀ."""
-        np.matmul(self._x.T, dy, out=self.W.gradient)
+        rows = dy.shape[1]
+        np.matmul(self._x.swapaxes(1, 2), dy, out=self.W.gradient)
         if self.b is not None:
             # a sum as a product with ones, two to three times as fast
-            np.matmul(self._ones[: len(dy)], dy, out=self.b.gradient)
-        return np.matmul(dy, self.W.value.T, out=self._dx[: len(dy)])
+            np.matmul(self._ones[:, :rows], dy, out=self.b.gradient)
+        return np.matmul(dy, self.W.value.swapaxes(1, 2), out=self._dx[:, :rows])
 
 
 class BatchNormalization:
     """y = γ x̂ + β with x̂ = (x − mean) / √(variance + ε), over the batch (Ioffe and Szegedy, 2015, arXiv:1502.03167).
 
-    γ and β are (O,). The variance is the biased one. Evaluation takes running averages of mean and variance, which
+    γ and β are (K, 1, O). The variance is the biased one. Evaluation takes running averages of mean and variance, which
     begin with the first batch: begun at 0 they would distort the first evaluations.
     """
 
@@ -67,20 +72,21 @@ class BatchNormalization:
 
     def __init__(self, gamma: Parameter, beta: Parameter, rows: int) -> None:
         self.gamma, self.beta = gamma, beta
-        gamma.value[:] = 1
-        size, dtype = len(gamma.value), gamma.value.dtype
+        networks, _, size = gamma.value.shape
+        dtype = gamma.value.dtype
         self._begun = False
-        self._running_mean: Array = np.zeros(size, dtype)
-        self._running_variance: Array = np.ones(size, dtype)
-        self._normalized: Array = np.empty((rows, size), dtype)
-        self._y: Array = np.empty((rows, size), dtype)
+        self._running_mean: Array = np.zeros((networks, 1, size), dtype)
+        self._running_variance: Array = np.ones((networks, 1, size), dtype)
+        self._normalized: Array = np.empty((networks, rows, size), dtype)
+        self._y: Array = np.empty((networks, rows, size), dtype)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
-        normalized, y = self._normalized[: len(x)], self._y[: len(x)]
-        mean = np.add.reduce(x, axis=0) / len(x)
+    def forward(self, x: Array, masks: Streams) -> Array:
+        rows = x.shape[1]
+        normalized, y = self._normalized[:, :rows], self._y[:, :rows]
+        mean = np.add.reduce(x, axis=1, keepdims=True) / rows
         np.subtract(x, mean, out=normalized)
         np.multiply(normalized, normalized, out=y)
-        variance = np.add.reduce(y, axis=0) / len(x)
+        variance = np.add.reduce(y, axis=1, keepdims=True) / rows
         self._follow(mean, variance)
         self._deviation = np.sqrt(variance + self.EPSILON)
         normalized /= self._deviation
@@ -90,7 +96,7 @@ class BatchNormalization:
 
     def evaluate(self, x: Array) -> Array:
         scale: Array = self.gamma.value / np.sqrt(self._running_variance + self.EPSILON)
-        y = np.multiply(x, scale, out=self._y[: len(x)])
+        y = np.multiply(x, scale, out=self._y[:, : x.shape[1]])
         y += self.beta.value - self._running_mean * scale
         return y
 
@@ -99,16 +105,22 @@ class BatchNormalization:
 
         The last two terms are what moves the mean and the variance of the batch.
         """
-        rows = len(dy)
-        normalized, product = self._normalized[:rows], self._y[:rows]
-        np.add.reduce(dy, axis=0, out=self.beta.gradient)
+        rows = dy.shape[1]
+        normalized, product = self._normalized[:, :rows], self._y[:, :rows]
+        np.add.reduce(dy, axis=1, keepdims=True, out=self.beta.gradient)
         np.multiply(dy, normalized, out=product)
-        np.add.reduce(product, axis=0, out=self.gamma.gradient)
+        np.add.reduce(product, axis=1, keepdims=True, out=self.gamma.gradient)
         np.multiply(normalized, self.gamma.gradient / rows, out=product)
         dy -= product
         dy -= self.beta.gradient / rows
         dy *= self.gamma.value / self._deviation
         return dy
+
+    def go_on_from(self, other: BatchNormalization, networks: Indices) -> None:
+        """Take over the running averages of these networks of another layer."""
+        self._begun = other._begun
+        self._running_mean = other._running_mean[networks]
+        self._running_variance = other._running_variance[networks]
 
     def _follow(self, mean: Array, variance: Array) -> None:
         share = 1 - self.KEPT if self._begun else 1
@@ -120,31 +132,32 @@ class BatchNormalization:
 class Relu:
     """y = max(x, 0); its gradient is 0 at exactly 0."""
 
-    def __init__(self, size: int, rows: int, dtype: Dtype) -> None:
+    def __init__(self, shape: Shape, dtype: Dtype) -> None:
         # an array of zeros: against a scalar np.maximum is several times slower
-        self._zeros: Array = np.zeros((rows, size), dtype)
-        self._positive = np.empty((rows, size), np.bool_)
+        self._zeros: Array = np.zeros(shape, dtype)
+        self._positive = np.empty(shape, np.bool_)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
+    def forward(self, x: Array, masks: Streams) -> Array:
         self._y = self.evaluate(x)
         return self._y
 
     def evaluate(self, x: Array) -> Array:
-        return np.maximum(x, self._zeros[: len(x)], out=x)
+        return np.maximum(x, self._zeros[:, : x.shape[1]], out=x)
 
     def backward(self, dy: Array) -> Array:
         # a multiplication: assigning zeros through a boolean mask is ten times slower
-        dy *= np.greater(self._y, self._zeros[: len(dy)], out=self._positive[: len(dy)])
+        rows = dy.shape[1]
+        dy *= np.greater(self._y, self._zeros[:, :rows], out=self._positive[:, :rows])
         return dy
 
 
 class Sigmoid:
     """y = 1 / (1 + exp(−x)), written as ½ (1 + tanh ½x), which cannot overflow; dy/dx = y (1 − y)."""
 
-    def __init__(self, size: int, rows: int, dtype: Dtype) -> None:
-        self._slope: Array = np.empty((rows, size), dtype)
+    def __init__(self, shape: Shape, dtype: Dtype) -> None:
+        self._slope: Array = np.empty(shape, dtype)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
+    def forward(self, x: Array, masks: Streams) -> Array:
         self._y = self.evaluate(x)
         return self._y
 
@@ -156,7 +169,7 @@ class Sigmoid:
         return x
 
     def backward(self, dy: Array) -> Array:
-        slope = np.subtract(1, self._y, out=self._slope[: len(dy)])
+        slope = np.subtract(1, self._y, out=self._slope[:, : dy.shape[1]])
         slope *= self._y
         dy *= slope
         return dy
@@ -165,10 +178,10 @@ class Sigmoid:
 class Tanh:
     """y = tanh(x); dy/dx = 1 − y²."""
 
-    def __init__(self, size: int, rows: int, dtype: Dtype) -> None:
-        self._slope: Array = np.empty((rows, size), dtype)
+    def __init__(self, shape: Shape, dtype: Dtype) -> None:
+        self._slope: Array = np.empty(shape, dtype)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
+    def forward(self, x: Array, masks: Streams) -> Array:
         self._y = self.evaluate(x)
         return self._y
 
@@ -176,7 +189,7 @@ class Tanh:
         return np.tanh(x, out=x)
 
     def backward(self, dy: Array) -> Array:
-        slope = np.multiply(self._y, self._y, out=self._slope[: len(dy)])
+        slope = np.multiply(self._y, self._y, out=self._slope[:, : dy.shape[1]])
         np.subtract(1, slope, out=slope)
         dy *= slope
         return dy
@@ -185,26 +198,34 @@ class Tanh:
 class Dropout:
     """Drops each neuron with probability `ratio` while training; evaluation scales by the share kept.
 
-    The plain form of Srivastava et al., 2014 (JMLR 15): y = x · [u > ratio], u uniform in [0, 1), unscaled.
+    The plain form of Srivastava et al., 2014 (JMLR 15): y = x · [u > ratio], u uniform in [0, 1), unscaled. Each
+    network has its own ratio; one of 0 draws nothing and changes nothing.
     """
 
-    def __init__(self, ratio: float, size: int, rows: int, dtype: Dtype) -> None:
-        self.ratio = ratio
-        self._mask: Array = np.empty((rows, size), dtype)
-        self._y: Array = np.empty((rows, size), dtype)
+    def __init__(self, ratios: Sequence[float], shape: Shape, dtype: Dtype) -> None:
+        self.ratios = ratios
+        self._dropped: Array = np.empty((len(ratios), 1, 1), dtype)
+        self._dropped[:, 0, 0] = ratios
+        self._kept: Array = np.empty_like(self._dropped)
+        self._kept[:, 0, 0] = [1 - ratio for ratio in ratios]
+        self._mask: Array = np.ones(shape, dtype)
+        self._y: Array = np.empty(shape, dtype)
 
-    def forward(self, x: Array, rng: np.random.Generator) -> Array:
-        mask = self._mask[: len(x)]
-        rng.random(out=mask, dtype=mask.dtype)
-        np.greater(mask, self.ratio, out=mask)
-        return np.multiply(x, mask, out=self._y[: len(x)])
+    def forward(self, x: Array, masks: Streams) -> Array:
+        rows = x.shape[1]
+        mask = self._mask[:, :rows]
+        for network, ratio in enumerate(self.ratios):
+            if ratio > 0:
+                masks[network].random(out=mask[network], dtype=mask.dtype)
+        np.greater(mask, self._dropped, out=mask)
+        return np.multiply(x, mask, out=self._y[:, :rows])
 
     def evaluate(self, x: Array) -> Array:
-        return np.multiply(x, 1 - self.ratio, out=self._y[: len(x)])
+        return np.multiply(x, self._kept, out=self._y[:, : x.shape[1]])
 
     def backward(self, dy: Array) -> Array:
-        dy *= self._mask[: len(dy)]
+        dy *= self._mask[:, : dy.shape[1]]
         return dy
 
 
-ACTIVATIONS: Mapping[str, Callable[[int, int, Dtype], Layer]] = {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}
+ACTIVATIONS: Mapping[str, Callable[[Shape, Dtype], Layer]] = {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}

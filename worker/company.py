@@ -1,0 +1,116 @@
+"""Which trials of a study a process trains side by side, and how many of them it asks for.
+
+docs/decisions/0011-trials-in-company.md says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from hpo_service.client import Json, conclusion
+from hpo_service.domain import neural_network
+from hpo_service.domain.neural_network import NetworkConfiguration
+from worker.datasets import load
+from worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
+from worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, Company, EpochReport, Member, can_train_together
+
+# What these draw does not depend on results, so that nothing is lost by drawing several at a time.
+DRAW_AHEAD = frozenset({"random", "grid", "qmc"})
+
+log = structlog.get_logger()
+
+
+def has_companies(study: Json) -> bool:
+    """Whether trials of this study train side by side: their settings leave the shape alone, and results the draws."""
+    return (
+        (study["objective"] or {}).get("kind") == neural_network.KIND
+        and study["sampler"]["name"] in DRAW_AHEAD
+        and EACH_ITS_OWN.issuperset(study["search_space"])
+    )
+
+
+def companions_in(study: Json) -> int:
+    """How many more trials of this study a process that was given one of it should ask for."""
+    if not has_companies(study) or study["state"] != "ACTIVE":
+        return 0
+    return companions(_left(study), study["counts"]["RUNNING"])
+
+
+def companions(left: int, running: int) -> int:
+    """How many more trials to ask for, with so many left to give out and so many running, the first included.
+
+    No more than each of the running ones could have of what is left: other processes shall find some too, and there
+    are no more processes at work than trials running.
+    """
+    return min(MOST_TOGETHER - 1, left // max(1, running))
+
+
+def _left(study: Json) -> int:
+    """How many trials the study, or its round, still gives out; imported ones make it fewer than there are."""
+    counts, narrowing, current = study["counts"], study["narrowing"], study["rounds"][-1]
+    limit = study["limits"]["trials"]
+    left = 2**31 if limit is None else limit - sum(counts.values()) + counts["WAITING"]
+    if narrowing is not None and current["round"] + 1 < narrowing["rounds"]:
+        left = min(left, narrowing["trials_per_round"] - current["trials"])
+    return max(0, left)
+
+
+def train_side_by_side(trials: Sequence[TrainingTrial], folder: Path | None) -> Iterator[tuple[TrainingTrial, Json]]:
+    """Train trials of one study; yield each with what to tell of it, as soon as it has ended."""
+    left = list(trials)
+    try:
+        for group in _groups({trial: configuration_of(trial) for trial in trials}):
+            for trial, result in _train(group, folder):
+                left.remove(trial)
+                yield trial, result
+    except (Exception, SystemExit):
+        # Each alone: who is to blame fails by itself, and a company may have been more than the memory holds.
+        log.exception("the company failed; its trials train alone", trials=[trial.number for trial in left])
+        for trial in left:
+            yield trial, result_of(NeuralNetwork(folder), trial)
+
+
+Group = dict[TrainingTrial, NetworkConfiguration]
+
+
+def _groups(trials: Group) -> list[Group]:
+    """The trials by their shape."""
+    groups: list[Group] = []
+    for trial, configuration in trials.items():
+        for group in groups:
+            if can_train_together(next(iter(group.values())), configuration):
+                group[trial] = configuration
+                break
+        else:
+            groups.append({trial: configuration})
+    return groups
+
+
+def _train(group: Group, folder: Path | None) -> Iterator[tuple[TrainingTrial, Json]]:
+    """Train a group an epoch at a time; who has ended leaves, and the others go on."""
+    first, configuration = next(iter(group.items()))
+    members = [Member(each, trial.seed) for trial, each in group.items()]
+    company = Company(members, study_seed=first.study_seed, dataset=load(configuration.dataset, folder))
+    training = list(group)
+    while training:
+        staying = []
+        for place, report in enumerate(company.train_epoch()):
+            result = _end(training[place], report, group[training[place]].epochs)
+            if result is None:
+                staying.append(place)
+            else:
+                yield training[place], result
+        training = [training[place] for place in staying]
+        company.go_on_with(staying)
+
+
+def _end(trial: TrainingTrial, report: EpochReport | None, epochs: int) -> Json | None:
+    """Report what the trial has reached; return what to tell if it ends with that."""
+    if report is None:
+        return DIVERGED
+    if trial.report(report.step, report.value, report.metrics) or report.step == epochs:
+        return conclusion(None, trial.last_value, trial.obeyed)
+    return None
