@@ -14,9 +14,9 @@ from drills import (
     jumping_clocks,
     kills,
     made_up_calls,
-    model_histories,
     power_cut,
     slow_connections,
+    suites,
 )
 from drills.loaded_study import NotHere, Outcome, Place
 from drills.nursery import Nursery
@@ -221,9 +221,9 @@ DRILLS = [
         "Limits, leases, results and states are what the contract says, whatever is called and in whatever order",
         "Hypothesis draws calls, waits and restarts, and holds every answer and the whole record against a model; "
         "SQLite and PostgreSQL",
-        model_histories.calls_in_any_order,
+        suites.calls_in_any_order,
         "calls",
-        *(0, 12_000),
+        *(0, 4_000),
         "no-attempt-check",
         *(600, ("answers and record are the model's",)),
     ),
@@ -236,6 +236,15 @@ DRILLS = [
         *(300, 10_000),
         "frameworks-refusals",
         *(300, ("every answer is as described",)),
+    ),
+    Drill(
+        "Nobody without a key reads or writes; a key does what its scope says, in the studies it names",
+        "every route with no key, a bad one, an expired one, one for other studies, and one of each scope",
+        suites.keys_on_every_route,
+        "cases",
+        *(0, 100),
+        "scopes-unchecked",
+        *(100, ("a key opens what it is for",)),
     ),
 ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -180,6 +181,14 @@ def frameworks_refusals() -> None:
     problems.install = careless
 
 
+def scopes_unchecked() -> None:
+    """Any key opens every route."""
+    from hpo_service.api import door
+
+    assert hasattr(door, "_check_scope")
+    door._check_scope = lambda *_: None
+
+
 def hasty_end() -> None:
     """SIGTERM ends the process in the middle of whatever it does, with answers that left before their commit."""
     answer_before_commit()
@@ -219,3 +228,6 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         hasty_end,
     )
 }
+
+if __name__ != "__main__" and "HPO_DRILL_SABOTAGE" in os.environ and "pytest" in sys.modules:
+    put_in(os.environ["HPO_DRILL_SABOTAGE"])  # loaded as a plugin, to break the guarantee in a run of tests
