@@ -15,6 +15,7 @@ from hpo_service.domain.errors import HpoError
 from hpo_service.store.engine import (
     database_errors_translated,
     database_url,
+    raw,
     reading_engine,
     sqlite_file,
     writing_engine,
@@ -67,7 +68,7 @@ class Database:
         """Run `work` in a transaction that holds these studies. The result comes after the commit."""
 
         def in_transaction(group: Group) -> T:
-            return work(WritingRecord(group, self._now(group.connection)))
+            return work(WritingRecord(group, group.now(self._now)))
 
         return self._writer.submit(in_transaction, studies)
 
@@ -81,7 +82,7 @@ class Database:
             return self._clock()
         if self._path is not None:
             return time.time()  # SQLite runs in this process: its clock is ours
-        return float(connection.execute(_DATABASE_CLOCK).scalar_one())
+        return float(raw(connection, _DATABASE_CLOCK, ())[0])
 
     def faults(self) -> list[str]:
         """What keeps this database from taking writes now; empty when it is ready."""
@@ -102,4 +103,4 @@ class Database:
         return found
 
 
-_DATABASE_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+_DATABASE_CLOCK = "SELECT extract(epoch FROM clock_timestamp())"

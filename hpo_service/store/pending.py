@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,8 @@ class Pending:
         cursor = connection.connection.cursor()
         try:
             ids = self._insert_trials(cursor, sql, mirrors)
-            self._write_rest(cursor, sql, ids, mirrors)
+            with _in_one_go(connection):
+                self._write_rest(cursor, sql, ids, mirrors)
         except Exception as error:
             raise as_sqlalchemy(connection, error) from error
         finally:
@@ -132,6 +134,14 @@ class Pending:
             )
         for study in self.studies.values():
             cursor.execute(sql.update_study, (*study_counters(study).values(), study.id))
+
+
+def _in_one_go(connection: sa.Connection) -> AbstractContextManager[Any]:
+    """PostgreSQL takes the statements without an answer to each being waited for."""
+    if connection.dialect.name == "sqlite":
+        return nullcontext()
+    pipeline: AbstractContextManager[Any] = connection.connection.dbapi_connection.pipeline()  # type: ignore[union-attr]
+    return pipeline
 
 
 def _report_cells(report: Report) -> tuple[float | None, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from hpo_service.store.engine import raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
-from hpo_service.store.tables import studies, workers
+from hpo_service.store.tables import workers
 
+_LOCK = "SELECT name, id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE"
 MOST_MIRRORS = 500
 ANSWERS_IN_MEMORY = 20_000
 
@@ -68,19 +69,21 @@ class Group:
         self.touched: set[int] = set()
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
         self._before_sql: list[dict[Any, Any]] | None = None
+        self._now: float | None = None
+
+    def now(self, clock: Callable[[sa.Connection], float]) -> float:
+        """The time for all calls of the group: read once, after its studies have been locked."""
+        if self._now is None:
+            self._now = clock(self.connection)
+        return self._now
 
     def lock(self, names: Sequence[str]) -> None:
         """Keep other servers from these studies; in the order of their names, so that nobody waits in a circle."""
         if not self.shared or not names:
             return
         found = dict.fromkeys(names, (0, -1))
-        query = (
-            sa.select(studies.c.name, studies.c.id, studies.c.revision)
-            .where(studies.c.name.in_(names))
-            .order_by(studies.c.name)
-            .with_for_update()
-        )
-        found.update({name: (key, revision) for name, key, revision in self.connection.execute(query)})
+        locked = self.connection.exec_driver_sql(_LOCK, (list(names),))
+        found.update({name: (key, revision) for name, key, revision in locked})
         for name, (key, revision) in found.items():
             known = self.memory.ids.get(name)
             if known is not None:
