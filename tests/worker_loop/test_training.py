@@ -9,6 +9,7 @@ import pytest
 
 from hpo_service.client import NEVER, Client, Forbidden, Retries
 from tests.worker_loop.conftest import StandIn
+from worker.company import companions
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
 from worker.objective import FailedTrial, NeuralNetwork
@@ -328,6 +329,18 @@ def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study,
         stand_in.running[number] = 1  # other processes are at work
     assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
     assert asked(stand_in) == [1, 1]
+
+
+def test_two_processes_share_twenty_trials_down_to_the_last():
+    """The processes take turns, each done with its company when it asks again."""
+    held, left, companies = [0, 0], 20, []
+    for turn in range(20):
+        if left:
+            held[turn % 2] = 0
+            held[turn % 2] = 1 + companions(left - 1, sum(held) + 1)
+            left -= held[turn % 2]
+            companies.append(held[turn % 2])
+    assert companies == [4, 4, 3, 3, 2, 2, 1, 1]
 
 
 def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in):

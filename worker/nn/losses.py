@@ -19,14 +19,13 @@ def softmax(scores: Array) -> Array:
 def cross_entropy(scores: Array, labels: Labels) -> Array:
     """−log softmax(s)[label] of each row, (K, B), as log Σ exp(s) − s[label], which has no log of 0.
 
-    In double precision, so that it is finite wherever the scores are.
+    Differences of scores are taken in double precision, so that the result is finite wherever the scores are.
     """
-    shifted = scores.swapaxes(1, 2).astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    of_labels = shifted[:, labels, np.arange(len(labels))]
-    # the exponentials in the scores' own type: several times faster in single precision, and as exact as they are
-    exponentials = np.exp(shifted.astype(scores.dtype))
-    losses: Array = np.log(exponentials.sum(axis=1, dtype=np.float64)) - of_labels
+    shifted = scores.swapaxes(1, 2).copy()  # (K, C, B)
+    largest = shifted.max(axis=1, keepdims=True)
+    of_labels = shifted[:, labels, np.arange(len(labels))].astype(np.float64) - largest[:, 0]
+    shifted -= largest
+    losses: Array = np.log(np.exp(shifted, out=shifted).sum(axis=1), dtype=np.float64) - of_labels
     return losses
 
 
