@@ -33,10 +33,10 @@ and drained. Then:
   clock itself was moved);
 - a repeated call got the same answer; and every answer was a documented one, never a 500.
 
-Four drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls that
-schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks on. Calls
-in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what they are
-for, on every route, and nothing else.
+Four drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
+that schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks
+on. Calls in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what
+they are for, on every route, and nothing else.
 
 **Sabotage**: each drill is run once more against a server in which one guarantee is broken on purpose, in the server's
 process and never in the product. The column says which, and how often that was found. A drill that does not find it is

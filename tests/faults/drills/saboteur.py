@@ -225,6 +225,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         deaf,
         slow_ones_stay,
         frameworks_refusals,
+        scopes_unchecked,
         hasty_end,
     )
 }

@@ -53,5 +53,7 @@ def _run(place: Place, path: str, kind: str, variables: dict[str, str], *options
     done = subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, env=environment, check=False)
     if done.returncode == 0:
         return []
-    failed = re.findall(r"^E +(\S.*)$", done.stdout, re.MULTILINE) or [done.stdout[-500:] + done.stderr[-500:]]
+    if done.returncode != 1:  # other than that tests have failed
+        raise RuntimeError(f"pytest: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    failed = re.findall(r"^E +(\S.*)$", done.stdout, re.MULTILINE)
     return [f"{kind}: {line}" for line in failed[:20]]
