@@ -1,6 +1,6 @@
 # make run     sets up and runs the article's search on MNIST (about a minute on two cores)
 # make test    sets up and runs all tests, on SQLite and on a real PostgreSQL
-# make faults  every fault drill at full size, and each with its guarantee broken (about a quarter of an hour on two
+# make faults  every fault drill at full size, and each with its guarantee broken (about twenty minutes on two
 #              cores); writes docs/reliability.md
 # make check   the linters: ruff, mypy, import-linter
 # make sbom    writes build/sbom.cdx.json: what is shipped, by version and hash (CycloneDX)

@@ -1,7 +1,7 @@
 """All drills at full size, and each with its guarantee broken; writes docs/reliability.md.
 
 python tests/faults/run.py              small, as among the tests
-python tests/faults/run.py --full       full size with sabotage: about a quarter of an hour on two idle cores
+python tests/faults/run.py --full       full size with sabotage: about twenty minutes on two idle cores
 python tests/faults/run.py --full --only servers_killed
 """
 
