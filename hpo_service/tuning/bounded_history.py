@@ -40,7 +40,7 @@ class Bounds:
     sample: int
 
 
-FOR_MIXTURES = Bounds(best=128, recent=64, sample=96)
+FOR_MIXTURES = Bounds(best=64, recent=192, sample=96)
 # Optuna's samplers take longer over each trial, and a Gaussian process takes the cube of their number.
 FOR_OPTUNA = Bounds(best=64, recent=32, sample=64)
 

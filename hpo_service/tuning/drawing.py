@@ -36,13 +36,13 @@ class Sampler(Protocol):
 
 
 def uniforms(count: int, seed: int, number: int, purpose: str = "") -> NDArray[np.float64]:
-    """(count,): numbers in [0, 1), the same for the trial on every server, before and after a restart.
+    """(count,): numbers in (0, 1), the same for the trial on every server, before and after a restart.
 
     SHAKE is ten times as fast as seeding one of NumPy's generators, and no two trials' streams have to do with each
     other. `purpose` tells apart what one trial draws independently.
     """
     stream = hashlib.shake_128(f"{seed}/{number}/{purpose}".encode()).digest(8 * count)
-    numbers: NDArray[np.float64] = (np.frombuffer(stream, dtype="<u8") >> 11) * 2.0**-53
+    numbers: NDArray[Any] = (np.frombuffer(stream, dtype="<u8") >> 12) * 2.0**-52 + 2.0**-53
     return numbers
 
 

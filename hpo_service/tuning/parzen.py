@@ -4,7 +4,7 @@ The same mixtures as Optuna 5's (bandwidths from the neighbours, truncated to th
 that a draw takes few array operations: every axis is scaled to [0, 1], where the logarithm of a product of normal
 kernels is a polynomial in the candidate, so that all kernels at all candidates are one product of matrices.
 
-Arrays: N kernels of a mixture (the prior is the last one), D numeric axes, B candidates. A trial's places are a column.
+Arrays: N kernels of a mixture (the prior is the first one), D numeric axes, B candidates. A trial's places are a column.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _TINY = 1e-300
 # An axis of at least so many cells counts as continuous: the narrowest kernel then spans ten of them, and its density
 # in the middle of one is as good as its mass in it.
 _SMOOTH = 1_000
-# Up to so many axes a product of kernels stays within single precision, whatever their widths: each adds at most a
-# factor of 80.
+# Up to so many axes a product of kernels stays within single precision, which is four times as fast: each axis adds at
+# most a factor of 80.
 _FEW = 16
 
 
@@ -120,16 +120,16 @@ class Coordinates:
         self.numeric = sum(not axis.is_choice for axis in axes)
         self.smooth = sum(axis.cells == 0 for axis in axes)
 
-    @property
-    def is_wide(self) -> bool:
-        return len(self.each) > _FEW
+        self.precision = np.dtype(np.float32 if len(axes) <= _FEW else np.float64)
 
     def features(self, points: Floats) -> Floats:
-        """(B, 2 S + 1): what a kernel's logarithm is a polynomial of, of the S continuous axes."""
+        """(2 S + 1, B): of the S continuous axes what the exponent of a kernel is linear in; see `Mixture`."""
         S = self.smooth
-        features = np.ones((points.shape[1], 2 * S + 1))
-        features[:, S : 2 * S] = points[:S].T
-        np.square(points[:S].T, out=features[:, :S])
+        features = np.empty((2 * S + 1, points.shape[1]))
+        halves = np.multiply(points[:S], -0.5, out=features[:S])
+        halves *= points[:S]
+        features[S : 2 * S] = points[:S]
+        features[-1] = -0.5
         return features
 
     def values(self, point: Floats) -> dict[str, Value]:
@@ -137,77 +137,120 @@ class Coordinates:
 
 
 class Mixture:
-    def __init__(self, on: Coordinates, places: Floats, weights: Floats) -> None:
-        """places: (D + number of choice axes, N - 1), by age; weights: (N - 1,), where the prior's is 1."""
+    """A kernel at c of width w, and p = 1 / w: exp(-(x - c)² p² / 2) = exp(-x²/2 · p² + x · c p² - 1/2 · c² p²).
+
+    exponents (2 S + 1, N)   p² and c p² of each continuous axis, and the sum of c² p²: what features are multiplied by
+    factors (N,)             the weight of the kernel, over its width and its mass inside the range, on all axes
+    """
+
+    def __init__(self, on: Coordinates) -> None:
         self._on = on
+        self._reserve(64)
+
+    def _reserve(self, capacity: int) -> None:
+        """One set of arrays for all that this is fitted to: to make them takes as long as to fill them."""
+        D, S = self._on.numeric, self._on.smooth
+        self._capacity = capacity
+        self._all_centres, self._all_precisions = np.empty((D, capacity)), np.empty((D, capacity))
+        self._all_centres[:, 0], self._all_precisions[:, 0] = 0.5, 1.0
+        self._all_weights = np.ones(capacity)
+        self._all_ends = np.empty((2, D, capacity))
+        self._all_exponents = np.empty((2 * S + 1, capacity))
+        self._begin_of_rows = np.arange(1, D * capacity + 1, capacity)[:, None]
+
+    def fit(self, places: Floats, standing: Floats) -> Mixture:
+        """places: (D + number of choice axes, N - 1), by age; standing: how many trials each stands for."""
+        on = self._on
         D, S, N = on.numeric, on.smooth, places.shape[1] + 1
-        shares = np.empty(N)
-        shares[:-1], shares[-1] = weights, 1.0
-        self._shares = shares / shares.sum()
-        self._choices = places[D:].astype(np.intp)
-        self._centres = centres = np.empty((D, N))
-        self._widths = widths = np.empty((D, N))
-        centres[:, :-1], centres[:, -1] = places[:D], 0.5
-        widths[:, :-1], widths[:, -1] = _bandwidths(centres[:, :-1]), 1.0
-        precision = 1 / widths
-        self._from = ndtr(centres * -precision)
-        self._mass = ndtr((1 - centres) * precision) - self._from
-        self._coefficients = coefficients = np.empty((2 * S + 1, N))
-        squared = precision[:S] * precision[:S]
-        slopes = np.multiply(centres[:S], squared, out=coefficients[S : 2 * S])
-        np.multiply(squared, -0.5, out=coefficients[:S])
-        scale = self._mass.copy()
-        scale[:S] *= widths[:S]
-        coefficients[-1] = -np.log(scale).sum(axis=0) - 0.5 * (centres[:S] * slopes).sum(axis=0)
+        if N > self._capacity:
+            self._reserve(2 * N)
+        self._choices = places[D:].astype(np.intp) if D < len(places) else None
+        self._weights = weights = self._all_weights[:N]
+        weigh_by_age(standing, weights[1:])
+        self._centres = centres = self._all_centres[:, :N]
+        centres[:, 1:] = places[:D]
+        self._find_precisions(N - 1)
+        self._precision = precision = self._all_precisions[:, :N]
+        self._exponents = exponents = self._all_exponents[:, :N]
+        ends = self._all_ends[:, :, :N]
+        begin = np.multiply(centres, precision, out=ends[0])
+        np.subtract(precision, begin, out=ends[1])
+        p = precision if S == D else precision[:S]
+        np.multiply(p, p, out=exponents[:S])
+        np.multiply(begin[:S], p, out=exponents[S : 2 * S])
+        np.multiply(exponents[S : 2 * S], centres[:S]).sum(axis=0, out=exponents[-1])
+        np.negative(begin, out=begin)
+        ndtr(ends, out=ends)
+        self._mass = mass = np.subtract(ends[1], begin, out=ends[1])
+        self._below = begin
+        factors = weights
+        if S:
+            factors = factors * (p / mass[:S]).prod(axis=0)
+        if S < D:
+            factors = factors / mass[S:].prod(axis=0)
+        self._factors = factors.astype(on.precision)
+        return self
+
+    def _find_precisions(self, count: int) -> None:
+        """Of the trials' kernels: 1 over the distance to the further neighbour, within bounds."""
+        D = self._on.numeric
+        centres, precisions = self._all_centres, self._all_precisions
+        if count < 2:
+            ends = centres[:, 1 : 1 + count]
+            precisions[:, 1 : 1 + count] = 1 / np.maximum(ends, 1 - ends)
+            return
+        order = centres[:, 1 : 1 + count].argsort(axis=1, kind="stable")
+        order += self._begin_of_rows
+        ranked = centres.take(order)
+        widths = np.empty((D, count))
+        gaps = ranked[:, 1:] - ranked[:, :-1]
+        np.maximum(gaps[:, 1:], gaps[:, :-1], out=widths[:, 1:-1])
+        widths[:, 0], widths[:, -1] = gaps[:, 0], gaps[:, -1]
+        np.maximum(widths, 1 / min(100.0, 2.0 + count), out=widths)
+        precisions.ravel()[order] = np.divide(1, widths, out=widths)
 
     def sample(self, uniform: Floats) -> Floats:
         """(D + number of choice axes, B): candidates, each from one kernel; uniform (1 + D + choice axes, B)."""
         on, D = self._on, self._on.numeric
-        kernel = np.searchsorted(self._cumulated, uniform[0], side="right")
+        cumulated = self._weights.cumsum()
+        kernel = cumulated.searchsorted(uniform[0] * cumulated[-1], side="right")
         points = uniform[1:].copy()
         if D:
-            start, mass, centre, width = self._of_each[:, :, kernel]
-            places = centre + width * ndtri(start + points[:D] * mass)
-            np.minimum(np.maximum(places, 0.0), 1.0, out=points[:D])
+            quantiles = points[:D] * self._mass.take(kernel, axis=1)
+            quantiles += self._below.take(kernel, axis=1)
+            away = ndtri(quantiles, out=quantiles)
+            away /= self._precision.take(kernel, axis=1)
+            np.add(away, self._centres.take(kernel, axis=1), out=points[:D])
             for d in range(on.smooth, D):
                 points[d] = on.each[d].snapped(points[d])
         for c, each in enumerate(on.each[D:]):
+            assert self._choices is not None
             # The kernel's own choice with its share; with the rest, and from the prior, any.
-            own = np.where(kernel < len(self._shares) - 1, self._own_share(each.cells), 0.0)
-            mine = np.append(self._choices[c], 0)[kernel]
+            own = np.where(kernel > 0, self._own_share(each.cells), 0.0)
+            mine = np.concatenate([[0], self._choices[c]])[kernel]
             any_of_them = np.floor((points[D + c] - own) / (1 - own) * each.cells)
             points[D + c] = np.where(points[D + c] < own, mine, any_of_them)
         return points
 
-    @cached_property
-    def _cumulated(self) -> Floats:
-        return np.cumsum(self._shares)[:-1]
-
-    @cached_property
-    def _of_each(self) -> Floats:
-        return np.stack([self._from, self._mass, self._centres, self._widths])
-
     def _own_share(self, choices: int) -> float:
         """How much of a trial's kernel stays at its own choice; the rest is spread over all of them."""
-        return 1 / (1 + choices / len(self._shares))
+        return 1 / (1 + choices / len(self._weights))
 
-    def log_density(self, points: Floats, features: Floats) -> Floats:
-        """(B,): the logarithm of the density, up to what two mixtures on the same axes share."""
+    def density(self, points: Floats, features: Floats) -> Floats:
+        """(B,): up to a factor; the choices and the axes with cells in proportion to what chance would give them."""
         on, D = self._on, self._on.numeric
-        total = features @ self._coefficients
+        total = features.T @ self._exponents
         for d in range(on.smooth, D):
             total += self._log_masses(d, points[d])
         for c, each in enumerate(on.each[D:]):
             total += self._log_shares(c, each.cells)[points[D + c].astype(np.intp)]
-        shift = total.max(axis=1) if on.is_wide else np.zeros(1)
-        if on.is_wide:
-            total -= shift[:, None]
-        density: Floats = np.log(np.exp(total.astype(np.float32)) @ self._shares.astype(np.float32)) + shift
+        kernels = np.exp(total, dtype=on.precision, casting="same_kind")
+        density: Floats = kernels @ self._factors
         return density
 
     def _log_masses(self, d: int, middles: Floats) -> Floats:
         """(B, N): of the cells, in proportion to their extent."""
-        of, centres, precision = self._on.each[d], self._centres[d], 1 / self._widths[d]
+        of, centres, precision = self._on.each[d], self._centres[d], self._precision[d]
         few = of.cells < len(middles)
         cells = of.all_middles if few else middles
         low, high = of.edges(cells)
@@ -218,40 +261,22 @@ class Mixture:
     def _log_shares(self, c: int, choices: int) -> Floats:
         """(number of choices, N): in proportion to what chance would give each."""
         own = self._own_share(choices)
-        logs = np.full((choices, len(self._shares)), math.log1p(-own))
-        logs[self._choices[c], np.arange(self._choices.shape[1])] = math.log1p(-own + own * choices)
-        logs[:, -1] = 0.0
+        assert self._choices is not None
+        logs = np.full((choices, len(self._weights)), math.log1p(-own))
+        logs[self._choices[c], np.arange(1, len(self._weights))] = math.log1p(-own + own * choices)
+        logs[:, 0] = 0.0
         return logs
 
 
-def weights_by_age(standing: Floats) -> Floats:
-    """Of trials by age the latest 25 count in full, the older ones the less the older they are.
-
-    standing: how many trials each stands for.
-    """
-    so_far = np.cumsum(standing)
-    count = so_far[-1] if len(so_far) else 0.0
+def weigh_by_age(standing: Floats, weights: Floats) -> None:
+    """weights: 1 for the latest 25 trials, less for the older ones the older they are; standing: for how many each is."""
+    so_far = standing.cumsum()
+    count = float(so_far[-1]) if len(so_far) else 0.0
     if count <= 25:
-        return standing
-    slope = (1 - 1 / count) / max(count - 26, 1)
-    weights: Floats = np.minimum((so_far - standing) * slope + 1 / count, 1.0) * standing
-    return weights
-
-
-def _bandwidths(centres: Floats) -> Floats:
-    """(D, N - 1): the distance to the further neighbour, within bounds; a lone trial's neighbours are the ends."""
-    D, count = centres.shape
-    if count == 0 or D == 0:
-        return centres
-    if count == 1:
-        return np.maximum(centres, 1 - centres)
-    order = centres.argsort(axis=1, kind="stable")
-    rows = np.arange(D)[:, None]
-    ranked = centres[rows, order]
-    gaps = ranked[:, 1:] - ranked[:, :-1]
-    widths = np.empty_like(centres)
-    np.maximum(gaps[:, 1:], gaps[:, :-1], out=widths[:, 1:-1])
-    widths[:, 0], widths[:, -1] = gaps[:, 0], gaps[:, -1]
-    result = np.empty_like(centres)
-    result[rows, order] = np.maximum(widths, 1 / min(100.0, 2.0 + count))
-    return result
+        weights[:] = standing
+        return
+    np.subtract(so_far, standing, out=weights)
+    weights *= (1 - 1 / count) / max(count - 26, 1)
+    weights += 1 / count
+    np.minimum(weights, 1.0, out=weights)
+    weights *= standing

@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 
-_LARGEST_CHUNK = 512
+_LARGEST_CHUNK = 4096
 
 
 class SortedValues:
-    """Doubles without NaN, in chunks of at most 512: eight bytes a number."""
+    """Doubles without NaN, in chunks of at most 4,096: eight bytes a number."""
 
     def __init__(self) -> None:
         self._chunks: list[array[float]] = []

@@ -22,7 +22,7 @@ from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Restated
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
-from hpo_service.tuning.parzen import Coordinate, Coordinates, Floats, Mixture, weights_by_age
+from hpo_service.tuning.parzen import Coordinate, Coordinates, Floats, Mixture
 from hpo_service.tuning.past_trials import ABSENT
 
 # Candidates nearer than this count as equal: how a sum rounds depends on the machine, and the draw shall not.
@@ -84,8 +84,8 @@ class Tpe:
         uniform = uniforms(shape[0] * shape[1], self._seed, number, names[0]).reshape(shape)
         candidates = best.sample(uniform)
         features = on.features(candidates)
-        advantage = best.log_density(candidates, features) - rest.log_density(candidates, features)
-        first = int((advantage >= advantage.max() - _NEAR).argmax())
+        advantage = best.density(candidates, features) / rest.density(candidates, features)
+        first = int((advantage >= advantage.max() * (1 - _NEAR)).argmax())
         return on.values(candidates[:, first])
 
 
@@ -104,6 +104,7 @@ class Sides:
         self._others = Columns(len(names))
         self._on: dict[tuple[str, ...], Coordinates] = {}
         self._good_mixtures: dict[Coordinates, Mixture] = {}
+        self._others_mixtures: dict[Coordinates, Mixture] = {}
 
     def catch_up(self) -> None:
         """Move what has changed places since the last time."""
@@ -135,41 +136,52 @@ class Sides:
 
     def good_mixture(self, on: Coordinates) -> Mixture:
         if on not in self._good_mixtures:
-            places, weights = _of_those_with_all(self._good_places[on.rows], np.ones(len(self._good)))
-            self._good_mixtures[on] = Mixture(on, places, weights_by_age(weights))
+            places, standing = _of_those_with_all(self._good_places[on.rows], np.ones(len(self._good)))
+            self._good_mixtures[on] = Mixture(on).fit(places, standing)
         return self._good_mixtures[on]
 
     def others_mixture(self, on: Coordinates) -> Mixture:
         """One of the sample stands for its share of what is left out, so that all weigh what all would."""
-        standing = np.where(self._others.sampled, self._history.each_stands_for, 1.0)
-        places, standing = _of_those_with_all(self._others.places[on.rows], standing)
-        return Mixture(on, places, weights_by_age(standing))
+        if on not in self._others_mixtures:
+            self._others_mixtures[on] = Mixture(on)
+        others = self._others
+        places, standing = others.places.take(on.rows, axis=0), others.standing(self._history.each_stands_for)
+        if others.have_holes:
+            places, standing = _of_those_with_all(places, standing)
+        return self._others_mixtures[on].fit(places, standing)
 
 
 def _of_those_with_all(places: Floats, standing: Floats) -> tuple[Floats, Floats]:
     """The trials that have all these axes."""
-    there = places.sum(axis=0)
-    if not math.isnan(there.sum()):
-        return places, standing
-    have = ~np.isnan(there)
+    have = ~np.isnan(places).any(axis=0)
     return places[:, have], standing[have]
 
 
 class Columns:
-    """Trials by rising number, one column each."""
+    """Trials by rising number, one column each; some of them stand for others, too."""
 
     def __init__(self, axes: int) -> None:
         self._numbers: list[int] = []
+        self._with_holes: set[int] = set()
         self._places = np.empty((axes, 64))
-        self._sampled = np.zeros(64, dtype=np.bool_)
+        self._standing = np.empty(64)
+        self._sampled = np.empty(64, dtype=np.bool_)
 
     @property
     def places(self) -> Floats:
         return self._places[:, : len(self._numbers)]
 
     @property
-    def sampled(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return self._sampled[: len(self._numbers)]
+    def have_holes(self) -> bool:
+        """Whether some trials have not all the axes."""
+        return bool(self._with_holes)
+
+    def standing(self, sampled_for: float) -> Floats:
+        """For how many trials each stands: those of the sample for so many, the others for themselves."""
+        standing = self._standing[: len(self._numbers)]
+        if sampled_for != 1:
+            standing[self._sampled[: len(self._numbers)]] = sampled_for
+        return standing
 
     def _find(self, number: int) -> tuple[int, bool]:
         at = bisect_left(self._numbers, number)
@@ -178,29 +190,37 @@ class Columns:
     def add(self, number: int, places: Sequence[float], sampled: bool) -> None:
         at, size = self._find(number)[0], len(self._numbers)
         if size == len(self._sampled):
-            self._places = np.concatenate([self._places, np.empty_like(self._places)], axis=1)
-            self._sampled = np.concatenate([self._sampled, np.zeros_like(self._sampled)])
+            self._places = np.concatenate([self._places, self._places], axis=1)
+            self._standing = np.concatenate([self._standing, self._standing])
+            self._sampled = np.concatenate([self._sampled, self._sampled])
         if at < size:
-            self._places[:, at + 1 : size + 1] = self._places[:, at:size]
-            self._sampled[at + 1 : size + 1] = self._sampled[at:size]
+            for array in (self._places, self._standing, self._sampled):
+                array[..., at + 1 : size + 1] = array[..., at:size]
         self._numbers.insert(at, number)
         self._places[:, at] = places
-        self._sampled[at] = sampled
+        self._mark(at, sampled)
+        if any(map(math.isnan, places)):
+            self._with_holes.add(number)
 
     def drop(self, number: int) -> None:
         at, there = self._find(number)
         if there:
             size = len(self._numbers)
-            self._places[:, at : size - 1] = self._places[:, at + 1 : size]
-            self._sampled[at : size - 1] = self._sampled[at + 1 : size]
+            for array in (self._places, self._standing, self._sampled):
+                array[..., at : size - 1] = array[..., at + 1 : size]
             del self._numbers[at]
+            self._with_holes.discard(number)
 
     def mark(self, number: int, sampled: bool) -> bool:
         """Whether it is there."""
         at, there = self._find(number)
         if there:
-            self._sampled[at] = sampled
+            self._mark(at, sampled)
         return there
+
+    def _mark(self, at: int, sampled: bool) -> None:
+        self._sampled[at] = sampled
+        self._standing[at] = 1.0
 
 
 class OptunaTpe:
