@@ -4,7 +4,8 @@ The same mixtures as Optuna 5's (bandwidths from the neighbours, truncated to th
 that a draw takes few array operations: every axis is scaled to [0, 1], where the logarithm of a product of normal
 kernels is a polynomial in the candidate, so that all kernels at all candidates are one product of matrices.
 
-Arrays: N kernels of a mixture (the prior is the first one), D numeric axes, B candidates. A trial's places are a column.
+Arrays: N kernels of a mixture (the prior is the first one), D numeric axes, B candidates; a trial is a
+column, an axis a row.
 """
 
 from __future__ import annotations
@@ -162,9 +163,9 @@ class Mixture:
         """places: (D + number of choice axes, N - 1), by age; standing: how many trials each stands for."""
         on = self._on
         D, S, N = on.numeric, on.smooth, places.shape[1] + 1
-        if N > self._capacity:
+        if self._capacity < N:
             self._reserve(2 * N)
-        self._choices = places[D:].astype(np.intp) if D < len(places) else None
+        self._choices = places[D:].astype(np.intp) if len(places) > D else None
         self._weights = weights = self._all_weights[:N]
         weigh_by_age(standing, weights[1:])
         self._centres = centres = self._all_centres[:, :N]
@@ -269,7 +270,10 @@ class Mixture:
 
 
 def weigh_by_age(standing: Floats, weights: Floats) -> None:
-    """weights: 1 for the latest 25 trials, less for the older ones the older they are; standing: for how many each is."""
+    """weights: 1 for the latest 25 trials, less for the older ones the older they are, by age.
+
+    standing: for how many trials each stands.
+    """
     so_far = standing.cumsum()
     count = float(so_far[-1]) if len(so_far) else 0.0
     if count <= 25:
