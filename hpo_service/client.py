@@ -347,8 +347,10 @@ class Client:
     def report(self, study: str, number: int, attempt: int, reports: Sequence[Mapping[str, Any]]) -> Json:
         return self._json("POST", _trial(study, number) + ":report", {"attempt": attempt, "reports": list(reports)})
 
-    def heartbeat(self, study: str, number: int, attempt: int) -> Json:
-        return self._json("POST", _trial(study, number) + ":heartbeat", {"attempt": attempt})
+    def heartbeat(self, study: str, number: int, attempt: int, *, dataset_sha256: str | None = None) -> Json:
+        """dataset_sha256: of the data it is trained on; StudyStateConflict if the study is bound to other data."""
+        body = {"attempt": attempt, **_given(dataset_sha256=dataset_sha256)}
+        return self._json("POST", _trial(study, number) + ":heartbeat", body)
 
     def tell(
         self,
@@ -372,8 +374,9 @@ class Client:
         results: list[Json] = self._json("POST", "/v1/trials:batch", {"calls": list(calls)})["results"]
         return results
 
-    def test_heartbeat(self, study: str, attempt: int) -> Json:
-        return self._json("POST", _study(study) + "/test:heartbeat", {"attempt": attempt})
+    def test_heartbeat(self, study: str, attempt: int, *, dataset_sha256: str | None = None) -> Json:
+        body = {"attempt": attempt, **_given(dataset_sha256=dataset_sha256)}
+        return self._json("POST", _study(study) + "/test:heartbeat", body)
 
     def test_tell(self, study: str, attempt: int, state: str, **result: Any) -> Json:
         body = {"attempt": attempt, "state": state, **_given(**result)}

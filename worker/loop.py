@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
-from hpo_service.domain.errors import HpoError, NotFound
+from hpo_service.domain.errors import HpoError, LeaseLost, NotFound, StudyStateConflict, TrialFinished
 from worker.company import companions_in, has_companies, train_side_by_side
-from worker.datasets import DatasetMissing
+from worker.datasets import Dataset, DatasetDiffers, DatasetMissing
 from worker.heartbeat import AWAY, Heartbeat, send
 from worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
 from worker.outbox import HeldJob, Outbox, flush_interval
@@ -75,7 +75,9 @@ class Worker:
         self.tally: Counter[str] = Counter()
         self.asking: Ask | None = None
         self._perhaps_the_last = False
-        self._next_study = cycle(studies or [None])
+        self.refused: dict[str, DatasetDiffers] = {}  # studies that are bound to other data than this worker's
+        self._bound: set[str] = set()
+        self._turn = count()
         self._facts: dict[str, StudyFacts] = {}
 
     def run(self) -> None:
@@ -93,6 +95,8 @@ class Worker:
             if jobs:
                 continue
             if self.until_done and self._all_done():
+                if self.refused:
+                    raise next(iter(self.refused.values()))
                 log.info("all done")
                 return
             # An answer that came at once would come at once again.
@@ -127,12 +131,30 @@ class Worker:
     # Asking
 
     def _next_ask(self) -> Ask:
-        return Ask(next(self._next_study), self._wait_seconds(), new_request_id())
+        return Ask(self._next_study(), self._wait_seconds(), new_request_id())
+
+    def _next_study(self) -> str | None:
+        """The studies named in turn, without those refused; once one is refused, those of any name that are open."""
+        if not self.studies and not self.refused:
+            return None
+        names = [name for name in self.studies or self._open_studies() if name not in self.refused]
+        if not names:
+            raise next(iter(self.refused.values()))
+        return names[next(self._turn) % len(names)]
+
+    def _open_studies(self) -> list[str]:
+        return [
+            study["name"]
+            for study in self._patiently(lambda: list(self.client.studies()))
+            if (study["objective"] or {}).get("kind") in KINDS and study["state"] not in FINAL_STATES
+        ]
 
     def _wait_seconds(self) -> float:
         """An ask of one study is answered when the study ends; one of any study waits on."""
         if len(self.studies) == 1:
             return WAIT_SECONDS
+        if self.refused:
+            return SHORT_WAIT_SECONDS
         if self._perhaps_the_last:
             return 0.0
         return SHORT_WAIT_SECONDS if self.until_done or self.studies else WAIT_SECONDS
@@ -173,12 +195,13 @@ class Worker:
     def _all_done(self) -> bool:
         """Whether the studies give out no more: neither trials nor a sealed test that this worker could take."""
         if self.studies:
-            states = [self._patiently(partial(self.client.study, study))["state"] for study in self.studies]
+            names = [name for name in self.studies if name not in self.refused]
+            states = [self._patiently(partial(self.client.study, name))["state"] for name in names]
             return all(state in FINAL_STATES for state in states)
         return all(
             study["state"] in FINAL_STATES and (study["test"] or {}).get("state") not in ("WAITING", "RUNNING")
             for study in self._patiently(lambda: list(self.client.studies()))
-            if (study["objective"] or {}).get("kind") in KINDS
+            if (study["objective"] or {}).get("kind") in KINDS and study["name"] not in self.refused
         )
 
     # Training
@@ -188,14 +211,18 @@ class Worker:
         try:
             facts = self._study_facts(job.study)
             self._begin(given, job, facts)
-            if job.number is not None and facts.has_companies and self._has_data(given):
+            has_data = self._has_data(given, job)
+            if job.number is not None and facts.has_companies and has_data:
                 self._train_company({job: given} | self._companions(job.study, facts), facts)
                 return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
             self._without_data(job, error)
             return
-        except (NotFound, LostTrial) as error:
+        except DatasetDiffers as error:
+            self._refuse_study(job, error)
+            return
+        except (NotFound, LeaseLost, TrialFinished, LostTrial) as error:
             self.outbox.drop(job)
             log.warning("dropped", **_words(job), reason=str(error))
             self.tally["lost"] += 1
@@ -215,17 +242,38 @@ class Worker:
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
         log.info("dropped" if job.lost else "told", **_words(job), **what)
 
-    def _has_data(self, given: Json) -> bool:
-        """Whether the built-in objective is trained here, on data that can be read. Raise DatasetMissing."""
-        if not isinstance(self.objective, NeuralNetwork):
+    def _has_data(self, given: Json, job: HeldJob) -> bool:
+        """Whether the built-in objective is trained here, on data that can be read.
+
+        Raise DatasetMissing, and DatasetDiffers where the study is bound to other data; the first trial binds it.
+        """
+        if not isinstance(self.objective, NeuralNetwork) and job.number is not None:
             return False
         try:
-            self.objective.dataset(given["objective"])
+            dataset = NeuralNetwork(self.data).dataset(given["objective"] or {})
         except DatasetMissing:
             raise
-        except HpoError:
+        except HpoError:  # broken files: the trial fails with what is wrong with them
             return False
+        if job.study not in self._bound:
+            self._bind(job, dataset)
+            self._bound.add(job.study)
         return True
+
+    def _bind(self, job: HeldJob, dataset: Dataset) -> None:
+        beat = partial(_heartbeat, self.client, job, dataset.sha256)
+        try:
+            self._patiently(beat)
+        except StudyStateConflict as refusal:
+            raise DatasetDiffers(f"the dataset {dataset.name!r} of this worker is not the study's: {refusal}") from None
+
+    def _refuse_study(self, job: HeldJob, error: DatasetDiffers) -> None:
+        """Leave the trial, and all others of its study, to workers with the same data as its first one."""
+        log.error("other data", study=job.study, trial=job.number, reason=str(error))
+        self.refused[job.study] = error
+        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "other_data"))
+        self.outbox.drop(job)
+        self.tally["released"] += 1
 
     def _companions(self, study: str, facts: StudyFacts) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
@@ -293,6 +341,13 @@ def _hold(outbox: Outbox, given: Json) -> HeldJob:
     )
     outbox.hold(job)
     return job
+
+
+def _heartbeat(client: Client, job: HeldJob, dataset_sha256: str) -> None:
+    if job.number is None:
+        client.test_heartbeat(job.study, job.attempt, dataset_sha256=dataset_sha256)
+    else:
+        client.heartbeat(job.study, job.number, job.attempt, dataset_sha256=dataset_sha256)
 
 
 def release(client: Client, study: str, number: int | None, attempt: int, reason: str) -> None:

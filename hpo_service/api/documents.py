@@ -70,6 +70,7 @@ class StudyDocument(_Document):
     rounds: list[RoundDocument]
     test: JsonObject | None
     created_at: str
+    dataset_sha256: str | None
 
 
 class StudyPage(_Document):

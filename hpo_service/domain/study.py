@@ -239,6 +239,7 @@ class Study:
 
     revision: rises with every change of the study or of one of its trials
     version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
+    dataset_sha256: of the data that it is bound to, once a worker has said what it trains on
     """
 
     id: int
@@ -254,6 +255,7 @@ class Study:
     round: int = 0
     exhausted: bool = False
     sealed: bool = False
+    dataset_sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -262,6 +264,18 @@ class Study:
     def differs_in_revision_only(self, other: Study) -> bool:
         mine, theirs = vars(self), vars(other)
         return all(mine[name] is theirs[name] or mine[name] == theirs[name] for name in mine if name != "revision")
+
+    def bound_to(self, dataset_sha256: str | None) -> Study:
+        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing."""
+        if dataset_sha256 is None or dataset_sha256 == self.dataset_sha256:
+            return self
+        if self.dataset_sha256 is None:
+            return altered(self, dataset_sha256=dataset_sha256)
+        raise StudyStateConflict(
+            f"study {self.name!r} is bound to the dataset with the sha256 {self.dataset_sha256}, on which its first "
+            f"trial was trained; this one has {dataset_sha256}. Give this worker the same files, or create another "
+            "study for these"
+        )
 
     def limit_reached(self, now: float, best: float | None) -> bool:
         """Whether no new trial may be given out any more. best: the best first value so far."""

@@ -28,6 +28,9 @@ class Ask(BaseModel):
     objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
 
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class ReportedValue(BaseModel):
     model_config = STRICT
     step: Number
@@ -39,11 +42,13 @@ class Reports(BaseModel):
     model_config = STRICT
     attempt: Number
     reports: list[ReportedValue]
+    dataset_sha256: Sha256 | None = None
 
 
 class Heartbeat(BaseModel):
     model_config = STRICT
     attempt: Number
+    dataset_sha256: Sha256 | None = None
 
 
 class Result(BaseModel):
@@ -53,6 +58,7 @@ class Result(BaseModel):
     values: list[Measure] | None = None
     reason: Reason | None = None
     metrics: Metrics | None = None
+    dataset_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -146,7 +152,7 @@ class TestResult(BaseModel):
     test_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     validation_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     members: list[JsonValue] | None = None
-    dataset_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    dataset_sha256: Sha256 | None = None
     reason: Reason | None = None
 
     @model_validator(mode="after")

@@ -61,6 +61,7 @@ def study_resource(record: Record, study: Study) -> Json:
         "rounds": [round_resource(round_) for round_ in record.rounds(study)],
         "test": test_resource(record, study) if study.sealed else None,
         "created_at": time_text(study.created_at),
+        "dataset_sha256": study.dataset_sha256,
     }
 
 

@@ -44,6 +44,7 @@ async def heartbeat(service: Service, name: str, call: Heartbeat) -> Json:
     def change(work: StudyWork) -> Json:
         test = _test(work)
         holding = test.holding.keep(call.attempt, work.record.now)
+        work.bind(call.dataset_sha256)
         work.change_test(test, holding)
         assert holding.lease is not None
         return {
@@ -67,6 +68,7 @@ async def tell(service: Service, name: str, call: TestResult) -> Json | None:
         assert told is not None
         holding = before.finish(told, TrialState(call.state), call.reason)
         if holding is not None:
+            work.bind(call.dataset_sha256)
             work.change_test(test, holding, result=result)
         return test_resource(work.record, work.study)
 

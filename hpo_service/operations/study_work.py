@@ -94,6 +94,10 @@ class StudyWork:
         holding = trial.holding.release(attempt, fail_as)
         return trial if holding is None else self.change(trial, holding)
 
+    def bind(self, dataset_sha256: str | None) -> None:
+        """Bind the study to the data that a trial of it is trained on: the first one counts."""
+        self.study = self.study.bound_to(dataset_sha256)
+
     def fail_all_waiting(self, reason: str) -> None:
         for trial in self.record.waiting(self.study):
             self.change(trial, trial.holding.fail_waiting(reason))

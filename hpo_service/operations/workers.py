@@ -257,6 +257,7 @@ def _one_of_batch(service: Service, work: StudyWork, call: BatchCall) -> Json:
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
+    work.bind(call.dataset_sha256)
     new = [Report(r.step, r.value, r.metrics or {}) for r in call.reports]
     work.record.put_reports(work.study, trial, new)
     trial = work.change(trial, holding)
@@ -277,6 +278,7 @@ def _judge(work: StudyWork, trial: Trial) -> Trial:
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
+    work.bind(call.dataset_sha256)
     return _kept(work.study, work.change(trial, holding))
 
 
@@ -300,6 +302,7 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     state, values, reason = outcome(told, call.reason)
     holding = trial.holding.finish(told, state, reason)
     if holding is not None:
+        work.bind(call.dataset_sha256)
         if state is TrialState.PRUNED and values is None:
             reported = {report.step: report.value for report in work.record.reports(work.study, trial)}
             values = pruned_values(reported, directions)

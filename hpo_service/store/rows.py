@@ -47,6 +47,7 @@ def study_of(row: Any) -> Study:
         round=row.round,
         exhausted=row.exhausted,
         sealed=row.sealed,
+        dataset_sha256=row.dataset_sha256,
     )
 
 
@@ -254,6 +255,7 @@ def study_counters(study: Study) -> dict[str, Any]:
         "round": study.round,
         "exhausted": study.exhausted,
         "sealed": study.sealed,
+        "dataset_sha256": study.dataset_sha256,
     }
 
 

@@ -66,6 +66,7 @@ studies = sa.Table(
     sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("user_attrs", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("system_attrs", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("dataset_sha256", sa.Text),  # of the data that its first trial was trained on
     _one_of("state", STUDY_STATES, "state"),
     sa.CheckConstraint(
         "queued >= 0 AND retries >= 0 AND running >= 0 AND complete >= 0 AND pruned >= 0 AND fail >= 0",

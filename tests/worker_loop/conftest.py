@@ -38,6 +38,7 @@ class StandIn:
         self.stops: dict[int, str] = {}
         self.fault: Callable[[str, int], str | None] = lambda verb, count: None
         self.drain = False
+        self.dataset_sha256: str | None = None
         self.study: Json = {
             "name": "s",
             "state": "ACTIVE",
@@ -137,6 +138,13 @@ class StandIn:
 
     _trial_heartbeat = _trial_report
 
+    def _heartbeat(self, body: Json) -> Answer:
+        sha256 = body["dataset_sha256"]
+        if self.dataset_sha256 not in (None, sha256):
+            return 409, {"code": "study_state", "detail": f"{self.dataset_sha256}, not {sha256}", "retryable": False}
+        self.dataset_sha256 = sha256
+        return self._trial_heartbeat(body["number"], body)
+
     def _trial_tell(self, number: int, call: Json) -> Answer:
         if number in self.told and self.told[number]["attempt"] == call["attempt"]:
             return 200, {"number": number}
@@ -179,7 +187,7 @@ def _verb(path: str, body: Json) -> tuple[str, Json]:
     place, _, verb = path.partition("?")[0].rpartition(":")
     if not place:
         return {"version": "version", "studies": "studies"}.get(path.partition("?")[0].split("/")[-1], "study"), body
-    if verb == "release" and "/trials/" in place:
+    if verb in ("release", "heartbeat") and "/trials/" in place:
         return verb, {**body, "number": int(place.rsplit("/", 1)[1])}
     return f"test_{verb}" if place.endswith("/test") else verb, body
 

@@ -10,6 +10,7 @@ import pytest
 from hpo_service.client import NEVER, Client, Forbidden, Retries
 from tests.worker_loop.conftest import StandIn
 from worker.company import companions
+from worker.datasets import DatasetDiffers, load
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
 from worker.objective import FailedTrial, NeuralNetwork
@@ -407,3 +408,21 @@ def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatc
     monkeypatch.setattr(Company, "train_epoch", too_large)
     assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
     assert all(list(reports) == [1, 2, 3] for reports in stand_in.reports.values())
+
+
+def test_the_first_trial_binds_the_study_to_its_data_once(work, stand_in):
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    work(NeuralNetwork(None))
+    assert stand_in.dataset_sha256 == load("mnist").sha256
+    assert stand_in.count("heartbeat") == 1
+
+
+def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, stand_in):
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3)
+    stand_in.dataset_sha256 = "1" * 64
+    with pytest.raises(DatasetDiffers) as refusal:
+        work(NeuralNetwork(None))
+    assert all(word in str(refusal.value) for word in ("'mnist'", "1" * 64, load("mnist").sha256))
+    assert stand_in.released == [(0, 1)]
+    assert not any(stand_in.reports.values())
+    assert stand_in.count("ask") == 1

@@ -35,6 +35,12 @@ class DatasetMissing(DatasetError):
     code = "dataset_missing"
 
 
+class DatasetDiffers(DatasetError):
+    """The study is bound to other data under this name."""
+
+    code = "dataset_differs"
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images (N, P) as float32 in [0, 1] with labels (N,) from 0, in a training and a test part.
