@@ -182,8 +182,9 @@ class Mixture:
         np.multiply(exponents[S : 2 * S], centres[:S]).sum(axis=0, out=exponents[-1])
         np.negative(begin, out=begin)
         ndtr(ends, out=ends)
-        self._mass = mass = np.subtract(ends[1], begin, out=ends[1])
-        self._below = begin
+        mass = np.subtract(ends[1], begin, out=ends[1])
+        self._ends = ends
+        self._sampling: tuple[Floats, Floats] | None = None
         factors = weights
         if S:
             factors = factors * (p / mass[:S]).prod(axis=0)
@@ -213,15 +214,15 @@ class Mixture:
     def sample(self, uniform: Floats) -> Floats:
         """(D + number of choice axes, B): candidates, each from one kernel; uniform (1 + D + choice axes, B)."""
         on, D = self._on, self._on.numeric
-        cumulated = self._weights.cumsum()
-        kernel = cumulated.searchsorted(uniform[0] * cumulated[-1], side="right")
+        cumulated, of_each = self._for_sampling()
+        kernel = cumulated.searchsorted(uniform[0], side="right")
         points = uniform[1:].copy()
         if D:
-            quantiles = points[:D] * self._mass.take(kernel, axis=1)
-            quantiles += self._below.take(kernel, axis=1)
-            away = ndtri(quantiles, out=quantiles)
-            away /= self._precision.take(kernel, axis=1)
-            np.add(away, self._centres.take(kernel, axis=1), out=points[:D])
+            below, mass, width, centre = of_each.take(kernel, axis=2)
+            mass *= points[:D]
+            mass += below
+            width *= ndtri(mass, out=mass)
+            np.add(width, centre, out=points[:D])
             for d in range(on.smooth, D):
                 points[d] = on.each[d].snapped(points[d])
         for c, each in enumerate(on.each[D:]):
@@ -232,6 +233,14 @@ class Mixture:
             any_of_them = np.floor((points[D + c] - own) / (1 - own) * each.cells)
             points[D + c] = np.where(points[D + c] < own, mine, any_of_them)
         return points
+
+    def _for_sampling(self) -> tuple[Floats, Floats]:
+        """The weights summed up to 1, and (4, D, N) what a sample needs of each kernel; kept while the good stay so."""
+        if self._sampling is None:
+            cumulated = self._weights.cumsum()
+            cumulated /= cumulated[-1]
+            self._sampling = cumulated[:-1], np.stack([*self._ends, 1 / self._precision, self._centres])
+        return self._sampling
 
     def _own_share(self, choices: int) -> float:
         """How much of a trial's kernel stays at its own choice; the rest is spread over all of them."""

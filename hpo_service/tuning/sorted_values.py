@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 
-_LARGEST_CHUNK = 4096
+_LARGEST_CHUNK = 8192
 
 
 class SortedValues:
-    """Doubles without NaN, in chunks of at most 4,096: eight bytes a number."""
+    """Doubles without NaN, in chunks of at most 8,192: eight bytes a number."""
 
     def __init__(self) -> None:
         self._chunks: list[array[float]] = []
@@ -52,20 +52,27 @@ class SortedValues:
         smaller = sum(len(chunk) for chunk in self._chunks[:place])
         return smaller + (bisect_left(self._chunks[place], value) if place < len(self._chunks) else 0)
 
-    def __getitem__(self, rank: int) -> float:
-        for chunk in self._chunks:
+    def _find(self, rank: int) -> tuple[int, int]:
+        """In which chunk it is, and where there."""
+        for place, chunk in enumerate(self._chunks):
             if rank < len(chunk):
-                return chunk[rank]
+                return place, rank
             rank -= len(chunk)
         raise IndexError(rank)
+
+    def __getitem__(self, rank: int) -> float:
+        place, at = self._find(rank)
+        return self._chunks[place][at]
 
     def percentile(self, share: float) -> float:
         """The value below which `share` percent lie, between two neighbours in proportion (NumPy's 'linear')."""
         place = share / 100 * (self._size - 1)
         rank = min(int(place), self._size - 1)
-        low = self[rank]
+        chunk, at = self._find(rank)
+        low = self._chunks[chunk][at]
         between = place - rank
         if between == 0:
             return low
-        high = self[rank + 1]
+        last = at + 1 == len(self._chunks[chunk])
+        high = self._chunks[chunk + 1][0] if last else self._chunks[chunk][at + 1]
         return low if high == low else low + (high - low) * between

@@ -84,8 +84,9 @@ class Tpe:
         uniform = uniforms(shape[0] * shape[1], self._seed, number, names[0]).reshape(shape)
         candidates = best.sample(uniform)
         features = on.features(candidates)
-        advantage = best.density(candidates, features) / rest.density(candidates, features)
-        first = int((advantage >= advantage.max() * (1 - _NEAR)).argmax())
+        advantage = (best.density(candidates, features) / rest.density(candidates, features)).tolist()
+        enough = max(advantage) * (1 - _NEAR)
+        first = next((k for k, each in enumerate(advantage) if each >= enough), 0)
         return on.values(candidates[:, first])
 
 

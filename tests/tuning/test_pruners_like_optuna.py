@@ -209,9 +209,11 @@ def test_sorted_values_are_a_sorted_list(values: list[float], share: float) -> N
 
 def test_sorted_values_stay_sorted_across_their_chunks() -> None:
     kept = SortedValues()
-    values = [math.sin(k) for k in range(12_000)]
+    values = [math.sin(k) for k in range(24_000)]
     for value in values:
         kept.add(value)
-    for value in values[:6000]:
+    for value in values[:12_000]:
         kept.remove(value)
-    assert [kept[rank] for rank in range(0, 6000, 100)] == sorted(values[6000:])[::100]
+    assert [kept[rank] for rank in range(0, 12_000, 100)] == sorted(values[12_000:])[::100]
+    for rank in range(12_000):
+        assert kept.percentile(100 * rank / 11_999) == pytest.approx(kept[rank])
