@@ -79,6 +79,8 @@ def _faked(times: Path) -> dict[str, str]:
         "FAKETIME_TIMESTAMP_FILE": str(times),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_CACHE_DURATION": "1",
+        # For a fault of old C libraries; where it is taken for needed, threads that wait for each other spin.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
 
 
