@@ -5,22 +5,48 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 
+import numpy as np
+
 _LARGEST_CHUNK = 8192
 
 
+# So many additions that nobody has asked about yet are sorted together rather than inserted one by one.
+_MANY = 256
+
+
 class SortedValues:
-    """Doubles without NaN, in chunks of at most 8,192: eight bytes a number."""
+    """Doubles without NaN, in chunks of at most 8,192: eight bytes a number. Those just added wait until one asks."""
 
     def __init__(self) -> None:
         self._chunks: list[array[float]] = []
         self._highs: list[float] = []
         self._size = 0
+        self._added = array("d")
 
     def __len__(self) -> int:
         return self._size
 
     def add(self, value: float) -> None:
         self._size += 1
+        self._added.append(value)
+
+    def _settle(self) -> None:
+        if len(self._added) >= _MANY:
+            self._sort_all()
+        for value in self._added:
+            self._insert(value)
+        self._added = array("d")
+
+    def _sort_all(self) -> None:
+        for chunk in self._chunks:
+            self._added.extend(chunk)
+        ranked = array("d", np.sort(np.array(self._added)).tobytes())
+        half = _LARGEST_CHUNK // 2
+        self._chunks = [ranked[start : start + half] for start in range(0, len(ranked), half)]
+        self._highs = [chunk[-1] for chunk in self._chunks]
+        self._added = array("d")
+
+    def _insert(self, value: float) -> None:
         if not self._chunks:
             self._chunks.append(array("d", [value]))
             self._highs.append(value)
@@ -37,6 +63,7 @@ class SortedValues:
 
     def remove(self, value: float) -> None:
         """value: one that was added."""
+        self._settle()
         place = bisect_left(self._highs, value)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, value)]
@@ -48,12 +75,16 @@ class SortedValues:
 
     def below(self, value: float) -> int:
         """How many are smaller."""
+        if self._added:
+            self._settle()
         place = bisect_left(self._highs, value)
         smaller = sum(len(chunk) for chunk in self._chunks[:place])
         return smaller + (bisect_left(self._chunks[place], value) if place < len(self._chunks) else 0)
 
     def _find(self, rank: int) -> tuple[int, int]:
         """In which chunk it is, and where there."""
+        if self._added:
+            self._settle()
         for place, chunk in enumerate(self._chunks):
             if rank < len(chunk):
                 return place, rank

@@ -207,11 +207,14 @@ def test_sorted_values_are_a_sorted_list(values: list[float], share: float) -> N
         assert kept.percentile(share) == pytest.approx(float(np.percentile(values, share)))
 
 
-def test_sorted_values_stay_sorted_across_their_chunks() -> None:
+@pytest.mark.parametrize("asked_every", [1, 300, 24_000])
+def test_sorted_values_stay_sorted_across_their_chunks(asked_every: int) -> None:
     kept = SortedValues()
     values = [math.sin(k) for k in range(24_000)]
-    for value in values:
+    for number, value in enumerate(values):
         kept.add(value)
+        if number % asked_every == 0:
+            assert kept.below(value) <= number
     for value in values[:12_000]:
         kept.remove(value)
     assert [kept[rank] for rank in range(0, 12_000, 100)] == sorted(values[12_000:])[::100]
