@@ -18,7 +18,7 @@ import structlog
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import HpoError, LeaseLost, NotFound, StudyStateConflict, TrialFinished
 from worker.company import companions_in, has_companies, train_side_by_side
-from worker.datasets import Dataset, DatasetDiffers, DatasetMissing
+from worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
 from worker.heartbeat import AWAY, Heartbeat, send
 from worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
 from worker.outbox import HeldJob, Outbox, flush_interval
@@ -70,12 +70,13 @@ class Worker:
         rng: random.Random | None = None,
     ) -> None:
         self.client, self.heartbeat, self.outbox, self.objective = client, heartbeat, outbox, objective
-        self.worker_id, self.studies, self.until_done, self.data = worker_id, studies, until_done, data
+        self.worker_id, self.studies, self.until_done = worker_id, studies, until_done
+        self.network = objective if isinstance(objective, NeuralNetwork) else NeuralNetwork(data)
         self.rng = rng or random.Random()
         self.tally: Counter[str] = Counter()
         self.asking: Ask | None = None
         self._perhaps_the_last = False
-        self.refused: dict[str, DatasetDiffers] = {}  # studies that are bound to other data than this worker's
+        self.refused: dict[str, DatasetError] = {}  # studies for which this worker's data is broken, or other data
         self._bound: set[str] = set()
         self._turn = count()
         self._facts: dict[str, StudyFacts] = {}
@@ -219,7 +220,7 @@ class Worker:
         except DatasetMissing as error:
             self._without_data(job, error)
             return
-        except DatasetDiffers as error:
+        except DatasetError as error:
             self._refuse_study(job, error)
             return
         except (NotFound, LeaseLost, TrialFinished, LostTrial) as error:
@@ -243,18 +244,13 @@ class Worker:
         log.info("dropped" if job.lost else "told", **_words(job), **what)
 
     def _has_data(self, given: Json, job: HeldJob) -> bool:
-        """Whether the built-in objective is trained here, on data that can be read.
+        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to it.
 
-        Raise DatasetMissing, and DatasetDiffers where the study is bound to other data; the first trial binds it.
+        Raise DatasetMissing, DatasetError for broken files, and DatasetDiffers where the study is bound to other data.
         """
-        if not isinstance(self.objective, NeuralNetwork) and job.number is not None:
+        if self.objective is not self.network and job.number is not None:
             return False
-        try:
-            dataset = NeuralNetwork(self.data).dataset(given["objective"] or {})
-        except DatasetMissing:
-            raise
-        except HpoError:  # broken files: the trial fails with what is wrong with them
-            return False
+        dataset = self.network.dataset(given["objective"] or {})
         if job.study not in self._bound:
             self._bind(job, dataset)
             self._bound.add(job.study)
@@ -267,11 +263,11 @@ class Worker:
         except StudyStateConflict as refusal:
             raise DatasetDiffers(f"the dataset {dataset.name!r} of this worker is not the study's: {refusal}") from None
 
-    def _refuse_study(self, job: HeldJob, error: DatasetDiffers) -> None:
-        """Leave the trial, and all others of its study, to workers with the same data as its first one."""
-        log.error("other data", study=job.study, trial=job.number, reason=str(error))
+    def _refuse_study(self, job: HeldJob, error: DatasetError) -> None:
+        """Leave the trial, and all others of its study, to workers whose data is whole and that of its first trial."""
+        log.error("data refused", study=job.study, trial=job.number, reason=str(error))
         self.refused[job.study] = error
-        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "other_data"))
+        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "data_refused"))
         self.outbox.drop(job)
         self.tally["released"] += 1
 
@@ -294,7 +290,7 @@ class Worker:
         """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
         results: dict[HeldJob, Json] = {}
         trials = {TrainingTrial(given, job, self.outbox, facts.seed): job for job, given in held.items()}
-        for trial, result in train_side_by_side(list(trials), self.data):
+        for trial, result in train_side_by_side(list(trials), self.network.folder):
             results[trials[trial]] = result
             self.outbox.finish(trials[trial], result)
         for job, result in results.items():
@@ -302,7 +298,7 @@ class Worker:
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
-            return result_of_test(given, job, facts.seed, self.data)
+            return result_of_test(given, job, facts.seed, self.network.folder)
         return result_of(self.objective, TrainingTrial(given, job, self.outbox, facts.seed))
 
     def _study_facts(self, study: str) -> StudyFacts:

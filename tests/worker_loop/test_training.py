@@ -10,7 +10,7 @@ import pytest
 from hpo_service.client import NEVER, Client, Forbidden, Retries
 from tests.worker_loop.conftest import StandIn
 from worker.company import companions
-from worker.datasets import DatasetDiffers, load
+from worker.datasets import DatasetDiffers, DatasetError, load
 from worker.heartbeat import Heartbeat
 from worker.loop import Worker
 from worker.objective import FailedTrial, NeuralNetwork
@@ -426,3 +426,12 @@ def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, sta
     assert stand_in.released == [(0, 1)]
     assert not any(stand_in.reports.values())
     assert stand_in.count("ask") == 1
+
+
+def test_broken_files_cost_no_trial(work, stand_in, tmp_path):
+    (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 cut off")
+    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, dataset="own")
+    with pytest.raises(DatasetError, match=r"own\.npz: is not an \.npz file of plain arrays"):
+        work(NeuralNetwork(tmp_path))
+    assert stand_in.released == [(0, 1)]
+    assert stand_in.told == {}

@@ -104,9 +104,10 @@ def _check_images(place: Path, name: str, images: npt.NDArray[np.generic]) -> No
 
 def _check_labels(place: Path, name: str, labels: npt.NDArray[np.generic], images: int) -> None:
     if labels.shape != (images,):
+        one_hot = " (one-hot: take argmax(axis=1))" if labels.ndim == 2 else ""
         raise DatasetError(
             f"{place}: {name} has the shape {labels.shape}, but there are {images} images; "
-            "there is one label for each image, (N,)"
+            f"there is one label for each image, (N,){one_hot}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DatasetError(
