@@ -422,13 +422,13 @@ def test_an_unknown_placeholder_is_a_usage_error_and_nothing_is_asked(hpo, start
 # Companies: four trials of the article's network in one process
 
 
-def create_company(hpo, name, trials=8, epochs=100_000, **fields):
+def create_company(hpo, name, trials=8, epochs=100_000, samples=100, **fields):
     return hpo.create_study(
         name,
         search_space={"learning_rate": log_uniform(1e-3, 1e-2)},
         sampler={"name": "random", "seed": 1, "params": {}},
         limits={"trials": trials},
-        objective={"kind": "neural_network", "samples": 100, "epochs": epochs, "hidden_sizes": [20]},
+        objective={"kind": "neural_network", "samples": samples, "epochs": epochs, "hidden_sizes": [20]},
         **fields,
     )
 
@@ -454,8 +454,9 @@ def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start)
 
 
 def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(hpo, start):
-    create_company(hpo, "company_killed", trials=4, epochs=400, lease_seconds=1)
-    create_company(hpo, "company_spared", trials=4, epochs=400)
+    slow = {"trials": 4, "epochs": 60, "samples": 4000}
+    create_company(hpo, "company_killed", **slow, lease_seconds=1)
+    create_company(hpo, "company_spared", **slow)
     killed = start_company(start, "company_killed")
     wait_for(all_training(hpo, "company_killed", 4))
     killed_children = children(killed)
