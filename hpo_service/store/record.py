@@ -19,7 +19,17 @@ from hpo_service.domain.trial import (
     Trial,
     TrialState,
 )
-from hpo_service.store.rows import ends_at, nan_if_null, round_of, round_row, study_of, test_of, test_row, trial_of
+from hpo_service.store.rows import (
+    ends_at,
+    floats,
+    nan_if_null,
+    round_of,
+    round_row,
+    study_of,
+    test_of,
+    test_row,
+    trial_of,
+)
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
 
 
@@ -53,6 +63,24 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
     # Further away than one lease: set by a clock that has since stepped back.
     return sa.or_(expires_at <= _NOW, expires_at > _NOW + studies.c.lease_seconds)
 
+
+_CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
+_FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
+# Trials that samplers know, as Trial.is_known_to_samplers says.
+_HISTORY = (
+    sa.select(
+        *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
+        *(trials.c["values"], trials.c.system_attrs, trials.c.round),
+    )
+    .where(_CHANGED, sa.or_(trials.c.attempt > 0, _FINISHED))
+    .order_by(trials.c.revision)
+)
+_CURVES = (
+    sa.select(reports.c.trial_id, reports.c.step, reports.c.value)
+    .join(trials, trials.c.id == reports.c.trial_id)
+    .where(_CHANGED, _FINISHED)
+    .order_by(reports.c.trial_id, reports.c.step)
+)
 
 _OVERDUE = sa.select(studies.c.name).where(
     _OURS,
@@ -277,11 +305,23 @@ class Record:
         return [trial_of(row, study) for row in self._db.execute(query)]
 
     def history_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial]:
-        """What samplers and pruners may learn from the trials that have changed since."""
-        changed = self.changed_since(study, revision)
-        finished = [trial for trial in changed if trial.state.is_finished and trial.id is not None]
-        steps: Mapping[int, list[Report]] = self.reports_of(finished) if with_reports else {}
-        return [t.as_history(steps.get(t.number, ())) for t in changed if t.is_known_to_samplers]
+        """What samplers and pruners may learn from the trials that have changed since.
+
+        A server that starts reads all of them: neither leases nor what was told is made out of the rows.
+        """
+        changed = {"study_id": study.id, "revision": revision}
+        curves = self._curves(changed) if with_reports else {}
+        return [
+            HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
+            for key, number, state, params, values, attrs, round in self._db.execute(_HISTORY, changed)
+        ]
+
+    def _curves(self, changed: Mapping[str, Any]) -> dict[int, tuple[tuple[int, float], ...]]:
+        """(step, value) by rising step, of those of the changed trials that have finished, by the trial's id."""
+        found: dict[int, list[tuple[int, float]]] = {}
+        for key, step, value in self._db.execute(_CURVES, changed):
+            found.setdefault(key, []).append((step, nan_if_null(value)))
+        return {key: tuple(curve) for key, curve in found.items()}
 
     # -- reports and attempts -----------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def round_row(round_: Round) -> dict[str, Any]:
 
 
 def trial_of(row: Any, study: Study) -> Trial:
-    told = row.told and Told(row.told["attempt"], TrialState(row.told["state"]), _floats(row.told["values"]))
+    told = row.told and Told(row.told["attempt"], TrialState(row.told["state"]), floats(row.told["values"]))
     return Trial(
         id=row.id,
         study=study.name,
@@ -104,7 +104,7 @@ def trial_of(row: Any, study: Study) -> Trial:
         params=row.params,
         holding=_holding(row, study, told),
         seed=row.seed,
-        values=_floats(row.values),
+        values=floats(row.values),
         metrics=row.metrics,
         worker_id=row.worker_id,
         stop=row.stop,
@@ -224,7 +224,7 @@ def _holding_row(holding: Holding) -> dict[str, Any]:
     }
 
 
-def _floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
+def floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(measure.from_json(value) for value in values)
 
 
