@@ -213,8 +213,8 @@ class BoundedHistory:
     # -- what is kept -------------------------------------------------------------------------------------
 
     def good(self, count: int) -> list[int]:
-        """The best ones, best first."""
-        return [key[3] for key in self._best[:count]]
+        """The best ones, by number."""
+        return sorted(key[3] for key in self._best[:count])
 
     def keeps(self, number: int, with_running: bool) -> bool:
         """Whether it is among the finished ones that are kept, or runs."""
