@@ -48,7 +48,7 @@ GRID = {name: {"type": "int", "low": 0, "high": 999} for name in ("x", "y")}
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", TWO),
     "tpe": ("tpe", TWO),
-    "tpe, 6 mixed": ("tpe", MIXED),
+    "tpe on 6 axes": ("tpe", MIXED),
     "qmc": ("qmc", TWO),
     "grid": ("grid", GRID),
     "cmaes": ("cmaes", TWO),

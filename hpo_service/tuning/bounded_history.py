@@ -9,9 +9,11 @@ recent   the last ones, where the search is now
 sample   of the rest those with the lowest hash of their number, which are the same on every server; each stands for
          as many of the rest as there are to one of the sample
 
-so that up to best + sample trials nothing is left out. A round with other ranges begins anew from all trials that lie
-inside them. One that lies outside is left out rather than clipped: what it measured says nothing about the edge it
-would be moved to, and a crowd of clipped trials there would look like evidence.
+so that nothing is left out up to the larger of the first two and the sample together.
+
+A round with other ranges begins anew from all trials that lie inside them. One that lies outside is left out rather
+than clipped: what it measured says nothing about the edge it would be moved to, and a crowd of clipped trials there
+would look like evidence.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from hpo_service.tuning.axes import Axis, Choices, Continuous, Stepped, Whole
 
 Floats = NDArray[np.float64]
 
-_TINY = 1e-300
 # An axis of at least so many cells counts as continuous: the narrowest kernel then spans ten of them, and its density
 # in the middle of one is as good as its mass in it.
 _SMOOTH = 1_000
@@ -89,9 +88,9 @@ class Coordinate:
         return self._places(np.minimum(np.maximum(steps, 0), self.cells - 1))
 
     @cached_property
-    def all_middles(self) -> Floats:
-        """Of the cells, from below."""
-        steps = np.arange(self.cells, dtype=np.float64)
+    def bounds(self) -> Floats:
+        """(cells + 1,): where the cells begin and end, from below."""
+        steps = np.arange(self.cells + 1) - 0.5
         return self._places(steps) if self.log else (steps + 0.5) / self.cells
 
     def edges(self, middles: Floats) -> tuple[Floats, Floats]:
@@ -249,33 +248,34 @@ class Mixture:
     def density(self, points: Floats, features: Floats) -> Floats:
         """(B,): up to a factor; the choices and the axes with cells in proportion to what chance would give them."""
         on, D = self._on, self._on.numeric
-        total = features.T @ self._exponents
+        kernels = np.exp(features.T @ self._exponents, dtype=on.precision, casting="same_kind")
         for d in range(on.smooth, D):
-            total += self._log_masses(d, points[d])
+            kernels *= self._masses(d, points[d])
         for c, each in enumerate(on.each[D:]):
-            total += self._log_shares(c, each.cells)[points[D + c].astype(np.intp)]
-        kernels = np.exp(total, dtype=on.precision, casting="same_kind")
+            kernels *= self._own_and_other(c, each.cells)[points[D + c].astype(np.intp)]
         density: Floats = kernels @ self._factors
         return density
 
-    def _log_masses(self, d: int, middles: Floats) -> Floats:
+    def _masses(self, d: int, middles: Floats) -> Floats:
         """(B, N): of the cells, in proportion to their extent."""
         of, centres, precision = self._on.each[d], self._centres[d], self._precision[d]
-        few = of.cells < len(middles)
-        cells = of.all_middles if few else middles
-        low, high = of.edges(cells)
-        inside = ndtr((high[:, None] - centres) * precision) - ndtr((low[:, None] - centres) * precision)
-        logs: Floats = np.log(np.maximum(inside, _TINY) / (high - low)[:, None])
-        return logs[np.searchsorted(cells, middles - 1e-9)] if few else logs
+        if of.cells < 2 * len(middles):  # each cell begins where the one before ends
+            below = ndtr((of.bounds[:, None] - centres) * precision)
+            masses: Floats = (below[1:] - below[:-1]) * (1 / np.diff(of.bounds))[:, None]
+            return masses[of.bounds.searchsorted(middles) - 1]
+        low, high = of.edges(middles)
+        masses = ndtr((high[:, None] - centres) * precision) - ndtr((low[:, None] - centres) * precision)
+        masses *= (1 / (high - low))[:, None]
+        return masses
 
-    def _log_shares(self, c: int, choices: int) -> Floats:
-        """(number of choices, N): in proportion to what chance would give each."""
+    def _own_and_other(self, c: int, choices: int) -> Floats:
+        """(number of choices, N): the share of each, in proportion to what chance would give it."""
         own = self._own_share(choices)
         assert self._choices is not None
-        logs = np.full((choices, len(self._weights)), math.log1p(-own))
-        logs[self._choices[c], np.arange(1, len(self._weights))] = math.log1p(-own + own * choices)
-        logs[:, 0] = 0.0
-        return logs
+        shares = np.full((choices, len(self._weights)), 1 - own)
+        shares[self._choices[c], np.arange(1, len(self._weights))] = 1 - own + own * choices
+        shares[:, 0] = 1.0
+        return shares
 
 
 def weigh_by_age(standing: Floats, weights: Floats) -> None:
