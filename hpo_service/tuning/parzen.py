@@ -90,7 +90,7 @@ class Coordinate:
     @cached_property
     def bounds(self) -> Floats:
         """(cells + 1,): where the cells begin and end, from below."""
-        steps = np.arange(self.cells + 1) - 0.5
+        steps = np.arange(self.cells + 1, dtype=np.float64) - 0.5
         return self._places(steps) if self.log else (steps + 0.5) / self.cells
 
     def edges(self, middles: Floats) -> tuple[Floats, Floats]:

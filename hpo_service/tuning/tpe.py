@@ -100,7 +100,7 @@ class Sides:
         names = [name for name in axes.round_names if axes[name].size != 1]
         self._coordinates = {name: Coordinate.of(axes[name]) for name in names}
         self._rows = {name: row for row, name in enumerate(names)}
-        self._good: list[int] = []
+        self._good: dict[int, list[float]] = {}
         self._good_places = np.empty((len(names), 0))
         self._others = Columns(len(names))
         self._on: dict[tuple[str, ...], Coordinates] = {}
@@ -112,13 +112,13 @@ class Sides:
         history = self._history
         good = history.good(min(math.ceil(0.1 * history.finished), MOST_GOOD))
         touched = history.touched
-        if good != self._good:
-            touched.update(set(good) ^ set(self._good))
-            self._good = good
-            self._good_places = np.array([self._places(number) for number in good]).T.reshape(len(self._rows), -1)
+        if good != list(self._good):
+            touched.update(self._good.keys() ^ set(good))
+            self._good = {number: self._good.get(number) or self._places(number) for number in good}
+            self._good_places = np.array(list(self._good.values())).T.reshape(len(self._rows), -1)
             self._good_mixtures.clear()
         for number in touched:
-            if number in good or not history.keeps(number, self._with_running):
+            if number in self._good or not history.keeps(number, self._with_running):
                 self._others.drop(number)
             elif not self._others.mark(number, history.is_sampled(number)):
                 self._others.add(number, self._places(number), history.is_sampled(number))
