@@ -215,7 +215,7 @@ def torch_step(sizes: Sequence[int], x, t) -> Callable[[], object]:
     return step
 
 
-def fastest(contestants: dict[str, Callable[[], object]], rounds: int = 15, steps: int = 60) -> dict[str, float]:
+def fastest(contestants: dict[str, Callable[[], object]], rounds: int = 60, steps: int = 15) -> dict[str, float]:
     """Return each one's seconds for a step, the least of several rounds in turn: others share this machine."""
     best = dict.fromkeys(contestants, float("inf"))
     for _ in range(rounds):

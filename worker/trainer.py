@@ -22,7 +22,7 @@ from worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer, only
 # Streams of random numbers: those of the study are shared by its trials, the others are the trial's own.
 SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)
 
-EVALUATED_AT_ONCE = 100
+EVALUATED_AT_ONCE = 500
 MOST_TOGETHER = 4  # networks side by side: more of them no longer stay in the cache
 
 # The settings in which members of a company may differ; all others decide about arrays, batches or the kind of step.

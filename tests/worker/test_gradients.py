@@ -47,12 +47,12 @@ def parameter(*shape: int) -> Parameter:
 
 def affine() -> tuple[Layer, list[Parameter]]:
     parameters = [parameter(INPUTS, OUTPUTS), parameter(OUTPUTS)]
-    return Affine(*parameters, BATCH), parameters
+    return Affine(*parameters, BATCH, np.empty(BATCH * INPUTS)), parameters
 
 
 def affine_without_bias() -> tuple[Layer, list[Parameter]]:
     W = parameter(INPUTS, OUTPUTS)
-    return Affine(W, None, BATCH), [W]
+    return Affine(W, None, BATCH, np.empty(BATCH * INPUTS)), [W]
 
 
 def batch_normalization() -> tuple[Layer, list[Parameter]]:

@@ -31,21 +31,28 @@ class Layer(Protocol):
 
 
 class Affine:
-    """y = x @ W + b, with x (K, B, I), W (K, I, O) and b (K, 1, O); without b before a batch normalization."""
+    """y = x @ W + b, with x (K, B, I), W (K, I, O) and b (K, 1, O); without b before a batch normalization.
 
-    def __init__(self, W: Parameter, b: Parameter | None, rows: int) -> None:
+    scratch: for what is read once, by the next layer: neighbours take turns with two of them, which stay in the cache.
+    """
+
+    def __init__(self, W: Parameter, b: Parameter | None, rows: int, scratch: Array) -> None:
         self.W, self.b = W, b
         networks, inputs, outputs = W.value.shape
         self._y: Array = np.empty((networks, rows, outputs), W.value.dtype)
-        self._dx: Array = np.empty((networks, rows, inputs), W.value.dtype)
+        self._dx: Array = scratch[: networks * rows * inputs].reshape(networks, rows, inputs)
+        self._evaluated: Array = scratch[: networks * rows * outputs].reshape(networks, rows, outputs)
         self._ones: Array = np.ones((1, rows), W.value.dtype)
 
     def forward(self, x: Array, masks: Streams) -> Array:
         self._x = x
-        return self.evaluate(x)
+        return self._affine(x, self._y)
 
     def evaluate(self, x: Array) -> Array:
-        y = np.matmul(x, self.W.value, out=self._y[:, : x.shape[1]])
+        return self._affine(x, self._evaluated)
+
+    def _affine(self, x: Array, out: Array) -> Array:
+        y = np.matmul(x, self.W.value, out=out[:, : x.shape[1]])
         if self.b is not None:
             y += self.b.value
         return y

@@ -91,6 +91,8 @@ class Network:
     def _above_first(self, matrices: Iterator[Parameter], vectors: Iterator[Parameter]) -> Iterator[Layer]:
         shape = self._architectures[0]
         ratios = [each.dropout for each in self._architectures]
+        widest = len(self._architectures) * self._rows * max(*shape.hidden_sizes, shape.classes)
+        scratch: list[Array] = [np.empty(widest, self._dtype) for _ in range(2)]
         for number, size in enumerate(shape.hidden_sizes, start=1):
             buffer = (len(self._architectures), self._rows, size)
             if shape.batch_norm:
@@ -99,7 +101,7 @@ class Network:
             if any(ratios):
                 yield Dropout(ratios, buffer, self._dtype)
             bias = next(vectors) if number == len(shape.hidden_sizes) else self._bias(vectors)
-            yield Affine(next(matrices), bias, self._rows)
+            yield Affine(next(matrices), bias, self._rows, scratch[number % 2])
 
     def scores(self, rows: slice) -> Array:
         """Return the last layer's output (K, B, C) for these images, after training."""
