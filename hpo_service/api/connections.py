@@ -8,6 +8,7 @@ import math
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -96,14 +97,25 @@ class Gate:
         self.inside.pop(connection, None)
 
     def close_overdue(self, now: float) -> None:
-        for connection in [each for each in self.inside if each.due <= now or each.stalled_until <= now]:
-            connection.run_out(now)
+        for connection in list(self.inside):
+            if connection.due <= now or connection.stalled_until <= now:
+                connection.run_out(now)
+            elif connection.transport.is_closing() and connection.due == math.inf:
+                # it waits until its last bytes are read; not for ever
+                connection.due = now + self.bounds.stall_seconds
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self.close_overdue(loop.time())
         self._sweeps = bool(self.inside)
         if self._sweeps:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+class Part(Enum):
+    """What of a request is under way; None: nothing, since all of it is here, or nothing has come yet."""
+
+    HEAD = "head"
+    BODY = "body"
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -114,7 +126,7 @@ class BoundedConnection(HttpToolsProtocol):
                        └────────────────────────────────┘
 
     due: when the head or the body under way has to be here; never, while it is the server's turn. Between two requests
-    uvicorn's own timer runs.
+    uvicorn's own timer runs. Most requests come in one piece: for them there is one comparison more, and no clock.
     """
 
     def __init__(self, gate: Gate, *arguments: Any, **options: Any) -> None:
@@ -123,12 +135,12 @@ class BoundedConnection(HttpToolsProtocol):
         self.due = math.inf
         self.stalled_until = math.inf
         self.has_sent_a_request = False
-        self._arriving = False  # a request has begun and is not here yet
-        self._in_head = True
+        self._part: Part | None = None
+        self._part_of: object = None  # the request's scope
         self._head_size = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self.due = self.loop.time() + self.gate.bounds.head_seconds
         if not self.gate.lets_in(self):
             self._refuse(503, "unavailable", "there are too many connections; try again later")
@@ -140,37 +152,14 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if not self._arriving:
-            self._begin()
-        self._head_size += len(data)
+        before = self.cycle
         super().data_received(data)
-        if self._in_head and self._head_size > LARGEST_HEAD and not self.transport.is_closing():
-            self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if not self._arriving:  # the request before came in the same packet
-            self._begin()
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self._in_head = False
-        self.due = self.loop.time() + self.gate.bounds.body_seconds
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._arriving = False
-        self.has_sent_a_request = True
-        # A request that was answered before all of it was here leaves nobody waiting for the next one.
-        self.due = self.loop.time() + self.gate.bounds.idle_seconds if self.cycle.response_complete else math.inf
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._close_soon()
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._close_soon()
+        cycle = self.cycle
+        if cycle is not before and not cycle.more_body and cycle.scope is self.scope:
+            self._is_here()
+        elif not self.transport.is_closing():
+            # What came with the end of another request is not counted: it is small, as all that comes at once.
+            self._goes_on(len(data) if cycle is before else 0)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -182,13 +171,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def run_out(self, now: float) -> None:
         """Its time is over: say so where somebody may wait for an answer, and close."""
+        cycle = self.cycle
         if self.stalled_until <= now or self.transport.is_closing():
             self.transport.abort()
-        elif not self._arriving or (not self._in_head and self.cycle.response_started):
+        elif self._part is Part.HEAD and cycle is not None and not cycle.response_complete:
+            # It is the server's turn: whoever has begun the next request early may wait with the rest of it.
+            self.due = now + self.gate.bounds.head_seconds
+        elif self._part is None or (self._part is Part.BODY and cycle.response_started):
             self.transport.close()
         else:
-            part = "head" if self._in_head else "body"
-            self._refuse(408, "request_timeout", f"the request's {part} did not arrive in time")
+            self._refuse(408, "request_timeout", f"the request's {self._part.value} did not arrive in time")
 
     def make_room(self) -> None:
         self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
@@ -200,16 +192,30 @@ class BoundedConnection(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Whoever offers another protocol is answered in this one, and the log need not say so each time."""
 
-    def _close_soon(self) -> None:
-        """A transport that closes waits until its last bytes are read; not for ever."""
-        if self.transport.is_closing():
-            self.due = self.loop.time() + self.gate.bounds.stall_seconds
+    def _is_here(self) -> None:
+        self.due = math.inf
+        self.has_sent_a_request = True
+        self._part = None
 
-    def _begin(self) -> None:
-        self._arriving = True
-        self._in_head = True
-        self._head_size = 0
-        self.due = self.loop.time() + self.gate.bounds.head_seconds
+    def _goes_on(self, size: int) -> None:
+        """Part of a request has come, and not the end of it."""
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            part = Part.HEAD
+        elif cycle.more_body:
+            part = Part.BODY
+        elif self._part is Part.BODY:
+            self._is_here()
+            return
+        else:
+            part = Part.HEAD  # empty lines before a request, which are no request yet
+        if part is not self._part or self._part_of is not self.scope:
+            self._part, self._part_of, self._head_size = part, self.scope, 0
+            bounds = self.gate.bounds
+            self.due = self.loop.time() + (bounds.head_seconds if part is Part.HEAD else bounds.body_seconds)
+        self._head_size += size
+        if part is Part.HEAD and self._head_size > LARGEST_HEAD:
+            self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         answer = problem(status, code, detail, headers={"Connection": "close"})

@@ -23,7 +23,9 @@ POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers the length of the body; /endless with more than any buffer holds."""
-    size, more = 0, True
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1.5)
+    size, more = 0, scope["path"] != "/early"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -154,6 +156,32 @@ def test_an_idle_connection_outlives_the_deadline_of_a_head_and_the_next_request
         time.sleep(1.2)
     connection.sendall(b"GET /")
     assert b" 408 " in read_to_the_end(connection)
+
+
+def test_a_request_in_pieces_is_answered_and_its_connection_may_be_idle(serve: Any) -> None:
+    connection = serve().connect()
+    for piece in (POST[:20], POST[20:] + b"12345", b"67890"):
+        connection.sendall(piece)
+        time.sleep(0.1)
+    assert answer_of(connection) == 200
+    time.sleep(1.2)
+    connection.sendall(GET)
+    assert answer_of(connection) == 200
+
+
+def test_an_answer_is_not_cut_off_by_what_comes_early(serve: Any) -> None:
+    connection = serve(head_seconds=0.3).connect()
+    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+    time.sleep(0.1)
+    connection.sendall(b"\r\n")
+    assert answer_of(connection) == 200
+
+
+def test_a_body_that_comes_after_its_answer_has_a_deadline_too(serve: Any) -> None:
+    connection = serve(body_seconds=0.5).connect()
+    connection.sendall(POST.replace(b"POST /", b"POST /early") + b"12345")
+    assert answer_of(connection) == 200
+    assert read_to_the_end(connection) == b""
 
 
 def test_requests_in_one_packet_are_all_answered_and_the_last_half_one_runs_out(serve: Any) -> None:
