@@ -111,7 +111,6 @@ _ERRORS: Mapping[str, type[HpoError]] = {
         TrialFinished,
         errors.ResultConflict,
         errors.PreconditionFailed,
-        errors.NotBuiltYet,
         Unavailable,
         Unauthenticated,
         Forbidden,

@@ -22,7 +22,6 @@ _EXAMPLES: dict[int, list[tuple[str, str]]] = {
     413: [("too_large", "the body is larger than 1048576 bytes; send it in parts")],
     422: [("invalid", "/search_space/learning_rate/high: high (0.001) is below low (0.1)")],
     429: [("rate_limited", "this key has made too many calls; try again later")],
-    501: [("not_built_yet", "parquet is not built yet; take csv or jsonl")],
     503: [("unavailable", "the database cannot take the call now: database or disk is full")],
 }
 

@@ -28,7 +28,6 @@ STATUS: Mapping[type[HpoError], int] = {
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.RateLimited: 429,
-    errors.NotBuiltYet: 501,
     errors.Unavailable: 503,
 }
 
@@ -38,7 +37,6 @@ CODES: Mapping[int, str] = {
     405: "method_not_allowed",
     413: "too_large",
     500: "internal",
-    501: "not_built_yet",
 }
 
 log = structlog.get_logger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -19,10 +20,12 @@ from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
-from hpo_service.domain.errors import Forbidden, NotBuiltYet
+from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import events, export, sealed_test, studies, trials
 from hpo_service.operations.calls import Heartbeat, NarrowByHand, Patch, Release, TestRequest, TestResult
+
+PARQUET = "application/vnd.apache.parquet"
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=StrictRoute)
 
@@ -207,20 +210,26 @@ async def read_importances(request: Request, study: StudyPath) -> Response:
     responses={
         200: {
             "description": "all trials, streamed",
-            "content": {"text/csv": {"schema": {"type": "string"}}, "application/jsonl": {"schema": {}}},
+            "content": {
+                "text/csv": {"schema": {"type": "string"}},
+                "application/jsonl": {"schema": {}},
+                PARQUET: {"schema": {"type": "string", "format": "binary"}},
+            },
         },
-        **responses(404, 422, 501),
+        **responses(404, 422),
     },
 )
 async def export_trials(
     request: Request, study: StudyPath, format: Annotated[Literal["csv", "jsonl", "parquet"], Query()] = "csv"
 ) -> Response:
+    pieces: AsyncIterator[str] | AsyncIterator[bytes]
     if format == "parquet":
-        raise NotBuiltYet("parquet is not built yet; take csv or jsonl")
-    lines = await export.lines(service_of(request), study, format)
-    media = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
+        pieces, media = await export.parquet_file(service_of(request), study), PARQUET
+    else:
+        pieces = await export.lines(service_of(request), study, format)
+        media = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
     headers = {"Content-Disposition": f'attachment; filename="{study}.{format}"'}
-    return StreamingResponse(lines, media_type=media, headers=headers)
+    return StreamingResponse(pieces, media_type=media, headers=headers)
 
 
 @router.get(

@@ -23,7 +23,6 @@ _HINTS: Mapping[str, str] = {
     "unreachable": "start one with `hpo serve`, or name it with --server or HPO_SERVER",
     "unauthenticated": "put a key of this server into HPO_TOKEN",
     "forbidden": "use a key with a wider scope",
-    "not_built_yet": "this server is of a version that cannot do it yet",
 }
 
 

@@ -14,7 +14,6 @@ import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import ERROR, CommandFailed
-from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
 from hpo_service.cli.options import (
@@ -180,6 +179,8 @@ class Job:
             self.files.insert(0, ("picture", str(picture)))
 
     def _may_be_tested(self) -> bool:
+        from hpo_service.cli.figure import test_plan_of
+
         assert self.study is not None
         if test_plan_of(self.study).leave_sealed:
             return False
@@ -187,6 +188,8 @@ class Job:
 
     def _test(self, client: Client) -> None:
         """Seal the study and wait for its one evaluation on the test set."""
+        from hpo_service.cli.figure import test_plan_of
+
         assert self.study is not None
         ensemble = test_plan_of(self.study).ensemble if self.study["test"] is None else self.study["test"]["ensemble"]
         self.study = study = client.test(self.name, ensemble)
@@ -258,6 +261,8 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
 
 
 def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
+    from hpo_service.cli.figure import figure_of
+
     figure = figure_of(job.study or {})
     if figure is not None and figure.next is not None:
         yield f"{wording.hpo()} run {figure.next}{_option(database)}", "the next study"

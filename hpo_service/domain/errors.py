@@ -14,7 +14,6 @@ HpoError
 ├── Forbidden               the key does not cover the call
 ├── RateLimited             too many calls; says when to come back
 ├── PreconditionFailed      If-Match names an older version
-├── NotBuiltYet             a route of the contract that a later version will answer
 └── Unavailable             the database cannot take the call now; try again
 """
 
@@ -97,10 +96,6 @@ class RateLimited(HpoError):
 
 class PreconditionFailed(HpoError):
     code = "precondition_failed"
-
-
-class NotBuiltYet(HpoError):
-    code = "not_built_yet"
 
 
 class Unavailable(HpoError):

@@ -1,4 +1,4 @@
-"""All trials of a study as lines of text, read in pages so that a large study fits in little memory."""
+"""All trials of a study as a file, read in pages so that a large study fits in little memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hpo_service.domain.measure import to_json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
+from hpo_service.operations import parquet
 from hpo_service.operations.resources import time_text
 from hpo_service.operations.service import Service
 from hpo_service.store.record import Record
@@ -30,16 +31,23 @@ async def _lines(service: Service, study: Study, format: str) -> AsyncIterator[s
     columns = columns_of(study)
     if format == "csv":
         yield _csv_line(columns)
-    after = -1
-    while True:
-        page = await asyncio.to_thread(service.database.read, _page_after(study, after))
-        if not page:
-            return
+    async for page in pages(service, study):
         rows = [_row(study, trial) for trial in page]
         if format == "csv":
             yield "".join(_csv_line([_cell(row.get(column)) for column in columns]) for row in rows)
         else:
             yield "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+async def parquet_file(service: Service, name: str) -> AsyncIterator[bytes]:
+    """Begin the same as a Parquet file; raise NotFound before the first piece."""
+    return await parquet.pieces(service, name, lambda study: pages(service, study))
+
+
+async def pages(service: Service, study: Study) -> AsyncIterator[Sequence[Trial]]:
+    after = -1
+    while page := await asyncio.to_thread(service.database.read, _page_after(study, after)):
+        yield page
         after = page[-1].number
 
 

@@ -119,10 +119,4 @@ def _config() -> str:
             f"include-name = {json.dumps(call)}",
             f"checks.positive_data_acceptance.expected-statuses = {_ACCEPTED_BEYOND}",
         ]
-    # Not built yet, and the description says so; of all calls only this one may answer 501.
-    lines += [
-        "[[operations]]",
-        'include-name = "GET /v1/studies/{study}/trials:export"',
-        'checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 501]',
-    ]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,138 @@
+"""All trials of a study as an Apache Parquet file, a row group a page, each column of one type."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from hpo_service.domain.search_space import CategoricalParameter, IntParameter, Parameter
+from hpo_service.domain.study import Study
+from hpo_service.domain.trial import Trial
+from hpo_service.operations.service import Service
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Column = tuple[str, "pyarrow.DataType", Callable[[Trial], Any]]
+Pages = AsyncIterator[Sequence[Trial]]
+
+
+async def pieces(service: Service, name: str, pages: Callable[[Study], Pages]) -> AsyncIterator[bytes]:
+    """Begin the file; raise NotFound before its first piece.
+
+    Values and parameters are numbers where they are numbers; a parameter whose choices are of several types is JSON
+    text. Times are UTC, in microseconds.
+    """
+    study = await service.read(name, lambda record, study: study)
+    return _pieces(study, pages(study))
+
+
+async def _pieces(study: Study, pages: Pages) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(_File, study)
+    async for page in pages:
+        yield await asyncio.to_thread(file.add, page)
+    yield await asyncio.to_thread(file.end)
+
+
+class _File:
+    """A file that is handed out as it grows."""
+
+    def __init__(self, study: Study) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self._columns = _columns(study)
+        self._schema = pyarrow.schema([(name, kind) for name, kind, _ in self._columns])
+        self._sink = _Sink()
+        self._writer = pyarrow.parquet.ParquetWriter(self._sink, self._schema)
+
+    def add(self, page: Sequence[Trial]) -> bytes:
+        import pyarrow
+
+        arrays = [pyarrow.array([value(trial) for trial in page], kind) for _, kind, value in self._columns]
+        self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
+        return self._sink.taken()
+
+    def end(self) -> bytes:
+        self._writer.close()
+        return self._sink.taken()
+
+
+class _Sink:
+    """What the writer takes for a file: only written to, from the start to the end."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def taken(self) -> bytes:
+        written, self._written = b"".join(self._written), []
+        return written
+
+
+def _columns(study: Study) -> list[Column]:
+    import pyarrow as pa
+
+    count = len(study.spec.directions)
+    values = ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
+    time = pa.timestamp("us", "UTC")
+    return [
+        ("number", pa.int64(), lambda trial: trial.number),
+        ("state", pa.string(), lambda trial: str(trial.state)),
+        *((column, pa.float64(), _value(index)) for index, column in enumerate(values)),
+        *(_param(name, study.spec.search_space[name]) for name in study.spec.search_space.names()),
+        ("attempt", pa.int64(), lambda trial: trial.holding.attempt),
+        ("worker_id", pa.string(), lambda trial: trial.worker_id),
+        ("round", pa.int64(), lambda trial: trial.round),
+        ("seed", pa.int64(), lambda trial: trial.seed),
+        ("started_at", time, lambda trial: _time(trial.started_at)),
+        ("finished_at", time, lambda trial: _time(trial.finished_at)),
+        ("reason", pa.string(), lambda trial: trial.holding.reason),
+    ]
+
+
+def _value(index: int) -> Callable[[Trial], float | None]:
+    return lambda trial: None if trial.values is None else trial.values[index]
+
+
+def _param(name: str, parameter: Parameter) -> Column:
+    kind, is_text = _type(parameter)
+    column = f"params_{name}"
+    if is_text:
+        return column, kind, lambda trial: to_json(trial.params[name]).decode() if name in trial.params else None
+    return column, kind, lambda trial: trial.params.get(name)
+
+
+def _type(parameter: Parameter) -> tuple[pyarrow.DataType, bool]:
+    """The type of a parameter's column, and whether its values are written as JSON text."""
+    import pyarrow as pa
+
+    if isinstance(parameter, CategoricalParameter):
+        kinds = {type(choice) for choice in parameter.choices} - {type(None)}
+        plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+        if kinds == {int, float}:
+            return pa.float64(), False
+        return (plain[kinds.pop()], False) if len(kinds) == 1 else (pa.string(), True)
+    return (pa.int64(), False) if isinstance(parameter, IntParameter) else (pa.float64(), False)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
