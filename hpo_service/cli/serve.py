@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpo_service.operations.keys import Drawn
     from hpo_service.settings import Settings
 
+SWITCH_SECONDS = 0.0005  # the writer, back from a commit, shall not wait long for the event loop's thread
 PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
 
 
@@ -113,6 +114,7 @@ Others: hpo token create --scope read|worker|admin. To end this one: hpo token r
 
 def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *, with_keys: bool) -> None:
     import asyncio
+    import gc
 
     import uvicorn
 
@@ -136,6 +138,8 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
     class LocalServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            sys.setswitchinterval(SWITCH_SECONDS)
+            gc.freeze()  # what has been imported stays: no collection need look at it again
             if self.started:
                 ready()
 

@@ -200,8 +200,8 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
     if last < first:  # no grid point inside: the nearest one
         first = last = round(((low + high) / 2 - origin) / step)
         return _grid_point(origin, step, first), _grid_point(origin, step, last)
-    # A range whose end is off its grid by a bit keeps that end: the point as people write it would lie outside.
-    return max(_grid_point(origin, step, first), low), min(_grid_point(origin, step, last), high)
+    # An upper end that is off its grid by a bit stays: the point as people write it would lie beyond.
+    return min(_grid_point(origin, step, first), high), min(_grid_point(origin, step, last), high)
 
 
 def _grid_point(origin: float, step: float, index: int) -> float:
