@@ -39,6 +39,8 @@ WALLS = """
 set -e
 new=$1 data=$2; shift 2
 mount -t tmpfs -o mode=755 root "$new"
+mkdir "$new/tmp"
+mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$new/tmp"  # first: what is read may lie in /tmp
 while [ "$1" != -- ]; do
     if [ -L "$1" ]; then cp -P "$1" "$new$1"
     else mkdir -p "$new$1"; mount --rbind "$1" "$new$1"; mount -o remount,bind,ro "$new$1"
@@ -46,10 +48,9 @@ while [ "$1" != -- ]; do
     shift
 done
 shift
-mkdir -p "$new/dev" "$new/proc" "$new/tmp" "$new/data"
+mkdir -p "$new/dev" "$new/proc" "$new/data"
 mount --rbind /dev "$new/dev"
 mount --rbind /proc "$new/proc"
-mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$new/tmp"
 mount --bind "$data" "$new/data"
 mount -o remount,ro "$new"
 exec chroot "$new" "$@"
