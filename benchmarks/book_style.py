@@ -133,8 +133,14 @@ class Network:
         with np.errstate(all="ignore"):  # a network that diverged
             return np.mean(np.argmax(self.predict(x), axis=1) == t)
 
+    def loss(self, x, t):
+        decay = 0
+        for i in range(1, self.depth + 1):
+            decay += 0.5 * self.weight_decay * np.sum(self.params[f"W{i}"] ** 2)
+        return self.last_layer.forward(self.predict(x, training=True), t) + decay
+
     def gradient(self, x, t):
-        self.last_layer.forward(self.predict(x, training=True), t)
+        self.loss(x, t)
         dout = self.last_layer.backward()
         for layer in reversed(self.layers.values()):
             dout = layer.backward(dout)

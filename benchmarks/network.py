@@ -15,7 +15,6 @@ import itertools
 import os
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +24,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = os.environ[
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import article_figures
+import book_style
 import numpy as np
 
 from hpo_service.domain.neural_network import configuration
@@ -49,88 +49,7 @@ SHAPES = {
 SEARCH = {"samples": 500, "epochs": 50, "batch_size": 100}
 
 
-# --- the book's style: float64 weights, a dictionary of layers, a new array for every result ----------------------
-
-
-class BookAffine:
-    def __init__(self, W, b):
-        self.W, self.b = W, b
-
-    def forward(self, x):
-        self.x = x
-        return np.dot(self.x, self.W) + self.b
-
-    def backward(self, dout):
-        dx = np.dot(dout, self.W.T)
-        self.dW = np.dot(self.x.T, dout)
-        self.db = np.sum(dout, axis=0)
-        return dx
-
-
-class BookRelu:
-    def forward(self, x):
-        self.mask = x <= 0
-        out = x.copy()
-        out[self.mask] = 0
-        return out
-
-    def backward(self, dout):
-        dout[self.mask] = 0
-        return dout
-
-
-class BookSoftmaxWithLoss:
-    def forward(self, x, t):
-        self.t = t
-        x = x.T
-        x = x - np.max(x, axis=0)
-        self.y = (np.exp(x) / np.sum(np.exp(x), axis=0)).T
-        return -np.sum(np.log(self.y[np.arange(len(t)), t] + 1e-7)) / len(t)
-
-    def backward(self):
-        dx = self.y.copy()
-        dx[np.arange(len(self.t)), self.t] -= 1
-        return dx / len(self.t)
-
-
-class BookNetwork:
-    def __init__(self, sizes, weight_decay):
-        self.depth, self.weight_decay = len(sizes) - 1, weight_decay
-        self.params, self.layers = {}, OrderedDict()
-        for i in range(1, len(sizes)):
-            self.params[f"W{i}"] = np.sqrt(2.0 / sizes[i - 1]) * np.random.randn(sizes[i - 1], sizes[i])
-            self.params[f"b{i}"] = np.zeros(sizes[i])
-            self.layers[f"Affine{i}"] = BookAffine(self.params[f"W{i}"], self.params[f"b{i}"])
-            if i < self.depth:
-                self.layers[f"Relu{i}"] = BookRelu()
-        self.last_layer = BookSoftmaxWithLoss()
-
-    def predict(self, x):
-        for layer in self.layers.values():
-            x = layer.forward(x)
-        return x
-
-    def loss(self, x, t):
-        y = self.predict(x)
-        decay = 0
-        for i in range(1, self.depth + 1):
-            decay += 0.5 * self.weight_decay * np.sum(self.params[f"W{i}"] ** 2)
-        return self.last_layer.forward(y, t) + decay
-
-    def accuracy(self, x, t):
-        return np.sum(np.argmax(self.predict(x), axis=1) == t) / float(len(x))
-
-    def gradient(self, x, t):
-        self.loss(x, t)
-        dout = self.last_layer.backward()
-        for layer in reversed(self.layers.values()):
-            dout = layer.backward(dout)
-        grads = {}
-        for i in range(1, self.depth + 1):
-            affine = self.layers[f"Affine{i}"]
-            grads[f"W{i}"] = affine.dW + self.weight_decay * affine.W
-            grads[f"b{i}"] = affine.db
-        return grads
+# --- the book's style (book_style.py): the loss is computed by the gradient, and once more to be recorded -----------
 
 
 def book_step(network, x, t, learning_rate):
@@ -150,7 +69,7 @@ def book_search(trials: int) -> list[float]:
     x_val, t_val, x, t = x[:100], t[:100], x[100:], t[100:]
     found = []
     for _ in range(trials):
-        network = BookNetwork(SHAPES["784-100x6-10"], 10 ** np.random.uniform(-8, -4))
+        network = book_style.Network(SHAPES["784-100x6-10"], weight_decay=10 ** np.random.uniform(-8, -4))
         learning_rate = 10 ** np.random.uniform(-6, -2)
         for _ in range(SEARCH["epochs"]):
             for _ in range(len(x) // BATCH):
@@ -239,7 +158,7 @@ def measure_step() -> None:
     names = ["products", *OURS, "book's style", *(["PyTorch"] if torch else [])]
     print(f"{'':14}" + "".join(f"{name:>16}" for name in names))
     for shape, sizes in SHAPES.items():
-        book = BookNetwork(sizes, 1e-6)
+        book = book_style.Network(sizes, weight_decay=1e-6)
         contestants = {
             "products": products_alone(sizes),
             "pixels": our_step(sizes, x, t),
