@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 
@@ -59,21 +59,19 @@ class Figures:
     server_memory: float
 
 
-class Contestant:
+class Contestant(Protocol):
     """A place for studies. `worker` runs in a process of its own and gives back how long each ask took, in seconds."""
 
     name: str
-    server_pid: int | None = None
+    server_pid: int | None
 
     def prepare(self, load: Load, history: int) -> str:
         """Make a study with so many finished trials, and return its name."""
-        raise NotImplementedError
 
-    def worker(self, study: str, load: Load, trials: int) -> list[float]:
-        raise NotImplementedError
+    def worker(self, study: str, load: Load, trials: int) -> list[float]: ...
 
 
-class Service(Contestant):
+class Service:
     def __init__(self, name: str, url: str, pid: int) -> None:
         self.name, self.url, self.server_pid = name, url, pid
 
@@ -106,7 +104,9 @@ class Service(Contestant):
         return took
 
 
-class OptunaStorage(Contestant):
+class OptunaStorage:
+    server_pid = None
+
     def __init__(self, name: str, storage: Callable[[], Any]) -> None:
         self.name, self._storage = name, storage
 
