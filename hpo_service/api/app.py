@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from hpo_service import __version__, log_format
 from hpo_service.api import docs_page, metrics, openapi, problems, service_routes, study_routes, trial_routes
 from hpo_service.api.dashboard import Dashboard
-from hpo_service.api.door import Door
+from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.operations.keyring import Keyring
@@ -74,8 +74,9 @@ def create_app(
     app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
     app.add_middleware(BodyLimit)
     app.add_middleware(HotRoutes, application=app)
+    app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
-        app.add_middleware(Door, keyring=lambda: app.state.keyring, calls_per_second=settings.rate_limit)
+        app.add_middleware(Door, admission=app.state.admission)
     app.add_middleware(metrics.Measured)
     return app
 

@@ -12,8 +12,9 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from hpo_service.api.hot_connections import HotConnection, HotWay
 from hpo_service.api.problems import problem
 from hpo_service.settings import Settings
 
@@ -43,9 +44,9 @@ class Bounds:
             _within_open_files(settings.connections),
         )
 
-    def protocol(self) -> Callable[..., asyncio.Protocol]:
-        """What uvicorn makes a connection with; all of one server share a Gate."""
-        return partial(BoundedConnection, Gate(self))
+    def protocol(self, way: HotWay | None = None) -> Callable[..., asyncio.Protocol]:
+        """What uvicorn makes a connection with; all of one server share a Gate, and the way past the application."""
+        return partial(BoundedConnection, Gate(self), way)
 
 
 def _within_open_files(connections: int) -> int:
@@ -59,9 +60,6 @@ def _within_open_files(connections: int) -> int:
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return max(1, min(connections, allowed - RESERVED_FILES))
     return connections
-
-
-LARGEST_GATHERED = 2**16
 
 
 class Gate:
@@ -118,19 +116,19 @@ class Part(Enum):
     BODY = "body"
 
 
-class BoundedConnection(HttpToolsProtocol):
+class BoundedConnection(HotConnection):
     """uvicorn's connection with the deadlines that it lacks.
 
         connected ──▶ head ──▶ body ──▶ answering ──▶ idle
                        ▲                                │
                        └────────────────────────────────┘
 
-    due: when the head or the body under way has to be here; never, while it is the server's turn. Between two requests
-    uvicorn's own timer runs. Most requests come in one piece: for them there is one comparison more, and no clock.
+    due: when the head or the body under way has to be here, or the next request; never, while it is the server's turn.
+    Most requests come in one piece: for them there is one comparison more, and no timer.
     """
 
-    def __init__(self, gate: Gate, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, gate: Gate, way: HotWay | None, *arguments: Any, **options: Any) -> None:
+        super().__init__(way, *arguments, **options)
         self.gate = gate
         self.due = math.inf
         self.stalled_until = math.inf
@@ -160,6 +158,17 @@ class BoundedConnection(HttpToolsProtocol):
         elif not self.transport.is_closing():
             # What came with the end of another request is not counted: it is small, as all that comes at once.
             self._goes_on(len(data) if cycle is before else 0)
+
+    def on_response_complete(self) -> None:
+        """uvicorn's, with the sweep in place of a timer for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._part is None:
+            self.due = self.loop.time() + self.gate.bounds.idle_seconds
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -222,37 +231,3 @@ class BoundedConnection(HttpToolsProtocol):
         lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(answer.body))
         self.transport.close()
-
-
-class _Gathering:
-    """A transport that sends what is written within one turn of the event loop together.
-
-    uvicorn writes an answer's head and body apart, and each would be a system call of its own.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._written: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        if not self._written:
-            self._loop.call_soon(self._send)
-        self._written.append(data)
-        self._size += len(data)
-        if self._size > LARGEST_GATHERED:
-            self._send()
-
-    def _send(self) -> None:
-        if self._written:
-            self._transport.write(b"".join(self._written))
-            self._written.clear()
-            self._size = 0
-
-    def close(self) -> None:
-        self._send()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)

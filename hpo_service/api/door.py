@@ -12,6 +12,7 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,6 +42,7 @@ _WORKER_CALL = re.compile(
     r"/v1/(?:trials:(?:ask|batch)|studies/[^/:]+/"
     r"(?:trials:ask|trials/[0-9]+:(?:report|heartbeat|tell|release)|test:(?:heartbeat|tell|release)))"
 )
+_COUNTED = "hpo_counted"  # in the scope of a call that its key's rate has been charged for
 _BEARER = 'Bearer realm="hpo"'
 _BASIC = 'Basic realm="hpo", charset="UTF-8"'
 _NO_KEY = (
@@ -56,41 +58,49 @@ def studies_of(request: Request) -> frozenset[str] | None:
     return studies
 
 
-class Door:
-    def __init__(self, app: ASGIApp, keyring: Callable[[], Keyring], calls_per_second: float = 0) -> None:
+class Admission:
+    """Who may make which call, by the key that it shows, and how often."""
+
+    def __init__(self, keyring: Callable[[], Keyring], calls_per_second: float = 0) -> None:
         """calls_per_second: of one key; 0 is no limit."""
-        self.app = app
-        self._keyring = keyring
+        self.keyring = keyring
         self._wrong_keys = Buckets(WRONG_KEYS, WRONG_KEYS_PER_SECOND)
         self._calls = Buckets(max(1.0, calls_per_second), calls_per_second) if calls_per_second > 0 else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] == "GET"):
-            await self.app(scope, receive, send)
-            return
-        keyring = self._keyring()
-        try:
-            if not keyring.is_valid():
-                await keyring.refreshed()
-            key = self._key(keyring, scope)
-            _check_scope(key, scope["method"], scope["path"])
-            if key.studies is not None:
-                _check_studies(key.studies, scope["path"])
-            if self._calls is not None:
-                _check_rate(self._calls, key)
-        except HpoError as error:
-            await _refusal(error, scope["path"])(scope, receive, send)
-            return
-        scope["hpo_studies"] = key.studies
-        if scope["path"].endswith(":ask"):
-            receive = _while_the_key_lasts(keyring, key, receive)
-        elif scope["path"].endswith("/events"):
-            await self._stream(keyring, key, scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+    async def key(self, scope: Scope) -> Key:
+        """The key that the call shows. Raise HpoError for a call that it does not open."""
+        keyring = self.keyring()
+        if not keyring.is_valid():
+            await keyring.refreshed()
+        key = self._shown(keyring, scope)
+        _check_scope(key, scope["method"], scope["path"])
+        if key.studies is not None:
+            _check_studies(key.studies, scope["path"])
+        if self._calls is not None and not scope.get(_COUNTED):
+            _check_rate(self._calls, key)
+        return key
 
-    def _key(self, keyring: Keyring, scope: Scope) -> Key:
-        """The key that the call shows. Raise Unauthenticated; RateLimited after too many wrong ones."""
+    def admits(self, scope: Any, study: str) -> bool:
+        """Whether the call, one of a worker's on this study, shows a key for it; if in doubt, no."""
+        keyring = self.keyring()
+        if not keyring.is_valid():
+            return False
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(shown) != 1 or not shown[0].startswith(b"Bearer "):
+            return False
+        key = keyring.find(shown[0][7:].decode("latin-1"))
+        if key is None or not key.scope.covers(keys.Scope.WORKER):
+            return False
+        if key.studies is not None and study not in key.studies:
+            return False
+        if self._calls is not None:
+            if self._calls.take(key.id):
+                return False
+            scope[_COUNTED] = True
+        return True
+
+    def _shown(self, keyring: Keyring, scope: Scope) -> Key:
+        """Raise Unauthenticated; RateLimited after too many wrong keys."""
         token = _token(scope)
         if token is None:
             raise Unauthenticated(_NO_KEY)
@@ -102,6 +112,30 @@ class Door:
         if wait:
             raise RateLimited("too many wrong keys came from this address; try again later", math.ceil(wait))
         raise Unauthenticated(keys.form_fault(token) or _UNKNOWN)
+
+
+class Door:
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self.app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] == "GET"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            key = await self._admission.key(scope)
+        except HpoError as error:
+            await _refusal(error, scope["path"])(scope, receive, send)
+            return
+        keyring = self._admission.keyring()
+        scope["hpo_studies"] = key.studies
+        if scope["path"].endswith(":ask"):
+            receive = _while_the_key_lasts(keyring, key, receive)
+        elif scope["path"].endswith("/events"):
+            await self._stream(keyring, key, scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
     async def _stream(self, keyring: Keyring, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
         """A stream that ends with its key."""

@@ -37,6 +37,12 @@ def _counters(route: str, method: str, status: int) -> tuple[Counter, Histogram]
     return _requests.labels(route, method, status), _seconds.labels(route)
 
 
+def count(route: str, method: str, status: int, seconds: float) -> None:
+    requests, took = _counters(route, method, status)
+    requests.inc()
+    took.observe(seconds)
+
+
 class Measured:
     """Counts and times every request by its route."""
 
@@ -52,9 +58,7 @@ class Measured:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "none")
-                requests, seconds = _counters(route, scope["method"], message["status"])
-                requests.inc()
-                seconds.observe(time.perf_counter() - began)
+                count(route, scope["method"], message["status"], time.perf_counter() - began)
             await send(message)
 
         await self.app(scope, receive, noted)

@@ -120,6 +120,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
 
     from hpo_service.api.app import create_app
     from hpo_service.api.connections import Bounds
+    from hpo_service.api.hot_connections import HotWay
     from hpo_service.operations.keys import create_first
 
     settings = _settings(database)
@@ -130,7 +131,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
-        http=Bounds.of(settings).protocol(),  # type: ignore[arg-type]  # called like the class it makes
+        http=Bounds.of(settings).protocol(HotWay(application)),  # type: ignore[arg-type]  # called like the class it makes
         ws="none",
         timeout_keep_alive=settings.idle_seconds,
     )

@@ -7,18 +7,20 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.database import Clock, Database
 from hpo_service.store.record import Record
+from hpo_service.store.writer import Call
 from hpo_service.store.writing_record import WritingRecord
 
 T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
 
 MOST_WORKERS_IN_MEMORY = 100_000
 
@@ -29,8 +31,8 @@ class Service:
     def __init__(self, database_url: str, clock: Clock | None = None) -> None:
         """Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL)."""
         self.tuners = Tuners()
-        self._answers = Answers()
-        self.database = Database(database_url, clock, _Listener(self.tuners, self._answers))
+        self._exchange = Exchange()
+        self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
         self.changes = Changes()
         self.leaving = False
         self._seen: dict[str, float] = {}
@@ -50,14 +52,14 @@ class Service:
 
     async def change(self, name: str, work: Callable[[StudyWork], T]) -> T:
         """Run `work` on the study in one transaction, after what time has changed, and settle it."""
+        return await self.write(partial(self.changed, name, work), [name])
 
-        def in_transaction(record: WritingRecord) -> T:
-            changing = self.work_on(record, record.study(name))
-            result = work(changing)
-            changing.settle()
-            return result
-
-        return await self.write(in_transaction, [name])
+    def changed(self, name: str, work: Callable[[StudyWork], T], record: WritingRecord) -> T:
+        """The same, inside a transaction."""
+        changing = self.work_on(record, record.study(name))
+        result = work(changing)
+        changing.settle()
+        return result
 
     def work_on(self, record: WritingRecord, study: Study) -> StudyWork:
         """Begin to work on a study: first take back what has lapsed."""
@@ -69,13 +71,42 @@ class Service:
         return work
 
     async def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> T:
-        def in_transaction(record: WritingRecord) -> tuple[T, bool]:
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        self.begin(work, studies, done)
+        return await answer
+
+    def begin(
+        self, work: Callable[[WritingRecord], Any], studies: Sequence[str], done: Done, *, light: bool = False
+    ) -> None:
+        """The same without a task that waits: `done` takes the result or the error, later, in the event loop.
+
+        light: whether the work is short enough for the event loop itself.
+        """
+
+        def in_transaction(record: WritingRecord) -> tuple[Any, bool]:
             return work(record), record.wakes
 
-        result, wakes = await self._answers.of(self.database.write(in_transaction, studies))
-        if wakes:
-            self.changes.announce()
-        return result
+        def written(outcome: tuple[Any, bool] | None, error: BaseException | None) -> None:
+            result, wakes = outcome or (None, False)
+            if wakes:
+                self.changes.announce()
+            done(result, error)
+
+        self._exchange.submit(self.database, in_transaction, studies, written, light=light)
+
+    def is_light(self, name: str) -> bool:
+        """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
+        study = self.database.remembered(name)
+        return study is not None and self.tuners.is_quick(study)
 
     async def read(self, name: str, work: Callable[[Record, Study], T]) -> T:
         """Read the study as it is now: a lease that has run out is taken back first."""
@@ -118,9 +149,12 @@ class Service:
         with self._seen_lock:
             self._seen[worker_id] = record.now
 
+    def knows(self, worker_id: str) -> bool:
+        return worker_id in self._known
+
     async def save_new_worker(self, worker_id: str) -> None:
         """Save what was heard at once when it comes from a worker not heard of before."""
-        if worker_id in self._known:
+        if self.knows(worker_id):
             return
         await self.save_seen_workers()
 
@@ -141,58 +175,82 @@ class Service:
             self._known.update(seen)
 
 
-class Answers:
-    """Brings the writer's answers to the event loop: those of one group together, since waking it is a system call."""
+class Exchange:
+    """Takes calls from the event loop to the writer and brings the answers back.
+
+    Those of one turn of the loop go together, and those of one group come together: waking a thread costs as much as
+    a call's own work. If all of them are light they run at once, here; while the writer is at work, they wait.
+    """
 
     def __init__(self) -> None:
-        self._arrived: deque[tuple[Future[Any], asyncio.Future[Any]]] = deque()
+        self._leaving: list[Call] = []
+        self._all_light = True
+        self._arrived: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._more_follow = False
+        self._is_here = False
 
-    async def of(self, writing: Future[T]) -> T:
-        self._loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = self._loop.create_future()
+    def submit(
+        self,
+        database: Database,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        done: Done,
+        *,
+        light: bool,
+    ) -> None:
+        """In the event loop. done: takes the result and None, or None and the error, in the event loop too."""
 
-        def arrived(written: Future[T]) -> None:
-            self._arrived.append((written, answer))
-            if not self._more_follow:
-                self._wake()
+        def arrived(result: Any, error: BaseException | None) -> None:
+            self._arrived.append((done, result, error))
 
-        writing.add_done_callback(arrived)
-        return await answer
-
-    def answering(self) -> None:
-        self._more_follow = True
+        if not self._leaving:
+            self._database, self._loop = database, asyncio.get_running_loop()
+            self._loop.call_soon(self._hand_over)
+        self._leaving.append(database.call(work, studies, arrived))
+        if not light:
+            self._all_light = False
 
     def answered(self) -> None:
-        self._more_follow = False
-        if self._arrived:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._loop is not None:
+        """At the end of a group, in the thread that has run it."""
+        if (self._arrived or self._leaving) and self._loop is not None and not self._is_here:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 self._loop.call_soon_threadsafe(self._hand_out)
 
+    def _hand_over(self) -> None:
+        if not self._leaving:
+            return
+        if self._all_light:
+            self._is_here = True
+            done = self._database.write_here(self._leaving)
+            self._is_here = False
+            if done:
+                self._leaving = []
+                self._hand_out()
+                return
+            if self._database.is_writing:
+                return  # they are handed over when it has finished
+        calls, self._leaving, self._all_light = self._leaving, [], True
+        try:
+            self._database.write_all(calls)
+        except HpoError as error:
+            for call in calls:
+                call.done(None, error)
+            self._hand_out()
+
     def _hand_out(self) -> None:
         while self._arrived:
-            written, answer = self._arrived.popleft()
-            if answer.cancelled():
-                continue
-            error = written.exception()
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(written.result())
+            done, result, error = self._arrived.popleft()
+            done(result, error)
+        self._hand_over()
 
 
 class _Listener:
     """Who listens to the writer: the tuners to what is kept and undone, the answers to when they come."""
 
-    def __init__(self, tuners: Tuners, answers: Answers) -> None:
+    def __init__(self, tuners: Tuners, exchange: Exchange) -> None:
         self.call_kept, self.call_refused = tuners.call_kept, tuners.call_refused
         self.committed, self.rolled_back = tuners.committed, tuners.rolled_back
-        self.answering, self.answered = answers.answering, answers.answered
+        self.answered = exchange.answered
 
 
 class Changes:

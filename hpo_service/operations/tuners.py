@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.store.writing_record import WritingRecord
-from hpo_service.tuning.tuner import Tuner
+from hpo_service.tuning.tuner import Tuner, is_quick
 
 MOST_TUNERS = 200
 
@@ -31,6 +31,15 @@ class Tuners:
     def without_history(self, study: Study) -> Tuner:
         """The tuner for a draw or a judgement that learns from nothing."""
         return self._entry(study).tuner
+
+    def is_quick(self, study: Study) -> bool:
+        """Whether a draw and a judgement take no longer than a call: nothing has to be read, nothing fitted."""
+        if not is_quick(study.spec):
+            return False
+        if study.spec.sampler.name == "random" and study.spec.pruner.name == "none":
+            return True
+        entry = self._entries.get(study.id)
+        return entry is not None and entry.seen == study.revision
 
     def up_to_date(self, record: WritingRecord, study: Study) -> Tuner:
         entry = self._entry(study)

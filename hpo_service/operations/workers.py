@@ -55,7 +55,7 @@ async def _never() -> bool:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What one look for a trial found. final: waiting on would change nothing."""
 
     answer: Json
@@ -68,8 +68,8 @@ class _Look:
 async def ask_study(service: Service, name: str, ask: Ask, caller_left: CallerLeft = _never) -> Json:
     """Ask one study for trials of any objective."""
 
-    async def look() -> _Look:
-        return await _write_once(service, lambda record: _ask_study(service, record, name, ask), [name])
+    async def look() -> Look:
+        return await _write_once(service, ask_work(service, name, ask), [name])
 
     return await _ask(service, ask, look, caller_left)
 
@@ -79,7 +79,7 @@ async def ask_any(
 ) -> Json:
     """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
 
-    async def look() -> _Look:
+    async def look() -> Look:
         def candidates(record: Record) -> tuple[Any, bool, list[str]]:
             service.heard_of(ask.worker_id, record)
             remembered = record.answer("ask", ask.request_id)
@@ -90,17 +90,17 @@ async def ask_any(
         if remembered is not None:
             return _remembered(remembered, only)
         if draining:
-            return _Look({"trials": [], "drain": True}, final=True)
+            return Look({"trials": [], "drain": True}, final=True)
         for name in names:
             found = await _write_once(service, partial(_ask_one_of_any, service, name, ask, only), [name])
             if found.final:
                 return found
-        return _Look({"trials": []}, final=False)
+        return Look({"trials": []}, final=False)
 
     return await _ask(service, ask, look, caller_left)
 
 
-async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]], caller_left: CallerLeft) -> Json:
+async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[Look]], caller_left: CallerLeft) -> Json:
     deadline = time.monotonic() + ask.wait_seconds
     while True:
         changed = service.changes.following()
@@ -116,7 +116,7 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[_Look]],
             return found.answer
 
 
-async def _write_once(service: Service, work: Callable[[WritingRecord], _Look], studies: list[str]) -> _Look:
+async def _write_once(service: Service, work: Callable[[WritingRecord], Look], studies: list[str]) -> Look:
     """Write; when another server has answered the same request in this moment, read its answer."""
     try:
         return await service.write(work, studies)
@@ -124,12 +124,17 @@ async def _write_once(service: Service, work: Callable[[WritingRecord], _Look], 
         return await service.write(work, studies)
 
 
-def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> _Look:
+def ask_work(service: Service, name: str, ask: Ask) -> Callable[[WritingRecord], Look]:
+    """What a look for a trial does in its transaction."""
+    return lambda record: _ask_study(service, record, name, ask)
+
+
+def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> Look:
     study = record.study(name)
     call = f"ask {study.id}"
     remembered = record.answer(call, ask.request_id)
     if remembered is not None:
-        return _Look(remembered, final=True)
+        return Look(remembered, final=True)
     service.heard_of(ask.worker_id, record)
     work = service.work_on(record, study)
     draining = record.is_draining(ask.worker_id)
@@ -143,13 +148,11 @@ def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> 
         answer["drain"] = True
     if given:
         record.remember_answer(study, call, ask.request_id, answer)
-    return _Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
+    return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
-def _ask_one_of_any(
-    service: Service, name: str, ask: Ask, only: Collection[str] | None, record: WritingRecord
-) -> _Look:
-    nothing = _Look({"trials": []}, final=False)
+def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: WritingRecord) -> Look:
+    nothing = Look({"trials": []}, final=False)
     remembered = record.answer("ask", ask.request_id)
     if remembered is not None:
         return _remembered(remembered, only)
@@ -166,18 +169,18 @@ def _ask_one_of_any(
         return nothing
     answer = {"trials": given}
     record.remember_answer(study, "ask", ask.request_id, answer)
-    return _Look(answer, final=True)
+    return Look(answer, final=True)
 
 
 def _may_see(only: Collection[str] | None, study: str) -> bool:
     return only is None or study in only
 
 
-def _remembered(answer: Json, only: Collection[str] | None) -> _Look:
+def _remembered(answer: Json, only: Collection[str] | None) -> Look:
     """The answer once more, unless it gave out trials of a study that this caller may not see."""
     if not all(_may_see(only, trial["study"]) for trial in answer["trials"]):
         raise Invalid([Fault("/request_id", "another caller has used it; draw a new one for each ask")])
-    return _Look(answer, final=True)
+    return Look(answer, final=True)
 
 
 def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
@@ -195,19 +198,32 @@ def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
 
 
 async def report(service: Service, name: str, number: int, call: Reports) -> Json:
-    return await service.change(name, lambda work: _report(_heard(service, work, number), number, call))
+    return await service.write(report_work(service, name, number, call), [name])
 
 
 async def heartbeat(service: Service, name: str, number: int, call: Heartbeat) -> Json:
-    return await service.change(name, lambda work: _heartbeat(_heard(service, work, number), number, call))
+    return await service.write(heartbeat_work(service, name, number, call), [name])
 
 
 async def tell(service: Service, name: str, number: int, call: Result) -> Json:
-    return await service.change(name, lambda work: _tell(_heard(service, work, number), number, call))
+    return await service.write(tell_work(service, name, number, call), [name])
 
 
 async def release(service: Service, name: str, number: int, call: Release) -> Json:
     return await service.change(name, lambda work: _release(_heard(service, work, number), number, call))
+
+
+def report_work(service: Service, name: str, number: int, call: Reports) -> Callable[[WritingRecord], Json]:
+    """What a report does in its transaction."""
+    return partial(service.changed, name, lambda work: _report(_heard(service, work, number), number, call))
+
+
+def heartbeat_work(service: Service, name: str, number: int, call: Heartbeat) -> Callable[[WritingRecord], Json]:
+    return partial(service.changed, name, lambda work: _heartbeat(_heard(service, work, number), number, call))
+
+
+def tell_work(service: Service, name: str, number: int, call: Result) -> Callable[[WritingRecord], Json]:
+    return partial(service.changed, name, lambda work: _tell(_heard(service, work, number), number, call))
 
 
 async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[Json | HpoError]:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import HpoError
+from hpo_service.domain.study import Study
 from hpo_service.store.engine import (
     database_errors_translated,
     database_url,
@@ -22,7 +24,7 @@ from hpo_service.store.engine import (
 )
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
-from hpo_service.store.writer import Listener, NobodyListens, Writer
+from hpo_service.store.writer import Call, Listener, NobodyListens, Writer
 from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
 T = TypeVar("T")
@@ -53,11 +55,12 @@ class Database:
                 # A process killed a moment ago may not be gone from the kernel's books yet.
                 opening.enter_context(sqlite_lock(self._path, patience_seconds=1.0))
             upgrade_engine(self.url)
-            self._write_engine = writing_engine(self.url)
+            self._write_engine = writing_engine(self.url, waits=False)
             opening.callback(self._write_engine.dispose)
             self._read_engine = reading_engine(self.url)
             opening.callback(self._read_engine.dispose)
-            self._writer = Writer(self._write_engine, Memory(), listener or NobodyListens())
+            self._memory = Memory()
+            self._writer = Writer(self._write_engine, self._memory, listener or NobodyListens())
             opening.callback(self._writer.close)
             self._open = opening.pop_all()
 
@@ -66,11 +69,37 @@ class Database:
 
     def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> Future[T]:
         """Run `work` in a transaction that holds these studies. The result comes after the commit."""
+        return self._writer.submit(partial(self._in_transaction, work), studies)
 
-        def in_transaction(group: Group) -> T:
-            return work(WritingRecord(group, group.now(self._now)))
+    def call(
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> Call:
+        """The same, to be written together with others. done: is told in the thread that has run it."""
+        return Call(partial(self._in_transaction, work), studies, done)
 
-        return self._writer.submit(in_transaction, studies)
+    def write_here(self, calls: Sequence[Call]) -> bool:
+        """Write them in this thread; False where that could take long: `write_all` has to."""
+        return self._writer.run_here(calls)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether calls are being written now; at their end the listener is told."""
+        return self._writer.is_at_work
+
+    def remembered(self, name: str) -> Study | None:
+        """The study as the writer has it in memory; maybe a moment old, and None where it would have to be read."""
+        mirror = self._memory.mirrors.get(self._memory.ids.get(name, -1))
+        return None if mirror is None else mirror.study
+
+    def write_all(self, calls: Sequence[Call]) -> None:
+        """Raise Unavailable: none of them will run."""
+        self._writer.submit_all(calls)
+
+    def _in_transaction(self, work: Callable[[WritingRecord], T], group: Group) -> T:
+        return work(WritingRecord(group, group.now(self._now)))
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""

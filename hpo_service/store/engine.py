@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -38,14 +39,17 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def writing_engine(url: URL) -> sa.Engine:
-    """The engine of the one writer: every transaction takes the write lock at once."""
+def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
+    """The engine of the one writer: every transaction takes the write lock at once.
+
+    waits: whether SQLite waits for a lock that is held, or says at once that it is.
+    """
     if sqlite_file(url) is None:
         return _postgres(url, pool_size=2)
     engine = sa.create_engine(
         url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
     )
-    _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False)
+    _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False, waits=waits)
     return engine
 
 
@@ -74,7 +78,7 @@ def _postgres(url: URL, pool_size: int) -> sa.Engine:
     )
 
 
-def _on_sqlite(engine: sa.Engine, begins: str, read_only: bool) -> None:
+def _on_sqlite(engine: sa.Engine, begins: str, *, read_only: bool, waits: bool = True) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin on its own terms otherwise
@@ -84,6 +88,7 @@ def _on_sqlite(engine: sa.Engine, begins: str, read_only: bool) -> None:
             "synchronous=FULL",  # NORMAL loses acknowledged results in a power cut
             "foreign_keys=ON",
             "query_only=ON" if read_only else "query_only=OFF",
+            f"busy_timeout={10000 if waits else 0}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -102,6 +107,12 @@ def database_errors_translated() -> Iterator[None]:
         raise
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
         raise Unavailable(f"the database cannot take the call now: {one_line(error)}") from error
+
+
+def is_locked(error: sa.exc.OperationalError) -> bool:
+    """Whether SQLite's file was locked by somebody else."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def one_line(error: BaseException) -> str:

@@ -3,6 +3,10 @@
 One thread writes. It takes whatever calls have queued up, runs each inside a savepoint of one transaction, commits,
 and only then hands out the answers. A call that is refused takes nothing of the others along; a commit that fails
 fails all.
+
+On SQLite, light calls may run in the thread that brings them (`run_here`): handing them to another one and back costs
+more than they do. That is for calls that wait for nothing: as soon as the disk is slow, or somebody else holds the
+file's lock, the writer's thread does the waiting.
 """
 
 from __future__ import annotations
@@ -14,13 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
-from hpo_service.store.engine import begin, commit, database_errors_translated
+from hpo_service.store.engine import begin, commit, database_errors_translated, is_locked
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -28,19 +31,29 @@ Work = Callable[[Group], T]
 
 LARGEST_GROUP = 64
 CONNECTION_IDLE_SECONDS = 1.0
+QUICK_COMMIT_SECONDS = 0.01  # on the average of the last few: above it, no commit is waited for but in the thread
+LOCKED_PATIENCE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.005
 
 
-@dataclass(frozen=True)
-class _Call:
-    studies: tuple[str, ...]
+class Call(NamedTuple):
+    """What shall run in a transaction that holds these studies.
+
+    done: takes the result and None after the commit, or None and the error, in the thread that has run it.
+    """
+
     work: Work[Any]
-    answer: Future[Any]
+    studies: Sequence[str]
+    done: Callable[[Any, BaseException | None], None]
 
 
-@dataclass(frozen=True)
-class _Done:
-    result: Any = None
-    error: BaseException | None = None
+class _Locked(Exception):
+    """Somebody else holds the file's lock, and it was not to be waited for."""
+
+
+class _Outcome(NamedTuple):
+    result: Any
+    error: BaseException | None
 
 
 class Listener(Protocol):
@@ -54,10 +67,8 @@ class Listener(Protocol):
 
     def rolled_back(self) -> None: ...
 
-    def answering(self) -> None:
-        """The answers of a group are about to be set, one after the other."""
-
-    def answered(self) -> None: ...
+    def answered(self) -> None:
+        """All calls of a group have had their answers."""
 
 
 class NobodyListens:
@@ -68,8 +79,6 @@ class NobodyListens:
     def committed(self) -> None: ...
 
     def rolled_back(self) -> None: ...
-
-    def answering(self) -> None: ...
 
     def answered(self) -> None: ...
 
@@ -88,20 +97,54 @@ class Writer:
         self._memory = memory
         self._shared = engine.dialect.name != "sqlite"  # other servers may write the same database
         self._listener = listener
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
+        self._commit_seconds = 0.0
+        self._in_hand = threading.Lock()  # held by whoever runs a group
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[T], studies: Sequence[str] = ()) -> Future[T]:
         """Run `work` in a transaction that holds these studies; its result comes after the commit."""
+        answer: Future[T] = Future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        self.submit_all([Call(work, studies, done)])
+        return answer
+
+    def submit_all(self, calls: Sequence[Call]) -> None:
+        """Run them in one transaction, one after the other, maybe together with others. Raise Unavailable."""
         if self._closed:
             raise Unavailable("the server is shutting down")
-        answer: Future[T] = Future()
-        self._queue.put(_Call(tuple(studies), work, answer))
-        return answer
+        self._queue.put(calls)
+
+    def run_here(self, calls: Sequence[Call]) -> bool:
+        """Run them in this thread, answered on return. False: nothing has run, and `submit_all` has to take them."""
+        if self._shared or self._closed or self._commit_seconds > QUICK_COMMIT_SECONDS:
+            return False
+        if not self._in_hand.acquire(blocking=False):
+            return False
+        try:
+            answers = self._run_group(list(calls), patient=False)
+        except _Locked:
+            return False
+        finally:
+            self._in_hand.release()
+        _answer(answers)
+        self._listener.answered()
+        return True
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a group runs now; at its end the listener is told."""
+        return self._in_hand.locked()
 
     def close(self) -> None:
         """Finish what was submitted, then stop."""
@@ -113,54 +156,53 @@ class Writer:
         try:
             while (first := self._queue.get()) is not None:
                 group, last = self._gather(first)
-                self._commit(group)
+                with self._in_hand:
+                    answers = self._run_group(group, patient=True)
+                _answer(answers)
+                self._listener.answered()
                 if last:
                     return
         finally:
-            self._let_go()
+            with self._in_hand:
+                self._let_go()
 
-    def _gather(self, first: _Call) -> tuple[list[_Call], bool]:
-        group = [first]
+    def _gather(self, first: Sequence[Call]) -> tuple[list[Call], bool]:
+        group = list(first)
         while len(group) < LARGEST_GROUP:
             try:
-                call = self._queue.get_nowait()
+                calls = self._queue.get_nowait()
             except queue.Empty:
                 return group, False
-            if call is None:
+            if calls is None:
                 return group, True
-            group.append(call)
+            group.extend(calls)
         return group, False
 
-    def _commit(self, calls: list[_Call]) -> None:
+    def _run_group(self, calls: list[Call], *, patient: bool) -> list[tuple[Call, _Outcome]]:
+        """Run them in one transaction. patient: whether to wait for the file's lock; else raise _Locked."""
         studies = sorted({name for call in calls for name in call.studies})
         try:
-            with database_errors_translated(), self._transaction() as connection:
+            with database_errors_translated(), self._transaction(patient) as connection:
                 group = Group(connection, self._memory, shared=self._shared)
                 group.lock(studies)
                 outcomes = [self._run_one(group, call) for call in calls]
                 group.finish()
+        except _Locked:
+            raise
         except BaseException as error:
             self._memory.forget_all()
             self._listener.rolled_back()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
-                for call in calls:
-                    self._commit([call])
-                return
-            outcomes = [_Done(error=error)] * len(calls)
+                return [answer for call in calls for answer in self._run_group([call], patient=True)]
+            outcomes = [_Outcome(None, error)] * len(calls)
         else:
             self._memory.committed(group.touched)
             self._listener.committed()
-        self._listener.answering()
-        for call, outcome in zip(calls, outcomes, strict=True):
-            if outcome.error is not None:
-                call.answer.set_exception(outcome.error)
-            else:
-                call.answer.set_result(outcome.result)
-        self._listener.answered()
+        return list(zip(calls, outcomes, strict=True))
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, patient: bool) -> Iterator[sa.Connection]:
         """One transaction on the connection of the last group, unless that failed or was long ago.
 
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
@@ -172,13 +214,32 @@ class Writer:
         if self._connection is None:
             self._connection = self._engine.connect()
         self._used_at = now
-        begin(self._connection)
+        self._begin(self._connection, patient)
         try:
             yield self._connection
+            began = time.perf_counter()
             commit(self._connection)
+            self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
         except BaseException:
             self._let_go()
             raise
+
+    def _begin(self, connection: sa.Connection, patient: bool) -> None:
+        """The writer's connection itself waits for nobody: a lock that is held is waited for here, in short steps."""
+        deadline = time.monotonic() + LOCKED_PATIENCE_SECONDS
+        while True:
+            try:
+                begin(connection)
+                return
+            except sa.exc.OperationalError as error:
+                if not is_locked(error):
+                    self._let_go()
+                    raise
+                if not patient:
+                    raise _Locked from None
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_AGAIN_SECONDS)
 
     def _has_been_ended(self) -> bool:
         """Whether the database has something to say although nobody asked: that it goes, or has gone."""
@@ -193,12 +254,12 @@ class Writer:
         if connection is not None:
             connection.close()
 
-    def _run_one(self, group: Group, call: _Call) -> _Done:
+    def _run_one(self, group: Group, call: Call) -> _Outcome:
         try:
             result = call.work(group)
             group.keep_call()
             self._listener.call_kept()
-            return _Done(result=result)
+            return _Outcome(result, None)
         except Exception as error:
             lost = isinstance(error, sa.exc.DBAPIError) and not isinstance(
                 error, sa.exc.IntegrityError | sa.exc.DataError
@@ -207,4 +268,9 @@ class Writer:
                 raise  # the connection or the disk: nobody in this group can be sure of anything
             group.refuse_call()
             self._listener.call_refused()
-            return _Done(error=error)
+            return _Outcome(None, error)
+
+
+def _answer(answers: list[tuple[Call, _Outcome]]) -> None:
+    for call, outcome in answers:
+        call.done(*outcome)

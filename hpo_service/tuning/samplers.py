@@ -205,3 +205,8 @@ def make_sampler(spec: StudySpec) -> Sampler:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     assert spec.sampler.seed is not None
     return SAMPLERS[spec.sampler.name].make(spec, spec.sampler.seed)
+
+
+def is_quick(spec: StudySpec) -> bool:
+    """Whether a draw takes a fraction of a millisecond, at any size of the study."""
+    return spec.sampler.name in ("random", "grid", "qmc") or (spec.sampler.name == "tpe" and len(spec.directions) == 1)

@@ -17,9 +17,9 @@ from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.drawing import Drawn, Exhausted
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
-from hpo_service.tuning.samplers import check_sampler, make_sampler
+from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 
-__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "importances"]
+__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "importances", "is_quick"]
 
 
 def check(spec: StudySpec) -> list[Fault]:

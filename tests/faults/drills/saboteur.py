@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 
@@ -45,27 +44,30 @@ def no_clock_clamp() -> None:
 
 def answer_before_commit() -> None:
     """The answer leaves a moment before the commit."""
-    from hpo_service.store.database import Database
+    import asyncio
 
-    write = Database.write
+    from hpo_service.operations.service import Service
+    from hpo_service.store.writer import Writer
 
-    def hasty(self: Any, work: Callable[[Any], Any], studies: Any = ()) -> Future[Any]:
-        early: Future[Any] = Future()
+    begin = Service.begin
+
+    def hasty(self: Any, work: Callable[[Any], Any], studies: Any, done: Any, **how: Any) -> None:
+        loop = asyncio.get_running_loop()
 
         def answering(record: Any) -> Any:
             try:
                 result = work(record)
             except BaseException as error:
-                early.set_exception(error)
+                loop.call_soon_threadsafe(done, None, error)
                 raise
-            early.set_result(result)
+            loop.call_soon_threadsafe(done, result, None)
             time.sleep(0.02)
             return result
 
-        write(self, answering, studies)
-        return early
+        begin(self, answering, studies, lambda *_: None, **how)
 
-    Database.write = hasty  # type: ignore[method-assign, assignment]
+    Service.begin = hasty  # type: ignore[method-assign]
+    Writer.run_here = lambda self, calls: False  # type: ignore[method-assign]
 
 
 def commit_errors_swallowed() -> None:
@@ -88,14 +90,12 @@ def forgets_answers() -> None:
     from hpo_service.operations import workers
 
     first = iter(range(2**62))
-    ask_study = workers.ask_study
+    ask_work = workers.ask_work
 
-    async def forgetful(service: Any, name: str, ask: Any, *others: Any) -> Any:
-        return await ask_study(
-            service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}), *others
-        )
+    def forgetful(service: Any, name: str, ask: Any) -> Any:
+        return ask_work(service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}))
 
-    workers.ask_study = forgetful
+    workers.ask_work = forgetful
 
 
 def replays_refused() -> None:

@@ -1,0 +1,175 @@
+"""A connection that answers hot calls itself: no task, no way through the layers, one write an answer.
+
+A request takes this way only when all of it is here at once, nothing else is under way on its connection, and the
+caller shows a key that admits it. Every other one goes uvicorn's way to the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from hpo_service.api import metrics
+from hpo_service.api.door import Admission
+from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
+
+
+class HotWay:
+    """What the connections of a server share."""
+
+    def __init__(self, application: FastAPI) -> None:
+        self.calls = HotCalls(application.state)
+        self.admission: Admission | None = application.state.admission
+        self.routes = {r.name: r.path for r in application.state.routes if isinstance(r, APIRoute)}
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+
+    def lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """uvicorn's own headers, which it renews every second."""
+        if default_headers is not self._default_headers:
+            self._default_headers = default_headers
+            self._default_lines = _lines(default_headers)
+        return self._default_lines
+
+
+class _Nobody:
+    """Stands where uvicorn wakes the application of a request: a hot call has none."""
+
+    def set(self) -> None: ...
+
+
+class HotCycle:
+    """A hot call under way, where uvicorn looks for the cycle of a request and its response."""
+
+    __slots__ = ("began", "call", "content", "disconnected", "keep_alive", "response_complete", "scope", "url")
+
+    more_body = False
+    response_started = False
+    message_event = _Nobody()
+
+    def __init__(self, call: HotCall, url: bytes, scope: Any) -> None:
+        self.call, self.url, self.scope = call, url, scope
+        self.content = b""
+        self.began = time.perf_counter()
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+
+class HotConnection(HttpToolsProtocol):
+    def __init__(self, way: HotWay | None, *arguments: Any, **options: Any) -> None:
+        """way: none where every request goes to the application."""
+        super().__init__(*arguments, **options)
+        self.way = way
+        self._arriving: HotCycle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle, self._arriving = self._arriving, None
+        if cycle is not None:  # its body is not all here
+            self._to_application(cycle, more_body=True)
+
+    def on_headers_complete(self) -> None:
+        call = HotCall.of(self.url) if self.way is not None else None
+        if call is None or not self._is_ordinary() or not self._admits(call):
+            super().on_headers_complete()
+        else:
+            self._arriving = HotCycle(call, self.url, self.scope)
+
+    def on_body(self, body: bytes) -> None:
+        if self._arriving is None:
+            super().on_body(body)
+        else:
+            self._arriving.content += body
+
+    def on_message_complete(self) -> None:
+        cycle, self._arriving = self._arriving, None
+        if cycle is None or self.way is None:
+            super().on_message_complete()
+            return
+        self.cycle = cycle  # type: ignore[assignment]
+        if not self.way.calls.begin(cycle.call, cycle.content, partial(self._answer, cycle)):
+            self._to_application(cycle, more_body=False)
+
+    def _is_ordinary(self) -> bool:
+        parser, cycle = self.parser, self.cycle
+        return (
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused
+            and JSON_TYPE in self.headers
+        )
+
+    def _admits(self, call: HotCall) -> bool:
+        assert self.way is not None
+        return self.way.admission is None or self.way.admission.admits(self.scope, call.study)
+
+    def _answer(self, cycle: HotCycle, answer: Answer | None) -> None:
+        if answer is None:
+            self._to_application(cycle, more_body=False)
+            return
+        assert self.way is not None
+        cycle.response_complete = True
+        route = self.way.routes[cycle.call.route]
+        metrics.count(route, "POST", answer.status, time.perf_counter() - cycle.began)
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        lines = (
+            STATUS_LINE[answer.status],
+            self.way.lines(self.server_state.default_headers),
+            _lines(answer.headers),
+            b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
+            answer.body,
+        )
+        self.transport.write(b"".join(lines))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _to_application(self, cycle: HotCycle, *, more_body: bool) -> None:
+        """Give it the request, as uvicorn would have done from the beginning."""
+        if cycle.disconnected:
+            return
+        path = cycle.url.decode("ascii")
+        scope = cycle.scope
+        scope.update(
+            method="POST",
+            path=self.root_path + path,
+            raw_path=self.root_path.encode("ascii") + cycle.url,
+            query_string=b"",
+        )
+        ordinary = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=cycle.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        ordinary.body += cycle.content
+        ordinary.more_body = more_body
+        ordinary.message_event.set()
+        cycle.response_complete = True
+        if more_body or self.cycle is cycle:  # type: ignore[comparison-overlap]
+            self.cycle = ordinary
+        self._start_asgi_task(ordinary, self.app)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
