@@ -39,12 +39,19 @@ class Worker(Protocol):
 
 
 class Contestant(Protocol):
-    """in_one_process: what it keeps is in its worker's memory, so it has one, and counts there."""
+    @property
+    def name(self) -> str: ...
 
-    name: str
-    most_history: int
-    server_pids: Sequence[int]
-    in_one_process: bool
+    @property
+    def most_history(self) -> int:
+        """Beyond so many trials it takes too long to wait for."""
+
+    @property
+    def server_pids(self) -> Sequence[int]: ...
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether what it keeps is in its worker's memory: then it has one, and counts there."""
 
     def prepare(self, load: Load, history: int) -> str:
         """Make a study with so many finished trials, in a process of its own; its name, or several with spaces."""
@@ -353,7 +360,7 @@ class Databases:
 
         assert self.postgres is not None
         with psycopg.connect(self.postgres, autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement.encode())
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from contestants import Contestant
 from loads import Load
-from processes import NAN, cpu_seconds, in_child, machine_seconds, resident_bytes
+from processes import NAN, cpu_seconds, family_cpu_seconds, in_child, machine_seconds, resident_bytes
 from worker_team import Done, Team, team
 
 PREPARING_SECONDS = 600.0
@@ -95,7 +95,7 @@ class _Meter:
         self._before = self._look()
 
     def _look(self) -> tuple[float, list[float], float, float, float]:
-        database = NAN if self._postmaster is None else cpu_seconds(self._postmaster, with_children=True)
+        database = NAN if self._postmaster is None else family_cpu_seconds(self._postmaster)
         return time.perf_counter(), [cpu_seconds(pid) for pid in self._servers], database, *machine_seconds()
 
     def used(self) -> tuple[float, list[float], float, float]:

@@ -44,13 +44,8 @@ def _insert(connection: sqlalchemy.Connection, study_id: int, some: Sequence[tup
     state = {"state": optuna.trial.TrialState.COMPLETE, "datetime_start": now, "datetime_complete": now}
     connection.execute(trials.insert(), [{"study_id": study_id, "number": number, **state} for number, _ in some])
     of_these = trials.c.number.between(some[0][0], some[-1][0])
-    ids = dict(
-        connection.execute(
-            sqlalchemy.select(trials.c.number, trials.c.trial_id).where(trials.c.study_id == study_id, of_these)
-        )
-        .tuples()
-        .all()
-    )
+    found = sqlalchemy.select(trials.c.number, trials.c.trial_id).where(trials.c.study_id == study_id, of_these)
+    ids = {row.number: row.trial_id for row in connection.execute(found)}
     for table, rows in _parts([(ids[number], trial) for number, trial in some]).items():
         if rows:
             connection.execute(table.__table__.insert(), rows)

@@ -13,8 +13,8 @@ from typing import Any
 import urllib3
 from contestants import Service
 from loads import RANDOM
-from measured_rounds import NAN, Pace, Row, Stand, stand
-from processes import calm, ended, received, tried
+from measured_rounds import Pace, Row, Stand, stand
+from processes import NAN, calm, ended, received, tried
 
 from hpo_service.client import Client
 
@@ -68,7 +68,7 @@ BESIDE: Mapping[str, Sequence[str]] = {
 }
 
 
-def read(url: str, study: str, kinds: Sequence[str], pipe: Connection) -> None:
+def read(url: str, study: str, kinds: Sequence[str], pause: float, pipe: Connection) -> None:
     """Read until told to stop; answer with the seconds of each reading that was done, by its kind."""
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     failures: list[Exception] = []
@@ -83,6 +83,7 @@ def read(url: str, study: str, kinds: Sequence[str], pipe: Connection) -> None:
                 failures.append(error)
                 return
             took[kind].append(time.perf_counter() - began)
+            time.sleep(pause)
 
     threading.Thread(target=keep_reading, daemon=True).start()  # one that is under way is not waited for
     pipe.poll(None)
@@ -96,15 +97,24 @@ def read(url: str, study: str, kinds: Sequence[str], pipe: Connection) -> None:
 
 
 def beside(
-    run: str, contestants: Sequence[Service], history: int, pace: Pace, rounds: int, postmaster: int | None
+    run: str,
+    contestants: Sequence[Service],
+    history: int,
+    pace: Pace,
+    rounds: int,
+    pause: float,
+    postmaster: int | None,
 ) -> Iterator[list[Row]]:
-    """The rows of one contestant after the other: alone, and beside each kind of reading, in turns."""
+    """The rows of one contestant after the other: alone, and beside each kind of reading, in turns.
+
+    pause: seconds between two readings. Without one the reader takes a core from server and workers, when it can.
+    """
     for contestant in contestants:
         with stand(contestant, RANDOM, history, pace, postmaster) as workers:
             found: dict[str, list[dict[str, float]]] = {setting: [] for setting in (ALONE, *BESIDE)}
             for _ in range(rounds):
                 for setting, figures in found.items():
-                    figures.append(_round(contestant, workers, BESIDE.get(setting, ())))
+                    figures.append(_round(contestant, workers, BESIDE.get(setting, ()), pause))
                     calm(contestant.server_pids[0])
             workers.check()
         yield [
@@ -113,11 +123,11 @@ def beside(
         ]
 
 
-def _round(contestant: Service, workers: Stand, kinds: Sequence[str]) -> dict[str, float]:
+def _round(contestant: Service, workers: Stand, kinds: Sequence[str], pause: float) -> dict[str, float]:
     if not kinds:
         return asdict(workers.round())
     workers.renew()
-    with ended(lambda pipe: read(contestant.url, workers.study, kinds, pipe)) as pipe:
+    with ended(lambda pipe: read(contestant.url, workers.study, kinds, pause, pipe)) as pipe:
         time.sleep(0.1)  # the reader has begun
         figures = asdict(workers.round())
         pipe.send("stop")

@@ -49,12 +49,13 @@ from measured_rounds import Pace, Row
 from processes import end_on_sigterm
 
 READERS_WORKERS = 8
-READING_SECONDS = 8.0  # of a round beside readings: an export should fit
+SECONDS = 4.0
+READING_SECONDS = 8.0  # beside readings: an export should fit
 TRIALS_IN_A_CROWD = 40  # of each worker
 
 
 def side(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
-    pace = Pace(options.workers, options.trials, options.seconds)
+    pace = Pace(options.workers, options.trials, options.seconds or SECONDS)
     loads = [LOADS[name] for name in options.load]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -66,7 +67,7 @@ def side(run: str, made: Databases, options: argparse.Namespace) -> Iterator[lis
 
 
 def flat(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
-    pace, sizes = Pace(options.workers, options.trials, options.seconds), sorted(options.sizes)
+    pace, sizes = Pace(options.workers, options.trials, options.seconds or SECONDS), sorted(options.sizes)
     with services(made, options.only) as ours:
         yield from growing_study.at_each_size(run, ours, sizes, pace, options.rounds)
     kinds = [one.name.removeprefix("service ") for one in ours]
@@ -74,7 +75,7 @@ def flat(run: str, made: Databases, options: argparse.Namespace) -> Iterator[lis
 
 
 def many(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
-    pace = Pace(options.many, options.many * TRIALS_IN_A_CROWD, options.seconds * 4)
+    pace = Pace(options.many, options.many * TRIALS_IN_A_CROWD, options.seconds or SECONDS * 4)
     loads = [LOADS[name] for name in options.load]
     with services(made, options.only) as ours:
         yield from side_by_side.compared(
@@ -83,15 +84,17 @@ def many(run: str, made: Databases, options: argparse.Namespace) -> Iterator[lis
 
 
 def reads(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
-    pace = Pace(READERS_WORKERS, ANY, max(READING_SECONDS, options.seconds))
+    pace = Pace(READERS_WORKERS, ANY, options.seconds or READING_SECONDS)
     with services(made, options.only) as ours:
-        yield from reads_beside.beside(run, ours, max(options.sizes), pace, options.rounds, made.postmaster())
+        yield from reads_beside.beside(
+            run, ours, max(options.sizes), pace, options.rounds, options.pause, made.postmaster()
+        )
 
 
 def two(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
     if made.postgres is None:
         sys.exit("--two-servers needs --postgres: servers that share a database share a PostgreSQL")
-    pace = Pace(options.workers, ANY, options.seconds)
+    pace = Pace(options.workers, ANY, options.seconds or SECONDS)
     for name in options.load:
         yield from servers_together.two_beside_one(run, made, LOADS[name], pace, options.rounds, made.postmaster())
 
@@ -122,8 +125,9 @@ def parsed() -> argparse.Namespace:
         help="the same for --flat; --reads-beside and the restart take the largest",
     )
     parser.add_argument("--trials", type=int, default=400, help="of a round, side by side and --flat")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a round, at most")
+    parser.add_argument("--seconds", type=float, help="of a round, at most (4; beside readings 8; in a crowd 16)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two readings (none)")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--postgres", metavar="URL")
     parser.add_argument("--only", nargs="*", default=[], help="contestants whose names begin so")

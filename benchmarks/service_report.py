@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import growing_study
 import reads_beside
@@ -50,8 +51,9 @@ def ratio(field: str, base: Callable[[Row, Row], bool], *, inverse: bool = False
     def cell(row: Row, rows: Sequence[Row]) -> str:
         for other in rows:
             if other.run == row.run and base(row, other):
-                quotient = row.median(field) / other.median(field)
-                return shown(1 / quotient if inverse else quotient)
+                above, below = (other, row) if inverse else (row, other)
+                divisor = below.median(field)
+                return shown(above.median(field) / divisor if divisor else math.nan)
         return ""
 
     return cell
@@ -247,7 +249,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
                 )
                 ours = contestant.startswith("service")
                 if points:
-                    style = {"linewidth": 2.2 if ours else 1.1, "color": colour, "label": contestant}
+                    style: dict[str, Any] = {"linewidth": 2.2 if ours else 1.1, "color": colour, "label": contestant}
                     panel.plot(*zip(*points, strict=True), marker="o" if ours else ".", **style)
             panel.set_yscale("log")
             panel.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -98,13 +99,13 @@ def team(contestant: Contestant, load: Load, workers: int) -> Iterator[Team]:
     parent = os.getpid()
     with contextlib.ExitStack() as running:
         pipes = [
-            running.enter_context(ended(lambda pipe, i=i: _obey(Member(contestant, load, i), pipe, parent)))
-            for i in range(1 if contestant.in_one_process else workers)
+            running.enter_context(ended(partial(_obey, Member(contestant, load, place), parent)))
+            for place in range(1 if contestant.in_one_process else workers)
         ]
         yield Team(contestant.name, pipes)
 
 
-def _obey(member: Member, pipe: Connection, parent: int) -> None:
+def _obey(member: Member, parent: int, pipe: Connection) -> None:
     """Do what is told until nobody is there to tell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -115,4 +116,4 @@ def _obey(member: Member, pipe: Connection, parent: int) -> None:
                 if os.getppid() != parent:
                     return
             verb, *arguments = pipe.recv()
-            pipe.send(tried(lambda verb=verb, arguments=arguments: getattr(member, verb)(*arguments)))
+            pipe.send(tried(partial(getattr(member, verb), *arguments)))
