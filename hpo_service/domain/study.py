@@ -239,6 +239,7 @@ class Study:
 
     revision: rises with every change of the study or of one of its trials
     version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
+    round_trials, round_finished, round_revision: of the round under way, as its Round has them
     dataset_sha256: of the data that it is bound to, once a worker has said what it trains on
     """
 
@@ -253,6 +254,9 @@ class Study:
     given_out: int = 0
     next_number: int = 0
     round: int = 0
+    round_trials: int = 0
+    round_finished: int = 0
+    round_revision: int = 0
     exhausted: bool = False
     sealed: bool = False
     dataset_sha256: str | None = None

@@ -10,7 +10,7 @@ from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
-from hpo_service.domain.trial import Holding, Trial, TrialState, trial_seed
+from hpo_service.domain.trial import AttemptEnd, Holding, Trial, TrialState, trial_seed
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.rows import tally_field
 from hpo_service.store.writing_record import WritingRecord
@@ -60,10 +60,15 @@ class StudyWork:
             self._count_finished(after)
         self.record.save_trial(self.study, after)
         self._changed[after.number] = after
-        same_attempt = before.holding.attempt == holding.attempt > 0
-        if same_attempt and before.holding.ended is not holding.ended:
-            self.record.end_attempt(self.study, after, holding.attempt, holding.ended)
+        if before.holding.attempt == holding.attempt > 0 and before.holding.ended is not holding.ended:
+            self._note_end(after, before.holding.ended, holding.ended)
         return after
+
+    def _note_end(self, trial: Trial, before: AttemptEnd | None, end: AttemptEnd | None) -> None:
+        if end is not None and end is not AttemptEnd.TOLD:
+            self.record.end_attempt(self.study, trial, end)
+        elif before is not None:
+            self.record.resume_attempt(self.study, trial)
 
     def add(self, new: list[Trial]) -> list[Trial]:
         """Insert new trials under the next numbers."""
@@ -226,6 +231,7 @@ class StudyWork:
         )
         self.record.add_round(self.study, following)
         self._rounds[following.round] = following
+        self._changed_rounds.add(current.round)  # its counts go from the study into its own row
         self.study = altered(self.study, round=following.round)
         return following
 
@@ -277,8 +283,7 @@ class StudyWork:
             self.next_round()
         self.move_to(state)
         for number in sorted(self._changed_rounds):
-            changed = altered(self._rounds[number], revision=self._next_revision())
-            self.record.save_round(self.study, changed)
+            self._save_round(altered(self._rounds[number], revision=self._next_revision()))
         self._changed_rounds.clear()
         if self.study is not self._as_saved:
             self.record.save_study(self.study)
@@ -288,6 +293,19 @@ class StudyWork:
             self._as_saved = self.study
         self._show_tuner()
         return self.study
+
+    def _save_round(self, changed: Round) -> None:
+        if changed.round == self.study.round:
+            self.study = altered(
+                self.study,
+                round_trials=changed.trials,
+                round_finished=changed.finished,
+                round_revision=changed.revision,
+            )
+            if changed.first_trial == self.record.round(self.study, changed.round).first_trial:
+                self.record.count_in_round(self.study, changed)
+                return
+        self.record.save_round(self.study, changed)
 
     def _round_is_over(self) -> bool:
         narrowing = self.study.spec.narrowing

@@ -22,6 +22,7 @@ from hpo_service.store.rows import NEVER_CHANGED, STUDY_COUNTERS, TRIAL_COLUMNS,
 
 TrialKey = tuple[int, int]  # study id, number
 AttemptKey = tuple[int, int, int]
+EndedAttempt = tuple[str | None, float | None, float, AttemptEnd]  # worker, started, ended, how
 
 _CHANGING = len(TRIAL_COLUMNS) - len(NEVER_CHANGED)
 MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
@@ -36,8 +37,8 @@ class Pending:
     new_trials: dict[TrialKey, Trial] = field(default_factory=dict)
     trials: dict[TrialKey, Trial] = field(default_factory=dict)
     reports: dict[tuple[int, int, int], Report] = field(default_factory=dict)
-    begun: dict[AttemptKey, tuple[str | None, float]] = field(default_factory=dict)
-    ended: dict[AttemptKey, tuple[float | None, AttemptEnd | None]] = field(default_factory=dict)
+    # None: the attempt goes on after all, or its end is the trial's.
+    ended: dict[AttemptKey, EndedAttempt | None] = field(default_factory=dict)
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
 
     def _all(self) -> Iterable[dict[Any, Any]]:
@@ -47,7 +48,6 @@ class Pending:
             self.new_trials,
             self.trials,
             self.reports,
-            self.begun,
             self.ended,
             self.answers,
         )
@@ -104,19 +104,12 @@ class Pending:
         if self.trials:
             rows = [(*trial_cells(trial)[:_CHANGING], id_of(*key)) for key, trial in self.trials.items()]
             cursor.executemany(sql.update_trial, rows)
-        if self.begun:
-            cursor.executemany(
-                sql.insert_attempt,
-                [(id_of(s, n), a, worker, at) for (s, n, a), (worker, at) in self.begun.items()],
-            )
-        if self.ended:
-            cursor.executemany(
-                sql.end_attempt,
-                [
-                    (at, None if how is None else str(how), id_of(s, n), a)
-                    for (s, n, a), (at, how) in self.ended.items()
-                ],
-            )
+        for (study_id, number, attempt), end in self.ended.items():
+            key = (id_of(study_id, number), attempt)
+            if end is None:
+                cursor.execute(sql.delete_attempt, key)
+            else:
+                cursor.execute(sql.upsert_attempt, (*key, *end[:3], str(end[3])))
         if self.reports:
             cursor.executemany(
                 sql.upsert_report,
@@ -156,8 +149,11 @@ class _Statements:
         self._mark = mark
         self._trial_columns = ["study_id", "number", *TRIAL_COLUMNS]
         self.update_trial = self._update("hpo_trials", TRIAL_COLUMNS[:_CHANGING], ["id"])
-        self.insert_attempt = self._insert("hpo_attempts", ["trial_id", "attempt", "worker_id", "started_at"])
-        self.end_attempt = self._update("hpo_attempts", ["ended_at", "end"], ["trial_id", "attempt"])
+        self.upsert_attempt = (
+            self._insert("hpo_attempts", ["trial_id", "attempt", "worker_id", "started_at", "ended_at", "end"])
+            + ' ON CONFLICT (trial_id, attempt) DO UPDATE SET ended_at = excluded.ended_at, "end" = excluded."end"'
+        )
+        self.delete_attempt = f"DELETE FROM hpo_attempts WHERE trial_id = {mark} AND attempt = {mark}"  # noqa: S608
         self.upsert_report = (
             self._insert("hpo_reports", ["trial_id", "step", "value", "metrics"])
             + " ON CONFLICT (trial_id, step) DO UPDATE SET value = excluded.value, metrics = excluded.metrics"

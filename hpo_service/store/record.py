@@ -207,11 +207,11 @@ class Record:
 
     def rounds(self, study: Study) -> list[Round]:
         query = sa.select(rounds).where(rounds.c.study_id == study.id).order_by(rounds.c.round)
-        return [round_of(row) for row in self._db.execute(query)]
+        return [round_of(row, study) for row in self._db.execute(query)]
 
     def round(self, study: Study, number: int) -> Round:
         query = sa.select(rounds).where(rounds.c.study_id == study.id, rounds.c.round == number)
-        return round_of(self._db.execute(query).one())
+        return round_of(self._db.execute(query).one(), study)
 
     def add_round(self, study: Study, round_: Round) -> None:
         self._db.execute(sa.insert(rounds), {"study_id": study.id, **round_row(round_)})
@@ -348,11 +348,17 @@ class Record:
         self._db.execute(sa.delete(reports).where(reports.c.trial_id == trial.id))
 
     def attempts(self, trial: Trial) -> list[AttemptRow]:
-        query = sa.select(attempts).where(attempts.c.trial_id == trial.id).order_by(attempts.c.attempt)
-        return [
+        """By their numbers. The last one has a row of its own only when it ended and the trial did not."""
+        query = sa.select(attempts).where(attempts.c.trial_id == trial.id, attempts.c.end.is_not(None))
+        found = [
             AttemptRow(row.attempt, row.worker_id, row.started_at, row.ended_at, row.end)
-            for row in self._db.execute(query)
+            for row in self._db.execute(query.order_by(attempts.c.attempt))
         ]
+        last, ended = trial.holding.attempt, trial.holding.ended
+        if (found and found[-1].attempt == last) or trial.worker_id is None or trial.started_at is None:
+            return found
+        at = None if ended is None else trial.finished_at
+        return [*found, AttemptRow(last, trial.worker_id, trial.started_at, at, ended)]
 
     # -- answers, by request_id ---------------------------------------------------------------------------
 

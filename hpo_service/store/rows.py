@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from hpo_service.domain import measure
+from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.search_space import FloatParameter, SearchSpace
@@ -45,6 +46,9 @@ def study_of(row: Any) -> Study:
         given_out=row.given_out,
         next_number=row.next_number,
         round=row.round,
+        round_trials=row.round_trials,
+        round_finished=row.round_finished,
+        round_revision=row.round_revision,
         exhausted=row.exhausted,
         sealed=row.sealed,
         dataset_sha256=row.dataset_sha256,
@@ -69,7 +73,14 @@ def _search_space(text: str) -> SearchSpace:
     return SearchSpace.model_validate_json(text)
 
 
-def round_of(row: Any) -> Round:
+def round_of(row: Any, study: Study) -> Round:
+    round_ = _round_of(row)
+    if round_.round != study.round or study.round_revision <= round_.revision:
+        return round_
+    return altered(round_, trials=study.round_trials, finished=study.round_finished, revision=study.round_revision)
+
+
+def _round_of(row: Any) -> Round:
     return Round(
         round=row.round,
         search_space=_search_space(_key(row.search_space)),
@@ -253,6 +264,9 @@ def study_counters(study: Study) -> dict[str, Any]:
         "given_out": study.given_out,
         "next_number": study.next_number,
         "round": study.round,
+        "round_trials": study.round_trials,
+        "round_finished": study.round_finished,
+        "round_revision": study.round_revision,
         "exhausted": study.exhausted,
         "sealed": study.sealed,
         "dataset_sha256": study.dataset_sha256,

@@ -62,6 +62,10 @@ studies = sa.Table(
     sa.Column("given_out", sa.Integer, nullable=False, server_default="0"),
     sa.Column("next_number", sa.Integer, nullable=False, server_default="0"),
     sa.Column("round", sa.Integer, nullable=False, server_default="0"),
+    # Of the round under way, where they are newer than in its own row.
+    sa.Column("round_trials", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("round_finished", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("round_revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("exhausted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("user_attrs", sa.JSON, nullable=False, server_default="{}"),
@@ -135,6 +139,7 @@ _some_trials("ix_hpo_trials_leases", "study_id", "lease_expires_at", where="stat
 _some_trials("ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
+# The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.
 attempts = sa.Table(
     "hpo_attempts",
     metadata,
@@ -164,8 +169,8 @@ answers = sa.Table(
     sa.Column("request_id", sa.Text, primary_key=True),
     _study_id(),
     sa.Column("answer", sa.JSON, nullable=False),
+    sqlite_with_rowid=False,
 )
-sa.Index("ix_hpo_answers_study_id", answers.c.study_id)
 
 # The sealed test of a study: at most one, with attempts and a lease like a trial.
 tests = sa.Table(

@@ -195,6 +195,10 @@ class WritingRecord(Record):
         super().add_round(study, round_)
         self._undo.set(self._mirror(study).rounds, round_.round, round_)
 
+    def count_in_round(self, study: Study, round_: Round) -> None:
+        """The study, saved too, has its counts: the round's own row need not be written."""
+        self._undo.set(self._mirror(study).rounds, round_.round, round_)
+
     def save_round(self, study: Study, round_: Round) -> None:
         self._undo.set(self._mirror(study).rounds, round_.round, round_)
         self._undo.set(self._pending.rounds, (study.id, round_.round), round_)
@@ -257,14 +261,16 @@ class WritingRecord(Record):
         self._undo.set(self._mirror(study).reports, trial.number, {})
 
     def begin_attempt(self, study: Study, trial: Trial) -> None:
-        key = (study.id, trial.number, trial.holding.attempt)
-        self._undo.set(self._pending.begun, key, (trial.worker_id, self.now))
         self._undo.set(self._mirror(study).reports, trial.number, {})  # an attempt begins without any
 
-    def end_attempt(self, study: Study, trial: Trial, attempt: int, end: AttemptEnd | None) -> None:
-        """Write how the attempt ended; None: it goes on after all."""
-        at = None if end is None else self.now
-        self._undo.set(self._pending.ended, (study.id, trial.number, attempt), (at, end))
+    def end_attempt(self, study: Study, trial: Trial, end: AttemptEnd) -> None:
+        """Write how the trial's last attempt has ended: another one may follow."""
+        ended = (trial.worker_id, trial.started_at, self.now, end)
+        self._undo.set(self._pending.ended, (study.id, trial.number, trial.holding.attempt), ended)
+
+    def resume_attempt(self, study: Study, trial: Trial) -> None:
+        """It has not ended after all, or as the trial itself."""
+        self._undo.set(self._pending.ended, (study.id, trial.number, trial.holding.attempt), None)
 
     # -- answers, by request_id ---------------------------------------------------------------------------
 

@@ -1,0 +1,73 @@
+"""Fewer rows a call: the counts of the round under way stand with the study, remembered answers in one tree."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+_COUNTS = ("round_trials", "round_finished")
+
+
+def upgrade() -> None:
+    for name in _COUNTS:
+        op.add_column("hpo_studies", sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("hpo_studies", sa.Column("round_revision", sa.BigInteger(), nullable=False, server_default="0"))
+    op.drop_index("ix_hpo_answers_study_id", table_name="hpo_answers")
+    if op.get_bind().dialect.name == "sqlite":
+        _rebuild_answers(sqlite_with_rowid=False)
+
+
+def downgrade() -> None:
+    _write_rounds()
+    _write_attempts()
+    if op.get_bind().dialect.name == "sqlite":
+        _rebuild_answers(sqlite_with_rowid=True)
+    op.create_index("ix_hpo_answers_study_id", "hpo_answers", ["study_id"])
+    for name in (*_COUNTS, "round_revision"):
+        op.drop_column("hpo_studies", name)
+
+
+def _rebuild_answers(*, sqlite_with_rowid: bool) -> None:
+    op.rename_table("hpo_answers", "hpo_answers_before")
+    op.create_table(
+        "hpo_answers",
+        sa.Column("call", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("study_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("answer", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["study_id"], ["hpo_studies.id"], name=op.f("fk_hpo_answers_study_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("call", "request_id", name=op.f("pk_hpo_answers")),
+        sqlite_with_rowid=sqlite_with_rowid,
+    )
+    op.execute(
+        "INSERT INTO hpo_answers (call, request_id, study_id, answer) "
+        "SELECT call, request_id, study_id, answer FROM hpo_answers_before"
+    )
+    op.drop_table("hpo_answers_before")
+
+
+def _write_rounds() -> None:
+    """Into their own rows, where version 4 looks for them."""
+    now = "FROM hpo_studies s WHERE s.id = hpo_rounds.study_id AND s.round = hpo_rounds.round"
+    op.execute(
+        f"UPDATE hpo_rounds SET trials = (SELECT s.round_trials {now}), finished = (SELECT s.round_finished {now}), "  # noqa: S608
+        f"revision = (SELECT s.round_revision {now}) "
+        f"WHERE EXISTS (SELECT 1 {now} AND s.round_revision > hpo_rounds.revision)"
+    )
+
+
+def _write_attempts() -> None:
+    """The last attempts, which had no row as long as the trial's own said all of it."""
+    op.execute(
+        'INSERT INTO hpo_attempts (trial_id, attempt, worker_id, started_at, ended_at, "end") '
+        "SELECT id, attempt, worker_id, started_at, finished_at, attempt_end FROM hpo_trials t "
+        "WHERE attempt > 0 AND worker_id IS NOT NULL AND started_at IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM hpo_attempts a WHERE a.trial_id = t.id AND a.attempt = t.attempt)"
+    )
