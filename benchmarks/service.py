@@ -49,7 +49,7 @@ from measured_rounds import Pace, Row
 from processes import end_on_sigterm
 
 READERS_WORKERS = 8
-SECONDS = 4.0
+SECONDS = 3.0
 READING_SECONDS = 8.0  # beside readings: an export should fit
 TRIALS_IN_A_CROWD = 40  # of each worker
 
@@ -125,7 +125,7 @@ def parsed() -> argparse.Namespace:
         help="the same for --flat; --reads-beside and the restart take the largest",
     )
     parser.add_argument("--trials", type=int, default=400, help="of a round, side by side and --flat")
-    parser.add_argument("--seconds", type=float, help="of a round, at most (4; beside readings 8; in a crowd 16)")
+    parser.add_argument("--seconds", type=float, help="of a round, at most (3; beside readings 8; in a crowd 12)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two readings (none)")
     parser.add_argument("--workers", type=int, default=4)
