@@ -169,7 +169,6 @@ answers = sa.Table(
     sa.Column("request_id", sa.Text, primary_key=True),
     _study_id(),
     sa.Column("answer", sa.JSON, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 # The sealed test of a study: at most one, with attempts and a lease like a trial.

@@ -1,4 +1,4 @@
-"""Fewer rows a call: the counts of the round under way stand with the study, remembered answers in one tree."""
+"""Fewer rows a call: the counts of the round under way stand with the study, and one index less."""
 
 from __future__ import annotations
 
@@ -18,39 +18,14 @@ def upgrade() -> None:
         op.add_column("hpo_studies", sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
     op.add_column("hpo_studies", sa.Column("round_revision", sa.BigInteger(), nullable=False, server_default="0"))
     op.drop_index("ix_hpo_answers_study_id", table_name="hpo_answers")
-    if op.get_bind().dialect.name == "sqlite":
-        _rebuild_answers(sqlite_with_rowid=False)
 
 
 def downgrade() -> None:
     _write_rounds()
     _write_attempts()
-    if op.get_bind().dialect.name == "sqlite":
-        _rebuild_answers(sqlite_with_rowid=True)
     op.create_index("ix_hpo_answers_study_id", "hpo_answers", ["study_id"])
     for name in (*_COUNTS, "round_revision"):
         op.drop_column("hpo_studies", name)
-
-
-def _rebuild_answers(*, sqlite_with_rowid: bool) -> None:
-    op.rename_table("hpo_answers", "hpo_answers_before")
-    op.create_table(
-        "hpo_answers",
-        sa.Column("call", sa.Text(), nullable=False),
-        sa.Column("request_id", sa.Text(), nullable=False),
-        sa.Column("study_id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("answer", sa.JSON(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["study_id"], ["hpo_studies.id"], name=op.f("fk_hpo_answers_study_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("call", "request_id", name=op.f("pk_hpo_answers")),
-        sqlite_with_rowid=sqlite_with_rowid,
-    )
-    op.execute(
-        "INSERT INTO hpo_answers (call, request_id, study_id, answer) "
-        "SELECT call, request_id, study_id, answer FROM hpo_answers_before"
-    )
-    op.drop_table("hpo_answers_before")
 
 
 def _write_rounds() -> None:
