@@ -16,7 +16,7 @@ from processes import NAN, cpu_seconds, family_cpu_seconds, in_child, machine_se
 from worker_team import Done, Team, team
 
 PREPARING_SECONDS = 600.0
-KEPT_FROM = 10_000  # a study this large serves all rounds, so that it is made once; it grows by what they add
+MAY_GROW = 0.1  # of its history a study may have been added by earlier rounds; then it is made anew
 MIB = 2**20
 
 
@@ -138,16 +138,17 @@ class Stand:
         self.contestant, self.load, self.history = contestant, load, history
         self._team, self._pace, self._postmaster = crew, pace, postmaster
         self.study = ""
-        self._expected = 0
+        self._past = self._added = 0
         self.rounds: list[Figures] = []
 
     def renew(self) -> None:
         """Make a study for the next round, unless there is one already that is worth keeping."""
-        if self.study and self.history >= KEPT_FROM:
+        if self.study and self._added <= MAY_GROW * self.history:
             return
         contestant, load, history = self.contestant, self.load, self.history
         self.study = in_child(lambda: contestant.prepare(load, history), PREPARING_SECONDS)
-        self._expected = history * len(self.study.split()) + self._team.open(self.study)
+        self._past = history * len(self.study.split())
+        self._added = self._team.open(self.study)
 
     def round(self) -> Figures:
         """Measure, and check that every trial is there."""
@@ -155,7 +156,7 @@ class Stand:
         meter = _Meter(self.contestant.server_pids, self._postmaster)
         done = self._team.run(self._pace.trials, self._pace.seconds)
         elapsed, servers, database, idle = meter.used()
-        self._expected += len(done.asks)
+        self._added += len(done.asks)
         self.check(by_row=False)
         mib = sum(map(resident_bytes, self.contestant.server_pids)) / MIB if servers else NAN
         figures = figures_of(done, elapsed, servers, database, idle, mib)
@@ -169,8 +170,9 @@ class Stand:
             found = self._team.complete(study, by_row)
         else:
             found = in_child(lambda: contestant.complete(study, by_row=by_row), PREPARING_SECONDS)
-        if found != self._expected:
-            raise Lost(f"{contestant.name} has {found:,} COMPLETE trials, and {self._expected:,} were told to it")
+        if found != self._past + self._added:
+            told = f"{self._past:,} were there and {self._added:,} were told to it"
+            raise Lost(f"{contestant.name} has {found:,} COMPLETE trials, when {told}")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ client; Optuna's workers open their storage themselves or call its gRPC proxy; i
 without HTTP and without a disk. OSS Vizier has no TPE: its server does random search in both loads.
 
 A round ends after so many trials or seconds. Rounds alternate between the contestants, and their medians are printed;
-ratios are within one run. A study of less than 10,000 trials is made anew for each round. After each round the
+ratios are within one run. A study serves several rounds while they have added less than a tenth to it. After each the
 contestant's COMPLETE trials are counted, and after the last one by row: the run fails unless all are there.
 
 --postgres: any database of a server, such as postgresql://postgres@127.0.0.1:5432/postgres; databases of the run's own

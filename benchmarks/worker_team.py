@@ -16,7 +16,7 @@ from contestants import Contestant, Worker
 from loads import Load, rising
 from processes import ended, received, tried
 
-WARM_UP = 2  # trials of each worker: connections and imports are not what is measured
+WARM_UP = 1  # trial of each worker: connections and imports are not what is measured
 OPENING_SECONDS = 300.0  # Optuna's in-memory study is made in here, and its workers read what is there
 OVERTIME = 60.0  # a trial that began in time may take so long
 
