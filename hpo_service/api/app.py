@@ -20,7 +20,7 @@ from hpo_service.operations.reaper import reap
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
-from hpo_service.store.database import Clock
+from hpo_service.store.engine import Clock
 
 DESCRIPTION = """Studies sample hyperparameters, workers ask for trials and tell results, everything is recorded in SQL.
 

@@ -92,7 +92,13 @@ def _begin_ask(service: Service, study: str, ask: Ask, answered: Callable[[Answe
         else:
             answered(_answer(look and look.answer, error))
 
-    service.begin(workers.ask_work(service, study, ask), (study,), done, light=service.is_light(study))
+    service.begin(
+        workers.ask_work(service, study, ask),
+        (study,),
+        done,
+        light=service.is_light(study),
+        request_id=ask.request_id,
+    )
     return True
 
 

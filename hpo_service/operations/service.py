@@ -14,7 +14,8 @@ from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
-from hpo_service.store.database import Clock, Database
+from hpo_service.store.database import Database
+from hpo_service.store.engine import Clock
 from hpo_service.store.record import Record
 from hpo_service.store.writer import Call
 from hpo_service.store.writing_record import WritingRecord
@@ -85,11 +86,17 @@ class Service:
         return await answer
 
     def begin(
-        self, work: Callable[[WritingRecord], Any], studies: Sequence[str], done: Done, *, light: bool = False
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        done: Done,
+        *,
+        light: bool = False,
+        request_id: str | None = None,
     ) -> None:
         """The same without a task that waits: `done` takes the result or the error, later, in the event loop.
 
-        light: whether the work is short enough for the event loop itself.
+        light: whether the work is short enough for the event loop itself. request_id: of an ask.
         """
 
         def in_transaction(record: WritingRecord) -> tuple[Any, bool]:
@@ -101,7 +108,7 @@ class Service:
                 self.changes.announce()
             done(result, error)
 
-        self._exchange.submit(self.database, in_transaction, studies, written, light=light)
+        self._exchange.submit(self.database, in_transaction, studies, written, light=light, request_id=request_id)
 
     def is_light(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
@@ -197,6 +204,7 @@ class Exchange:
         done: Done,
         *,
         light: bool,
+        request_id: str | None,
     ) -> None:
         """In the event loop. done: takes the result and None, or None and the error, in the event loop too."""
 
@@ -206,7 +214,7 @@ class Exchange:
         if not self._leaving:
             self._database, self._loop = database, asyncio.get_running_loop()
             self._loop.call_soon(self._hand_over)
-        self._leaving.append(database.call(work, studies, arrived))
+        self._leaving.append(database.call(work, studies, arrived, request_id))
         if not light:
             self._all_light = False
 

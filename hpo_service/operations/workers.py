@@ -41,7 +41,7 @@ from hpo_service.operations.resources import (
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Record
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.writing_record import WritingRecord, ask_call
 
 # Another server's changes, and the clock's, are seen this often by an ask that waits.
 LOOK_AGAIN_SECONDS = 1.0
@@ -131,7 +131,7 @@ def ask_work(service: Service, name: str, ask: Ask) -> Callable[[WritingRecord],
 
 def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> Look:
     study = record.study(name)
-    call = f"ask {study.id}"
+    call = ask_call(study.id)
     remembered = record.answer(call, ask.request_id)
     if remembered is not None:
         return Look(remembered, final=True)

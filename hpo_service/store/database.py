@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.store.engine import (
+    Clock,
     database_errors_translated,
+    database_time,
     database_url,
-    raw,
     reading_engine,
     sqlite_file,
     writing_engine,
@@ -28,7 +26,6 @@ from hpo_service.store.writer import Call, Listener, NobodyListens, Writer
 from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
 T = TypeVar("T")
-Clock = Callable[[], float]
 
 LEAST_FREE_BYTES = 16 * 2**20
 
@@ -76,9 +73,13 @@ class Database:
         work: Callable[[WritingRecord], Any],
         studies: Sequence[str],
         done: Callable[[Any, BaseException | None], None],
+        request_id: str | None = None,
     ) -> Call:
-        """The same, to be written together with others. done: is told in the thread that has run it."""
-        return Call(partial(self._in_transaction, work), studies, done)
+        """The same, to be written together with others.
+
+        done: is told in the thread that has run it. request_id: of an ask, which may have been answered before.
+        """
+        return Call(partial(self._in_transaction, work), studies, done, request_id)
 
     def write_here(self, calls: Sequence[Call]) -> bool:
         """Write them in this thread; False where that could take long: `write_all` has to."""
@@ -99,19 +100,12 @@ class Database:
         self._writer.submit_all(calls)
 
     def _in_transaction(self, work: Callable[[WritingRecord], T], group: Group) -> T:
-        return work(WritingRecord(group, group.now(self._now)))
+        return work(WritingRecord(group, group.now(self._clock)))
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""
         with database_errors_translated(), self._read_engine.connect() as connection:
-            return work(Record(connection, self._now(connection)))
-
-    def _now(self, connection: sa.Connection) -> float:
-        if self._clock is not None:
-            return self._clock()
-        if self._path is not None:
-            return time.time()  # SQLite runs in this process: its clock is ours
-        return float(raw(connection, _DATABASE_CLOCK, ())[0])
+            return work(Record(connection, database_time(connection) if self._clock is None else self._clock()))
 
     def faults(self) -> list[str]:
         """What keeps this database from taking writes now; empty when it is ready."""
@@ -130,6 +124,3 @@ class Database:
             if free < LEAST_FREE_BYTES:
                 found.append(f"only {free // 2**20} MiB are free on the database's disk")
         return found
-
-
-_DATABASE_CLOCK = "SELECT extract(epoch FROM clock_timestamp())"

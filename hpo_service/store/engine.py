@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
 from hpo_service.domain.errors import Unavailable
+
+Clock = Callable[[], float]
 
 _dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
 
@@ -45,7 +48,8 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     waits: whether SQLite waits for a lock that is held, or says at once that it is.
     """
     if sqlite_file(url) is None:
-        return _postgres(url, pool_size=2)
+        # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
+        return _postgres(url, pool_size=2, prepare_threshold=None)
     engine = sa.create_engine(
         url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
     )
@@ -64,7 +68,7 @@ def reading_engine(url: URL) -> sa.Engine:
     return engine
 
 
-def _postgres(url: URL, pool_size: int) -> sa.Engine:
+def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:
     return sa.create_engine(
         url,
         json_serializer=_dumps,
@@ -74,6 +78,7 @@ def _postgres(url: URL, pool_size: int) -> sa.Engine:
         connect_args={
             "connect_timeout": 5,
             "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+            **options,
         },
     )
 
@@ -131,6 +136,13 @@ def raw(connection: sa.Connection, statement: str, values: Sequence[Any]) -> Any
         raise as_sqlalchemy(connection, error) from error
     finally:
         cursor.close()
+
+
+def database_time(connection: sa.Connection) -> float:
+    """Seconds since 1970 by the database's clock; SQLite runs in this process, so that its clock is ours."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(raw(connection, "SELECT extract(epoch FROM clock_timestamp())", ())[0])
 
 
 def begin(connection: sa.Connection) -> None:

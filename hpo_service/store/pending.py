@@ -6,7 +6,7 @@ The statements go to the driver as they are; through SQLAlchemy's compiler each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from hpo_service.domain.altered import altered
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, Report, Trial
-from hpo_service.store.engine import as_sqlalchemy
+from hpo_service.store import one_round_trip
+from hpo_service.store.engine import as_sqlalchemy, commit
 from hpo_service.store.mirror import Mirror
 from hpo_service.store.rows import NEVER_CHANGED, STUDY_COUNTERS, TRIAL_COLUMNS, json_text, study_counters, trial_cells
 
@@ -60,40 +61,62 @@ class Pending:
             rows.clear()
             rows.update(before)
 
+    def commit(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
+        """Write all that waits and commit the transaction, on PostgreSQL in one round trip."""
+        if connection.dialect.name == "sqlite" or connection.in_transaction() or self._others_need_ids():
+            self.flush(connection, mirrors)
+            commit(connection)
+            return
+        sql = _STATEMENTS["postgresql"]
+        inserts = [_insert(sql, part) for part in self._parts()]
+        rest = [(text, row) for text, rows in self._rest(sql, {}, mirrors) for row in rows]
+        answers = one_round_trip.run(connection, [*inserts, *rest, ("COMMIT", ())])
+        for rows in answers[: len(inserts)]:
+            _take_ids(rows, {}, mirrors)
+        self._forget()
+
     def flush(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
         """Write all that waits, in the order of the foreign keys."""
         if not any(self._all()):
             return
         sql = _STATEMENTS[connection.dialect.name]
         cursor = connection.connection.cursor()
+        ids: dict[TrialKey, int] = {}
         try:
-            ids = self._insert_trials(cursor, sql, mirrors)
+            for part in self._parts():
+                cursor.execute(*_insert(sql, part))
+                _take_ids(cursor.fetchall(), ids, mirrors)
             with _in_one_go(connection):
-                self._write_rest(cursor, sql, ids, mirrors)
+                for text, rows in self._rest(sql, ids, mirrors):
+                    if len(rows) == 1:
+                        cursor.execute(text, rows[0])
+                    else:
+                        cursor.executemany(text, rows)
         except Exception as error:
             raise as_sqlalchemy(connection, error) from error
         finally:
             cursor.close()
+        self._forget()
+
+    def _forget(self) -> None:
         for rows in self._all():
             rows.clear()
 
-    def _insert_trials(self, cursor: Any, sql: _Statements, mirrors: dict[int, Mirror]) -> dict[TrialKey, int]:
-        ids: dict[TrialKey, int] = {}
+    def _parts(self) -> list[list[tuple[TrialKey, Trial]]]:
         new = list(self.new_trials.items())
-        for start in range(0, len(new), MOST_ROWS):
-            some = new[start : start + MOST_ROWS]
-            cursor.execute(
-                sql.insert_trials(len(some)),
-                [cell for (study_id, number), trial in some for cell in (study_id, number, *trial_cells(trial))],
-            )
-            for key, study_id, number in cursor.fetchall():
-                ids[study_id, number] = key
-                kept = mirrors[study_id].trials if study_id in mirrors else {}
-                if number in kept:
-                    kept[number] = altered(kept[number], id=key)
-        return ids
+        return [new[start : start + MOST_ROWS] for start in range(0, len(new), MOST_ROWS)]
 
-    def _write_rest(self, cursor: Any, sql: _Statements, ids: dict[TrialKey, int], mirrors: dict[int, Mirror]) -> None:
+    def _others_need_ids(self) -> bool:
+        """Whether something else that waits belongs to a trial that has no id yet."""
+        if not self.new_trials:
+            return False
+        return any(key[:2] in self.new_trials for rows in (self.reports, self.ended) for key in rows)
+
+    def _rest(
+        self, sql: _Statements, ids: dict[TrialKey, int], mirrors: dict[int, Mirror]
+    ) -> Iterator[tuple[str, list[Sequence[Any]]]]:
+        """All but the new trials: each statement with the rows of its values."""
+
         def id_of(study_id: int, number: int) -> int:
             known = ids.get((study_id, number))
             if known is None:
@@ -102,31 +125,54 @@ class Pending:
             return known
 
         if self.trials:
-            rows = [(*trial_cells(trial)[:_CHANGING], id_of(*key)) for key, trial in self.trials.items()]
-            cursor.executemany(sql.update_trial, rows)
+            yield (
+                sql.update_trial,
+                [(*trial_cells(trial)[:_CHANGING], id_of(*key)) for key, trial in self.trials.items()],
+            )
         for (study_id, number, attempt), end in self.ended.items():
-            key = (id_of(study_id, number), attempt)
+            its_key = (id_of(study_id, number), attempt)
             if end is None:
-                cursor.execute(sql.delete_attempt, key)
+                yield sql.delete_attempt, [its_key]
             else:
-                cursor.execute(sql.upsert_attempt, (*key, *end[:3], str(end[3])))
+                yield sql.upsert_attempt, [(*its_key, *end[:3], str(end[3]))]
         if self.reports:
-            cursor.executemany(
+            yield (
                 sql.upsert_report,
                 [(id_of(s, n), step, *_report_cells(report)) for (s, n, step), report in self.reports.items()],
             )
         if self.answers:
-            cursor.executemany(
+            yield (
                 sql.insert_answer,
                 [(call, request, key, json_text(answer)) for (call, request), (key, answer) in self.answers.items()],
             )
-        for (study_id, number), round_ in self.rounds.items():
-            cursor.execute(
+        if self.rounds:
+            yield (
                 sql.update_round,
-                (round_.first_trial, round_.trials, round_.finished, round_.revision, study_id, number),
+                [
+                    (round_.first_trial, round_.trials, round_.finished, round_.revision, *of_study)
+                    for of_study, round_ in self.rounds.items()
+                ],
             )
-        for study in self.studies.values():
-            cursor.execute(sql.update_study, (*study_counters(study).values(), study.id))
+        if self.studies:
+            yield (
+                sql.update_study,
+                [(*study_counters(study).values(), study.id) for study in self.studies.values()],
+            )
+
+
+def _insert(sql: _Statements, part: Sequence[tuple[TrialKey, Trial]]) -> tuple[str, list[Any]]:
+    cells = [cell for (study_id, number), trial in part for cell in (study_id, number, *trial_cells(trial))]
+    return sql.insert_trials(len(part)), cells
+
+
+def _take_ids(rows: Iterable[Sequence[Any]], ids: dict[TrialKey, int], mirrors: dict[int, Mirror]) -> None:
+    """rows: id, study and number of each new trial."""
+    for row in rows:
+        key, study_id, number = map(int, row)
+        ids[study_id, number] = key
+        kept = mirrors[study_id].trials if study_id in mirrors else {}
+        if number in kept:
+            kept[number] = altered(kept[number], id=key)
 
 
 def _in_one_go(connection: sa.Connection) -> AbstractContextManager[Any]:

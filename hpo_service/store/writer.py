@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
-from hpo_service.store.engine import begin, commit, database_errors_translated, is_locked
+from hpo_service.store.engine import begin, database_errors_translated, is_locked
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -40,11 +40,13 @@ class Call(NamedTuple):
     """What shall run in a transaction that holds these studies.
 
     done: takes the result and None after the commit, or None and the error, in the thread that has run it.
+    request_id: of an ask.
     """
 
     work: Work[Any]
     studies: Sequence[str]
     done: Callable[[Any, BaseException | None], None]
+    request_id: str | None = None
 
 
 class _Locked(Exception):
@@ -184,9 +186,13 @@ class Writer:
         try:
             with database_errors_translated(), self._transaction(patient) as connection:
                 group = Group(connection, self._memory, shared=self._shared)
-                group.lock(studies)
+                group.lock(
+                    studies, [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
+                )
                 outcomes = [self._run_one(group, call) for call in calls]
-                group.finish()
+                began = time.perf_counter()
+                group.commit()
+                self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
         except _Locked:
             raise
         except BaseException as error:
@@ -217,9 +223,6 @@ class Writer:
         self._begin(self._connection, patient)
         try:
             yield self._connection
-            began = time.perf_counter()
-            commit(self._connection)
-            self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
         except BaseException:
             self._let_go()
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +16,32 @@ import sqlalchemy as sa
 
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, Report, Trial, TrialState
-from hpo_service.store.engine import raw
+from hpo_service.store import one_round_trip
+from hpo_service.store.engine import Clock, database_time, raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
 from hpo_service.store.tables import workers
 
-_LOCK = "SELECT name, id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE"
+# The time is taken when the rows are locked, however long that took.
+_LOCK = (
+    "WITH locked AS MATERIALIZED "
+    "(SELECT name, id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
+    "SELECT name, id, revision, extract(epoch FROM clock_timestamp())::float8 FROM locked"
+)
+# A statement of its own: what another server has answered while the lock was waited for is seen by it.
+_ANSWERS = (
+    "SELECT call, request_id, answer FROM hpo_answers "
+    "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+)
 MOST_MIRRORS = 500
+AnswerKey = tuple[str, str]  # of a remembered answer: the call, and its request_id
 ANSWERS_IN_MEMORY = 20_000
+
+
+def ask_call(study_id: int) -> str:
+    """What a call that asks this study is remembered as."""
+    return f"ask {study_id}"
 
 
 class Memory:
@@ -68,22 +85,36 @@ class Group:
         self.undo = Undo()
         self.touched: set[int] = set()
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
+        self.asked_before: dict[AnswerKey, Any] = {}  # answers, None where there is none, to who may ask again
         self._before_sql: list[dict[Any, Any]] | None = None
         self._now: float | None = None
+        self._locked_at: float | None = None
 
-    def now(self, clock: Callable[[sa.Connection], float]) -> float:
-        """The time for all calls of the group: read once, after its studies have been locked."""
+    def now(self, clock: Clock | None) -> float:
+        """The time for all calls of the group: read once, after its studies have been locked.
+
+        clock: None is the database's own.
+        """
         if self._now is None:
-            self._now = clock(self.connection)
+            if clock is not None:
+                self._now = clock()
+            else:
+                self._now = database_time(self.connection) if self._locked_at is None else self._locked_at
         return self._now
 
-    def lock(self, names: Sequence[str]) -> None:
-        """Keep other servers from these studies; in the order of their names, so that nobody waits in a circle."""
+    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
+        """Keep other servers from these studies; in the order of their names, so that nobody waits in a circle.
+
+        requests: (study, request_id) of who asks it: what was answered to them is read along.
+        """
         if not self.shared or not names:
             return
+        ids = self.memory.ids
+        keys = [(ask_call(ids[name]), request_id) for name, request_id in requests if name in ids]
         found = dict.fromkeys(names, (0, -1))
-        locked = self.connection.exec_driver_sql(_LOCK, (list(names),))
-        found.update({name: (key, revision) for name, key, revision in locked})
+        for name, key, revision, time in self._locked(names, keys):
+            found[name] = (key, revision)
+            self._locked_at = time
         for name, (key, revision) in found.items():
             known = self.memory.ids.get(name)
             if known is not None:
@@ -91,6 +122,20 @@ class Group:
                 if (kept.id, kept.revision) != (key, revision):
                     self.memory.forget(known)
         self.verified.update(names)
+
+    def _locked(self, names: Sequence[str], keys: Sequence[AnswerKey]) -> list[tuple[str, int, int, float]]:
+        """Begin the transaction, lock the studies that there are, and read what was answered before."""
+        statements: list[one_round_trip.Statement] = [("BEGIN", ()), (_LOCK, (one_round_trip.array(names),))]
+        if keys:
+            calls, requests = zip(*keys, strict=True)
+            statements.append((_ANSWERS, (one_round_trip.array(calls), one_round_trip.array(requests))))
+        _, locked, *answered = one_round_trip.run(self.connection, statements)
+        self.asked_before = dict.fromkeys(keys)
+        for call, request_id, answer in (row for rows in answered for row in rows):
+            self.asked_before[_text(call), _text(request_id)] = json.loads(_text(answer))
+        return [
+            (_text(name), int(key), int(revision), float(time)) for name, key, revision, time in map(_whole, locked)
+        ]
 
     def trusts(self, name: str) -> bool:
         return not self.shared or name in self.verified
@@ -117,8 +162,17 @@ class Group:
             self._before_sql = None
         self.undo.run_to()
 
-    def finish(self) -> None:
-        self.pending.flush(self.connection, self.memory.mirrors)
+    def commit(self) -> None:
+        self.pending.commit(self.connection, self.memory.mirrors)
+
+
+def _text(cell: bytes | None) -> str:
+    assert cell is not None
+    return cell.decode()
+
+
+def _whole(row: Sequence[bytes | None]) -> list[bytes]:
+    return [cell for cell in row if cell is not None]
 
 
 class WritingRecord(Record):
@@ -280,6 +334,8 @@ class WritingRecord(Record):
             return self._pending.answers[key][1]
         if key in self._memory.answers:
             return self._memory.answers[key][1]
+        if key in self._group.asked_before:
+            return self._group.asked_before[key]
         found = raw(self._group.connection, "SELECT answer FROM hpo_answers WHERE call = ? AND request_id = ?", key)
         if found is None:
             return None
