@@ -128,14 +128,13 @@ def one_line(error: BaseException) -> str:
 
 def raw(connection: sa.Connection, statement: str, values: Sequence[Any]) -> Any:
     """One row of a hot query, past SQLAlchemy's compiler; `?` marks the values on either dialect."""
-    cursor = connection.connection.cursor()
+    driver: Any = connection.connection.dbapi_connection
     try:
-        cursor.execute(statement if connection.dialect.name == "sqlite" else statement.replace("?", "%s"), values)
-        return cursor.fetchone()
+        marked = statement if connection.dialect.name == "sqlite" else statement.replace("?", "%s")
+        cursor = driver.execute(marked, values)
+        return cursor.fetchone() if cursor.description else None
     except Exception as error:
         raise as_sqlalchemy(connection, error) from error
-    finally:
-        cursor.close()
 
 
 def database_time(connection: sa.Connection) -> float:
@@ -147,8 +146,13 @@ def database_time(connection: sa.Connection) -> float:
 
 def begin(connection: sa.Connection) -> None:
     """Begin a writing transaction, past SQLAlchemy, which may join it later; psycopg begins by itself."""
-    if connection.dialect.name == "sqlite":
-        raw(connection, "BEGIN IMMEDIATE", ())
+    if connection.dialect.name != "sqlite":
+        return
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except Exception as error:
+        raise as_sqlalchemy(connection, error) from error
 
 
 def commit(connection: sa.Connection) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,15 @@ from hpo_service.domain.trial import AttemptEnd, Report, Trial
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import as_sqlalchemy, commit
 from hpo_service.store.mirror import Mirror
-from hpo_service.store.rows import NEVER_CHANGED, STUDY_COUNTERS, TRIAL_COLUMNS, json_text, study_counters, trial_cells
+from hpo_service.store.rows import (
+    NEVER_CHANGED,
+    STUDY_COUNTERS,
+    TRIAL_COLUMNS,
+    changing_cells,
+    json_text,
+    study_counters,
+    trial_cells,
+)
 
 TrialKey = tuple[int, int]  # study id, number
 AttemptKey = tuple[int, int, int]
@@ -127,7 +136,7 @@ class Pending:
         if self.trials:
             yield (
                 sql.update_trial,
-                [(*trial_cells(trial)[:_CHANGING], id_of(*key)) for key, trial in self.trials.items()],
+                [(*changing_cells(trial), id_of(*key)) for key, trial in self.trials.items()],
             )
         for (study_id, number, attempt), end in self.ended.items():
             its_key = (id_of(study_id, number), attempt)
@@ -210,6 +219,7 @@ class _Statements:
         )
         self.update_study = self._update("hpo_studies", list(STUDY_COUNTERS), ["id"])
 
+    @cache  # noqa: B019  # one of each dialect, for good
     def insert_trials(self, rows: int) -> str:
         values = f"({', '.join([self._mark] * len(self._trial_columns))})"
         columns = ", ".join(f'"{name}"' for name in self._trial_columns)
