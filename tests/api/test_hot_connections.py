@@ -1,0 +1,342 @@
+"""Calls that a connection answers itself are answered as the application would, and everything else by it.
+
+A request that comes in one piece may take the short way; the same in two pieces never does. So each is sent both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Send
+from starlette.types import Scope as Connection
+
+from hpo_service.api.app import create_app
+from hpo_service.api.connections import Bounds
+from hpo_service.api.hot_connections import HotWay
+from hpo_service.domain.key import Scope
+from hpo_service.operations.keys import create, revoke
+from hpo_service.settings import Settings
+from hpo_service.store import KeyTable
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+_numbers = itertools.count()
+
+
+class Answer:
+    def __init__(self, connection: socket.socket, read: Any = None) -> None:
+        """read: the file of a connection on which several answers come."""
+        read = read or connection.makefile("rb")
+        self.status = int(read.readline().split(b" ")[1])
+        lines = iter(read.readline, b"\r\n")
+        self.headers = dict(line.decode().strip().split(": ", 1) for line in lines)
+        self.json = json.loads(read.read(int(self.headers["content-length"])))
+
+    @property
+    def code(self) -> Any:
+        return self.json.get("code", self.status)
+
+
+class Served:
+    """The server on a real socket. application_saw: paths of the requests that went to the application."""
+
+    def __init__(self, database: str, *, with_keys: bool = False, **settings: Any) -> None:
+        self.settings = Settings(database_url=database, **settings)
+        self.with_keys = with_keys
+        self.application_saw: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _serve(self) -> None:
+        application = create_app(self.settings, with_keys=self.with_keys)
+
+        async def seen(scope: Connection, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                self.application_saw.append(scope["path"])
+            await application(scope, receive, send)
+
+        async with application.router.lifespan_context(application):
+            self.service = application.state.service
+            protocol = Bounds.of(self.settings).protocol(HotWay(application))
+            config = uvicorn.Config(seen, log_level="critical", lifespan="off", ws="none", http=protocol)  # type: ignore[arg-type]
+            self.server = uvicorn.Server(config)
+            self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+            self._ready.set()
+            await self.server.serve([self._listener])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self._listener.getsockname(), timeout=20)
+
+    def stop(self) -> None:
+        self.service.leave()
+        self.server.should_exit = True
+        self._thread.join()
+
+    def create(self, connection: socket.socket | None = None, **fields: Any) -> str:
+        name = f"study-{next(_numbers)}"
+        body = {"name": name, "search_space": SPACE, "sampler": {"name": "random", "seed": 1}, **fields}
+        answer = send(connection or self.connect(), request("/v1/studies", body))
+        assert answer.status == 201, answer.json
+        return name
+
+    def reached(self, path: str) -> bool:
+        return path in self.application_saw
+
+
+def request(path: str, body: Any, *headers: str, version: str = "1.1", kind: str = "application/json") -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/{version}", "Host: h", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + content
+
+
+def send(connection: socket.socket, sent: bytes, *, in_pieces: bool = False) -> Answer:
+    cut = sent.index(b"\r\n\r\n") + 6 if in_pieces else len(sent)
+    connection.sendall(sent[:cut])
+    if in_pieces:
+        time.sleep(0.05)
+        connection.sendall(sent[cut:])
+    return Answer(connection)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    started = Served(f"sqlite:///{tmp_path_factory.mktemp('hot')}/hpo.db")
+    introduce = started.create()
+    send(started.connect(), request(f"/v1/studies/{introduce}/trials:ask", ask()))  # w is known from here on
+    yield started
+    started.stop()
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"worker_id": "w", "request_id": f"r{next(_numbers)}", **fields}
+
+
+def calls_of(name: str) -> list[tuple[str, Any]]:
+    """A trial's life, and what is refused in it."""
+    trial = f"/v1/studies/{name}/trials/0"
+    asked = {"worker_id": "w", "request_id": f"the ask of {name}"}
+    told = {"attempt": 1, "state": "COMPLETE", "values": [0.5], "metrics": {"loss": 1.0}}
+    return [
+        (f"/v1/studies/{name}/trials:ask", asked),
+        (f"/v1/studies/{name}/trials:ask", asked),
+        (f"{trial}:report", {"attempt": 1, "reports": [{"step": 0, "value": 0.25}]}),
+        (f"{trial}:report", {"attempt": 2, "reports": []}),
+        (f"{trial}:heartbeat", {"attempt": 1}),
+        (f"{trial}:tell", {"attempt": 1, "state": "COMPLETE", "values": [0.5, 0.5]}),
+        (f"{trial}:tell", told),
+        (f"{trial}:tell", told),
+        (f"{trial}:tell", {**told, "values": [0.75]}),
+        (f"{trial}:report", {"attempt": 1, "reports": []}),
+        (f"/v1/studies/{name}/trials/7:tell", told),
+        (f"/v1/studies/{name}/trials:ask", ask()),
+    ]
+
+
+def without_times(answer: Answer, name: str) -> Any:
+    text = json.dumps(answer.json).replace(name, "it")
+    return json.loads(re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "some time", text))
+
+
+def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
+    connection = served.connect()
+    short, long = served.create(connection), served.create(connection)
+    served.application_saw.clear()
+    statuses = []
+    for (path, body), (other_path, other_body) in zip(calls_of(short), calls_of(long), strict=True):
+        one = send(connection, request(path, body))
+        assert not served.reached(path), (path, body)
+        other = send(connection, request(other_path, other_body), in_pieces=True)
+        assert served.reached(other_path)
+        assert without_times(one, short) == without_times(other, long)
+        assert one.status == other.status
+        compared = [{**answer.headers, "date": "", "content-length": ""} for answer in (one, other)]
+        assert compared[0] == compared[1]
+        statuses.append(one.status)
+    assert statuses == [200, 200, 200, 409, 200, 422, 200, 200, 409, 409, 404, 200]
+
+
+def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:
+    path = "/v1/studies/nowhere/trials:ask"
+    one, other = (send(served.connect(), request(path, ask()), in_pieces=pieces) for pieces in (False, True))
+    assert (one.status, one.json) == (other.status, other.json)
+    assert one.code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("body", "how", "status"),
+    [
+        (b"{", {}, 400),
+        (b'{"worker_id": "w", "request_id": "nan", "wait_seconds": NaN}', {}, 400),
+        (b"", {}, 422),
+        ({"worker_id": "w"}, {}, 422),
+        ({"worker_id": "w", "request_id": "r", "count": 101}, {}, 422),
+        ({"worker_id": "w", "request_id": "r", "extra": 1}, {}, 422),
+        ({"worker_id": "w", "request_id": "r"}, {"kind": "text/plain"}, 422),
+        ({"worker_id": "w", "request_id": "typed"}, {"kind": "application/json; charset=utf-8"}, 200),
+        ({"worker_id": "somebody new", "request_id": "new"}, {}, 200),
+        ({"worker_id": "w", "request_id": "old"}, {"version": "1.0"}, 200),
+    ],
+)
+def test_whatever_is_out_of_the_ordinary_is_the_applications(
+    served: Served, body: Any, how: dict[str, str], status: int
+) -> None:
+    name = served.create()
+    path = f"/v1/studies/{name}/trials:ask"
+    answer = send(served.connect(), request(path, body, **how))
+    assert answer.status == status, answer.json
+    assert served.reached(path)
+
+
+@pytest.mark.parametrize("header", ["Connection: close", "Expect: 100-continue"])
+def test_a_request_with_wishes_of_its_own_is_the_applications(served: Served, header: str) -> None:
+    path = f"/v1/studies/{served.create()}/trials:ask"
+    connection = served.connect()
+    connection.sendall(request(path, ask(), header))
+    if "100" in header:
+        connection.recv(len(b"HTTP/1.1 100 Continue\r\n\r\n"))
+    assert Answer(connection).status == 200
+    assert served.reached(path)
+
+
+def test_requests_sent_one_behind_the_other_are_answered_in_their_order(served: Served) -> None:
+    connection = served.connect()
+    name = served.create(connection)
+    for _ in range(4):
+        send(connection, request(f"/v1/studies/{name}/trials:ask", ask()))
+    told = {"attempt": 1, "state": "COMPLETE", "values": [0.5]}
+    connection.sendall(b"".join(request(f"/v1/studies/{name}/trials/{number}:tell", told) for number in range(4)))
+    read = connection.makefile("rb")
+    numbers = [Answer(connection, read).json["number"] for _ in range(4)]
+    assert numbers == [0, 1, 2, 3]
+
+
+def test_an_ask_that_finds_nothing_waits_in_the_application(served: Served) -> None:
+    connection, other = served.connect(), served.connect()
+    name = served.create(connection)
+    assert send(connection, request(f"/v1/studies/{name}:pause", {})).status == 200
+    path = f"/v1/studies/{name}/trials:ask"
+    nothing = send(connection, request(path, ask()))
+    assert (nothing.json["trials"], nothing.json["study_state"]) == ([], "PAUSED")
+    assert not served.reached(path)
+    connection.sendall(request(path, ask(wait_seconds=20)))
+    time.sleep(0.3)
+    assert served.reached(path)
+    assert send(other, request(f"/v1/studies/{name}:resume", {})).status == 200
+    assert len(Answer(connection).json["trials"]) == 1
+
+
+def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> None:
+    connection = served.connect()
+    name = served.create(connection)
+    for _ in range(20):
+        leaving = served.connect()
+        leaving.sendall(request(f"/v1/studies/{name}/trials:ask", ask()))
+        leaving.close()
+    assert send(connection, request(f"/v1/studies/{name}/trials:ask", ask())).status == 200
+
+
+def test_hot_calls_are_counted_by_their_route(served: Served) -> None:
+    def count() -> float:
+        connection = served.connect()
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        route = re.escape("/v1/studies/{study:segment}/trials:ask")
+        found = re.search(rf'hpo_requests_total{{method="POST",route="{route}",status="200"}} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    name, before = served.create(), count()
+    for _ in range(3):
+        send(served.connect(), request(f"/v1/studies/{name}/trials:ask", ask()))
+    assert count() == before + 3
+
+
+class Guarded:
+    """The server behind its door, with a study."""
+
+    def __init__(self, database: str, **settings: Any) -> None:
+        self.served = Served(database, with_keys=True, **settings)
+        self.table = KeyTable(database)
+        self.admin = self.key(Scope.ADMIN)
+        self.path = "/v1/studies/mine/trials:ask"
+        for name in ("mine", "theirs"):
+            body = {"name": name, "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
+            assert self.send(self.admin, "/v1/studies", body).status == 201
+        assert self.ask(self.admin).status == 200  # w is known from here on
+
+    def key(self, scope: Scope, *studies: str) -> str:
+        return create(self.table, scope, studies or None).token
+
+    def send(self, token: str | None, path: str, body: Any) -> Answer:
+        shown = [] if token is None else [f"Authorization: Bearer {token}"]
+        return send(self.served.connect(), request(path, body, *shown))
+
+    def ask(self, token: str | None, **fields: Any) -> Answer:
+        return self.send(token, self.path, ask(**fields))
+
+    def stop(self) -> None:
+        self.served.stop()
+        self.table.close()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    started = Guarded(f"sqlite:///{tmp_path}/hpo.db")
+    yield started
+    started.stop()
+
+
+def test_the_short_way_is_for_keys_that_open_it(guarded: Guarded) -> None:
+    worker, bound = guarded.key(Scope.WORKER), guarded.key(Scope.WORKER, "mine")
+    time.sleep(1.1)  # the keys are read again
+    assert guarded.ask(worker).status == 200  # this one may wait for them
+    guarded.served.application_saw.clear()
+    assert [guarded.ask(token).status for token in (worker, bound, guarded.admin)] == [200] * 3
+    assert not guarded.served.application_saw
+    refused = [None, "hpo_" + "0" * 36, guarded.key(Scope.READ), guarded.key(Scope.WORKER, "theirs")]
+    time.sleep(1.1)
+    assert [guarded.ask(token).status for token in refused] == [401, 401, 403, 404]
+    assert guarded.served.application_saw == [guarded.path] * len(refused)
+
+
+def test_a_revoked_key_takes_the_short_way_no_longer_than_a_second(guarded: Guarded) -> None:
+    token = guarded.key(Scope.WORKER)
+    time.sleep(1.1)
+    assert guarded.ask(token).status == 200
+    revoke(guarded.table, token_id(guarded.table, Scope.WORKER))
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        guarded.ask(guarded.admin)  # others go on meanwhile
+    assert guarded.ask(token).status == 401
+
+
+def token_id(table: KeyTable, scope: Scope) -> str:
+    return next(key.id for key in table.live() if key.scope is scope)
+
+
+def test_the_short_way_is_charged_to_the_keys_rate_once(tmp_path: Path) -> None:
+    guarded = Guarded(f"sqlite:///{tmp_path}/hpo.db", rate_limit=5)
+    try:
+        token = guarded.key(Scope.WORKER)
+        time.sleep(1.1)
+        statuses = [guarded.ask(token).status for _ in range(8)]
+        assert statuses[:5] == [200] * 5
+        assert 429 in statuses[5:]
+        time.sleep(1.0)
+        # nothing to give: the application takes over, and does not charge a second time
+        assert guarded.send(guarded.admin, "/v1/studies/mine:pause", {}).status == 200
+        assert [guarded.ask(token, wait_seconds=0.01).status for _ in range(4)] == [200] * 4
+    finally:
+        guarded.stop()

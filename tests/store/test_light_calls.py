@@ -1,0 +1,172 @@
+"""Light calls run in the event loop, but never wait there: for a lock, or for a slow disk."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hpo_service.domain.errors import NotFound
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import studies, workers
+from hpo_service.operations.calls import Ask
+from hpo_service.operations.service import Service
+from hpo_service.store import pending, writer
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+_requests = itertools.count()
+
+
+@pytest.fixture
+def service(tmp_path) -> Iterator[Service]:
+    opened = Service(f"sqlite:///{tmp_path}/hpo.db")
+    yield opened
+    opened.close()
+
+
+async def study(service: Service, **fields: Any) -> None:
+    spec = {"name": "mine", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}, **fields}
+    await studies.create(service, StudySpec.model_validate(spec))
+    await asked(service, light=False)  # the writer has the study in memory now
+
+
+async def asked(service: Service, *, light: bool = True, name: str = "mine") -> list[int]:
+    """Ask, and return the numbers of the trials."""
+    ask = Ask(worker_id="w", request_id=f"r{next(_requests)}")
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(look: Any, error: BaseException | None) -> None:
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result([trial["number"] for trial in look.answer["trials"]])
+
+    service.begin(workers.ask_work(service, name, ask), [name], done, light=light, request_id=ask.request_id)
+    found: list[int] = await answer
+    return found
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads in which groups have run."""
+    ran: list[str] = []
+    run_group = writer.Writer._run_group
+
+    def noted(self: Any, calls: Any, **how: Any) -> Any:
+        ran.append(threading.current_thread().name)
+        return run_group(self, calls, **how)
+
+    monkeypatch.setattr(writer.Writer, "_run_group", noted)
+    return ran
+
+
+def test_light_calls_run_where_they_are_and_others_in_the_writers_thread(service, threads):
+    async def both() -> list[list[int]]:
+        await study(service)
+        assert service.is_light("mine")
+        assert not service.is_light("another")
+        threads.clear()
+        return [await asked(service), await asked(service, light=False)]
+
+    assert asyncio.run(both()) == [[1], [2]]
+    assert threads == ["MainThread", "writer"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "light"),
+    [("tpe", "none", True), ("tpe", "median", True), ("cmaes", "none", False), ("nsgaii", "none", False)],
+)
+def test_what_takes_long_to_draw_is_not_light(service, sampler, pruner, light):
+    async def after_an_ask() -> bool:
+        await study(service, sampler={"name": sampler, "seed": 1}, pruner={"name": pruner})
+        return service.is_light("mine")
+
+    assert asyncio.run(after_an_ask()) is light
+
+
+def test_while_another_holds_the_files_lock_the_event_loop_goes_on(service, tmp_path, threads):
+    async def locked_for_a_while() -> tuple[int, list[int]]:
+        await study(service)
+        other = sqlite3.connect(tmp_path / "hpo.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answer = asyncio.create_task(asked(service))
+        turns = 0
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert not answer.done()
+        other.execute("ROLLBACK")
+        other.close()
+        return turns, await answer
+
+    turns, numbers = asyncio.run(locked_for_a_while())
+    assert numbers == [1]
+    assert turns > 50
+    assert threads[-1] == "writer"
+
+
+def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "LOCKED_PATIENCE_SECONDS", 0.2)
+
+    async def locked() -> None:
+        await study(service)
+        other = sqlite3.connect(tmp_path / "hpo.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Exception, match="the database cannot take the call now: database is locked"):
+            await asked(service)
+        other.execute("ROLLBACK")
+        other.close()
+        assert await asked(service) == [1]
+
+    asyncio.run(locked())
+
+
+def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_again(service, threads, monkeypatch):
+    commit = pending.commit
+
+    def slow(connection: Any) -> None:
+        time.sleep(0.06)
+        commit(connection)
+
+    async def slow_and_quick_again() -> None:
+        await study(service)
+        monkeypatch.setattr(pending, "commit", slow)
+        threads.clear()
+        for _ in range(3):
+            await asked(service)
+        assert threads == ["MainThread", "writer", "writer"]
+        monkeypatch.setattr(pending, "commit", commit)
+        for _ in range(20):
+            await asked(service)
+        assert threads[-1] == "MainThread"
+
+    asyncio.run(slow_and_quick_again())
+
+
+def test_a_light_call_that_is_refused_takes_nothing_of_the_others_along(service):
+    async def together() -> list[Any]:
+        await study(service)
+        return await asyncio.gather(
+            asked(service), asked(service, name="nowhere"), asked(service), return_exceptions=True
+        )
+
+    first, refused, second = asyncio.run(together())
+    assert (first, second) == ([1], [2])
+    assert isinstance(refused, NotFound)
+
+
+def test_calls_that_come_while_the_writer_is_at_work_are_written_together_after_it(service, threads):
+    async def many() -> list[Any]:
+        await study(service)
+        threads.clear()
+        return await asyncio.gather(*(asked(service, light=index != 0) for index in range(40)))
+
+    assert sorted(number for (number,) in asyncio.run(many())) == list(range(1, 41))
+    assert len(threads) <= 3

@@ -1,0 +1,86 @@
+"""A record goes to the version before and back without losing anything that the API shows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import studies, trials, workers
+from hpo_service.operations.calls import Ask, Release, Result
+from hpo_service.operations.service import Service
+from hpo_service.store import schema
+from hpo_service.store.engine import database_url as url_of
+from hpo_service.store.engine import writing_engine
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+
+
+async def search(service: Service) -> None:
+    """Trial 0 told by its second attempt, 1 told by its first, 2 released and 3 running; a round ends after two."""
+    spec = {
+        "name": "mine",
+        "search_space": SPACE,
+        "sampler": {"name": "random", "seed": 1},
+        "narrowing": {"rounds": 3, "trials_per_round": 2, "keep": 0.5},
+    }
+    await studies.create(service, StudySpec.model_validate(spec))
+    numbers = iter(range(100))
+
+    async def ask() -> tuple[int, int]:
+        (trial,) = (await workers.ask_study(service, "mine", Ask(worker_id="w", request_id=str(next(numbers)))))[
+            "trials"
+        ]
+        return trial["number"], trial["attempt"]
+
+    await ask()
+    await workers.release(service, "mine", 0, Release(attempt=1))
+    for _ in range(2):
+        number, attempt = await ask()
+        await workers.tell(service, "mine", number, Result(attempt=attempt, state="COMPLETE", values=[float(number)]))
+    await ask()
+    await ask()
+    await workers.release(service, "mine", 2, Release(attempt=1))
+
+
+async def shown(service: Service) -> Any:
+    study, _ = await studies.read(service, "mine")
+    return study, [await trials.attempts(service, "mine", number) for number in range(4)]
+
+
+def opened(url: str, *works: Any) -> list[Any]:
+    service = Service(url)
+    try:
+        return [asyncio.run(work(service)) for work in works]
+    finally:
+        service.close()
+
+
+def test_version_4_finds_its_rows_and_version_5_what_they_said(database_url: str) -> None:
+    _, before = opened(database_url, search, shown)
+    attempts = [[(each["attempt"], each["end"]) for each in of_trial] for of_trial in before[1]]
+    assert attempts == [[(1, "released"), (2, "told")], [(1, "told")], [(1, "released")], [(1, None)]]
+
+    counts = move(database_url, "0004")
+    assert counts == (2, 5)
+    move(database_url, "head")
+    (after,) = opened(database_url, shown)
+    assert after == before
+
+
+def move(url: str, revision: str) -> Any:
+    """To another version of the schema; return what it says of the last round's trials, and how many attempts."""
+    engine = writing_engine(url_of(url))
+    try:
+        with engine.connect() as connection:
+            config = schema._config()
+            config.attributes["connection"] = connection
+            (command.downgrade if revision != "head" else command.upgrade)(config, revision)
+            connection.commit()
+            last = connection.execute(sa.text("SELECT trials FROM hpo_rounds ORDER BY round DESC")).scalar()
+            return last, connection.execute(sa.text("SELECT count(*) FROM hpo_attempts")).scalar()
+    finally:
+        engine.dispose()
