@@ -41,7 +41,8 @@ from hpo_service.operations.resources import (
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Record
-from hpo_service.store.writing_record import WritingRecord, ask_call
+from hpo_service.store.study_lock import ask_call
+from hpo_service.store.writing_record import WritingRecord
 
 # Another server's changes, and the clock's, are seen this often by an ask that waits.
 LOOK_AGAIN_SECONDS = 1.0

@@ -32,10 +32,15 @@ def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows
 
     The first that fails ends it: those after it do not run. Raise what SQLAlchemy would have raised.
     """
+    return send(connection, statements).received()
+
+
+def send(connection: sa.Connection, statements: Sequence[Statement]) -> Sent:
+    """The same in two steps; nothing else may go over the connection between them."""
     link: Any = connection.connection.dbapi_connection
     try:
         prepared = [(_name(connection, link.pgconn, text), list(map(_cell, values))) for text, values in statements]
-        return _run(link.pgconn, prepared)
+        return Sent(connection, link.pgconn, prepared)
     except Exception as error:
         raise as_sqlalchemy(connection, error) from error
 
@@ -52,9 +57,9 @@ def _name(connection: sa.Connection, pgconn: Any, text: str) -> bytes:
     if name is None:
         name = b"hpo_%d" % (len(names) % _MOST_PREPARED)
         if len(names) >= _MOST_PREPARED:
-            _check(pgconn.exec_(b"DEALLOCATE ALL"), pgconn)
+            _check(pgconn.exec_(b"DEALLOCATE ALL"))
             names.clear()
-        _check(pgconn.prepare(name, _numbered(text)), pgconn)
+        _check(pgconn.prepare(name, _numbered(text)))
         names[text] = name
     return name
 
@@ -76,25 +81,40 @@ def _cell(value: Any) -> bytes | None:
     return repr(value).encode()
 
 
-def _run(pgconn: Any, prepared: Sequence[tuple[bytes, list[bytes | None]]]) -> list[Rows]:
-    pgconn.enter_pipeline_mode()
-    for name, values in prepared:
-        pgconn.send_query_prepared(name, values)
-    pgconn.pipeline_sync()
-    link = _Link(pgconn)
-    link.send()
-    results = []
-    for _ in prepared:
-        results.append(link.result())
-        pgconn.get_result()  # the end of this statement's results
-    link.result()  # of the synchronization
-    pgconn.exit_pipeline_mode()
-    for result in results:
-        _check(result, pgconn)
-    return [
-        [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
-        for result in results
-    ]
+class Sent:
+    """Statements on their way."""
+
+    def __init__(
+        self, connection: sa.Connection, pgconn: Any, prepared: Sequence[tuple[bytes, list[bytes | None]]]
+    ) -> None:
+        self._connection, self._pgconn, self._count = connection, pgconn, len(prepared)
+        pgconn.enter_pipeline_mode()
+        for name, values in prepared:
+            pgconn.send_query_prepared(name, values)
+        pgconn.pipeline_sync()
+        self._link = _Link(pgconn)
+        self._link.send()
+
+    def received(self) -> list[Rows]:
+        """Wait for the rows of each."""
+        try:
+            return self._received()
+        except Exception as error:
+            raise as_sqlalchemy(self._connection, error) from error
+
+    def _received(self) -> list[Rows]:
+        results = []
+        for _ in range(self._count):
+            results.append(self._link.result())
+            self._pgconn.get_result()  # the end of this statement's results
+        self._link.result()  # of the synchronization
+        self._pgconn.exit_pipeline_mode()
+        for result in results:
+            _check(result)
+        return [
+            [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
+            for result in results
+        ]
 
 
 class _Link:
@@ -121,6 +141,6 @@ class _Link:
         return result
 
 
-def _check(result: Any, pgconn: Any) -> None:
+def _check(result: Any) -> None:
     if result.status not in _WELL:
         raise psycopg.errors.error_from_result(result, encoding="utf-8")

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.engine import begin, database_errors_translated, is_locked
+from hpo_service.store.study_lock import OutOfDate
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -189,7 +190,13 @@ class Writer:
                 group.lock(
                     studies, [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
                 )
-                outcomes = [self._run_one(group, call) for call in calls]
+                try:
+                    outcomes = [self._run_one(group, call) for call in calls]
+                    group.connection  # noqa: B018  # the lock has arrived
+                except OutOfDate:
+                    self._listener.rolled_back()
+                    group = group.again()
+                    outcomes = [self._run_one(group, call) for call in calls]
                 began = time.perf_counter()
                 group.commit()
                 self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)

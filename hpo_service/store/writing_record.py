@@ -7,6 +7,7 @@ and a refused call takes nothing of the others along.
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,32 +17,15 @@ import sqlalchemy as sa
 
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, Report, Trial, TrialState
-from hpo_service.store import one_round_trip
 from hpo_service.store.engine import Clock, database_time, raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
+from hpo_service.store.study_lock import AnswerKey, DatabaseClock, StudyLock
 from hpo_service.store.tables import workers
 
-# The time is taken when the rows are locked, however long that took.
-_LOCK = (
-    "WITH locked AS MATERIALIZED "
-    "(SELECT name, id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
-    "SELECT name, id, revision, extract(epoch FROM clock_timestamp())::float8 FROM locked"
-)
-# A statement of its own: what another server has answered while the lock was waited for is seen by it.
-_ANSWERS = (
-    "SELECT call, request_id, answer FROM hpo_answers "
-    "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
-)
 MOST_MIRRORS = 500
-AnswerKey = tuple[str, str]  # of a remembered answer: the call, and its request_id
 ANSWERS_IN_MEMORY = 20_000
-
-
-def ask_call(study_id: int) -> str:
-    """What a call that asks this study is remembered as."""
-    return f"ask {study_id}"
 
 
 class Memory:
@@ -53,11 +37,17 @@ class Memory:
         self.answers: OrderedDict[tuple[str, str], tuple[int, Any]] = OrderedDict()
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
+        self.database_clock = DatabaseClock()
+        self.others_wrote_at = -math.inf  # when another server's writing was last met with
 
     def forget(self, study_id: int) -> None:
         mirror = self.mirrors.pop(study_id, None)
         if mirror is not None:
             self.ids.pop(mirror.study.name, None)
+
+    def forget_study(self, name: str) -> None:
+        if name in self.ids:
+            self.forget(self.ids[name])
 
     def forget_all(self) -> None:
         self.mirrors.clear()
@@ -78,17 +68,23 @@ class Group:
 
     def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool) -> None:
         """shared: whether other servers may write the same database."""
-        self.connection = connection
         self.memory = memory
         self.shared = shared
         self.pending = Pending()
         self.undo = Undo()
         self.touched: set[int] = set()
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
-        self.asked_before: dict[AnswerKey, Any] = {}  # answers, None where there is none, to who may ask again
+        self._connection = connection
+        self._lock: StudyLock | None = None
         self._before_sql: list[dict[Any, Any]] | None = None
         self._now: float | None = None
-        self._locked_at: float | None = None
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection, once the studies are locked. Raise OutOfDate."""
+        if self._lock is not None:
+            self._lock.arrive()
+        return self._connection
 
     def now(self, clock: Clock | None) -> float:
         """The time for all calls of the group: read once, after its studies have been locked.
@@ -98,44 +94,29 @@ class Group:
         if self._now is None:
             if clock is not None:
                 self._now = clock()
+            elif self._lock is not None and self._lock.time is not None:
+                self._now = self._lock.time
             else:
-                self._now = database_time(self.connection) if self._locked_at is None else self._locked_at
+                self._now = database_time(self.connection)
         return self._now
 
     def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
-        """Keep other servers from these studies; in the order of their names, so that nobody waits in a circle.
+        """Keep other servers from these studies; requests: (study, request_id) of who asks it."""
+        if self.shared and names:
+            self._lock = StudyLock(self._connection, self.memory, names, requests)
+            self.verified.update(names)
 
-        requests: (study, request_id) of who asks it: what was answered to them is read along.
-        """
-        if not self.shared or not names:
-            return
-        ids = self.memory.ids
-        keys = [(ask_call(ids[name]), request_id) for name, request_id in requests if name in ids]
-        found = dict.fromkeys(names, (0, -1))
-        for name, key, revision, time in self._locked(names, keys):
-            found[name] = (key, revision)
-            self._locked_at = time
-        for name, (key, revision) in found.items():
-            known = self.memory.ids.get(name)
-            if known is not None:
-                kept = self.memory.mirrors[known].study
-                if (kept.id, kept.revision) != (key, revision):
-                    self.memory.forget(known)
-        self.verified.update(names)
+    def again(self) -> Group:
+        """The same transaction with nothing done in it, now that the lock has arrived."""
+        group = Group(self._connection, self.memory, shared=self.shared)
+        group._lock, group.verified = self._lock, set(self.verified)
+        return group
 
-    def _locked(self, names: Sequence[str], keys: Sequence[AnswerKey]) -> list[tuple[str, int, int, float]]:
-        """Begin the transaction, lock the studies that there are, and read what was answered before."""
-        statements: list[one_round_trip.Statement] = [("BEGIN", ()), (_LOCK, (one_round_trip.array(names),))]
-        if keys:
-            calls, requests = zip(*keys, strict=True)
-            statements.append((_ANSWERS, (one_round_trip.array(calls), one_round_trip.array(requests))))
-        _, locked, *answered = one_round_trip.run(self.connection, statements)
-        self.asked_before = dict.fromkeys(keys)
-        for call, request_id, answer in (row for rows in answered for row in rows):
-            self.asked_before[_text(call), _text(request_id)] = json.loads(_text(answer))
-        return [
-            (_text(name), int(key), int(revision), float(time)) for name, key, revision, time in map(_whole, locked)
-        ]
+    def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
+        """Whether it is known what was answered under this key, and what; None: nothing."""
+        if self._lock is None or key not in self._lock.asked_before:
+            return False, None
+        return True, self._lock.asked_before[key]
 
     def trusts(self, name: str) -> bool:
         return not self.shared or name in self.verified
@@ -145,34 +126,25 @@ class Group:
         if self._before_sql is None:
             self._before_sql = self.pending.copy()
             self.connection.exec_driver_sql("SAVEPOINT one_call")
-        self.pending.flush(self.connection, self.memory.mirrors)
-        return self.connection
+        self.pending.flush(self._connection, self.memory.mirrors)
+        return self._connection
 
     def keep_call(self) -> None:
         if self._before_sql is not None:
-            self.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+            self._connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
             self._before_sql = None
         self.undo.clear()
 
     def refuse_call(self) -> None:
         if self._before_sql is not None:
-            self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_call")
-            self.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+            self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_call")
+            self._connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
             self.pending.restore(self._before_sql)
             self._before_sql = None
         self.undo.run_to()
 
     def commit(self) -> None:
         self.pending.commit(self.connection, self.memory.mirrors)
-
-
-def _text(cell: bytes | None) -> str:
-    assert cell is not None
-    return cell.decode()
-
-
-def _whole(row: Sequence[bytes | None]) -> list[bytes]:
-    return [cell for cell in row if cell is not None]
 
 
 class WritingRecord(Record):
@@ -334,8 +306,9 @@ class WritingRecord(Record):
             return self._pending.answers[key][1]
         if key in self._memory.answers:
             return self._memory.answers[key][1]
-        if key in self._group.asked_before:
-            return self._group.asked_before[key]
+        known, before = self._group.asked_before(key)
+        if known:
+            return before
         found = raw(self._group.connection, "SELECT answer FROM hpo_answers WHERE call = ? AND request_id = ?", key)
         if found is None:
             return None
