@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     token: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    # Whether a process beside the server reads for it (docs/decisions/0017); it takes some 100 MB more.
+    reading_process: bool = True
     # Calls a second of one key; 0: as many as it likes.
     rate_limit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     # SHA-256 of a key in no record, drawn by whoever starts this server for himself alone (hpo run).

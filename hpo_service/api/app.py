@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -16,6 +15,7 @@ from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.operations.keyring import Keyring
+from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import reap
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
@@ -29,28 +29,37 @@ Errors are application/problem+json; `code` says which, `errors` where. Every ca
 
 
 def create_app(
-    settings: Settings, clock: Clock | None = None, *, with_reaper: bool = True, with_keys: bool = True
+    settings: Settings,
+    clock: Clock | None = None,
+    *,
+    with_reaper: bool = True,
+    with_keys: bool = True,
+    with_reading_process: bool = False,
 ) -> FastAPI:
     """The app opens the database when it starts and closes it when it stops.
 
     clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers must show one.
+    with_reading_process: whether a process beside this one reads for it, by the database's own clock.
     """
 
     log_format.configure()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = await asyncio.to_thread(Service, settings.database_url, clock)
+        reading = ReadingProcess(settings.database_url) if with_reading_process else None
+        service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
         app.state.service = service
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
-        reaper = asyncio.create_task(reap(service)) if with_reaper else None
+        beside = [asyncio.create_task(reap(service))] if with_reaper else []
+        if reading is not None:
+            beside.append(asyncio.create_task(reading.keep()))
         try:
             yield
         finally:
-            if reaper is not None:
-                reaper.cancel()
+            for task in beside:
+                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await reaper
+                    await task
             app.state.keyring.close()
             await asyncio.to_thread(service.close)
 
@@ -71,7 +80,7 @@ def create_app(
     app.state.routes = [route for router in routers for route in router.routes] + app.routes
     problems.install(app)
     openapi.complete(app)
-    app.add_middleware(Dashboard, wsgi=lambda: _dashboard(app))
+    app.add_middleware(Dashboard, service=lambda: app.state.service)
     app.add_middleware(BodyLimit)
     app.add_middleware(HotRoutes, application=app)
     app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
@@ -79,9 +88,3 @@ def create_app(
         app.add_middleware(Door, admission=app.state.admission)
     app.add_middleware(metrics.Measured)
     return app
-
-
-def _dashboard(app: FastAPI) -> Any:
-    from hpo_service.tuning.dashboard import dashboard_app
-
-    return dashboard_app(app.state.service.database)

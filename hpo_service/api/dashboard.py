@@ -6,25 +6,30 @@ paths reach it, all others are ours.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from a2wsgi import WSGIMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpo_service.api.problems import problem
+from hpo_service.operations.service import Service
+from hpo_service.tuning import dashboard
 
 PATHS = ("/dashboard", "/api", "/static", "/csv", "/favicon.ico")
+AT_ONCE = 4
+_TOLD = ("type", "http_version", "method", "scheme", "path", "root_path", "query_string", "server", "client")
 
 
 class Dashboard:
     """Sends the dashboard's paths to it and everything else on."""
 
-    def __init__(self, app: ASGIApp, wsgi: Callable[[], Any]) -> None:
+    def __init__(self, app: ASGIApp, service: Callable[[], Service]) -> None:
         self.app = app
-        self._make = wsgi
-        self._dashboard: ASGIApp | None = None
+        self._service = service
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _is_its_path(scope["path"]):
@@ -39,13 +44,22 @@ class Dashboard:
             )
             await refusal(scope, receive, send)
             return
-        if self._dashboard is None:
-            self._dashboard = WSGIMiddleware(self._make(), workers=4)  # type: ignore[assignment]
         headers = list(scope["headers"])
         if not any(name == b"accept-encoding" for name, _ in headers):
             headers.append((b"accept-encoding", b"identity"))  # the dashboard answers 500 without one
-        assert self._dashboard is not None
-        await self._dashboard({**scope, "headers": headers}, receive, send)
+        told = {key: scope[key] for key in _TOLD if key in scope}
+        async with self._turns:
+            await self._answer({**told, "headers": headers}, send)
+
+    async def _answer(self, told: Scope, send: Send) -> None:
+        async with contextlib.aclosing(self._service().items_apart(partial(dashboard.answered, told))) as items:
+            async for item in items:
+                if isinstance(item, bytes):
+                    await send({"type": "http.response.body", "body": item, "more_body": True})
+                else:
+                    status, headers = item
+                    await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
 
 
 def _is_its_path(path: str) -> bool:

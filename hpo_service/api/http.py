@@ -27,7 +27,13 @@ LARGEST_BODY = 2**20
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(body), status, headers, "application/json")
+    """body: bytes are JSON already."""
+    return Response(body if isinstance(body, bytes) else to_json(body), status, headers, "application/json")
+
+
+def page(items: bytes, listing: str, key: Any) -> Response:
+    """items: as JSON; key: what to go on after."""
+    return answer(b'{"items":%s,"next_page_token":%s}' % (items, to_json(page_token(listing, key))))
 
 
 class StrictRequest(Request):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -17,7 +16,7 @@ from hpo_service.api.documents import (
     StudyPage,
 )
 from hpo_service.api.door import studies_of
-from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.http import StrictRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
 from hpo_service.domain.errors import Forbidden
@@ -26,6 +25,7 @@ from hpo_service.operations import events, export, sealed_test, studies, trials
 from hpo_service.operations.calls import Heartbeat, NarrowByHand, Patch, Release, TestRequest, TestResult
 
 PARQUET = "application/vnd.apache.parquet"
+_MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=StrictRoute)
 
@@ -73,7 +73,7 @@ async def list_studies(
     listing = f"studies {state or ''}"
     after = read_page_token(listing, page_token_, Annotated[int, Field(ge=0, le=2**62)])
     items, key = await studies.page(service_of(request), state, after or 0, page_size, studies_of(request))
-    return answer({"items": items, "next_page_token": page_token(listing, key)})
+    return page(items, listing, key)
 
 
 @router.get("/{study:segment}", responses={**ok(StudyDocument, "the study", headers=_TAGGED), **responses(404)})
@@ -222,14 +222,9 @@ async def read_importances(request: Request, study: StudyPath) -> Response:
 async def export_trials(
     request: Request, study: StudyPath, format: Annotated[Literal["csv", "jsonl", "parquet"], Query()] = "csv"
 ) -> Response:
-    pieces: AsyncIterator[str] | AsyncIterator[bytes]
-    if format == "parquet":
-        pieces, media = await export.parquet_file(service_of(request), study), PARQUET
-    else:
-        pieces = await export.lines(service_of(request), study, format)
-        media = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
+    pieces = await export.pieces(service_of(request), study, format)
     headers = {"Content-Disposition": f'attachment; filename="{study}.{format}"'}
-    return StreamingResponse(pieces, media_type=media, headers=headers)
+    return StreamingResponse(pieces, media_type=_MEDIA_TYPES[format], headers=headers)
 
 
 @router.get(

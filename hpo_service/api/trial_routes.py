@@ -18,14 +18,14 @@ from hpo_service.api.documents import (
     TrialsDocument,
 )
 from hpo_service.api.door import studies_of
-from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.http import StrictRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
 from hpo_service.api.problems import body_of, status_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
-from hpo_service.operations import trials, workers
+from hpo_service.operations import readings, trials, workers
 from hpo_service.operations.calls import (
     Ask,
     Batch,
@@ -195,7 +195,7 @@ async def list_trials(
     listing = f"trials {study} {state or ''} {order_by}"
     after = _read_key(read_page_token(listing, page_token_, _Key))
     items, key = await trials.page(service_of(request), study, state, order_by, after, page_size)
-    return answer({"items": items, "next_page_token": page_token(listing, _jsonable(key))})
+    return page(items, listing, _jsonable(key))
 
 
 class _Key(BaseModel):
@@ -206,11 +206,11 @@ class _Key(BaseModel):
     number: Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def _jsonable(key: trials.Key | None) -> Any:
+def _jsonable(key: readings.Key | None) -> Any:
     return None if key is None else _Key(value=key[0], number=key[1]).model_dump(mode="json")
 
 
-def _read_key(key: _Key | None) -> trials.Key | None:
+def _read_key(key: _Key | None) -> readings.Key | None:
     return None if key is None else (key.value, key.number)
 
 
@@ -221,7 +221,7 @@ async def read_trial(request: Request, study: StudyPath, number: NumberPath) -> 
 
 @router.get(_TRIAL + "/attempts", responses={**ok(AttemptsDocument, "its attempts"), **responses(404)})
 async def list_attempts(request: Request, study: StudyPath, number: NumberPath) -> Response:
-    return answer({"items": await trials.attempts(service_of(request), study, number)})
+    return answer(b'{"items":%s}' % await trials.attempts(service_of(request), study, number))
 
 
 @router.post(

@@ -124,7 +124,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
     from hpo_service.operations.keys import create_first
 
     settings = _settings(database)
-    application = create_app(settings, with_keys=with_keys)
+    application = create_app(settings, with_keys=with_keys, with_reading_process=settings.reading_process)
     config = uvicorn.Config(
         application,
         log_level="warning",

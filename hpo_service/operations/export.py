@@ -2,60 +2,64 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpo_service.domain.measure import to_json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.operations import parquet
+from hpo_service.operations.parquet import PAGE
 from hpo_service.operations.resources import time_text
-from hpo_service.operations.service import Service
 from hpo_service.store.record import Record
 
-PAGE = 1000
+if TYPE_CHECKING:  # the reading process, which makes the pages, does without it
+    from hpo_service.operations.service import Service
+
+Text = Literal["csv", "jsonl"]
+Format = Literal["csv", "jsonl", "parquet"]
 Row = dict[str, Any]
 
 
-async def lines(service: Service, name: str, format: Literal["csv", "jsonl"]) -> AsyncIterator[str]:
-    """Begin an export; raise NotFound before the first line."""
-    study = await service.read(name, lambda record, study: study)
-    return _lines(service, study, format)
+async def pieces(service: Service, name: str, format: Format) -> AsyncIterator[bytes]:
+    """Begin an export; raise NotFound before its first piece."""
+    if format == "parquet":
+        await service.read_apart(name, _head)
+        return service.items_apart(partial(parquet.pieces, name))
+    return _text(service, name, format, *await service.read_apart(name, _head))
 
 
-async def _lines(service: Service, study: Study, format: str) -> AsyncIterator[str]:
-    columns = columns_of(study)
+async def _text(service: Service, name: str, format: Text, study_id: int, head: bytes) -> AsyncIterator[bytes]:
     if format == "csv":
-        yield _csv_line(columns)
-    async for page in pages(service, study):
-        rows = [_row(study, trial) for trial in page]
-        if format == "csv":
-            yield "".join(_csv_line([_cell(row.get(column)) for column in columns]) for row in rows)
-        else:
-            yield "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+        yield head
+    after: int | None = -1
+    while after is not None:
+        piece, after = await service.snapshot_apart(partial(_page, name, study_id, format, after))
+        if piece:
+            yield piece
 
 
-async def parquet_file(service: Service, name: str) -> AsyncIterator[bytes]:
-    """Begin the same as a Parquet file; raise NotFound before the first piece."""
-    return await parquet.pieces(service, name, lambda study: pages(service, study))
+def _head(_record: Record, study: Study) -> tuple[int, bytes]:
+    return study.id, _csv([columns_of(study)])
 
 
-async def pages(service: Service, study: Study) -> AsyncIterator[Sequence[Trial]]:
-    after = -1
-    while page := await asyncio.to_thread(service.database.read, _page_after(study, after)):
-        yield page
-        after = page[-1].number
-
-
-def _page_after(study: Study, after: int) -> Any:
-    def look(record: Record) -> Sequence[Trial]:
-        return record.trials_by_number(study, None, after, PAGE)
-
-    return look
+def _page(name: str, study_id: int, format: Text, after: int, record: Record) -> tuple[bytes, int | None]:
+    """The next trials, and the last one's number if more may follow; none of a study that has been deleted."""
+    study = record.find_study(name)
+    if study is None or study.id != study_id:
+        return b"", None
+    page = record.trials_by_number(study, None, after, PAGE)
+    columns = columns_of(study)
+    rows = [_row(columns, trial) for trial in page]
+    if format == "csv":
+        text = _csv([_cell(row.get(column)) for column in columns] for row in rows)
+    else:
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
+    return text, page[-1].number if len(page) == PAGE else None
 
 
 def columns_of(study: Study) -> list[str]:
@@ -66,8 +70,7 @@ def columns_of(study: Study) -> list[str]:
     return ["number", "state", *values, *params, *rest]
 
 
-def _row(study: Study, trial: Trial) -> Row:
-    columns = columns_of(study)
+def _row(columns: Sequence[str], trial: Trial) -> Row:
     row: Row = dict.fromkeys(columns)
     row.update(number=trial.number, state=str(trial.state), attempt=trial.holding.attempt, worker_id=trial.worker_id)
     row.update(round=trial.round, seed=trial.seed, reason=trial.holding.reason)
@@ -100,7 +103,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _csv_line(cells: Sequence[Any]) -> str:
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerows(rows)
+    return buffer.getvalue().encode()

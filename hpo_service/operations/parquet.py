@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
@@ -12,30 +12,33 @@ from pydantic_core import to_json
 from hpo_service.domain.search_space import CategoricalParameter, IntParameter, Parameter
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
-from hpo_service.operations.service import Service
+from hpo_service.store.reader import Readable
+from hpo_service.store.record import Record
 
 if TYPE_CHECKING:
     import pyarrow
 
 Column = tuple[str, "pyarrow.DataType", Callable[[Trial], Any]]
-Pages = AsyncIterator[Sequence[Trial]]
+
+PAGE = 1000
 
 
-async def pieces(service: Service, name: str, pages: Callable[[Study], Pages]) -> AsyncIterator[bytes]:
-    """Begin the file; raise NotFound before its first piece.
+def pieces(name: str, database: Readable) -> Iterator[bytes]:
+    """Read the study's trials; raise NotFound before the first piece.
 
     Values and parameters are numbers where they are numbers; a parameter whose choices are of several types is JSON
     text. Times are UTC, in microseconds.
     """
-    study = await service.read(name, lambda record, study: study)
-    return _pieces(study, pages(study))
+    study = database.read(lambda record: record.study(name))
+    file, after = _File(study), -1
+    while page := database.read(partial(_page, study, after)):
+        yield file.add(page)
+        after = page[-1].number
+    yield file.end()
 
 
-async def _pieces(study: Study, pages: Pages) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(_File, study)
-    async for page in pages:
-        yield await asyncio.to_thread(file.add, page)
-    yield await asyncio.to_thread(file.end)
+def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
+    return record.trials_by_number(study, None, after, PAGE)
 
 
 class _File:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
+from hpo_service.operations import readings
+from hpo_service.operations.reading_process import ReadingProcess, ReadingProcessEnded
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock
+from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
 from hpo_service.store.writer import Call
 from hpo_service.store.writing_record import WritingRecord
@@ -29,11 +33,15 @@ MOST_WORKERS_IN_MEMORY = 100_000
 class Service:
     """Open for one server process; its methods are coroutines of one event loop."""
 
-    def __init__(self, database_url: str, clock: Clock | None = None) -> None:
-        """Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL)."""
+    def __init__(self, database_url: str, clock: Clock | None = None, reading: ReadingProcess | None = None) -> None:
+        """reading: who reads for the server, by the database's own clock; without it threads do.
+
+        Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
+        """
         self.tuners = Tuners()
         self._exchange = Exchange()
         self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
+        self.reading = reading
         self.changes = Changes()
         self.leaving = False
         self._seen: dict[str, float] = {}
@@ -115,26 +123,69 @@ class Service:
         study = self.database.remembered(name)
         return study is not None and self.tuners.is_quick(study)
 
+    # -- reading ------------------------------------------------------------------------------------------
+
     async def read(self, name: str, work: Callable[[Record, Study], T]) -> T:
-        """Read the study as it is now: a lease that has run out is taken back first."""
-
-        def look(record: Record) -> tuple[bool, T | None]:
-            study = record.study(name)
-            if record.overdue([study]):
-                return True, None
-            return False, work(record, study)
-
-        overdue, result = await asyncio.to_thread(self.database.read, look)
+        """Read the study as it is now, in a thread: a lease that has run out is taken back first."""
+        overdue, result = await self._in_thread(partial(readings.unless_overdue, name, work))
         if not overdue:
             return result  # type: ignore[return-value]
         await self.look_after([name])
-        return await asyncio.to_thread(self.database.read, lambda record: work(record, record.study(name)))
+        return await self._in_thread(partial(readings.of_study, name, work))
+
+    async def read_apart(self, name: str, work: Callable[[Record, Study], T]) -> T:
+        """The same in the reading process: `work` and what it returns can be pickled, as a module's functions can."""
+        overdue, result = await self.snapshot_apart(partial(readings.unless_overdue, name, work))
+        if not overdue:
+            return result  # type: ignore[return-value]
+        await self.look_after([name])
+        return await self.snapshot_apart(partial(readings.of_study, name, work))
 
     async def read_all(self, work: Callable[[Record], T]) -> T:
-        """Read across studies, after what time has changed."""
-        overdue = await asyncio.to_thread(self.database.read, lambda record: record.overdue())
+        """Read across studies, in a thread, after what time has changed."""
+        overdue = await self._in_thread(lambda record: record.overdue())
         await self.look_after(overdue)
+        return await self._in_thread(work)
+
+    async def read_all_apart(self, work: Callable[[Record], T]) -> T:
+        """The same in the reading process."""
+        overdue, result = await self.snapshot_apart(partial(readings.unless_any_overdue, work))
+        if not overdue:
+            return result  # type: ignore[return-value]
+        await self.look_after(overdue)
+        return await self.snapshot_apart(work)
+
+    async def snapshot_apart(self, work: Callable[[Record], T]) -> T:
+        """Read in the reading process, whatever time has changed; without it, or when it dies, in a thread."""
+        if self.reading is not None and self.reading.is_up:
+            with contextlib.suppress(ReadingProcessEnded):
+                return await self.reading.read(work)
+        return await self._in_thread(work)
+
+    async def items_apart(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
+        """What `work` yields in the reading process.
+
+        If that dies before the first item a thread begins anew; later ReadingProcessEnded is raised.
+        """
+        begun = False
+        if self.reading is not None and self.reading.is_up:
+            try:
+                async with contextlib.aclosing(self.reading.items(work)) as items:
+                    async for item in items:
+                        begun = True
+                        yield item
+                return
+            except ReadingProcessEnded:
+                if begun:
+                    raise
+        iterator = await asyncio.to_thread(work, self.database)
+        while some := await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1))):
+            yield some[0]
+
+    async def _in_thread(self, work: Callable[[Record], T]) -> T:
         return await asyncio.to_thread(self.database.read, work)
+
+    # -- time ---------------------------------------------------------------------------------------------
 
     async def look_after(self, names: Sequence[str]) -> None:
         """Do what time alone asks for: take back lapsed leases, end studies whose seconds are over."""

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy.exc
@@ -29,11 +30,11 @@ from hpo_service.domain.study import (
     check_rounds_bound,
     state_after,
 )
+from hpo_service.operations import readings
 from hpo_service.operations.calls import NarrowByHand, Patch
 from hpo_service.operations.resources import Json, etag, round_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.store.record import Record
 from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning import tuner
 
@@ -75,21 +76,16 @@ def check(spec: StudySpec) -> None:
         raise Invalid(faults)
 
 
-async def read(service: Service, name: str) -> Tagged:
-    return await service.read(name, lambda record, study: (study_resource(record, study), etag(study)))
+async def read(service: Service, name: str) -> tuple[bytes, str]:
+    return await service.read_apart(name, readings.study)
 
 
 async def page(
     service: Service, state: str | None, after: int, size: int, only: Collection[str] | None = None
-) -> tuple[list[Json], int | None]:
+) -> tuple[bytes, int | None]:
     """Return up to `size` studies after that id, of these names if only some are to be seen, and where to go on."""
-
-    def look(record: Record) -> tuple[list[Json], int | None]:
-        found = record.studies(state, after, size + 1, only)
-        items = [study_resource(record, study) for study in found[:size]]
-        return items, found[size - 1].id if len(found) > size else None
-
-    return await service.read_all(look)
+    work = partial(readings.studies_page, state=state, after=after, size=size, only=only)
+    return await service.read_all_apart(work)
 
 
 async def patch(service: Service, name: str, body: Patch, if_match: str | None) -> Tagged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy.exc
@@ -15,54 +16,31 @@ from hpo_service.domain.errors import (
     TrialFinished,
 )
 from hpo_service.domain.search_space import Params, SearchSpace, describe
-from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Holding, Report, Told, Trial, TrialState, pruned_values
+from hpo_service.operations import readings
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
-from hpo_service.operations.resources import Json, attempt_resource, trial_resource, trial_resources
+from hpo_service.operations.readings import Key
+from hpo_service.operations.resources import Json, trial_resource, trial_resources
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.workers import check_value_count, outcome
-from hpo_service.store.record import Record
 from hpo_service.store.writing_record import WritingRecord
-from hpo_service.tuning.importances import importances as importances_of
-
-Key = tuple[float | None, int]  # the value and the number of the last trial of a page
 
 
-async def read(service: Service, name: str, number: int) -> Json:
-    def look(record: Record, study: Study) -> Json:
-        trial = record.trial(study, number)
-        return trial_resource(trial, record.reports(study, trial))
-
-    return await service.read(name, look)
+async def read(service: Service, name: str, number: int) -> bytes:
+    return await service.read_apart(name, partial(readings.trial, number=number))
 
 
-async def attempts(service: Service, name: str, number: int) -> list[Json]:
-    def look(record: Record, study: Study) -> list[Json]:
-        return [attempt_resource(row) for row in record.attempts(record.trial(study, number))]
-
-    return await service.read(name, look)
+async def attempts(service: Service, name: str, number: int) -> bytes:
+    return await service.read_apart(name, partial(readings.attempts, number=number))
 
 
 async def page(
     service: Service, name: str, state: str | None, order_by: str, after: Key | None, size: int
-) -> tuple[list[Json], Key | None]:
+) -> tuple[bytes, Key | None]:
     """Return up to `size` trials, and the key to go on after."""
-
-    def look(record: Record, study: Study) -> tuple[list[Json], Key | None]:
-        if order_by == "value":
-            if len(study.spec.directions) > 1:
-                raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
-            found = record.trials_by_value(study, state, after, size + 1)
-        else:
-            found = record.trials_by_number(study, state, -1 if after is None else after[1], size + 1)
-        items = trial_resources(record, found[:size])
-        if len(found) <= size:
-            return items, None
-        last = found[size - 1]
-        return items, (last.values[0] if last.values else None, last.number)
-
-    return await service.read(name, look)
+    work = partial(readings.trials_page, state=state, order_by=order_by, after=after, size=size)
+    return await service.read_apart(name, work)
 
 
 async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
@@ -198,13 +176,6 @@ async def stop(service: Service, name: str, number: int) -> Json:
     return await service.change(name, change)
 
 
-async def importances(service: Service, name: str) -> Json:
+async def importances(service: Service, name: str) -> bytes:
     """How much each parameter matters for the first value; the shares sum to 1."""
-
-    def look(record: Record, study: Study) -> Json:
-        if study.tally.complete < 2:
-            raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
-        history = record.history_since(study, 0, with_reports=False)
-        return {"importances": importances_of(study.spec, history)}
-
-    return await service.read(name, look)
+    return await service.read_apart(name, readings.importances)

@@ -14,12 +14,11 @@ from hpo_service.domain.study import Study
 from hpo_service.store.engine import (
     Clock,
     database_errors_translated,
-    database_time,
     database_url,
-    reading_engine,
     sqlite_file,
     writing_engine,
 )
+from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
 from hpo_service.store.writer import Call, Listener, NobodyListens, Writer
@@ -54,8 +53,8 @@ class Database:
             upgrade_engine(self.url)
             self._write_engine = writing_engine(self.url, waits=False)
             opening.callback(self._write_engine.dispose)
-            self._read_engine = reading_engine(self.url)
-            opening.callback(self._read_engine.dispose)
+            self._reader = Reader(self.url, clock)
+            opening.callback(self._reader.close)
             self._memory = Memory()
             self._writer = Writer(self._write_engine, self._memory, listener or NobodyListens())
             opening.callback(self._writer.close)
@@ -104,15 +103,14 @@ class Database:
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""
-        with database_errors_translated(), self._read_engine.connect() as connection:
-            return work(Record(connection, database_time(connection) if self._clock is None else self._clock()))
+        return self._reader.read(work)
 
     def faults(self) -> list[str]:
         """What keeps this database from taking writes now; empty when it is ready."""
         found = []
         try:
             self.write(lambda record: record.check_writable()).result(timeout=5)
-            with database_errors_translated(), self._read_engine.connect() as connection:
+            with database_errors_translated(), self._reader.engine.connect() as connection:
                 if current_revision(connection) is None:
                     found.append("the database has no schema")
         except HpoError as error:

@@ -1,0 +1,189 @@
+"""The reading process from within: takes readings from the server by a socket and answers them, out of its way.
+
+A frame is (number of the reading, kind, length) and then so many bytes. Several readings are under way at once, and a
+long answer goes in parts, so that a short one need not wait for its end. The process ends when the socket does, and
+that is when the server has gone, however it died: nobody else holds the other end.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpo_service.store.reader import Reader
+
+NICENESS = 10
+AT_ONCE = 8
+PART_BYTES = 2**16
+HEAD = struct.Struct("!QBI")
+
+
+class Kind(IntEnum):
+    """Of a frame: first what the server sends, then what it is sent."""
+
+    READ = 1  # a pickled function of a Record: answered with what it returns
+    OPEN = 2  # one of a database that returns an iterator: answered with the first item
+    NEXT = 3  # answered with the next item
+    DROP = 4  # not answered: nobody waits any more
+
+    READY = 11
+    PART = 12  # more of the same answer follows
+    BYTES = 13
+    VALUE = 14  # pickled
+    ERROR = 15  # (its class, its arguments, its fields), pickled
+    END = 16  # no item is left
+
+
+def main() -> None:
+    """The command line says which descriptor is the socket. The database's URL comes by it: it may hold a password."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they mean the server, and it ends us
+    os.nice(NICENESS)
+    line = socket.socket(fileno=int(sys.argv[1]))
+    with line.makefile("rb") as incoming:
+        frame = received(incoming)
+        if frame is not None:
+            _answer_readings(frame[2].decode(), line, incoming)
+    os._exit(0)  # at once: what is being read is for nobody
+
+
+def _answer_readings(database_url: str, line: socket.socket, incoming: BufferedReader) -> None:
+    # imported now, at the priority of this process
+    import hpo_service.operations.export
+    import hpo_service.operations.readings  # noqa: F401
+    from hpo_service.store.engine import database_url as parsed
+    from hpo_service.store.reader import Reader
+
+    readings = Readings(line, Reader(parsed(database_url)))
+    readings.send(0, Kind.READY)
+    while frame := received(incoming):
+        readings.take(*frame)
+
+
+def received(incoming: BufferedReader) -> tuple[int, Kind, bytes] | None:
+    """None: the other side has gone."""
+    try:
+        head = incoming.read(HEAD.size)
+        if len(head) < HEAD.size:
+            return None
+        number, kind, length = HEAD.unpack(head)
+        return number, Kind(kind), incoming.read(length)
+    except OSError:
+        return None
+
+
+class Readings:
+    """Those under way. `take` is called by one thread; the answers come from several."""
+
+    def __init__(self, line: socket.socket, database: Reader) -> None:
+        self._line, self._database = line, database
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="reading")
+        self._sending = threading.Lock()
+        self._changing = threading.Lock()
+        self._busy: set[int] = set()
+        self._dropped: set[int] = set()  # of the busy ones
+        self._iterators: dict[int, Iterator[Any]] = {}  # of those that are not
+
+    def take(self, number: int, kind: Kind, payload: bytes) -> None:
+        with self._changing:
+            if kind is Kind.DROP:
+                self._drop(number)
+                return
+            self._busy.add(number)
+        self._threads.submit(self._answer, number, kind, payload)
+
+    def _drop(self, number: int) -> None:
+        if number in self._busy:
+            self._dropped.add(number)
+            return
+        iterator = self._iterators.pop(number, None)
+        if iterator is not None:
+            self._threads.submit(_close, iterator)
+
+    def _answer(self, number: int, kind: Kind, payload: bytes) -> None:
+        iterator: Iterator[Any] | None = None
+        answer: tuple[Kind, bytes] | None = None
+        try:
+            if number in self._dropped:
+                return
+            if kind is Kind.READ:
+                answer = _encoded(self._database.read(pickle.loads(payload)))  # noqa: S301  # from our own server
+            else:
+                iterator = (
+                    self._iterators.pop(number) if kind is Kind.NEXT else iter(pickle.loads(payload)(self._database))  # noqa: S301
+                )
+                answer = _encoded(next(iterator))
+        except StopIteration:
+            iterator, answer = None, (Kind.END, b"")
+        except BaseException as error:
+            iterator, answer = None, (Kind.ERROR, _encoded_error(error))
+        finally:
+            self._done(number, iterator, answer)
+
+    def _done(self, number: int, iterator: Iterator[Any] | None, answer: tuple[Kind, bytes] | None) -> None:
+        with self._changing:
+            self._busy.discard(number)
+            dropped = number in self._dropped
+            self._dropped.discard(number)
+            if iterator is not None and not dropped:
+                self._iterators[number] = iterator
+        if dropped:
+            _close(iterator)
+        elif answer is not None:
+            self.send(number, *answer)
+
+    def send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+        """Others' answers may come between its parts."""
+        view = memoryview(payload)
+        while len(view) > PART_BYTES:
+            self._send_frame(number, Kind.PART, view[:PART_BYTES])
+            view = view[PART_BYTES:]
+        self._send_frame(number, kind, view)
+
+    def _send_frame(self, number: int, kind: Kind, part: memoryview) -> None:
+        with self._sending:
+            try:
+                self._line.sendall(HEAD.pack(number, kind, len(part)) + part)
+            except OSError:
+                os._exit(0)  # the server has gone
+
+
+def _close(iterator: Any) -> None:
+    getattr(iterator, "close", lambda: None)()
+
+
+def _encoded(value: Any) -> tuple[Kind, bytes]:
+    return (Kind.BYTES, value) if type(value) is bytes else (Kind.VALUE, pickle.dumps(value))
+
+
+def _encoded_error(error: BaseException) -> bytes:
+    """As it is, with where it was raised; in words if it cannot be pickled."""
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        return pickle.dumps((type(error), error.args, vars(error)))
+    except Exception:
+        return pickle.dumps((RuntimeError, (repr(error),), {"__notes__": error.__notes__}))
+
+
+def decoded_error(encoded: bytes) -> BaseException:
+    """Its class is not called: what it takes may be something else than its arguments, as with Invalid."""
+    kind, arguments, fields = pickle.loads(encoded)  # noqa: S301  # from our own process
+    error: BaseException = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A process beside the server that reads for it, so that a long reading holds up nobody who asks or tells.
+
+The interpreter runs one thread at a time, and writing the JSON of thousands of trials is one step to it. What is sent
+there is a function of a module with plain arguments; what comes back is bytes, or small. While the process is not there
+yet, or not any more, the server reads in threads of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
+
+import structlog
+
+from hpo_service.operations.answering_reads import HEAD, Kind, decoded_error
+from hpo_service.store.reader import Readable
+from hpo_service.store.record import Record
+
+T = TypeVar("T")
+
+AGAIN_SECONDS = 5.0  # from one start to the next, at least
+_MODULE = "hpo_service.operations.answering_reads"
+_END = object()
+
+log = structlog.get_logger()
+
+
+class ReadingProcessEnded(Exception):
+    """It is not there, or died with the reading; another one may be there soon."""
+
+
+class ReadingProcess:
+    """Its methods are coroutines of one event loop."""
+
+    def __init__(self, database_url: str) -> None:
+        self.is_up = False
+        self.pid: int | None = None
+        self._database_url = database_url
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._parts: dict[int, list[bytes]] = {}
+        self._line: asyncio.StreamWriter | None = None
+
+    # -- readings -----------------------------------------------------------------------------------------
+
+    async def read(self, work: Callable[[Record], T]) -> T:
+        """Run `work` on a snapshot there; raise what it raises, or ReadingProcessEnded."""
+        number = next(self._numbers)
+        answer = self._ask(number, Kind.READ, work)
+        try:
+            return await answer  # type: ignore[no-any-return]
+        finally:
+            self._forget(number, ended=answer.done() and not answer.cancelled())
+
+    async def items(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
+        """What `work` yields there, made one item ahead of who takes them."""
+        number = next(self._numbers)
+        answer = self._ask(number, Kind.OPEN, work)
+        item: Any = None
+        try:
+            while (item := await answer) is not _END:
+                answer = self._ask(number, Kind.NEXT)
+                yield item
+        finally:
+            self._forget(number, ended=item is _END)
+
+    def _ask(self, number: int, kind: Kind, work: Any = None) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._line is None:
+            answer.set_exception(ReadingProcessEnded())
+            return answer
+        self._waiting[number] = answer
+        self._send(number, kind, b"" if work is None else pickle.dumps(work))
+        return answer
+
+    def _forget(self, number: int, *, ended: bool) -> None:
+        self._parts.pop(number, None)
+        answer = self._waiting.pop(number, None)
+        if answer is not None and answer.done() and not answer.cancelled():
+            answer.exception()  # seen, though by nobody
+        if not ended:
+            self._send(number, Kind.DROP)
+
+    def _send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+        if self._line is not None:
+            self._line.write(HEAD.pack(number, kind, len(payload)) + payload)
+
+    # -- the process --------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Run until cancelled: start the process, and again when it has died."""
+        while True:
+            pause = asyncio.create_task(asyncio.sleep(AGAIN_SECONDS))
+            try:
+                code = await self._live()
+                log.warning("the reading process has ended; the server reads until it is back", exit_code=code)
+                await pause
+            except OSError as error:
+                log.warning("the reading process cannot be started; the server reads", error=str(error))
+                await pause
+            finally:
+                pause.cancel()
+
+    async def _live(self) -> int:
+        ours, its = socket.socketpair()
+        with its:
+            try:
+                process = subprocess.Popen(  # noqa: S603  # this interpreter, on a module of ours
+                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno())],
+                    pass_fds=(its.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # nothing is to be printed there; what is all the same is for the log
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            except OSError:
+                ours.close()
+                raise
+        self.pid = process.pid
+        try:
+            incoming, self._line = await asyncio.open_unix_connection(sock=ours)
+            self._send(0, Kind.OPEN, self._database_url.encode())
+            with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                await self._take_answers(incoming)
+        finally:
+            self._end()
+            process.kill()  # it only reads
+            code = await asyncio.to_thread(process.wait)
+        return code
+
+    async def _take_answers(self, incoming: asyncio.StreamReader) -> None:
+        while True:
+            number, kind, length = HEAD.unpack(await incoming.readexactly(HEAD.size))
+            payload = await incoming.readexactly(length)
+            if kind == Kind.READY:
+                self.is_up = True
+            elif number in self._waiting:
+                self._take(number, Kind(kind), payload)
+
+    def _take(self, number: int, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.PART:
+            self._parts.setdefault(number, []).append(payload)
+            return
+        parts = self._parts.pop(number, None)
+        whole = payload if parts is None else b"".join([*parts, payload])
+        answer = self._waiting.pop(number)
+        if answer.done():
+            return
+        if kind is Kind.ERROR:
+            answer.set_exception(decoded_error(whole))
+        elif kind is Kind.END:
+            answer.set_result(_END)
+        else:
+            answer.set_result(whole if kind is Kind.BYTES else pickle.loads(whole))  # noqa: S301  # from our own process
+
+    def _end(self) -> None:
+        self.is_up, self.pid = False, None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        self._parts.clear()
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(ReadingProcessEnded())
