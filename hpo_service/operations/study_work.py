@@ -32,6 +32,7 @@ class StudyWork:
         self._test_changed = False
         self._changed: dict[int, Trial] = {}
         self._noted = study.revision
+        tuners.take_over(record, study)
 
     @contextmanager
     def undone_if_refused(self) -> Iterator[None]:

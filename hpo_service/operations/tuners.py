@@ -47,6 +47,14 @@ class Tuners:
             self._show(study, entry, record.history_since(study, entry.seen, study.spec.pruner.name != "none"))
         return entry.tuner
 
+    def take_over(self, record: WritingRecord, study: Study) -> None:
+        """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
+        entry = self._entries.get(study.id)
+        if entry is not None and entry.seen < study.revision:
+            trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
+            if trials is not None:
+                self._show(study, entry, trials)
+
     def note(self, record: WritingRecord, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
         entry = self._entries.get(study.id)

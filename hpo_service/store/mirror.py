@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Report, Trial, TrialState
+from hpo_service.store.rows import with_counts
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -65,6 +66,8 @@ class Mirror:
     # Bounds of the leases' expiry: while the clock lies between them, no lease needs looking at.
     earliest: float = math.inf
     latest: float = -math.inf
+    # What another server has changed, as it was last taken over: from a revision to the next, these trials.
+    taken_over: tuple[int, int, list[Trial]] = (0, 0, [])
 
     def keep(self, trial: Trial, undo: Undo) -> None:
         """Take the trial as it now is."""
@@ -75,6 +78,15 @@ class Mirror:
         if trial.state is TrialState.RUNNING and lease is not None:
             self.earliest = min(self.earliest, lease.expires_at)
             self.latest = max(self.latest, lease.expires_at)
+
+    def take_over(self, study: Study, changed: list[Trial]) -> None:
+        """Take what another server has made of the study, and the trials that it has changed."""
+        self.taken_over = (self.study.revision, study.revision, changed)
+        self.study = study
+        self.rounds[study.round] = with_counts(self.rounds[study.round], study)
+        for trial in changed:
+            self.keep(trial, Undo())
+            self.reports.pop(trial.number, None)
 
     def forget_old(self) -> None:
         """Let go of what finished long ago; called after a commit."""

@@ -7,9 +7,11 @@ take 20. Statements are prepared once a connection; values go as text, and what 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import select
-from collections.abc import Iterable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -49,6 +51,27 @@ def array(texts: Iterable[str]) -> str:
     """A text[] as PostgreSQL reads it."""
     quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
     return "{" + ",".join(quoted) + "}"
+
+
+def reader(columns: Sequence[sa.Column[Any]]) -> Callable[[Sequence[bytes | None]], Any]:
+    """What makes of a row's texts a row with these columns' names and types."""
+    row = namedtuple("row", [column.name for column in columns])  # type: ignore[misc]
+    kinds = [_reading(column.type) for column in columns]
+
+    def read(cells: Sequence[bytes | None]) -> Any:
+        return row(*[None if cell is None else kind(cell) for kind, cell in zip(kinds, cells, strict=True)])
+
+    return read
+
+
+def _reading(kind: sa.types.TypeEngine[Any]) -> Callable[[bytes], Any]:
+    if isinstance(kind, sa.JSON):
+        return json.loads
+    if isinstance(kind, sa.Boolean):
+        return lambda cell: cell == b"t"
+    if isinstance(kind, sa.Integer):
+        return int
+    return float if isinstance(kind, sa.Float) else bytes.decode
 
 
 def _name(connection: sa.Connection, pgconn: Any, text: str) -> bytes:

@@ -55,6 +55,27 @@ def study_of(row: Any) -> Study:
     )
 
 
+def with_counters(study: Study, row: Any) -> Study:
+    """The study with what its trials change, as the row has it."""
+    return altered(
+        study,
+        state=StudyState(row.state),
+        revision=row.revision,
+        version=row.version,
+        touched=row.touched,
+        tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
+        given_out=row.given_out,
+        next_number=row.next_number,
+        round=row.round,
+        round_trials=row.round_trials,
+        round_finished=row.round_finished,
+        round_revision=row.round_revision,
+        exhausted=row.exhausted,
+        sealed=row.sealed,
+        dataset_sha256=row.dataset_sha256,
+    )
+
+
 def ends_at(spec: StudySpec, created_at: float) -> float | None:
     return None if spec.limits.seconds is None else created_at + spec.limits.seconds
 
@@ -74,7 +95,11 @@ def _search_space(text: str) -> SearchSpace:
 
 
 def round_of(row: Any, study: Study) -> Round:
-    round_ = _round_of(row)
+    return with_counts(_round_of(row), study)
+
+
+def with_counts(round_: Round, study: Study) -> Round:
+    """The round with its counts, where the study has newer ones."""
     if round_.round != study.round or study.round_revision <= round_.revision:
         return round_
     return altered(round_, trials=study.round_trials, finished=study.round_finished, revision=study.round_revision)

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo_service.domain.study import Round, Study
-from hpo_service.domain.trial import AttemptEnd, Report, Trial, TrialState
+from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store.engine import Clock, database_time, raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
@@ -208,6 +208,17 @@ class WritingRecord(Record):
         self._memory.forget(study.id)
         for key in [key for key, (owner, _) in self._memory.answers.items() if owner == study.id]:
             del self._memory.answers[key]
+
+    def taken_over(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
+        """What history_since would read, where it is what was just taken over from another server; else None."""
+        before, after, changed = self._mirror(study).taken_over
+        if (before, after) != (revision, study.revision):
+            return None
+        return [
+            trial.as_history(self.reports(study, trial) if with_reports and trial.state.is_finished else [])
+            for trial in changed
+            if trial.is_known_to_samplers
+        ]
 
     # -- rounds -------------------------------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from alembic import command
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, trials, workers
+from hpo_service.operations import studies, workers
 from hpo_service.operations.calls import Ask, Release, Result
+from hpo_service.operations.resources import attempt_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.store import schema
 from hpo_service.store.engine import database_url as url_of
 from hpo_service.store.engine import writing_engine
+from hpo_service.store.record import Record
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
@@ -47,8 +49,14 @@ async def search(service: Service) -> None:
 
 
 async def shown(service: Service) -> Any:
-    study, _ = await studies.read(service, "mine")
-    return study, [await trials.attempts(service, "mine", number) for number in range(4)]
+    def look(record: Record) -> Any:
+        study = record.study("mine")
+        found = [record.trial(study, number) for number in range(4)]
+        return study_resource(record, study), [
+            [attempt_resource(attempt) for attempt in record.attempts(trial)] for trial in found
+        ]
+
+    return service.database.read(look)
 
 
 def opened(url: str, *works: Any) -> list[Any]:

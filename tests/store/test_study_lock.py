@@ -1,0 +1,151 @@
+"""Two servers on one PostgreSQL: what one knows of a study is true when it counts, and cheap to bring up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import studies, workers
+from hpo_service.operations.calls import Ask, Reports, Result
+from hpo_service.operations.service import Service
+from hpo_service.store import study_lock
+from hpo_service.store.study_lock import CLOCK_SECONDS, LATE_SECONDS, DatabaseClock
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+_requests = itertools.count()
+
+
+@pytest.fixture
+def pair(postgres_url: str) -> Iterator[tuple[Service, Service]]:
+    one, other = Service(postgres_url), Service(postgres_url)
+    yield one, other
+    one.close()
+    other.close()
+
+
+def create(service: Service, sampler: str = "random", pruner: str = "none") -> None:
+    spec = {"name": "mine", "search_space": SPACE, "sampler": {"name": sampler, "seed": 1}, "pruner": {"name": pruner}}
+    asyncio.run(studies.create(service, StudySpec.model_validate(spec)))
+
+
+def ask(service: Service, request_id: str | None = None) -> int:
+    body = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
+    (trial,) = asyncio.run(workers.ask_study(service, "mine", body))["trials"]
+    number: int = trial["number"]
+    return number
+
+
+def tell(service: Service, number: int) -> Any:
+    return asyncio.run(workers.tell(service, "mine", number, Result(attempt=1, state="COMPLETE", values=[0.5])))
+
+
+def mirror(service: Service) -> Any:
+    memory = service.database._memory
+    return memory.mirrors[memory.ids["mine"]]
+
+
+def test_a_server_that_went_ahead_on_an_old_state_runs_again_on_the_new_one(pair, monkeypatch):
+    one, other = pair
+    create(one)
+    out_of_date: list[str] = []
+    arrive = study_lock.StudyLock.arrive
+
+    def noted(self: Any) -> None:
+        try:
+            arrive(self)
+        except study_lock.OutOfDate:
+            out_of_date.append("again")
+            raise
+
+    monkeypatch.setattr(study_lock.StudyLock, "arrive", noted)
+    assert [ask(one), ask(one)] == [0, 1]
+    assert out_of_date == []
+    assert [ask(other), ask(other)] == [2, 3]
+    assert out_of_date == []
+    assert ask(one) == 4
+    assert out_of_date == ["again"]
+    assert tell(other, 1)["state"] == "COMPLETE"
+
+
+def test_an_ask_that_the_other_server_has_answered_gets_that_answer(pair):
+    one, other = pair
+    create(one)
+    ask(one)
+    ask(other)
+    ask(one)
+    number = ask(other, "the same")
+    assert [ask(one, "the same"), ask(other, "the same")] == [number, number]
+
+
+def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all_again(pair):
+    one, other = pair
+    create(one)
+    for server in (one, other, one, other):
+        ask(server)
+    known = [mirror(server) for server in pair]
+    for turn in range(6):
+        mine, others = pair[turn % 2], pair[1 - turn % 2]
+        number = ask(mine)
+        assert number == 4 + turn
+        tell(others, number)
+        assert mirror(mine).trials[number].state == "RUNNING"
+    assert [mirror(server) for server in pair] == known
+    assert all(mirror(server) is before for server, before in zip(pair, known, strict=True))
+
+
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner):
+    """Each tuner learns what the other server was told."""
+
+    def search(servers: tuple[Service, ...]) -> list[Any]:
+        for turn in range(24):
+            server, next_server = servers[turn % len(servers)], servers[(turn + 1) % len(servers)]
+            number = ask(server)
+            report = {"attempt": 1, "reports": [{"step": 0, "value": (number * 0.37) % 1}]}
+            asyncio.run(workers.report(next_server, "mine", number, Reports.model_validate(report)))
+            tell(server, number)
+        assert servers[0].database.read(lambda record: record.study("mine").tally.complete) == 24
+        return servers[0].database.read(
+            lambda record: [trial.params for trial in record.complete(record.study("mine"))]
+        )
+
+    create(pair[0], "tpe", pruner)
+    together = search(pair)
+    asyncio.run(studies.delete(pair[0], "mine", force=True))
+    create(pair[0], "tpe", pruner)
+    assert together == search(pair[:1])
+
+
+@pytest.fixture
+def monotonic(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(study_lock.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_databases_clock_is_reckoned_on_and_does_not_go_back_by_what_readings_are_late(monotonic):
+    clock = DatabaseClock()
+    assert clock.reckoned() is None
+    assert clock.was_read(1000.0) == 1000.0
+    monotonic[0] += 2
+    assert clock.reckoned() == 1002.0
+    assert clock.was_read(1001.99) == 1002.0
+    monotonic[0] += 0.001
+    assert clock.reckoned() == 1002.0
+    monotonic[0] += 1
+    assert clock.reckoned() == pytest.approx(1002.991)
+
+
+def test_a_clock_that_was_put_back_is_followed_and_an_old_reading_is_none(monotonic):
+    clock = DatabaseClock()
+    clock.was_read(1000.0)
+    back = 1000.0 - 2 * LATE_SECONDS
+    assert clock.was_read(back) == back
+    assert clock.reckoned() == back
+    monotonic[0] += CLOCK_SECONDS
+    assert clock.reckoned() is None
