@@ -7,6 +7,8 @@ that is when the server has gone, however it died: nobody else holds the other e
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 NICENESS = 10
 AT_ONCE = 8
 PART_BYTES = 2**16
+_PR_SET_PDEATHSIG = 1
 HEAD = struct.Struct("!QBI")
 
 
@@ -50,6 +53,7 @@ def main() -> None:
     """The command line says which descriptor is the socket. The database's URL comes by it: it may hold a password."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they mean the server, and it ends us
+    _die_with_the_server()
     os.nice(NICENESS)
     line = socket.socket(fileno=int(sys.argv[1]))
     with line.makefile("rb") as incoming:
@@ -57,6 +61,16 @@ def main() -> None:
         if frame is not None:
             _answer_readings(frame[2].decode(), line, incoming)
     os._exit(0)  # at once: what is being read is for nobody
+
+
+def _die_with_the_server() -> None:
+    """On Linux the kernel sees to it too: while a reading holds the interpreter, nobody here sees the socket's end.
+
+    It means the end of the thread that has started us, which is the server's event loop.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer_readings(database_url: str, line: socket.socket, incoming: BufferedReader) -> None:
