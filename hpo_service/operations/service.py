@@ -21,7 +21,7 @@ from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
-from hpo_service.store.writer import Call
+from hpo_service.store.writer import LARGEST_GROUP, Call
 from hpo_service.store.writing_record import WritingRecord
 
 T = TypeVar("T")
@@ -279,12 +279,15 @@ class Exchange:
         if not self._leaving:
             return
         if self._all_light:
+            some = self._leaving[:LARGEST_GROUP]  # others shall not have to wait for a crowd
             self._is_here = True
-            done = self._database.write_here(self._leaving)
+            done = self._database.write_here(some)
             self._is_here = False
             if done:
-                self._leaving = []
-                self._hand_out()
+                del self._leaving[: len(some)]
+                self._give_answers()
+                if self._leaving and self._loop is not None:
+                    self._loop.call_soon(self._hand_over)
                 return
             if self._database.is_writing:
                 return  # they are handed over when it has finished
@@ -294,13 +297,16 @@ class Exchange:
         except HpoError as error:
             for call in calls:
                 call.done(None, error)
-            self._hand_out()
+            self._give_answers()
 
     def _hand_out(self) -> None:
+        self._give_answers()
+        self._hand_over()
+
+    def _give_answers(self) -> None:
         while self._arrived:
             done, result, error = self._arrived.popleft()
             done(result, error)
-        self._hand_over()
 
 
 class _Listener:
