@@ -33,7 +33,7 @@ def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | by
         heads.append((int(status.split(" ", 1)[0]), named))
 
     with _making:
-        dashboard = _dashboard(database)  # type: ignore[arg-type]  # hashed by its identity
+        dashboard = dashboard_app(database)  # type: ignore[arg-type]  # hashed by its identity
     body = dashboard(build_environ(scope, io.BytesIO()), start_response)  # type: ignore[arg-type]  # it is only read
     try:
         yield heads[-1]
@@ -45,7 +45,7 @@ def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | by
 
 
 @lru_cache(maxsize=1)
-def _dashboard(database: Readable) -> Callable[..., Any]:
+def dashboard_app(database: Readable) -> Callable[..., Any]:
     """The WSGI application; it has to live at the root of its server."""
     # Loaded when somebody opens it: that takes a second, and most of the memory of who reads.
     from optuna_dashboard import wsgi
