@@ -169,6 +169,8 @@ class BoundedConnection(HotConnection):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._part is None:
             self.due = self.loop.time() + self.gate.bounds.idle_seconds
+        elif self._part is Part.HEAD:  # begun early: its time counts from when it is its turn
+            self.due = self.loop.time() + self.gate.bounds.head_seconds
 
     def pause_writing(self) -> None:
         super().pause_writing()
