@@ -34,25 +34,7 @@ def tally_field(holding: Holding) -> str:
 
 
 def study_of(row: Any) -> Study:
-    return Study(
-        id=row.id,
-        spec=_spec(_key(row.spec)),
-        state=StudyState(row.state),
-        created_at=row.created_at,
-        revision=row.revision,
-        version=row.version,
-        touched=row.touched,
-        tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
-        given_out=row.given_out,
-        next_number=row.next_number,
-        round=row.round,
-        round_trials=row.round_trials,
-        round_finished=row.round_finished,
-        round_revision=row.round_revision,
-        exhausted=row.exhausted,
-        sealed=row.sealed,
-        dataset_sha256=row.dataset_sha256,
-    )
+    return with_counters(Study(row.id, _spec(_key(row.spec)), StudyState(row.state), row.created_at), row)
 
 
 def with_counters(study: Study, row: Any) -> Study:
