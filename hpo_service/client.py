@@ -361,8 +361,15 @@ class Client:
         values: Sequence[float] | None = None,
         reason: str | None = None,
         metrics: Mapping[str, Any] | None = None,
+        then_ask_for: str | None = None,
     ) -> Json:
+        """then_ask_for: the worker that asks the same study for its next trial, in the same call.
+
+        What it is given stands under "next" in the answer, in the form that `ask` returns.
+        """
         body = {"attempt": attempt, "state": state, **_given(values=values, reason=reason, metrics=metrics)}
+        if then_ask_for is not None:
+            body["next"] = {"worker_id": then_ask_for, "request_id": new_request_id()}
         return self._json("POST", _trial(study, number) + ":tell", body)
 
     def release(self, study: str, number: int, attempt: int, reason: str | None = None) -> Json:
@@ -544,7 +551,7 @@ class RemoteStudy:
     def _ask(self, count: int, wait_seconds: float, worker_id: str | None) -> tuple[list[HeldTrial], bool]:
         """The trials, and whether there is any use in asking again."""
         answer = self.client.ask(worker_id or _this_program(), self.name, count=count, wait_seconds=wait_seconds)
-        trials = [HeldTrial(self.client, given) for given in answer["trials"]]
+        trials = self._held(answer)
         goes_on = answer["study_state"] in ("ACTIVE", "PAUSED") and not answer.get("drain")
         return trials, bool(trials) or goes_on
 
@@ -562,17 +569,24 @@ class RemoteStudy:
         """Train trials until n_trials are done here or the study gives out no more.
 
         The lease is kept while the objective runs. An exception makes its trial FAIL, and is raised again
-        unless it is one of `catch`.
+        unless it is one of `catch`. A result and the ask for the next trial go in one call.
         """
-        done = 0
+        worker = worker_id or _this_program()
+        done, waiting = 0, list[HeldTrial]()
         while n_trials is None or done < n_trials:
-            trials, goes_on = self._ask(1, 20, worker_id)
-            if not goes_on:
-                return
-            for trial in trials:
+            if not waiting:
+                waiting, goes_on = self._ask(1, 20, worker)
+                if not goes_on:
+                    return
+            if waiting:
+                trial, done = waiting.pop(), done + 1
+                is_last = done == n_trials
                 with suppress(*catch), suppress(LeaseLost, TrialFinished):
-                    trial.run(objective)
-                done += 1
+                    told = trial.run(objective, then_ask_for=None if is_last else worker)
+                    waiting = self._held(told["next"]) if "next" in told else []
+
+    def _held(self, answer: Json) -> list[HeldTrial]:
+        return [HeldTrial(self.client, given) for given in answer["trials"]]
 
 
 class HeldTrial:
@@ -635,8 +649,13 @@ class HeldTrial:
         """Hand the trial back, for somebody else to train."""
         return self._client.release(self.study, self.number, self.attempt, reason)
 
-    def run(self, objective: Callable[[HeldTrial], float | Sequence[float] | None]) -> Json:
-        """Train, with the lease kept, and tell what came out of it."""
+    def run(
+        self,
+        objective: Callable[[HeldTrial], float | Sequence[float] | None],
+        *,
+        then_ask_for: str | None = None,
+    ) -> Json:
+        """Train, with the lease kept, and tell what came out of it. then_ask_for: as in `Client.tell`."""
         try:
             with _HeartbeatThread(self):
                 value = objective(self)
@@ -650,7 +669,7 @@ class HeldTrial:
                 self.release("interrupted")
             raise
         result = conclusion(value, self._last_value, self.stop_reason if self._obeyed else None)
-        return self._client.tell(self.study, self.number, self.attempt, **result)
+        return self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
 
 
 class _HeartbeatThread:

@@ -146,6 +146,10 @@ class AskDocument(_Document):
     drain: bool | None = None
 
 
+class ToldDocument(TrialDocument):
+    next: AskDocument | None = None
+
+
 class KeptDocument(_Document):
     should_stop: bool
     reason: Literal["pruned", "stopped", "study_cancelled"] | None

@@ -20,7 +20,7 @@ from hpo_service.api.parameters import STUDY_NAME
 from hpo_service.api.problems import problem_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations import workers
-from hpo_service.operations.calls import Ask, Heartbeat, Reports, Result
+from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
 from hpo_service.operations.service import Service
 
 _PATH = re.compile(rf"/v1/studies/({STUDY_NAME})/trials(?:/([0-9]{{1,9}}):(report|heartbeat|tell)|:(ask))".encode())
@@ -53,7 +53,7 @@ class HotCall(NamedTuple):
         return "ask_study" if self.verb == "ask" else self.verb
 
 
-_MODELS: Mapping[str, type[BaseModel]] = {"ask": Ask, "report": Reports, "heartbeat": Heartbeat, "tell": Result}
+_MODELS: Mapping[str, type[BaseModel]] = {"ask": Ask, "report": Reports, "heartbeat": Heartbeat, "tell": Tell}
 
 
 class HotCalls:
@@ -76,9 +76,18 @@ class HotCalls:
         def done(result: Any, error: BaseException | None) -> None:
             answered(_answer(result, error))
 
+        following = body.next if isinstance(body, Tell) else None
+        if following is not None and not service.knows(following.worker_id):
+            return False
         # Operations are looked up in their module at each call: one of each, for both ways.
         work = getattr(workers, f"{call.verb}_work")(service, call.study, call.number, body)
-        service.begin(work, (call.study,), done, light=service.is_light(call.study))
+        service.begin(
+            work,
+            (call.study,),
+            done,
+            light=service.is_light(call.study),
+            request_id=following.request_id if following is not None else None,
+        )
         return True
 
 

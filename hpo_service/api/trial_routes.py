@@ -13,6 +13,7 @@ from hpo_service.api.documents import (
     AttemptsDocument,
     BatchDocument,
     KeptDocument,
+    ToldDocument,
     TrialDocument,
     TrialPage,
     TrialsDocument,
@@ -34,7 +35,7 @@ from hpo_service.operations.calls import (
     Import,
     Release,
     Reports,
-    Result,
+    Tell,
 )
 
 router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
@@ -125,7 +126,7 @@ async def heartbeat(
 @router.post(
     _TRIAL + ":tell",
     responses={
-        **ok(TrialDocument, "the trial"),
+        **ok(ToldDocument, "the trial, and what was asked for next"),
         **responses(400, 404, 413, 422, conflicts=("lease_lost", "result_conflict")),
     },
 )
@@ -133,7 +134,20 @@ async def tell(
     request: Request,
     study: StudyPath,
     number: NumberPath,
-    body: Annotated[Result, Body(examples=[{"attempt": 1, "state": "COMPLETE", "values": [0.83]}])],
+    body: Annotated[
+        Tell,
+        Body(
+            examples=[
+                {"attempt": 1, "state": "COMPLETE", "values": [0.83]},
+                {
+                    "attempt": 1,
+                    "state": "COMPLETE",
+                    "values": [0.83],
+                    "next": {"worker_id": "gpu-3", "request_id": "01936f2e-7a1c-7c3e-9f37-2f6d3b1c9a56"},
+                },
+            ]
+        ),
+    ],
 ) -> Response:
     return answer(await workers.tell(service_of(request), study, number, body))
 

@@ -19,11 +19,16 @@ GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]
 
 
-class Ask(BaseModel):
+class NextAsk(BaseModel):
+    """An ask that does not wait, of the study that is spoken of."""
+
     model_config = STRICT
     worker_id: Caller
     request_id: Caller
     count: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
+
+
+class Ask(NextAsk):
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
     objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
 
@@ -64,6 +69,12 @@ class Result(BaseModel):
     def _check(self) -> Self:
         check_values(self.state, self.values)
         return self
+
+
+class Tell(Result):
+    """next: what the same worker asks for next, in the same transaction."""
+
+    next: NextAsk | None = None
 
 
 def check_values(state: str, values: list[float] | None) -> None:

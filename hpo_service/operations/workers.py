@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy.exc
 
@@ -26,9 +26,11 @@ from hpo_service.operations.calls import (
     BatchReport,
     BatchTell,
     Heartbeat,
+    NextAsk,
     Release,
     Reports,
     Result,
+    Tell,
 )
 from hpo_service.operations.resources import (
     Json,
@@ -48,6 +50,7 @@ from hpo_service.store.writing_record import WritingRecord
 LOOK_AGAIN_SECONDS = 1.0
 
 
+T = TypeVar("T")
 CallerLeft = Callable[[], Awaitable[bool]]
 
 
@@ -117,7 +120,7 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[Look]], 
             return found.answer
 
 
-async def _write_once(service: Service, work: Callable[[WritingRecord], Look], studies: list[str]) -> Look:
+async def _write_once(service: Service, work: Callable[[WritingRecord], T], studies: list[str]) -> T:
     """Write; when another server has answered the same request in this moment, read its answer."""
     try:
         return await service.write(work, studies)
@@ -132,12 +135,16 @@ def ask_work(service: Service, name: str, ask: Ask) -> Callable[[WritingRecord],
 
 def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> Look:
     study = record.study(name)
-    call = ask_call(study.id)
-    remembered = record.answer(call, ask.request_id)
+    remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
         return Look(remembered, final=True)
     service.heard_of(ask.worker_id, record)
-    work = service.work_on(record, study)
+    return _give(service.work_on(record, study), ask)
+
+
+def _give(work: StudyWork, ask: NextAsk) -> Look:
+    """Give out what is asked for, and remember it."""
+    record = work.record
     draining = record.is_draining(ask.worker_id)
     given = [] if draining else work.give(ask.count, ask.worker_id)
     study = work.settle()
@@ -148,7 +155,7 @@ def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> 
     if draining:
         answer["drain"] = True
     if given:
-        record.remember_answer(study, call, ask.request_id, answer)
+        record.remember_answer(study, ask_call(study.id), ask.request_id, answer)
     return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
@@ -206,8 +213,13 @@ async def heartbeat(service: Service, name: str, number: int, call: Heartbeat) -
     return await service.write(heartbeat_work(service, name, number, call), [name])
 
 
-async def tell(service: Service, name: str, number: int, call: Result) -> Json:
-    return await service.write(tell_work(service, name, number, call), [name])
+async def tell(service: Service, name: str, number: int, call: Tell) -> Json:
+    work = tell_work(service, name, number, call)
+    if call.next is None:
+        return await service.write(work, [name])
+    told = await _write_once(service, work, [name])
+    await service.save_new_worker(call.next.worker_id)
+    return told
 
 
 async def release(service: Service, name: str, number: int, call: Release) -> Json:
@@ -223,7 +235,9 @@ def heartbeat_work(service: Service, name: str, number: int, call: Heartbeat) ->
     return partial(service.changed, name, lambda work: _heartbeat(_heard(service, work, number), number, call))
 
 
-def tell_work(service: Service, name: str, number: int, call: Result) -> Callable[[WritingRecord], Json]:
+def tell_work(service: Service, name: str, number: int, call: Tell) -> Callable[[WritingRecord], Json]:
+    if call.next is not None:
+        return partial(_tell_and_ask, service, name, number, call, call.next)
     return partial(service.changed, name, lambda work: _tell(_heard(service, work, number), number, call))
 
 
@@ -325,6 +339,21 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
             values = pruned_values(reported, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics)
     return trial_resource(trial, work.record.reports(work.study, trial))
+
+
+def _tell_and_ask(
+    service: Service, name: str, number: int, call: Tell, following: NextAsk, record: WritingRecord
+) -> Json:
+    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened."""
+    study = record.study(name)
+    remembered = record.answer(ask_call(study.id), following.request_id)
+    work = service.work_on(record, study)
+    told = _tell(_heard(service, work, number), number, call)
+    work.settle()  # a round may end with this result, or the study
+    if remembered is None:
+        service.heard_of(following.worker_id, record)
+        remembered = _give(work, following).answer
+    return {**told, "next": remembered}
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:

@@ -129,6 +129,7 @@ def calls_of(name: str) -> list[tuple[str, Any]]:
     trial = f"/v1/studies/{name}/trials/0"
     asked = {"worker_id": "w", "request_id": f"the ask of {name}"}
     told = {"attempt": 1, "state": "COMPLETE", "values": [0.5], "metrics": {"loss": 1.0}}
+    next_ask = {"worker_id": "w", "request_id": f"the next ask of {name}"}
     return [
         (f"/v1/studies/{name}/trials:ask", asked),
         (f"/v1/studies/{name}/trials:ask", asked),
@@ -141,6 +142,9 @@ def calls_of(name: str) -> list[tuple[str, Any]]:
         (f"{trial}:tell", {**told, "values": [0.75]}),
         (f"{trial}:report", {"attempt": 1, "reports": []}),
         (f"/v1/studies/{name}/trials/7:tell", told),
+        (f"{trial}:tell", {**told, "next": next_ask}),
+        (f"{trial}:tell", {**told, "next": next_ask}),
+        (f"{trial}:tell", {**told, "values": [0.75], "next": ask()}),
         (f"/v1/studies/{name}/trials:ask", ask()),
     ]
 
@@ -165,7 +169,7 @@ def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
         compared = [{**answer.headers, "date": "", "content-length": ""} for answer in (one, other)]
         assert compared[0] == compared[1]
         statuses.append(one.status)
-    assert statuses == [200, 200, 200, 409, 200, 422, 200, 200, 409, 409, 404, 200]
+    assert statuses == [200, 200, 200, 409, 200, 422, 200, 200, 409, 409, 404, 200, 200, 409, 200]
 
 
 def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:

@@ -282,6 +282,17 @@ def test_an_objective_is_optimized_in_a_loop(hpo):
     assert [trial["values"][0] for trial in trials] == sorted((t["params"]["x"] for t in trials), reverse=True)
 
 
+def test_a_result_and_the_ask_for_the_next_trial_are_one_call(hpo, monkeypatch):
+    study = create(hpo, "in_one_call", trials=10)
+    asks = []
+    ask = hpo.ask
+    monkeypatch.setattr(hpo, "ask", lambda *arguments, **options: (asks.append(1), ask(*arguments, **options))[1])
+    study.optimize(lambda trial: trial.params["x"], n_trials=4)
+    assert len(asks) == 1
+    counts = study.read()["counts"]
+    assert (counts["COMPLETE"], counts["RUNNING"], counts["WAITING"]) == (4, 0, 0)
+
+
 def test_an_objective_that_raises_fails_its_trial_and_is_heard_of(hpo):
     study = create(hpo, "raising", trials=3)
 
