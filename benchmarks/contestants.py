@@ -23,6 +23,7 @@ from hpo_service.client import Client, log_uniform
 
 IMPORTED_AT_ONCE = 1000
 ANY = 10**9
+IN_ONE_CALL = ", tell and ask in one call"
 PEER_SERVERS = Path(__file__).with_name("peer_servers.py")
 
 
@@ -31,6 +32,10 @@ class Worker(Protocol):
 
     def ask(self) -> int:
         """Begin a trial, with its parameters; the number of its place among all."""
+
+    @property
+    def asks_apart(self) -> bool:
+        """Whether asking is a call of its own; otherwise the tell before has brought the trial along."""
 
     def report(self, value: float, step: int) -> None:
         """Report, and learn whether to go on; a worker here does in any case, so that every trial costs the same."""
@@ -64,12 +69,16 @@ class Contestant(Protocol):
 
 
 class ServiceWorker:
-    def __init__(self, url: str, study: str) -> None:
+    """asks_apart: by two calls a trial, as any worker may; otherwise by one, as the client's own loop does."""
+
+    def __init__(self, url: str, study: str, *, asks_apart: bool) -> None:
         self._client, self._study, self._name = Client(url), study, f"worker-{os.getpid()}"
+        self.asks_apart = asks_apart
+        self._next: list[dict[str, Any]] = []
         self._number = self._attempt = 0
 
     def ask(self) -> int:
-        (trial,) = self._client.ask(self._name, self._study)["trials"]
+        (trial,) = self._next or self._client.ask(self._name, self._study)["trials"]
         self._number, self._attempt = trial["number"], trial["attempt"]
         return self._number
 
@@ -77,7 +86,12 @@ class ServiceWorker:
         self._client.report(self._study, self._number, self._attempt, [{"step": step, "value": value}])
 
     def tell(self, value: float) -> None:
-        self._client.tell(self._study, self._number, self._attempt, "COMPLETE", values=[value])
+        asks_too = None if self.asks_apart else self._name
+        told = self._client.tell(
+            self._study, self._number, self._attempt, "COMPLETE", values=[value], then_ask_for=asks_too
+        )
+        if asks_too:
+            self._next = told["next"]["trials"]
 
 
 class Service:
@@ -85,8 +99,12 @@ class Service:
 
     in_one_process, most_history = False, ANY
 
-    def __init__(self, name: str, url: str, pid: int) -> None:
-        self.name, self.url, self.server_pids = name, url, (pid,)
+    def __init__(self, name: str, url: str, pid: int, *, asks_apart: bool = True) -> None:
+        self.name, self.url, self.server_pids, self._asks_apart = name, url, (pid,), asks_apart
+
+    def in_one_call(self) -> Service:
+        """The same server, when workers tell and ask in one call."""
+        return Service(f"{self.name}{IN_ONE_CALL}", self.url, *self.server_pids, asks_apart=False)
 
     def prepare(self, load: Load, history: int) -> str:
         name = new_name()
@@ -108,7 +126,7 @@ class Service:
         return name
 
     def open(self, study: str, load: Load, place: int) -> Worker:
-        return ServiceWorker(self.url, study)
+        return ServiceWorker(self.url, study, asks_apart=self._asks_apart)
 
     def complete(self, study: str, *, by_row: bool) -> int:
         with Client(self.url, timeout=60.0) as client:
@@ -140,6 +158,8 @@ class SeveralServers:
 
 
 class OptunaWorker:
+    asks_apart = True
+
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
         self._trial: Any = None
@@ -244,6 +264,8 @@ class OptunaMemory:
 
 
 class VizierWorker:
+    asks_apart = True
+
     def __init__(self, study: Any) -> None:
         from vizier.service import pyvizier
 
@@ -387,7 +409,8 @@ def services(made: Databases, only: Sequence[str] = ()) -> Iterator[list[Service
 def contestants(made: Databases, folder: Path, only: Sequence[str], packages: str) -> Iterator[list[Contestant]]:
     """All that are wanted and installed; packages: a folder that grpcio, protobuf or google-vizier are in."""
     with contextlib.ExitStack() as running:
-        found: list[Contestant] = [*running.enter_context(services(made, only))]
+        ours = running.enter_context(services(made, only))
+        found: list[Contestant] = [each for one in ours for each in (one, one.in_one_call())]
         found += [
             OptunaTables(name, optuna_url(made.new(kind)))
             for kind in made.kinds

@@ -83,8 +83,8 @@ class Row:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them do not exceed."""
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+    """The smallest value that at least this share of them do not exceed; nan of none."""
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else NAN
 
 
 class _Meter:
@@ -111,7 +111,7 @@ def figures_of(
     done: Done, elapsed: float, servers: Sequence[float], database: float, idle: float, mib: float
 ) -> Figures:
     asks, tells = sorted(done.asks), sorted(done.tells)
-    trials = len(asks)
+    trials = len(tells)
     micro = 1e6 / trials
     return Figures(
         trials=trials,
@@ -156,7 +156,7 @@ class Stand:
         meter = _Meter(self.contestant.server_pids, self._postmaster)
         done = self._team.run(self._pace.trials, self._pace.seconds)
         elapsed, servers, database, idle = meter.used()
-        self._added += len(done.asks)
+        self._added += len(done.tells)
         self.check(by_row=False)
         mib = sum(map(resident_bytes, self.contestant.server_pids)) / MIB if servers else NAN
         figures = figures_of(done, elapsed, servers, database, idle, mib)

@@ -11,8 +11,9 @@
 Loads: `random` is ask and tell with two log-uniform parameters; `tpe` adds ten reports, each with the decision of a
 median pruner (which workers here do not obey, so that every trial costs the same). Every answer comes after its commit:
 SQLite with synchronous=FULL, PostgreSQL as it is configured. The service is `hpo serve`, reached over HTTP by its own
-client; Optuna's workers open their storage themselves or call its gRPC proxy; in memory it is a loop in one process,
-without HTTP and without a disk. OSS Vizier has no TPE: its server does random search in both loads.
+client, once by an ask and a tell for each trial, once by one call that tells and asks for the next. Optuna's workers
+open their storage themselves or call its gRPC proxy; in memory it is a loop in one process, without HTTP and without a
+disk. OSS Vizier has no TPE: its server does random search in both loads.
 
 A round ends after so many trials or seconds. Rounds alternate between the contestants, and their medians are printed;
 ratios are within one run. A study serves several rounds while they have added less than a tenth to it. After each the

@@ -13,6 +13,7 @@ import growing_study
 import reads_beside
 import servers_together
 import side_by_side
+from contestants import IN_ONE_CALL
 from measured_rounds import Row
 
 from hpo_service.cli import canvas
@@ -109,7 +110,9 @@ TABLES: Mapping[str, Table] = {
             "": lambda row, rows: row.contestant,
             **CALLS,
             "SQLite service ÷ this": ratio("trials_per_second", _beside("service sqlite"), inverse=True),
+            "in one call": ratio("trials_per_second", _beside(f"service sqlite{IN_ONE_CALL}"), inverse=True),
             "PostgreSQL service ÷ this": ratio("trials_per_second", _beside("service postgresql"), inverse=True),
+            "in one call ": ratio("trials_per_second", _beside(f"service postgresql{IN_ONE_CALL}"), inverse=True),
             **SERVER,
         },
     ),
@@ -219,7 +222,9 @@ def keep(rows: Sequence[Row], file: Path) -> None:
 # by contestant: ours thick
 COLOURS: Mapping[str, str] = {
     "service sqlite": "#1f5fa8",
+    f"service sqlite{IN_ONE_CALL}": "#0b2a5b",
     "service postgresql": "#b3261e",
+    f"service postgresql{IN_ONE_CALL}": "#6d0f0a",
     "optuna sqlite": "#6baed6",
     "optuna postgresql": "#e8918b",
     "optuna grpc": "#c77ab3",

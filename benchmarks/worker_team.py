@@ -23,7 +23,10 @@ OVERTIME = 60.0  # a trial that began in time may take so long
 
 @dataclass(frozen=True)
 class Done:
-    """The trials of one worker or of all: seconds of each ask and tell, CPU seconds of the workers."""
+    """The trials of one worker or of all: seconds of each ask and tell, CPU seconds of the workers.
+
+    asks: those that were calls of their own.
+    """
 
     asks: tuple[float, ...]
     tells: tuple[float, ...]
@@ -40,7 +43,7 @@ class Member:
     def open(self, study: str) -> int:
         """Trials done in it, to warm up."""
         self._worker = self._contestant.open(study, self._load, self._place)
-        return len(self.run(WARM_UP, float("inf")).asks)
+        return len(self.run(WARM_UP, float("inf")).tells)
 
     def run(self, trials: int, seconds: float) -> Done:
         """So many trials, or as many as begin in so many seconds."""
@@ -49,9 +52,10 @@ class Member:
         asks: list[float] = []
         tells: list[float] = []
         cpu, until = time.process_time(), clock() + seconds
-        while len(asks) < trials and (began := clock()) < until:
+        while len(tells) < trials and (began := clock()) < until:
             number = worker.ask()
-            asks.append(clock() - began)
+            if worker.asks_apart:
+                asks.append(clock() - began)
             for step in range(self._load.reports):
                 worker.report(rising(number, step), step)
             began = clock()
