@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from hpo_service.api import metrics
 from hpo_service.api.door import Admission
 from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
+from hpo_service.api.one_protocol import Parser
 
 
 class HotWay:
@@ -67,6 +68,7 @@ class HotConnection(HttpToolsProtocol):
     def __init__(self, way: HotWay | None, *arguments: Any, **options: Any) -> None:
         """way: none where every request goes to the application."""
         super().__init__(*arguments, **options)
+        self.parser: Parser = Parser(self)
         self.way = way
         self._arriving: HotCycle | None = None
 
@@ -77,6 +79,8 @@ class HotConnection(HttpToolsProtocol):
             self._to_application(cycle, more_body=True)
 
     def on_headers_complete(self) -> None:
+        if self.parser.reads_an_offer:
+            return
         call = HotCall.of(self.url) if self.way is not None else None
         if call is None or not self._is_ordinary() or not self._admits(call):
             super().on_headers_complete()
@@ -90,6 +94,8 @@ class HotConnection(HttpToolsProtocol):
             self._arriving.content += body
 
     def on_message_complete(self) -> None:
+        if self.parser.reads_an_offer:
+            return
         cycle, self._arriving = self._arriving, None
         if cycle is None or self.way is None:
             super().on_message_complete()
@@ -104,7 +110,6 @@ class HotConnection(HttpToolsProtocol):
             parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
-            and not parser.should_upgrade()
             and not self.expect_100_continue
             and (cycle is None or cycle.response_complete)
             and not self.flow.write_paused

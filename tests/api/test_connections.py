@@ -84,14 +84,19 @@ def serve() -> Iterator[Callable[..., Served]]:
         yield start
 
 
-def answer_of(connection: socket.socket) -> int:
-    """The status of one whole answer."""
+def read_one(connection: socket.socket) -> bytes:
+    """One whole answer."""
     read = b""
     while not read.endswith(b"0\r\n\r\n"):
         part = connection.recv(65536)
         assert part, read
         read += part
-    return status(read)
+    return read
+
+
+def answer_of(connection: socket.socket) -> int:
+    """The status of one whole answer."""
+    return status(read_one(connection))
 
 
 def read_to_the_end(connection: socket.socket) -> bytes:
@@ -219,6 +224,31 @@ def test_an_offer_of_another_protocol_is_answered_in_this_one(serve: Any) -> Non
     connection = serve().connect()
     connection.sendall(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert status(connection.recv(65536)) == 200
+
+
+OFFER = b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nConnection: HTTP2-Settings, Upgrade"
+FIVE = b"Content-Length: 5\r\n\r\nfive!"
+FIVE_IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n3\r\nve!\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("framed", [FIVE, FIVE_IN_CHUNKS])
+@pytest.mark.parametrize("pieces", [1, 2, 40])
+def test_the_body_of_a_request_with_such_an_offer_is_read(serve: Any, framed: bytes, pieces: int) -> None:
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+    for rest, ends in ((b"\r\n", False), (b", close\r\n", True)):
+        sent = b"POST / HTTP/1.1\r\nHost: h\r\n" + OFFER + rest + framed
+        for start in range(0, len(sent), size := -(-len(sent) // pieces)):
+            connection.sendall(sent[start : start + size])
+            time.sleep(0.005)
+        answer = read_to_the_end(connection) if ends else read_one(connection)
+        assert status(answer) == 200
+        assert answer.endswith(b"\r\n1\r\n5\r\n0\r\n\r\n")
+
+
+def test_a_body_that_does_not_arrive_after_such_an_offer_is_408(serve: Any) -> None:
+    connection = serve(head_seconds=60).connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: h\r\n" + OFFER + b"\r\n" + FIVE[:-1])
+    assert status(read_to_the_end(connection)) == 408
 
 
 def test_who_does_not_read_the_answer_is_closed(serve: Any) -> None:

@@ -1,0 +1,59 @@
+"""A request that offers another protocol (curl --http2 and Java's client do) is read to its end in HTTP/1.1.
+
+A server may leave such an offer alone (RFC 9110, section 7.8). The parser does not: for it HTTP ends with the head of
+that request, and its body would be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import httptools
+
+_OF_THE_OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
+
+
+class Connection(Protocol):
+    headers: list[tuple[bytes, bytes]]
+    url: bytes
+    parser: Parser
+
+
+class Parser(httptools.HttpRequestParser):
+    """Tells its connection nothing but the url and the headers of a request that offers another protocol, and then
+    the same request without the offer, by the parser that takes its place.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._connection = connection
+
+    @property
+    def reads_an_offer(self) -> bool:
+        return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if not self.reads_an_offer:
+                raise
+            head = _head(self.get_method(), self.get_http_version(), self._connection)
+            self._connection.parser = Parser(self._connection)
+            self._connection.parser.feed_data(head + bytes(data[offer.args[0] :]))
+
+
+def _head(method: bytes, version: str, connection: Connection) -> bytes:
+    lines = [b"%s %s HTTP/%s" % (method, connection.url, version.encode())]
+    lines += [b"%s: %s" % header for header in connection.headers if header[0] not in _OF_THE_OFFER]
+    if b"close" in _connection_tokens(connection.headers):
+        lines.append(b"connection: close")
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _connection_tokens(headers: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    for name, value in headers:
+        if name == b"connection":
+            yield from (token.strip().lower() for token in value.split(b","))
