@@ -28,6 +28,7 @@ from worker.outbox import Outbox
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended
+KEY_VARIABLES = ("HPO_TOKEN", "HPO_TOKEN_FILE")
 LONGEST_LINE = 1 << 16
 LAST_WORDS = 300  # of the last line on standard error, in the reason of a failed trial
 
@@ -96,9 +97,14 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def environment_of(trial: TrainingTrial) -> dict[str, str]:
+def environment_of(trial: TrainingTrial, around: Mapping[str, str]) -> dict[str, str]:
+    """The environment around the worker with the trial's parameters, and without the worker's key.
+
+    The command talks to the worker alone; what it runs and logs is somebody else's.
+    """
+    kept = {name: value for name, value in around.items() if name not in KEY_VARIABLES}
     named = {f"HPO_PARAM_{_as_variable(name)}": as_text(value) for name, value in trial.params.items()}
-    return {**named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
+    return {**kept, **named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
 
 
 def _as_variable(name: str) -> str:
@@ -219,7 +225,7 @@ class CommandObjective:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                env={**os.environ, **environment_of(trial)},
+                env=environment_of(trial, os.environ),
                 start_new_session=True,
             )
             run = RunningCommand(process)

@@ -46,7 +46,7 @@ def test_a_program_that_is_not_there_is_refused_before_anything_is_asked():
         check_placeholders(["no-such-program"], NAMES)
 
 
-def test_parameters_are_in_the_environment_too():
+def test_parameters_are_in_the_environment_too_and_the_workers_key_is_not():
     given_out = {
         "study": "mine",
         "number": 7,
@@ -56,7 +56,9 @@ def test_parameters_are_in_the_environment_too():
         "objective": None,
     }
     job = HeldJob("mine", 7, 1, 60, 1, 0, 0)
-    assert environment_of(TrainingTrial(given_out, job, Outbox(), 0)) == {
+    around = {"PATH": "/bin", "HPO_TOKEN": "a key", "HPO_TOKEN_FILE": "/run/key"}
+    assert environment_of(TrainingTrial(given_out, job, Outbox(), 0), around) == {
+        "PATH": "/bin",
         "HPO_PARAM_WEIGHT_DECAY": "0.1",
         "HPO_PARAM_OPTIMIZER": "sgd",
         "HPO_STUDY": "mine",
