@@ -214,9 +214,9 @@ class BoundedHistory:
 
     # -- what is kept -------------------------------------------------------------------------------------
 
-    def good(self, count: int) -> list[int]:
-        """The best ones, by number."""
-        return sorted(key[3] for key in self._best[:count])
+    def best(self, count: int) -> list[Key]:
+        """The best ones, the best first; a key ends with the trial's number."""
+        return self._best[:count]
 
     def keeps(self, number: int, with_running: bool) -> bool:
         """Whether it is among the finished ones that are kept, or runs."""

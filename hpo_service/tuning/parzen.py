@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ _SMOOTH = 1_000
 # Up to so many axes a product of kernels stays within single precision, which is four times as fast: each axis adds at
 # most a factor of 80.
 _FEW = 16
+# An axis of fewer cells is known by the mass that each kernel has in each of them, which changes with the kernel only.
+_FEW_CELLS = 48
+# Of so many trials kernels may be as narrow as ever; of less, N, they are at least as wide as 1 / (2 + N).
+MANY = 98
+LEAST_WIDTH = 1 / 100
+_ROOT = math.sqrt(0.5)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Coordinate:
         steps = np.arange(self.cells + 1, dtype=np.float64) - 0.5
         return self._places(steps) if self.log else (steps + 0.5) / self.cells
 
+    @cached_property
+    def per_extent(self) -> Floats:
+        """(cells,): 1 over how far each reaches."""
+        return 1 / np.diff(self.bounds)
+
     def edges(self, middles: Floats) -> tuple[Floats, Floats]:
         """Where the cells with these middles begin and end."""
         if not self.log:
@@ -108,28 +120,34 @@ class Coordinate:
 
 
 class Coordinates:
-    """Some axes together: first the continuous ones, then those with cells, then the choices.
-
-    rows   where each lies among all the axes of the round
-    """
+    """Some axes together: first the continuous ones, then those with cells, then the choices."""
 
     def __init__(self, axes: Sequence[Coordinate], rows: Sequence[int]) -> None:
+        """rows: where each lies among all the axes of the round."""
         order = sorted(range(len(axes)), key=lambda k: (axes[k].is_choice, axes[k].cells > 0))
         self.each = [axes[k] for k in order]
-        self.rows = np.array([rows[k] for k in order], dtype=np.intp)
+        self._rows = [rows[k] for k in order]
         self.numeric = sum(not axis.is_choice for axis in axes)
         self.smooth = sum(axis.cells == 0 for axis in axes)
-
+        # Of these every kernel keeps its mass in each cell.
+        self.few_celled = [d for d in range(self.smooth, self.numeric) if self.each[d].cells < _FEW_CELLS]
         self.precision = np.dtype(np.float32 if len(axes) <= _FEW else np.float64)
+
+    def of(self, places: Sequence[float]) -> list[float]:
+        """These axes' part of a trial's places on all axes."""
+        return [places[row] for row in self._rows]
+
+    def has(self, places: Sequence[float]) -> bool:
+        """Whether the trial has all of these axes."""
+        return not any(math.isnan(places[row]) for row in self._rows)
 
     def features(self, points: Floats) -> Floats:
         """(2 S + 1, B): of the S continuous axes what the exponent of a kernel is linear in; see `Mixture`."""
         S = self.smooth
         features = np.empty((2 * S + 1, points.shape[1]))
-        halves = np.multiply(points[:S], -0.5, out=features[:S])
-        halves *= points[:S]
+        np.multiply(points[:S], points[:S], out=features[:S])
         features[S : 2 * S] = points[:S]
-        features[-1] = -0.5
+        features[-1] = 1.0
         return features
 
     def values(self, point: Floats) -> dict[str, Value]:
@@ -137,78 +155,126 @@ class Coordinates:
 
 
 class Mixture:
-    """A kernel at c of width w, and p = 1 / w: exp(-(x - c)² p² / 2) = exp(-x²/2 · p² + x · c p² - 1/2 · c² p²).
+    """A kernel at c of width w, and p = 1 / w: exp(-(x - c)² p² / 2) = exp(x² · -p²/2 + x · c p² - c² p²/2).
 
-    exponents (2 S + 1, N)   p² and c p² of each continuous axis, and the sum of c² p²: what features are multiplied by
-    factors (N,)             the weight of the kernel, over its width and its mass inside the range, on all axes
+    What is known of a kernel is a row of one table, so that a trial that comes or goes is one move. The prior's is
+    the first, then come the trials' by age. The columns:
+
+    centres, choices   c; on each axis of choices the place among them
+    widths             w
+    exponents          -p²/2 and c p² of each continuous axis, and the sum of -c² p²/2: what features are multiplied by
+    share, inside      p over the kernel's mass inside the range, multiplied over the continuous axes; this mass,
+                       multiplied over the axes with cells
+    cells              of each axis with few cells: the mass in each, in proportion to its extent
     """
 
     def __init__(self, on: Coordinates) -> None:
+        D, S = on.numeric, on.smooth
         self._on = on
+        widths = (D, len(on.each) - D, D, 2 * S + 1, 1, 1, *(on.each[d].cells for d in on.few_celled))
+        ends = list(accumulate(widths))
+        self._columns = [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
+        self._given = ends[2]  # what follows from these columns are the others
+        self._table = np.zeros((1, ends[-1]))
+        self._size = 1
         self._reserve(64)
+        self._centres[0], self._widths[0] = 0.5, 1.0
+        self._find(slice(0, 1))
 
     def _reserve(self, capacity: int) -> None:
-        """One set of arrays for all that this is fitted to: to make them takes as long as to fill them."""
-        D, S = self._on.numeric, self._on.smooth
-        self._capacity = capacity
-        self._all_centres, self._all_precisions = np.empty((D, capacity)), np.empty((D, capacity))
-        self._all_centres[:, 0], self._all_precisions[:, 0] = 0.5, 1.0
-        self._all_weights = np.ones(capacity)
-        self._all_ends = np.empty((2, D, capacity))
-        self._all_exponents = np.empty((2 * S + 1, capacity))
-        self._begin_of_rows = np.arange(1, D * capacity + 1, capacity)[:, None]
+        table = np.zeros((capacity, self._table.shape[1]))
+        table[: self._size] = self._table[: self._size]
+        self._table, self._in_a_row = table, table.reshape(-1)
+        self._weights = np.ones(capacity)
+        self._scaled = np.empty(capacity)
+        blocks = [table[:, columns] for columns in self._columns]
+        self._centres, self._choices, self._widths, self._exponents, share, inside = blocks[:6]
+        self._share, self._inside = share[:, 0], inside[:, 0]
+        self._cells = dict(zip(self._on.few_celled, blocks[6:], strict=True))
 
-    def fit(self, places: Floats, standing: Floats) -> Mixture:
-        """places: (D + number of choice axes, N - 1), by age; standing: how many trials each stands for."""
-        on = self._on
-        D, S, N = on.numeric, on.smooth, places.shape[1] + 1
-        if self._capacity < N:
+    # -- all at once --------------------------------------------------------------------------------------
+
+    def fit(self, places: Floats, standing: Floats | None = None) -> Mixture:
+        """places: (D + number of choice axes, N - 1), by age; standing: see `weigh`."""
+        N = places.shape[1] + 1
+        self._size = 1
+        if len(self._table) < N:
             self._reserve(2 * N)
-        self._choices = places[D:].astype(np.intp) if len(places) > D else None
-        self._weights = weights = self._all_weights[:N]
-        weigh_by_age(standing, weights[1:])
-        self._centres = centres = self._all_centres[:, :N]
-        centres[:, 1:] = places[:D]
-        self._find_precisions(N - 1)
-        self._precision = precision = self._all_precisions[:, :N]
-        self._exponents = exponents = self._all_exponents[:, :N]
-        ends = self._all_ends[:, :, :N]
-        begin = np.multiply(centres, precision, out=ends[0])
-        np.subtract(precision, begin, out=ends[1])
-        p = precision if S == D else precision[:S]
-        np.multiply(p, p, out=exponents[:S])
-        np.multiply(begin[:S], p, out=exponents[S : 2 * S])
-        np.multiply(exponents[S : 2 * S], centres[:S]).sum(axis=0, out=exponents[-1])
-        np.negative(begin, out=begin)
-        ndtr(ends, out=ends)
-        mass = np.subtract(ends[1], begin, out=ends[1])
-        self._ends = ends
-        self._sampling: tuple[Floats, Floats] | None = None
-        factors = weights
-        if S:
-            factors = factors * (p / mass[:S]).prod(axis=0)
-        if S < D:
-            factors = factors / mass[S:].prod(axis=0)
-        self._factors = factors.astype(on.precision)
+        self._size = N
+        self._table[1:N, : len(places)] = places.T
+        self.measure()
+        self.weigh(standing)
         return self
 
-    def _find_precisions(self, count: int) -> None:
-        """Of the trials' kernels: 1 over the distance to the further neighbour, within bounds."""
-        D = self._on.numeric
-        centres, precisions = self._all_centres, self._all_precisions
-        if count < 2:
-            ends = centres[:, 1 : 1 + count]
-            precisions[:, 1 : 1 + count] = 1 / np.maximum(ends, 1 - ends)
+    def measure(self) -> None:
+        """Find how wide all kernels are, and what follows from that."""
+        self._widths[1 : self._size] = widths_of(self._centres[1 : self._size].T).T
+        self._find(slice(0, self._size))
+
+    def _find(self, rows: slice) -> None:
+        on, S = self._on, self._on.smooth
+        self._sampling: tuple[Floats, Floats] | None = None
+        centres, precisions = self._centres[rows], 1 / self._widths[rows]
+        mass = _mass(centres, precisions)[1]
+        p = precisions[:, :S]
+        products = centres[:, :S] * p * p
+        total = np.add.reduce(products * centres[:, :S], axis=1, keepdims=True)
+        share = np.multiply.reduce(p / mass[:, :S], axis=1, keepdims=True)
+        inside = np.multiply.reduce(mass[:, S:], axis=1, keepdims=True)
+        found = [-0.5 * p * p, products, -0.5 * total, share, inside]
+        for d in on.few_celled:
+            of = on.each[d]
+            so_far = ndtr((of.bounds - centres[:, d, None]) * precisions[:, d, None])
+            found.append((so_far[:, 1:] - so_far[:, :-1]) * of.per_extent)
+        self._table[rows, self._given :] = np.concatenate(found, axis=1)
+
+    # -- one by one ---------------------------------------------------------------------------------------
+
+    def insert(self, at: int, places: Sequence[float]) -> None:
+        """One more trial, the at-th by age. Widths are to be set, or measured, before the next use."""
+        size = self._size
+        if size == len(self._table):
+            self._reserve(2 * size)
+        row, width = at + 1, self._table.shape[1]
+        if row < size:
+            self._in_a_row[(row + 1) * width : (size + 1) * width] = self._in_a_row[row * width : size * width]
+        self._table[row, : len(places)] = places
+        self._size = size + 1
+
+    def remove(self, at: int) -> None:
+        row, size, width = at + 1, self._size, self._table.shape[1]
+        self._in_a_row[row * width : (size - 1) * width] = self._in_a_row[(row + 1) * width : size * width]
+        self._size = size - 1
+
+    def set_widths(self, at: int, places: Sequence[float], widths: Sequence[float]) -> None:
+        """How wide the kernel of the at-th trial is on the numeric axes."""
+        if self._on.smooth < self._on.numeric:
+            self._widths[at + 1] = widths
+            self._find(slice(at + 1, at + 2))
             return
-        order = centres[:, 1 : 1 + count].argsort(axis=1, kind="stable")
-        order += self._begin_of_rows
-        ranked = centres.take(order)
-        widths = np.empty((D, count))
-        gaps = ranked[:, 1:] - ranked[:, :-1]
-        np.maximum(gaps[:, 1:], gaps[:, :-1], out=widths[:, 1:-1])
-        widths[:, 0], widths[:, -1] = gaps[:, 0], gaps[:, -1]
-        np.maximum(widths, 1 / min(100.0, 2.0 + count), out=widths)
-        precisions.ravel()[order] = np.divide(1, widths, out=widths)
+        # What `_find` finds, in plain numbers: for one kernel in a tenth of the time.
+        squares, products, total, share = [], [], 0.0, 1.0
+        for c, width in zip(places, widths, strict=False):
+            p = 1 / width
+            begin = c * p
+            squares.append(-0.5 * p * p)
+            products.append(begin * p)
+            total -= 0.5 * begin * p * c
+            share *= p / (0.5 * (math.erfc((begin - p) * _ROOT) - math.erfc(begin * _ROOT)))
+        columns = slice(self._given, self._given + 2 * len(squares) + 2)
+        self._table[at + 1, columns] = (*squares, *products, total, share)
+
+    def weigh(self, standing: Floats | None) -> None:
+        """standing (N - 1,): for how many trials each stands; None: for itself."""
+        N = self._size
+        weights = self._weights[:N]
+        weigh_by_age(standing, weights[1:])
+        factors = np.multiply(weights, self._share[:N], out=self._scaled[:N])
+        if self._on.smooth < self._on.numeric:
+            factors /= self._inside[:N]
+        self._factors = factors.astype(self._on.precision)
+
+    # -- candidates ---------------------------------------------------------------------------------------
 
     def sample(self, uniform: Floats) -> Floats:
         """(D + number of choice axes, B): candidates, each from one kernel; uniform (1 + D + choice axes, B)."""
@@ -225,30 +291,35 @@ class Mixture:
             for d in range(on.smooth, D):
                 points[d] = on.each[d].snapped(points[d])
         for c, each in enumerate(on.each[D:]):
-            assert self._choices is not None
             # The kernel's own choice with its share; with the rest, and from the prior, any.
             own = np.where(kernel > 0, self._own_share(each.cells), 0.0)
-            mine = np.concatenate([[0], self._choices[c]])[kernel]
             any_of_them = np.floor((points[D + c] - own) / (1 - own) * each.cells)
-            points[D + c] = np.where(points[D + c] < own, mine, any_of_them)
+            points[D + c] = np.where(points[D + c] < own, self._choices[:, c].take(kernel), any_of_them)
         return points
 
     def _for_sampling(self) -> tuple[Floats, Floats]:
         """The weights summed up to 1, and (4, D, N) what a sample needs of each kernel; kept while the good stay so."""
         if self._sampling is None:
-            cumulated = self._weights.cumsum()
+            N = self._size
+            cumulated = self._weights[:N].cumsum()
             cumulated /= cumulated[-1]
-            self._sampling = cumulated[:-1], np.stack([*self._ends, 1 / self._precision, self._centres])
+            centres, precisions = self._centres[:N], 1 / self._widths[:N]
+            self._sampling = (
+                cumulated[:-1],
+                np.stack([each.T for each in (*_mass(centres, precisions), 1 / precisions, centres)]),
+            )
         return self._sampling
 
     def _own_share(self, choices: int) -> float:
         """How much of a trial's kernel stays at its own choice; the rest is spread over all of them."""
-        return 1 / (1 + choices / len(self._weights))
+        return 1 / (1 + choices / self._size)
+
+    # -- their density ------------------------------------------------------------------------------------
 
     def density(self, points: Floats, features: Floats) -> Floats:
         """(B,): up to a factor; the choices and the axes with cells in proportion to what chance would give them."""
-        on, D = self._on, self._on.numeric
-        kernels = np.exp(features.T @ self._exponents, dtype=on.precision, casting="same_kind")
+        on, D, N = self._on, self._on.numeric, self._size
+        kernels = np.exp(features.T @ self._exponents[:N].T, dtype=on.precision, casting="same_kind")
         for d in range(on.smooth, D):
             kernels *= self._masses(d, points[d])
         for c, each in enumerate(on.each[D:]):
@@ -258,38 +329,69 @@ class Mixture:
 
     def _masses(self, d: int, middles: Floats) -> Floats:
         """(B, N): of the cells, in proportion to their extent."""
-        of, centres, precision = self._on.each[d], self._centres[d], self._precision[d]
-        if of.cells < 2 * len(middles):  # each cell begins where the one before ends
-            below = ndtr((of.bounds[:, None] - centres) * precision)
-            masses: Floats = (below[1:] - below[:-1]) * (1 / np.diff(of.bounds))[:, None]
-            return masses[of.bounds.searchsorted(middles) - 1]
+        of, N = self._on.each[d], self._size
+        if d in self._cells:
+            masses: Floats = self._cells[d].T[:, :N].take(of.bounds.searchsorted(middles) - 1, axis=0)
+            return masses
+        centres, precisions = self._centres[:N, d], 1 / self._widths[:N, d]
         low, high = of.edges(middles)
-        masses = ndtr((high[:, None] - centres) * precision) - ndtr((low[:, None] - centres) * precision)
+        masses = ndtr((high[:, None] - centres) * precisions) - ndtr((low[:, None] - centres) * precisions)
         masses *= (1 / (high - low))[:, None]
         return masses
 
     def _own_and_other(self, c: int, choices: int) -> Floats:
         """(number of choices, N): the share of each, in proportion to what chance would give it."""
-        own = self._own_share(choices)
-        assert self._choices is not None
-        shares = np.full((choices, len(self._weights)), 1 - own)
-        shares[self._choices[c], np.arange(1, len(self._weights))] = 1 - own + own * choices
+        N, own = self._size, self._own_share(choices)
+        shares = np.full((choices, N), 1 - own)
+        shares[self._choices[1:N, c].astype(np.intp), np.arange(1, N)] = 1 - own + own * choices
         shares[:, 0] = 1.0
         return shares
 
 
-def weigh_by_age(standing: Floats, weights: Floats) -> None:
+def _mass(centres: Floats, precisions: Floats) -> tuple[Floats, Floats]:
+    """What part of each kernel lies below the range, and what inside."""
+    begin = centres * precisions
+    below = ndtr(-begin)
+    mass: Floats = ndtr(precisions - begin) - below
+    return below, mass
+
+
+def widths_of(places: Floats) -> Floats:
+    """(D, N - 1), as places are: how far each lies from the further of its neighbours on the axis, or a bit more."""
+    D, count = places.shape
+    if count < 2:
+        return np.maximum(places, 1 - places)
+    order = places.argsort(axis=1, kind="stable")
+    order += np.arange(0, D * count, count)[:, None]
+    ranked = places.take(order)
+    gaps = ranked[:, 1:] - ranked[:, :-1]
+    further = np.empty((D, count))
+    np.maximum(gaps[:, 1:], gaps[:, :-1], out=further[:, 1:-1])
+    further[:, 0], further[:, -1] = gaps[:, 0], gaps[:, -1]
+    # Narrower ones would say more than one trial among so many can.
+    np.maximum(further, 1 / min(1 / LEAST_WIDTH, 2.0 + count), out=further)
+    widths = np.empty((D, count))
+    widths.ravel()[order] = further
+    return widths
+
+
+def weigh_by_age(standing: Floats | None, weights: Floats) -> None:
     """weights: 1 for the latest 25 trials, less for the older ones the older they are, by age.
 
-    standing: for how many trials each stands.
+    standing: for how many trials each stands; None where each stands for itself.
     """
-    so_far = standing.cumsum()
-    count = float(so_far[-1]) if len(so_far) else 0.0
+    if standing is None:
+        count = float(len(weights))
+        older = np.arange(count)
+    else:
+        so_far = np.add.accumulate(standing)
+        count = float(so_far[-1]) if len(so_far) else 0.0
+        older = np.subtract(so_far, standing, out=so_far)
     if count <= 25:
-        weights[:] = standing
+        weights[:] = 1.0 if standing is None else standing
         return
-    np.subtract(so_far, standing, out=weights)
-    weights *= (1 - 1 / count) / max(count - 26, 1)
+    np.multiply(older, (1 - 1 / count) / max(count - 26, 1), out=weights)
     weights += 1 / count
     np.minimum(weights, 1.0, out=weights)
-    weights *= standing
+    if standing is not None:
+        weights *= standing

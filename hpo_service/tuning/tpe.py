@@ -8,7 +8,6 @@ Running trials, and those that wait to be given out again, count among the other
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +18,17 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Restated
+from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key, Restated
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
-from hpo_service.tuning.parzen import Coordinate, Coordinates, Floats, Mixture
+from hpo_service.tuning.others import Others
+from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
 from hpo_service.tuning.past_trials import ABSENT
 
 # Candidates nearer than this count as equal: how a sum rounds depends on the machine, and the draw shall not.
 _NEAR = 1e-4
+# A mixture on axes that were not drawn together for so many changes is made anew, if it is wanted again.
+_STALE = 128
 
 
 class Tpe:
@@ -91,7 +93,7 @@ class Tpe:
 
 
 class Sides:
-    """The good trials and the others in one round's ranges, as arrays: a column a trial, a row an axis."""
+    """The good trials and the others in one round's ranges: their places on its axes, and their mixtures."""
 
     def __init__(self, axes: Axes, history: BoundedHistory, with_running: bool) -> None:
         self._axes = axes
@@ -100,28 +102,33 @@ class Sides:
         names = [name for name in axes.round_names if axes[name].size != 1]
         self._coordinates = {name: Coordinate.of(axes[name]) for name in names}
         self._rows = {name: row for row, name in enumerate(names)}
+        self._best: list[Key] = []
         self._good: dict[int, list[float]] = {}
-        self._good_places = np.empty((len(names), 0))
-        self._others = Columns(len(names))
+        self._others: dict[int, list[float]] = {}
         self._on: dict[tuple[str, ...], Coordinates] = {}
         self._good_mixtures: dict[Coordinates, Mixture] = {}
-        self._others_mixtures: dict[Coordinates, Mixture] = {}
+        self._others_mixtures: dict[Coordinates, Others] = {}
 
     def catch_up(self) -> None:
         """Move what has changed places since the last time."""
         history = self._history
-        good = history.good(min(math.ceil(0.1 * history.finished), MOST_GOOD))
         touched = history.touched
-        if good != list(self._good):
-            touched.update(self._good.keys() ^ set(good))
-            self._good = {number: self._good.get(number) or self._places(number) for number in good}
-            self._good_places = np.array(list(self._good.values())).T.reshape(len(self._rows), -1)
+        best = history.best(min(math.ceil(0.1 * history.finished), MOST_GOOD))
+        if best != self._best:
+            self._best = best
+            numbers = sorted(key[3] for key in best)
+            touched.update(self._good.keys() ^ numbers)
+            self._good = {number: self._good.get(number) or self._places(number) for number in numbers}
             self._good_mixtures.clear()
         for number in touched:
             if number in self._good or not history.keeps(number, self._with_running):
-                self._others.drop(number)
-            elif not self._others.mark(number, history.is_sampled(number)):
-                self._others.add(number, self._places(number), history.is_sampled(number))
+                self._others.pop(number, None)
+            elif number not in self._others:
+                self._others[number] = self._places(number)
+        for on, others in list(self._others_mixtures.items()):
+            others.stale |= touched
+            if len(others.stale) > _STALE:
+                del self._others_mixtures[on]
         touched.clear()
 
     def _places(self, number: int) -> list[float]:
@@ -137,91 +144,25 @@ class Sides:
 
     def good_mixture(self, on: Coordinates) -> Mixture:
         if on not in self._good_mixtures:
-            places, standing = _of_those_with_all(self._good_places[on.rows], np.ones(len(self._good)))
-            self._good_mixtures[on] = Mixture(on).fit(places, standing)
+            having = [on.of(places) for places in self._good.values() if on.has(places)]
+            places = np.array(having).reshape(-1, len(on.each)).T
+            self._good_mixtures[on] = Mixture(on).fit(places)
         return self._good_mixtures[on]
 
     def others_mixture(self, on: Coordinates) -> Mixture:
         """One of the sample stands for its share of what is left out, so that all weigh what all would."""
         if on not in self._others_mixtures:
-            self._others_mixtures[on] = Mixture(on)
-        others = self._others
-        places, standing = others.places.take(on.rows, axis=0), others.standing(self._history.each_stands_for)
-        if others.have_holes:
-            places, standing = _of_those_with_all(places, standing)
-        return self._others_mixtures[on].fit(places, standing)
-
-
-def _of_those_with_all(places: Floats, standing: Floats) -> tuple[Floats, Floats]:
-    """The trials that have all these axes."""
-    have = ~np.isnan(places).any(axis=0)
-    return places[:, have], standing[have]
-
-
-class Columns:
-    """Trials by rising number, one column each; some of them stand for others, too."""
-
-    def __init__(self, axes: int) -> None:
-        self._numbers: list[int] = []
-        self._with_holes: set[int] = set()
-        self._places = np.empty((axes, 64))
-        self._standing = np.empty(64)
-        self._sampled = np.empty(64, dtype=np.bool_)
-
-    @property
-    def places(self) -> Floats:
-        return self._places[:, : len(self._numbers)]
-
-    @property
-    def have_holes(self) -> bool:
-        """Whether some trials have not all the axes."""
-        return bool(self._with_holes)
-
-    def standing(self, sampled_for: float) -> Floats:
-        """For how many trials each stands: those of the sample for so many, the others for themselves."""
-        standing = self._standing[: len(self._numbers)]
-        if sampled_for != 1:
-            standing[self._sampled[: len(self._numbers)]] = sampled_for
-        return standing
-
-    def _find(self, number: int) -> tuple[int, bool]:
-        at = bisect_left(self._numbers, number)
-        return at, at < len(self._numbers) and self._numbers[at] == number
-
-    def add(self, number: int, places: Sequence[float], sampled: bool) -> None:
-        at, size = self._find(number)[0], len(self._numbers)
-        if size == len(self._sampled):
-            self._places = np.concatenate([self._places, self._places], axis=1)
-            self._standing = np.concatenate([self._standing, self._standing])
-            self._sampled = np.concatenate([self._sampled, self._sampled])
-        if at < size:
-            for array in (self._places, self._standing, self._sampled):
-                array[..., at + 1 : size + 1] = array[..., at:size]
-        self._numbers.insert(at, number)
-        self._places[:, at] = places
-        self._mark(at, sampled)
-        if any(map(math.isnan, places)):
-            self._with_holes.add(number)
-
-    def drop(self, number: int) -> None:
-        at, there = self._find(number)
-        if there:
-            size = len(self._numbers)
-            for array in (self._places, self._standing, self._sampled):
-                array[..., at : size - 1] = array[..., at + 1 : size]
-            del self._numbers[at]
-            self._with_holes.discard(number)
-
-    def mark(self, number: int, sampled: bool) -> bool:
-        """Whether it is there."""
-        at, there = self._find(number)
-        if there:
-            self._mark(at, sampled)
-        return there
-
-    def _mark(self, at: int, sampled: bool) -> None:
-        self._sampled[at] = sampled
-        self._standing[at] = 1.0
+            self._others_mixtures[on] = Others(on)
+            self._others_mixtures[on].stale.update(self._others)
+        others = self._others_mixtures[on]
+        for number in sorted(others.stale):
+            places = self._others.get(number)
+            if places is not None and on.has(places):
+                others.put(number, on.of(places), self._history.is_sampled(number))
+            else:
+                others.drop(number)
+        others.stale.clear()
+        return others.mixture(self._history.each_stands_for)
 
 
 class OptunaTpe:

@@ -50,7 +50,7 @@ def kept(history: BoundedHistory, count: int) -> tuple[Any, ...]:
     numbers = range(count)
     return (
         history.finished,
-        history.good(6),
+        sorted(key[3] for key in history.best(6)),
         [number for number in numbers if history.keeps(number, with_running=True)],
         [number for number in numbers if history.is_sampled(number)],
         history.each_stands_for,
