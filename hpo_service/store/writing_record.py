@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +24,6 @@ from hpo_service.store.study_lock import AnswerKey, DatabaseClock, StudyLock
 from hpo_service.store.tables import workers
 
 MOST_MIRRORS = 500
-ANSWERS_IN_MEMORY = 20_000
 
 
 class Memory:
@@ -34,7 +32,6 @@ class Memory:
     def __init__(self) -> None:
         self.mirrors: dict[int, Mirror] = {}
         self.ids: dict[str, int] = {}
-        self.answers: OrderedDict[tuple[str, str], tuple[int, Any]] = OrderedDict()
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
         self.database_clock = DatabaseClock()
@@ -52,7 +49,6 @@ class Memory:
     def forget_all(self) -> None:
         self.mirrors.clear()
         self.ids.clear()
-        self.answers.clear()
         self.draining = None
 
     def committed(self, touched: Iterable[int]) -> None:
@@ -206,8 +202,6 @@ class WritingRecord(Record):
     def delete_study(self, study: Study) -> None:
         super().delete_study(study)
         self._memory.forget(study.id)
-        for key in [key for key, (owner, _) in self._memory.answers.items() if owner == study.id]:
-            del self._memory.answers[key]
 
     def taken_over(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
         """What history_since would read, where it is what was just taken over from another server; else None."""
@@ -315,8 +309,6 @@ class WritingRecord(Record):
         key = (call, request_id)
         if key in self._pending.answers:
             return self._pending.answers[key][1]
-        if key in self._memory.answers:
-            return self._memory.answers[key][1]
         known, before = self._group.asked_before(key)
         if known:
             return before
@@ -326,13 +318,8 @@ class WritingRecord(Record):
         return json.loads(found[0]) if isinstance(found[0], str) else found[0]
 
     def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
-        key = (call, request_id)
-        self._undo.set(self._pending.answers, key, (study.id, answer))
-        if self._group.shared:
-            return  # another server may delete the study
-        self._undo.set(self._memory.answers, key, (study.id, answer))
-        while len(self._memory.answers) > ANSWERS_IN_MEMORY:
-            self._memory.answers.popitem(last=False)
+        """In the table only: it is hardly ever asked for again, and that of an import is as large as the import."""
+        self._undo.set(self._pending.answers, (call, request_id), (study.id, answer))
 
     # -- workers ------------------------------------------------------------------------------------------
 
