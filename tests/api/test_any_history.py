@@ -55,19 +55,33 @@ class History:
         return self.rng.choice(recent)
 
     def ask(self) -> None:
+        body, is_new = self.body_of_ask()
+        self.note_given(self.send("POST", f"{BASE}/trials:ask", body).json(), is_new)
+
+    def body_of_ask(self) -> tuple[dict[str, Any], bool]:
+        """And whether it is a new request: now and then the one before is repeated."""
         self.asked += 1
-        # Now and then the request before is repeated.
         request = self.asked - (self.rng.random() < 0.2)
         body = {
             "worker_id": f"{self.who}{self.asked % 5}",
             "request_id": f"{self.who}{request}",
             "count": self.rng.choice([1, 1, 2, 5]),
         }
-        answer = self.send("POST", f"{BASE}/trials:ask", body)
-        for given in answer.json()["trials"]:
+        return body, request == self.asked
+
+    def note_given(self, answer: Any, is_new: bool) -> None:
+        for given in answer["trials"]:
             grant = (given["number"], given["attempt"])
-            assert request != self.asked or grant not in self.grants, "an attempt is given once"
+            assert not is_new or grant not in self.grants, "an attempt is given once"
             self.grants.add(grant)
+
+    def tell_and_ask(self) -> None:
+        number, body = self.body_of("tell")
+        ask, is_new = self.body_of_ask()
+        answer = self.send("POST", f"{BASE}/trials/{number}:tell", {**body, "next": ask})
+        self.note(number, "tell", answer.status_code, answer.json())
+        if answer.status_code == 200:
+            self.note_given(answer.json()["next"], is_new)
 
     def body_of(self, call: str) -> tuple[int, dict[str, Any]]:
         number, attempt = self.attempt()
@@ -126,7 +140,8 @@ class History:
     def step(self) -> None:
         calls: list[tuple[int, Callable[[], Any]]] = [
             (30, self.ask),
-            (15, lambda: self.work("tell")),
+            (8, lambda: self.work("tell")),
+            (8, self.tell_and_ask),
             (8, lambda: self.work("report")),
             (4, lambda: self.work("heartbeat")),
             (4, lambda: self.work("release")),

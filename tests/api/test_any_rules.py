@@ -190,7 +190,9 @@ class StudyMachine(RuleBasedStateMachine):
         request = f"{self.name}-{next(_numbers)}"
         self.model.look(self.host.now)
         expected = self.model.can_give(count)
-        answer = self._ask(request, worker, count)
+        self._check_given(request, expected, self._ask(request, worker, count))
+
+    def _check_given(self, request: str, expected: int, answer: dict[str, Any]) -> None:
         assert len(answer["trials"]) == expected
         for given in answer["trials"]:
             self._given(given)
@@ -237,9 +239,10 @@ class StudyMachine(RuleBasedStateMachine):
         offset=attempt_offset,
         told=value,
         state=st.sampled_from(["COMPLETE"] * 4 + ["PRUNED", "FAIL"]),
+        then_ask=st.sampled_from([0, 0, 1, 2]),
     )
-    def tell(self, choice: int, offset: int, told: float, state: str) -> None:
-        self._tell(choice, offset, state, [told] if state == "COMPLETE" else None)
+    def tell(self, choice: int, offset: int, told: float, state: str, then_ask: int) -> None:
+        self._tell(choice, offset, state, [told] if state == "COMPLETE" else None, then_ask)
 
     @rule(choice=trial_choice, told=st.sampled_from(["NaN", "Infinity", "-Infinity"]))
     def tell_what_is_no_number(self, choice: int, told: str) -> None:
@@ -255,10 +258,14 @@ class StudyMachine(RuleBasedStateMachine):
         assert answer.status_code == 200
         assert answer.json()["values"] == self.model.trials[number].values
 
-    def _tell(self, choice: int, offset: int, state: str, values: list[Any] | None) -> None:
+    def _tell(self, choice: int, offset: int, state: str, values: list[Any] | None, then_ask: int = 0) -> None:
+        """then_ask: so many trials, in the same call."""
         number, trial, attempt = self._pick(choice, offset)
         self.model.look(self.host.now)
         body = {"attempt": attempt, "state": state} | ({"values": values} if values is not None else {})
+        request = f"{self.name}-{next(_numbers)}"
+        if then_ask:
+            body["next"] = {"worker_id": "a", "request_id": request, "count": then_ask}
         answer = self.host.call("POST", f"{self.base}/trials/{number}:tell", body)
         if trial is None:
             assert answer.status_code == 404
@@ -276,6 +283,10 @@ class StudyMachine(RuleBasedStateMachine):
                 last = [trial.reports[max(trial.reports)]] if trial.reports else None
                 trial.state, trial.values = state, (last if state == "PRUNED" else values)
             self.model.settle()
+        if then_ask and answer.status_code == 200:
+            self._check_given(request, self.model.can_give(then_ask), answer.json()["next"])
+        else:
+            assert "next" not in answer.json()
 
     @rule(choice=trial_choice, offset=attempt_offset, step=st.integers(0, 3), reported=value)
     def report(self, choice: int, offset: int, step: int, reported: float) -> None:

@@ -34,9 +34,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="DRILL", help="this drill; may be repeated")
     parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of the moments of the faults")
     options = parser.parse_args()
+    names = [drill.name for drill in DRILLS]
+    if unknown := set(options.only) - set(names):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     wanted = [drill for drill in DRILLS if not options.only or drill.name in options.only]
-    if not wanted:
-        parser.error(f"there are {', '.join(drill.name for drill in DRILLS)}")
     print(f"seed {options.seed}", flush=True)
     good = True
     with ExitStack() as open_:

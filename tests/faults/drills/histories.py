@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,13 @@ def _number(path: str) -> int | None:
 
 
 def _taken_apart(call: Call) -> Iterator[Call]:
+    if call.op == "tell" and "next" in call.body:
+        result, ask = dict(call.body), call.body["next"]
+        del result["next"]
+        yield replace(call, body=result)
+        tries = [replace(one, line={**one.line, "digest": one.line.get("next_digest")}) for one in call.tries]
+        yield Call(f"{call.key}.next", "ask", call.worker_id, ask, None, tries)
+        return
     if call.op != "batch":
         yield call
         return

@@ -54,7 +54,7 @@ class Worker:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.random = random.Random(f"{orders.worker_id}/{orders.incarnation}")
-        self._calls = 0
+        self._calls = self._asked = 0
         self._parent = os.getppid()
         self._file = os.open(orders.history, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._connections: dict[int, http.client.HTTPConnection] = {}
@@ -62,26 +62,30 @@ class Worker:
     def run(self) -> None:
         """Work until the study gives nothing out any more."""
         trials = f"/v1/studies/{self.orders.study}/trials"
-        asked = 0
         while True:
-            asked += 1
-            body = {
-                "worker_id": self.orders.worker_id,
-                "request_id": f"{self.orders.worker_id}.{self.orders.incarnation}.{asked}",
-                "count": 2 if self.random.random() < 0.1 else 1,
-                "wait_seconds": self.orders.wait_seconds,
-            }
+            body = {**self._ask(), "wait_seconds": self.orders.wait_seconds}
             status, answer = self._until_answered("ask", f"{trials}:ask", body)
             if status != 200:
                 raise SystemExit(f"ask: {status} {answer}")
-            for trial in answer["trials"]:
-                self._train(f"{trials}/{trial['number']}", trial["number"], trial["attempt"])
             if not answer["trials"] and answer["study_state"] not in ("ACTIVE", "PAUSED"):
                 return
+            held = answer["trials"]
+            while held:
+                trial = held.pop()
+                held += self._train(f"{trials}/{trial['number']}", trial["number"], trial["attempt"])
 
-    def _train(self, path: str, number: int, attempt: int) -> None:
+    def _ask(self) -> dict[str, Any]:
+        self._asked += 1
+        return {
+            "worker_id": self.orders.worker_id,
+            "request_id": f"{self.orders.worker_id}.{self.orders.incarnation}.{self._asked}",
+            "count": 2 if self.random.random() < 0.1 else 1,
+        }
+
+    def _train(self, path: str, number: int, attempt: int) -> list[dict[str, Any]]:
+        """The trials that were asked for with the result."""
         if self.orders.forgets_every and number % self.orders.forgets_every == 0:
-            return
+            return []
         steps = [{"step": step, "value": report_value(number, attempt, step)} for step in range(self.orders.reports)]
         chance = self.random.random()
         last_with_tell = chance < 0.2
@@ -89,7 +93,7 @@ class Worker:
             self._think()
             status, _ = self._until_answered("report", f"{path}:report", {"attempt": attempt, "reports": [step]})
             if status != 200:
-                return
+                return []
         self._think()
         tell = self._result(number, attempt)
         if chance > 0.97:
@@ -99,7 +103,12 @@ class Worker:
             calls = [{**common, "call": "report", "reports": steps[-1:]}, {**common, "call": "tell", **tell}]
             self._until_answered("batch", "/v1/trials:batch", {"calls": calls})
         else:
-            self._until_answered("tell", f"{path}:tell", {"attempt": attempt, **tell})
+            following = {"next": self._ask()} if chance < 0.6 else {}
+            status, answer = self._until_answered("tell", f"{path}:tell", {"attempt": attempt, **tell, **following})
+            if status == 200 and following:
+                given: list[dict[str, Any]] = answer["next"]["trials"]
+                return given
+        return []
 
     def _result(self, number: int, attempt: int) -> dict[str, Any]:
         if number % 19 == 3:
@@ -139,10 +148,12 @@ class Worker:
         else:
             outcome = "ok" if status == 200 else "fail"
         line: dict[str, Any] = {"at": outcome, "key": key, "status": status}
-        if outcome == "ok" and op == "ask":
-            line["grants"] = [[trial["number"], trial["attempt"]] for trial in answer["trials"]]
-        if outcome == "ok" and op in ("ask", "tell") and text:
-            line["digest"] = hashlib.sha256(text).hexdigest()[:16]
+        if outcome == "ok" and op in ("ask", "tell"):
+            given = answer if op == "ask" else answer.get("next")
+            if given is not None:
+                line["grants"] = [[trial["number"], trial["attempt"]] for trial in given["trials"]]
+                line["next_digest"] = _digest(given)
+            line["digest"] = _digest({name: value for name, value in answer.items() if name != "next"})
         if outcome == "mixed":
             line["statuses"] = [result["status"] for result in answer["results"]]
         if outcome == "fail" or status == 503:
@@ -172,6 +183,10 @@ class Worker:
     def _write(self, line: dict[str, Any]) -> None:
         text = json.dumps({"t": time.monotonic(), **line}, separators=(",", ":"))
         os.write(self._file, text.encode() + b"\n")
+
+
+def _digest(answer: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(answer).encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":
