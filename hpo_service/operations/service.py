@@ -245,7 +245,7 @@ class Exchange:
         self._all_light = True
         self._arrived: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_here = False
+        self._writing_in: int | None = None  # the event loop's thread, while it writes: it takes the answers itself
 
     def submit(
         self,
@@ -271,7 +271,7 @@ class Exchange:
 
     def answered(self) -> None:
         """At the end of a group, in the thread that has run it."""
-        if (self._arrived or self._leaving) and self._loop is not None and not self._is_here:
+        if (self._arrived or self._leaving) and self._loop is not None and self._writing_in != threading.get_ident():
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 self._loop.call_soon_threadsafe(self._hand_out)
 
@@ -280,11 +280,12 @@ class Exchange:
             return
         if self._all_light:
             some = self._leaving[:LARGEST_GROUP]  # others shall not have to wait for a crowd
-            self._is_here = True
-            done = self._database.write_here(some)
-            self._is_here = False
-            if done:
-                del self._leaving[: len(some)]
+            self._writing_in = threading.get_ident()
+            begun = self._database.write_here(some, self._watch)
+            self._writing_in = None
+            if begun:
+                del self._leaving[:begun]
+                self._all_light = begun == len(some)
                 self._give_answers()
                 if self._leaving and self._loop is not None:
                     self._loop.call_soon(self._hand_over)
@@ -299,6 +300,19 @@ class Exchange:
                 call.done(None, error)
             self._give_answers()
 
+    def _watch(self, socket: int, writing: bool, heard: Callable[[], None]) -> _Watching:
+        assert self._loop is not None
+
+        def in_the_loop() -> None:
+            self._writing_in = threading.get_ident()
+            try:
+                heard()
+            finally:
+                self._writing_in = None
+                self._hand_out()
+
+        return _Watching(self._loop, socket, writing, in_the_loop)
+
     def _hand_out(self) -> None:
         self._give_answers()
         self._hand_over()
@@ -307,6 +321,25 @@ class Exchange:
         while self._arrived:
             done, result, error = self._arrived.popleft()
             done(result, error)
+
+
+class _Watching:
+    """A socket that the event loop watches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, socket: int, writing: bool, heard: Callable[[], None]) -> None:
+        self._loop, self._socket, self._writing = loop, socket, writing
+        loop.add_reader(socket, heard)
+        if writing:
+            loop.add_writer(socket, heard)
+
+    def stop(self) -> None:
+        self._loop.remove_reader(self._socket)
+        if self._writing:
+            self._loop.remove_writer(self._socket)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._loop.is_running()
 
 
 class _Listener:

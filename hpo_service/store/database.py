@@ -21,7 +21,7 @@ from hpo_service.store.engine import (
 from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
-from hpo_service.store.writer import Call, Listener, NobodyListens, Writer
+from hpo_service.store.writer import Call, Listener, NobodyListens, Watch, Writer
 from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
 T = TypeVar("T")
@@ -80,9 +80,12 @@ class Database:
         """
         return Call(partial(self._in_transaction, work), studies, done, request_id)
 
-    def write_here(self, calls: Sequence[Call]) -> bool:
-        """Write them in this thread; False where that could take long: `write_all` has to."""
-        return self._writer.run_here(calls)
+    def write_here(self, calls: Sequence[Call], watch: Watch) -> int:
+        """Write the first of them in this thread, and return how many; the others could take long, for `write_all`.
+
+        watch: for the event loop to say when PostgreSQL has answered, and the calls with it.
+        """
+        return self._writer.run_here(calls, watch)
 
     @property
     def is_writing(self) -> bool:

@@ -41,8 +41,7 @@ def send(connection: sa.Connection, statements: Sequence[Statement]) -> Sent:
     """The same in two steps; nothing else may go over the connection between them."""
     link: Any = connection.connection.dbapi_connection
     try:
-        prepared = [(_name(connection, link.pgconn, text), list(map(_cell, values))) for text, values in statements]
-        return Sent(connection, link.pgconn, prepared)
+        return Sent(connection, link.pgconn, statements)
     except Exception as error:
         raise as_sqlalchemy(connection, error) from error
 
@@ -51,6 +50,11 @@ def array(texts: Iterable[str]) -> str:
     """A text[] as PostgreSQL reads it."""
     quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
     return "{" + ",".join(quoted) + "}"
+
+
+def numbers(integers: Iterable[int]) -> str:
+    """A bigint[] as PostgreSQL reads it."""
+    return "{" + ",".join(map(str, integers)) + "}"
 
 
 def reader(columns: Sequence[sa.Column[Any]]) -> Callable[[Sequence[bytes | None]], Any]:
@@ -74,17 +78,25 @@ def _reading(kind: sa.types.TypeEngine[Any]) -> Callable[[bytes], Any]:
     return float if isinstance(kind, sa.Float) else bytes.decode
 
 
-def _name(connection: sa.Connection, pgconn: Any, text: str) -> bytes:
-    names: dict[str, bytes] = connection.connection.info.setdefault(_PREPARED, {})
-    name = names.get(text)
-    if name is None:
-        name = b"hpo_%d" % (len(names) % _MOST_PREPARED)
-        if len(names) >= _MOST_PREPARED:
-            _check(pgconn.exec_(b"DEALLOCATE ALL"))
-            names.clear()
-        _check(pgconn.prepare(name, _numbered(text)))
-        names[text] = name
-    return name
+class _Prepared:
+    """What a connection has prepared: each statement's name. No name is given twice, whatever became of the first."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, bytes] = {}
+        self._numbers = itertools.count()
+
+    def new(self, texts: Iterable[str]) -> dict[str, bytes]:
+        """Names for those that are not prepared yet."""
+        return {text: b"hpo_%d" % next(self._numbers) for text in dict.fromkeys(texts) if text not in self.names}
+
+
+def _prepared(connection: sa.Connection, pgconn: Any, wanted: int) -> _Prepared:
+    """What is prepared on this connection, with room for so many more."""
+    kept: _Prepared = connection.connection.info.setdefault(_PREPARED, _Prepared())
+    if len(kept.names) + wanted > _MOST_PREPARED:
+        _check(pgconn.exec_(b"DEALLOCATE ALL"))
+        kept.names.clear()
+    return kept
 
 
 @lru_cache(maxsize=1000)
@@ -105,63 +117,81 @@ def _cell(value: Any) -> bytes | None:
 
 
 class Sent:
-    """Statements on their way."""
+    """Statements on their way. Statements that are new to the connection are prepared on the same way."""
 
-    def __init__(
-        self, connection: sa.Connection, pgconn: Any, prepared: Sequence[tuple[bytes, list[bytes | None]]]
-    ) -> None:
-        self._connection, self._pgconn, self._count = connection, pgconn, len(prepared)
+    def __init__(self, connection: sa.Connection, pgconn: Any, statements: Sequence[Statement]) -> None:
+        self._connection, self._pgconn = connection, pgconn
+        kept = _prepared(connection, pgconn, len({text for text, _ in statements}))
+        self._names, self._new = kept.names, kept.new(text for text, _ in statements)
         pgconn.enter_pipeline_mode()
-        for name, values in prepared:
-            pgconn.send_query_prepared(name, values)
+        for text, name in self._new.items():
+            pgconn.send_prepare(name, _numbered(text))
+        for text, values in statements:
+            pgconn.send_query_prepared(self._names.get(text) or self._new[text], list(map(_cell, values)))
         pgconn.pipeline_sync()
-        self._link = _Link(pgconn)
-        self._link.send()
+        self._left = len(self._new) + len(statements)  # results that have not come yet
+        self._results: list[Any] = []
+        self._is_out = not pgconn.flush()
+        self._is_all_here = False
+
+    @property
+    def socket(self) -> int:
+        """What becomes readable when there is more to take."""
+        return int(self._pgconn.socket)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether all has left; else it goes on when the socket is writable, by looking whether it has `arrived`."""
+        return self._is_out
+
+    def arrived(self) -> bool:
+        """Take what has come, without waiting; return whether that was all of it."""
+        try:
+            self._take()
+        except Exception as error:
+            raise as_sqlalchemy(self._connection, error) from error
+        return self._is_all_here
 
     def received(self) -> list[Rows]:
-        """Wait for the rows of each."""
+        """The rows of each, waited for: libpq's own waiting would not let other threads run."""
+        poll = select.poll()
+        while not self._is_all_here:
+            poll.register(self.socket, select.POLLIN if self._is_out else select.POLLIN | select.POLLOUT)
+            poll.poll()
+            self.arrived()
         try:
-            return self._received()
+            return self._rows()
         except Exception as error:
             raise as_sqlalchemy(self._connection, error) from error
 
-    def _received(self) -> list[Rows]:
-        results = []
-        for _ in range(self._count):
-            results.append(self._link.result())
-            self._pgconn.get_result()  # the end of this statement's results
-        self._link.result()  # of the synchronization
-        self._pgconn.exit_pipeline_mode()
+    def _take(self) -> None:
+        pgconn = self._pgconn
+        pgconn.consume_input()
+        if not self._is_out:
+            self._is_out = not pgconn.flush()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                raise psycopg.OperationalError(f"the connection was lost: {pgconn.get_error_message()}")
+            if self._left == 0:  # this one is of the synchronization
+                pgconn.exit_pipeline_mode()
+                self._is_all_here = True
+                return
+            pgconn.get_result()  # the end of this statement's results
+            self._results.append(result)
+            self._left -= 1
+
+    def _rows(self) -> list[Rows]:
+        for result in self._results[: len(self._new)]:
+            _check(result)
+        self._names.update(self._new)
+        results = self._results[len(self._new) :]
         for result in results:
             _check(result)
         return [
             [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
             for result in results
         ]
-
-
-class _Link:
-    """Waits for the other side, which libpq's own waiting would do without letting other threads run."""
-
-    def __init__(self, pgconn: Any) -> None:
-        self._pgconn = pgconn
-        self._poll = select.poll()
-
-    def send(self) -> None:
-        while self._pgconn.flush():
-            self._poll.register(self._pgconn.socket, select.POLLIN | select.POLLOUT)
-            if any(event & select.POLLIN for _, event in self._poll.poll()):
-                self._pgconn.consume_input()  # else both sides could wait for each other
-        self._poll.register(self._pgconn.socket, select.POLLIN)
-
-    def result(self) -> Any:
-        while self._pgconn.is_busy():
-            self._poll.poll()
-            self._pgconn.consume_input()
-        result = self._pgconn.get_result()
-        if result is None:
-            raise psycopg.OperationalError(f"the connection was lost: {self._pgconn.get_error_message()}")
-        return result
 
 
 def _check(result: Any) -> None:

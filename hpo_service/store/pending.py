@@ -72,15 +72,22 @@ class Pending:
 
     def commit(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
         """Write all that waits and commit the transaction, on PostgreSQL in one round trip."""
-        if connection.dialect.name == "sqlite" or connection.in_transaction() or self._others_need_ids():
+        if connection.dialect.name == "sqlite" or connection.in_transaction() or self.others_need_ids():
             self.flush(connection, mirrors)
             commit(connection)
             return
+        answers = one_round_trip.run(connection, [*self.statements(mirrors), ("COMMIT", ())])
+        self.were_written(answers, mirrors)
+
+    def statements(self, mirrors: dict[int, Mirror]) -> list[one_round_trip.Statement]:
+        """All that waits, for PostgreSQL, unless others need ids."""
         sql = _STATEMENTS["postgresql"]
         inserts = [_insert(sql, part) for part in self._parts()]
-        rest = [(text, row) for text, rows in self._rest(sql, {}, mirrors) for row in rows]
-        answers = one_round_trip.run(connection, [*inserts, *rest, ("COMMIT", ())])
-        for rows in answers[: len(inserts)]:
+        return inserts + [(text, row) for text, rows in self._rest(sql, {}, mirrors) for row in rows]
+
+    def were_written(self, answers: Sequence[one_round_trip.Rows], mirrors: dict[int, Mirror]) -> None:
+        """Take the answers to these statements."""
+        for rows in answers[: len(self._parts())]:
             _take_ids(rows, {}, mirrors)
         self._forget()
 
@@ -115,7 +122,7 @@ class Pending:
         new = list(self.new_trials.items())
         return [new[start : start + MOST_ROWS] for start in range(0, len(new), MOST_ROWS)]
 
-    def _others_need_ids(self) -> bool:
+    def others_need_ids(self) -> bool:
         """Whether something else that waits belongs to a trial that has no id yet."""
         if not self.new_trials:
             return False

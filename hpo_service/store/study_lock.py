@@ -1,8 +1,9 @@
 """The studies of a group, locked on PostgreSQL so that no other server writes them meanwhile.
 
-A server that alone has written them lately goes ahead with its calls while the lock is on its way: it knows the
-studies, and what the database's clock shows. When the lock arrives it is compared with that. If somebody else has
-written after all, or was waited for, or an ask had been answered before, the calls run once more on what is true.
+A server that alone has written them lately goes ahead with its calls without a lock: it knows the studies, and what the
+database's clock shows. What the calls have changed goes to the database in one round trip with the lock before it and
+the commit behind it, and the lock fails unless all was as it was known. If somebody else has written after all, or was
+waited for, or an ask had been answered before, nothing of it is written, and the calls run once more on what is true.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy as sa
 
@@ -41,9 +42,28 @@ _ANSWERS = (
     "SELECT call, request_id, answer FROM hpo_answers "
     "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 )
+# Locks, and fails unless the studies are as they are known to be. Nobody can have been answered after these were seen
+# and before the lock without a new revision, so that this may be one statement.
+_LOCK_AS_KNOWN = (
+    "WITH locked AS MATERIALIZED (SELECT id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
+    "SELECT now, CASE WHEN known = %s AND abs(now - %s) <= %s {and_not_answered} THEN 0 "
+    "ELSE ('another server has written, or this went ahead of its clock: ' || known)::int END "
+    "FROM (SELECT known, extract(epoch FROM clock_timestamp())::float8 AS now FROM (SELECT count(*) AS known "
+    "FROM locked WHERE (id, revision) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))) AS counted OFFSET 0) AS it"
+)
+_NOT_ANSWERED = (
+    "AND NOT EXISTS (SELECT FROM hpo_answers "
+    "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[])))"
+)
+_LOCK_TO_TELL = _LOCK_AS_KNOWN.format(and_not_answered="")
+_LOCK_TO_ASK = _LOCK_AS_KNOWN.format(and_not_answered=_NOT_ANSWERED)
 ALONE_SECONDS = 10.0  # so long after another server's last writing, this one takes itself to be alone
 CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
 LATE_SECONDS = 0.05  # between the time reckoned and the time of the lock
+
+
+class MustWait(BaseException):
+    """Something has to be waited for where nothing may be. No call's error: none may catch it."""
 
 
 class OutOfDate(BaseException):
@@ -84,36 +104,50 @@ def ask_call(study_id: int) -> str:
 
 class StudyLock:
     def __init__(
-        self, connection: sa.Connection, memory: Memory, names: Sequence[str], requests: Sequence[tuple[str, str]]
+        self,
+        connection: sa.Connection,
+        memory: Memory,
+        names: Sequence[str],
+        requests: Sequence[tuple[str, str]],
+        *,
+        may_go_ahead: bool = True,
+        may_wait: bool = True,
     ) -> None:
         """names: of the studies, in order, so that nobody waits in a circle.
 
         requests: (study, request_id) of who asks it: what was answered to them is read along.
+        Raise MustWait where nothing may be waited for.
         """
+        self._connection = connection
         self._memory = memory
         self._names = names
+        self._may_wait = may_wait
         known = {name: memory.mirrors[memory.ids[name]].study for name in names if name in memory.ids}
         self._known = {name: (study.id, study.revision) for name, study in known.items()}
-        keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
-        self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(keys)  # None where there is no answer
+        self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
+        self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
         alone = time.monotonic() - memory.others_wrote_at > ALONE_SECONDS
         self._followed = [] if alone else list(known)  # whose changes are read along
-        changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in self._followed]
-        reckoned = memory.database_clock.reckoned()  # before the lock can be taken
-        self._sent: one_round_trip.Sent | None = one_round_trip.send(
-            connection, [("BEGIN", ()), (_LOCK, (one_round_trip.array(names),)), *changed, *_answers(keys)]
-        )
-        self._ahead_at = reckoned if alone and len(known) == len(names) else None
-        self.time: float | None = self._ahead_at  # of the lock, once it has arrived
+        goes_ahead = may_go_ahead and alone and len(known) == len(names)
+        self._ahead_at = memory.database_clock.reckoned() if goes_ahead else None
+        self.time: float | None = self._ahead_at  # of the lock
+        self.is_held = False
         if self._ahead_at is None:
-            self.arrive()
+            self.hold()
 
-    def arrive(self) -> None:
-        """Wait for the lock. Raise OutOfDate when the group has gone ahead on what was not so."""
-        sent, self._sent = self._sent, None
-        if sent is None:
+    def hold(self) -> None:
+        """Take the lock and wait for it. Raise OutOfDate when the group has gone ahead on what was not so; MustWait."""
+        if self.is_held:
             return
-        _, locked, *rest = sent.received()
+        if not self._may_wait:
+            raise MustWait
+        changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in self._followed]
+        lock = (_LOCK, (one_round_trip.array(self._names),))
+        self._arrived(one_round_trip.run(self._connection, [("BEGIN", ()), lock, *changed, *_answers(self._keys)]))
+
+    def _arrived(self, answers: list[one_round_trip.Rows]) -> None:
+        self.is_held = True
+        _, locked, *rest = answers
         changed, answered = rest[: len(self._followed)], rest[len(self._followed) :]
         found, arrived_at = {}, -math.inf
         for *cells, shown in locked:
@@ -133,9 +167,27 @@ class StudyLock:
                 if not self._take_over(found.get(name), taken_over.get(name)):
                     self._memory.forget_study(name)
         elif others or again or abs(arrived_at - self._ahead_at) > LATE_SECONDS:
-            for name in self._names:
-                self._memory.forget_study(name)
-            raise OutOfDate
+            self.was_not_so()
+
+    def as_known(self) -> one_round_trip.Statement:
+        """Lock the studies in the statement before others, and fail unless all is as the group went ahead on."""
+        ids, revisions = zip(*self._known.values(), strict=True)
+        known = one_round_trip.numbers(ids), one_round_trip.numbers(revisions)
+        names = one_round_trip.array(self._names)
+        if not self._keys:
+            return _LOCK_TO_TELL, (names, len(self._names), self._ahead_at, LATE_SECONDS, *known)
+        calls, requests = map(one_round_trip.array, zip(*self._keys, strict=True))
+        return _LOCK_TO_ASK, (names, len(self._names), self._ahead_at, LATE_SECONDS, calls, requests, *known)
+
+    def was_as_known(self, rows: one_round_trip.Rows) -> None:
+        ((shown, _),) = rows
+        assert shown is not None
+        self._memory.database_clock.was_read(float(shown))
+
+    def was_not_so(self, error: Exception | None = None) -> NoReturn:
+        for name in self._names:
+            self._memory.forget_study(name)
+        raise OutOfDate from error
 
     def _take_over(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
         """Bring what is known of a study up to its row; False where all of it has to be read again."""

@@ -4,9 +4,10 @@ One thread writes. It takes whatever calls have queued up, runs each inside a sa
 and only then hands out the answers. A call that is refused takes nothing of the others along; a commit that fails
 fails all.
 
-On SQLite, light calls may run in the thread that brings them (`run_here`): handing them to another one and back costs
-more than they do. That is for calls that wait for nothing: as soon as the disk is slow, or somebody else holds the
-file's lock, the writer's thread does the waiting.
+Light calls may run in the thread that brings them (`run_here`): handing them to another one and back costs more than
+they do. That is for calls that wait for nothing: as soon as SQLite's disk is slow, or somebody else holds the file's
+lock, or PostgreSQL has to be asked something, the writer's thread does the waiting. What PostgreSQL answers to a commit
+is not waited for at all: the event loop says when it has come.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.engine import begin, database_errors_translated, is_locked
-from hpo_service.store.study_lock import OutOfDate
+from hpo_service.store.one_round_trip import Sent
+from hpo_service.store.study_lock import MustWait, OutOfDate
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -35,6 +38,7 @@ CONNECTION_IDLE_SECONDS = 1.0
 QUICK_COMMIT_SECONDS = 0.01  # on the average of the last few: above it, no commit is waited for but in the thread
 LOCKED_PATIENCE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.005
+LOOK_AFTER_SECONDS = 1.0  # whether what is on its way has nobody left to land it
 
 
 class Call(NamedTuple):
@@ -48,6 +52,32 @@ class Call(NamedTuple):
     studies: Sequence[str]
     done: Callable[[Any, BaseException | None], None]
     request_id: str | None = None
+
+
+class Watching(Protocol):
+    """A socket is watched by the event loop."""
+
+    def stop(self) -> None: ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the event loop has ended."""
+
+
+# Have the function called whenever this socket has something to read, or, where asked for, takes something more.
+Watch = Callable[[int, bool, Callable[[], None]], Watching]
+
+
+@dataclass
+class _Flight:
+    """A group that was sent to PostgreSQL, all of it, and is not waited for."""
+
+    calls: Sequence[Call]
+    outcomes: Sequence[_Outcome]
+    group: Group
+    sent: Sent
+    watch: Watch
+    watching: Watching | None = None
 
 
 class _Locked(Exception):
@@ -105,7 +135,9 @@ class Writer:
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
         self._commit_seconds = 0.0
-        self._in_hand = threading.Lock()  # held by whoever runs a group
+        self._in_hand = threading.Lock()  # held by whoever runs a group, until it is answered or has landed
+        self._is_wanted = False  # by the writer's thread, which would not get it between two groups of the event loop
+        self._flight: _Flight | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -128,26 +160,122 @@ class Writer:
             raise Unavailable("the server is shutting down")
         self._queue.put(calls)
 
-    def run_here(self, calls: Sequence[Call]) -> bool:
-        """Run them in this thread, answered on return. False: nothing has run, and `submit_all` has to take them."""
-        if self._shared or self._closed or self._commit_seconds > QUICK_COMMIT_SECONDS:
-            return False
+    def run_here(self, calls: Sequence[Call], watch: Watch) -> int:
+        """Run the first of them in this thread, and return how many that were; `submit_all` has to take the others.
+
+        On return they are answered, or on their way to PostgreSQL: then they are answered later, by what `watch` calls.
+        """
+        if self._closed or self._is_wanted or not (self._shared or self._commit_seconds <= QUICK_COMMIT_SECONDS):
+            return 0
         if not self._in_hand.acquire(blocking=False):
-            return False
+            return 0
+        if self._shared:
+            return self._depart(calls, watch)
         try:
             answers = self._run_group(list(calls), patient=False)
         except _Locked:
-            return False
+            return 0
         finally:
             self._in_hand.release()
         _answer(answers)
         self._listener.answered()
-        return True
+        return len(calls)
+
+    def _depart(self, calls: Sequence[Call], watch: Watch) -> int:
+        """Run what can be run on what is known, and send it; at its landing the lock is let go of."""
+        try:
+            begun = self._run_ahead(calls)
+        except BaseException:
+            self._forget()
+            self._in_hand.release()
+            raise
+        if begun is None:
+            self._in_hand.release()
+            return 0
+        group, outcomes = begun
+        some = calls[: len(outcomes)]
+        try:
+            with database_errors_translated():
+                sent = group.sent()
+        except MustWait:
+            self._forget()
+            self._in_hand.release()
+            return 0
+        except Exception as error:
+            self._forget()
+            self._let_go()
+            self._land(some, [_Outcome(None, error)] * len(some))
+        else:
+            self._flight = _Flight(some, outcomes, group, sent, watch)
+            self._watch(self._flight)
+        return len(some)
+
+    def _run_ahead(self, calls: Sequence[Call]) -> tuple[Group, list[_Outcome]] | None:
+        """Run them until one needs something of the database; None where the first does."""
+        connection = self._connection_at_hand()
+        if connection is None:
+            return None
+        group = Group(connection, self._memory, shared=True, may_wait=False)
+        outcomes: list[_Outcome] = []
+        try:
+            group.lock(*_asked_for(calls))
+            for call in calls:
+                outcomes.append(self._run_one(group, call))  # noqa: PERF401 - those before one that fails are kept
+        except MustWait:
+            group.refuse_call()
+            self._listener.call_refused()
+        return (group, outcomes) if outcomes else None
+
+    def _watch(self, flight: _Flight) -> None:
+        if flight.watching is not None:
+            flight.watching.stop()
+        flight.watching = flight.watch(flight.sent.socket, not flight.sent.is_out, lambda: self._arrive(flight))
+
+    def _arrive(self, flight: _Flight) -> None:
+        """Take what PostgreSQL says so far; when that is all, the calls have their answers."""
+        was_out = flight.sent.is_out
+        try:
+            with database_errors_translated():
+                if not flight.sent.arrived():
+                    if flight.sent.is_out and not was_out:
+                        self._watch(flight)
+                    return
+                flight.group.arrived(flight.sent)
+        except OutOfDate:
+            self._listener.rolled_back()
+            self._disconnect(flight)
+            self._queue.put(flight.calls)  # to be run with the lock held
+            self._land((), ())
+        except Exception as error:
+            self._forget()
+            self._disconnect(flight)
+            self._land(flight.calls, [_Outcome(None, error)] * len(flight.calls))
+        else:
+            self._memory.committed(flight.group.touched)
+            self._listener.committed()
+            if flight.watching is not None:
+                flight.watching.stop()
+            self._land(flight.calls, flight.outcomes)
+
+    def _disconnect(self, flight: _Flight) -> None:
+        if flight.watching is not None:
+            flight.watching.stop()  # before the socket's number can be another's
+        self._let_go()
+
+    def _land(self, calls: Sequence[Call], outcomes: Sequence[_Outcome]) -> None:
+        self._flight = None
+        self._in_hand.release()
+        _answer(zip(calls, outcomes, strict=True))
+        self._listener.answered()
+
+    def _forget(self) -> None:
+        self._memory.forget_all()
+        self._listener.rolled_back()
 
     @property
     def is_at_work(self) -> bool:
         """Whether a group runs now; at its end the listener is told."""
-        return self._in_hand.locked()
+        return self._is_wanted or self._in_hand.locked()
 
     def close(self) -> None:
         """Finish what was submitted, then stop."""
@@ -157,17 +285,41 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while (first := self._queue.get()) is not None:
+            last = False
+            while not last and (first := self._queue.get()) is not None:
                 group, last = self._gather(first)
-                with self._in_hand:
-                    answers = self._run_group(group, patient=True)
-                _answer(answers)
-                self._listener.answered()
-                if last:
-                    return
+                self._run_in_hand(group)
         finally:
-            with self._in_hand:
+            with self._taken_in_hand():
+                pass  # what was on its way has landed, and may have come back to be run again
+            with suppress(queue.Empty):
+                while (rest := self._queue.get_nowait()) is not None:
+                    self._run_in_hand(list(rest))
+            with self._taken_in_hand():
                 self._let_go()
+
+    def _run_in_hand(self, calls: list[Call]) -> None:
+        with self._taken_in_hand():
+            answers = self._run_group(calls, patient=True)
+        _answer(answers)
+        self._listener.answered()
+
+    @contextmanager
+    def _taken_in_hand(self) -> Iterator[None]:
+        """Wait until no group runs. One that flies lands by the event loop; where that has ended, here."""
+        self._is_wanted = True
+        while not self._in_hand.acquire(timeout=LOOK_AFTER_SECONDS):
+            flight = self._flight
+            if flight is not None and flight.watching is not None and flight.watching.is_over:
+                flight.watching = None
+                with suppress(sa.exc.DBAPIError):
+                    flight.sent.received()
+                self._arrive(flight)
+        self._is_wanted = False
+        try:
+            yield
+        finally:
+            self._in_hand.release()
 
     def _gather(self, first: Sequence[Call]) -> tuple[list[Call], bool]:
         group = list(first)
@@ -183,28 +335,22 @@ class Writer:
 
     def _run_group(self, calls: list[Call], *, patient: bool) -> list[tuple[Call, _Outcome]]:
         """Run them in one transaction. patient: whether to wait for the file's lock; else raise _Locked."""
-        studies = sorted({name for call in calls for name in call.studies})
         try:
             with database_errors_translated(), self._transaction(patient) as connection:
                 group = Group(connection, self._memory, shared=self._shared)
-                group.lock(
-                    studies, [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
-                )
                 try:
+                    group.lock(*_asked_for(calls))
                     outcomes = [self._run_one(group, call) for call in calls]
-                    group.connection  # noqa: B018  # the lock has arrived
+                    self._commit(group)
                 except OutOfDate:
                     self._listener.rolled_back()
                     group = group.again()
                     outcomes = [self._run_one(group, call) for call in calls]
-                began = time.perf_counter()
-                group.commit()
-                self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
+                    self._commit(group)
         except _Locked:
             raise
         except BaseException as error:
-            self._memory.forget_all()
-            self._listener.rolled_back()
+            self._forget()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
                 return [answer for call in calls for answer in self._run_group([call], patient=True)]
@@ -214,6 +360,11 @@ class Writer:
             self._listener.committed()
         return list(zip(calls, outcomes, strict=True))
 
+    def _commit(self, group: Group) -> None:
+        began = time.perf_counter()
+        group.commit()
+        self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
+
     @contextmanager
     def _transaction(self, patient: bool) -> Iterator[sa.Connection]:
         """One transaction on the connection of the last group, unless that failed or was long ago.
@@ -221,18 +372,24 @@ class Writer:
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
         has not been used for a while goes back there first.
         """
-        now = time.monotonic()
-        if now - self._used_at > CONNECTION_IDLE_SECONDS or (self._shared and self._has_been_ended()):
+        connection = self._connection_at_hand()
+        if connection is None:
             self._let_go()
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        self._used_at = now
-        self._begin(self._connection, patient)
+            self._connection = connection = self._engine.connect()
+            self._used_at = time.monotonic()
+        self._begin(connection, patient)
         try:
-            yield self._connection
+            yield connection
         except BaseException:
             self._let_go()
             raise
+
+    def _connection_at_hand(self) -> sa.Connection | None:
+        now = time.monotonic()
+        if now - self._used_at > CONNECTION_IDLE_SECONDS or (self._shared and self._has_been_ended()):
+            return None
+        self._used_at = now
+        return self._connection
 
     def _begin(self, connection: sa.Connection, patient: bool) -> None:
         """The writer's connection itself waits for nobody: a lock that is held is waited for here, in short steps."""
@@ -281,6 +438,12 @@ class Writer:
             return _Outcome(None, error)
 
 
-def _answer(answers: list[tuple[Call, _Outcome]]) -> None:
+def _asked_for(calls: Sequence[Call]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The studies of these calls, in order, and who asks which of them."""
+    requests = [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
+    return sorted({name for call in calls for name in call.studies}), requests
+
+
+def _answer(answers: Iterable[tuple[Call, _Outcome]]) -> None:
     for call, outcome in answers:
         call.done(*outcome)

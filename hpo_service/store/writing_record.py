@@ -16,14 +16,17 @@ import sqlalchemy as sa
 
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
+from hpo_service.store import one_round_trip
 from hpo_service.store.engine import Clock, database_time, raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
-from hpo_service.store.study_lock import AnswerKey, DatabaseClock, StudyLock
+from hpo_service.store.study_lock import AnswerKey, DatabaseClock, MustWait, StudyLock
 from hpo_service.store.tables import workers
 
 MOST_MIRRORS = 500
+DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
+_DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
 
 
 class Memory:
@@ -62,8 +65,8 @@ class Memory:
 class Group:
     """One transaction of the writer, for one call after the other."""
 
-    def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool) -> None:
-        """shared: whether other servers may write the same database."""
+    def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool, may_wait: bool = True) -> None:
+        """shared: whether other servers may write the same database. may_wait: for the database, before the commit."""
         self.memory = memory
         self.shared = shared
         self.pending = Pending()
@@ -71,15 +74,20 @@ class Group:
         self.touched: set[int] = set()
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
         self._connection = connection
+        self._may_wait = may_wait
+        self._studies: tuple[Sequence[str], Sequence[tuple[str, str]]] = ((), ())
         self._lock: StudyLock | None = None
         self._before_sql: list[dict[Any, Any]] | None = None
         self._now: float | None = None
+        self._reads_draining = False
 
     @property
     def connection(self) -> sa.Connection:
-        """The connection, once the studies are locked. Raise OutOfDate."""
+        """The connection, once the studies are locked. Raise OutOfDate, MustWait."""
+        if not self._may_wait:
+            raise MustWait
         if self._lock is not None:
-            self._lock.arrive()
+            self._lock.hold()
         return self._connection
 
     def now(self, clock: Clock | None) -> float:
@@ -96,16 +104,28 @@ class Group:
                 self._now = database_time(self.connection)
         return self._now
 
-    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
-        """Keep other servers from these studies; requests: (study, request_id) of who asks it."""
+    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]], *, may_go_ahead: bool = True) -> None:
+        """Keep other servers from these studies; requests: (study, request_id) of who asks it. Raise MustWait."""
+        self._studies = names, requests
         if self.shared and names:
-            self._lock = StudyLock(self._connection, self.memory, names, requests)
+            self._lock = StudyLock(
+                self._connection,
+                self.memory,
+                names,
+                requests,
+                may_go_ahead=may_go_ahead,
+                may_wait=self._may_wait,
+            )
             self.verified.update(names)
 
     def again(self) -> Group:
-        """The same transaction with nothing done in it, now that the lock has arrived."""
+        """The same transaction with nothing done in it, now that the lock is held."""
         group = Group(self._connection, self.memory, shared=self.shared)
-        group._lock, group.verified = self._lock, set(self.verified)
+        if self._lock is not None and self._lock.is_held:
+            group._lock, group.verified = self._lock, set(self.verified)
+        else:
+            one_round_trip.run(self._connection, [("ROLLBACK", ())])
+            group.lock(*self._studies, may_go_ahead=False)
         return group
 
     def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
@@ -119,11 +139,12 @@ class Group:
 
     def sql(self) -> sa.Connection:
         """The connection, with everything written that waits. Undone with the call."""
+        connection = self.connection
         if self._before_sql is None:
             self._before_sql = self.pending.copy()
-            self.connection.exec_driver_sql("SAVEPOINT one_call")
-        self.pending.flush(self._connection, self.memory.mirrors)
-        return self._connection
+            connection.exec_driver_sql("SAVEPOINT one_call")
+        self.pending.flush(connection, self.memory.mirrors)
+        return connection
 
     def keep_call(self) -> None:
         if self._before_sql is not None:
@@ -140,7 +161,38 @@ class Group:
         self.undo.run_to()
 
     def commit(self) -> None:
-        self.pending.commit(self.connection, self.memory.mirrors)
+        """Raise OutOfDate."""
+        if self._goes_ahead():
+            self.arrived(self.sent())
+        else:
+            self.pending.commit(self.connection, self.memory.mirrors)
+
+    def _goes_ahead(self) -> bool:
+        return self._lock is not None and not self._lock.is_held and not self.pending.others_need_ids()
+
+    def sent(self) -> one_round_trip.Sent:
+        """All of a group that goes ahead, on its way: lock, what its calls have changed, commit. Raise MustWait."""
+        if self._lock is None or not self._goes_ahead():
+            raise MustWait
+        memory = self.memory
+        self._reads_draining = abs(self.now(None) - memory.draining_read_at) >= DRAINING_SECONDS / 2
+        draining = [_DRAINING] if self._reads_draining else []
+        written = self.pending.statements(memory.mirrors)
+        statements = [("BEGIN", ()), self._lock.as_known(), *draining, *written, ("COMMIT", ())]
+        return one_round_trip.send(self._connection, statements)
+
+    def arrived(self, sent: one_round_trip.Sent) -> None:
+        """Take the answers to what was sent. Raise OutOfDate when nothing of it was written."""
+        assert self._lock is not None
+        try:
+            _, lock, *answers = sent.received()
+        except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+            self._lock.was_not_so(error)
+        self._lock.was_as_known(lock)
+        if self._reads_draining:
+            self.memory.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
+            self.memory.draining_read_at = self.now(None)
+        self.pending.were_written(answers, self.memory.mirrors)
 
 
 class WritingRecord(Record):
@@ -325,7 +377,7 @@ class WritingRecord(Record):
 
     def is_draining(self, worker_id: str) -> bool:
         memory = self._memory
-        old = self._group.shared and abs(self.now - memory.draining_read_at) >= 1.0
+        old = self._group.shared and abs(self.now - memory.draining_read_at) >= DRAINING_SECONDS
         if memory.draining is None or old:
             query = sa.select(workers.c.worker_id).where(workers.c.draining)
             memory.draining = frozenset(self._group.connection.execute(query).scalars())

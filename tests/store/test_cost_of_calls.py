@@ -13,7 +13,7 @@ import pytest
 
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, trials, workers
-from hpo_service.operations.calls import Ask, Import, Reports, Result
+from hpo_service.operations.calls import Ask, Import, Reports, Tell
 from hpo_service.operations.service import Service
 
 SPACE = {
@@ -80,7 +80,7 @@ async def search(service: Service, name: str, count: int, reports: int) -> None:
         for step in range(reports):
             report = Reports.model_validate({"attempt": 1, "reports": [{"step": step, "value": number + step / 10}]})
             await workers.report(service, name, number, report)
-        await workers.tell(service, name, number, Result(attempt=1, state="COMPLETE", values=[float(number)]))
+        await workers.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[float(number)]))
 
 
 async def study_of(service: Service, name: str, sampler: str, pruner: str, history: int) -> None:

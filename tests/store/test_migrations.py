@@ -10,7 +10,7 @@ from alembic import command
 
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, workers
-from hpo_service.operations.calls import Ask, Release, Result
+from hpo_service.operations.calls import Ask, Release, Tell
 from hpo_service.operations.resources import attempt_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.store import schema
@@ -42,7 +42,7 @@ async def search(service: Service) -> None:
     await workers.release(service, "mine", 0, Release(attempt=1))
     for _ in range(2):
         number, attempt = await ask()
-        await workers.tell(service, "mine", number, Result(attempt=attempt, state="COMPLETE", values=[float(number)]))
+        await workers.tell(service, "mine", number, Tell(attempt=attempt, state="COMPLETE", values=[float(number)]))
     await ask()
     await ask()
     await workers.release(service, "mine", 2, Release(attempt=1))
