@@ -107,6 +107,7 @@ class Sides:
         self._others: dict[int, list[float]] = {}
         self._on: dict[tuple[str, ...], Coordinates] = {}
         self._good_mixtures: dict[Coordinates, Mixture] = {}
+        self._fitted: set[Coordinates] = set()  # those whose mixture is the good ones' as they are now
         self._others_mixtures: dict[Coordinates, Others] = {}
 
     def catch_up(self) -> None:
@@ -119,7 +120,7 @@ class Sides:
             numbers = sorted(key[3] for key in best)
             touched.update(self._good.keys() ^ numbers)
             self._good = {number: self._good.get(number) or self._places(number) for number in numbers}
-            self._good_mixtures.clear()
+            self._fitted.clear()
         for number in touched:
             if number in self._good or not history.keeps(number, self._with_running):
                 self._others.pop(number, None)
@@ -129,6 +130,7 @@ class Sides:
             others.stale |= touched
             if len(others.stale) > _STALE:
                 del self._others_mixtures[on]
+                self._good_mixtures.pop(on, None)
         touched.clear()
 
     def _places(self, number: int) -> list[float]:
@@ -143,11 +145,14 @@ class Sides:
         return self._on[key]
 
     def good_mixture(self, on: Coordinates) -> Mixture:
-        if on not in self._good_mixtures:
-            having = [on.of(places) for places in self._good.values() if on.has(places)]
-            places = np.array(having).reshape(-1, len(on.each)).T
-            self._good_mixtures[on] = Mixture(on).fit(places)
-        return self._good_mixtures[on]
+        mixture = self._good_mixtures.get(on)
+        if mixture is None:
+            mixture = self._good_mixtures[on] = Mixture(on)
+        elif on in self._fitted:
+            return mixture
+        self._fitted.add(on)
+        having = [on.of(places) for places in self._good.values() if on.has(places)]
+        return mixture.fit(np.array(having).reshape(-1, len(on.each)).T)
 
     def others_mixture(self, on: Coordinates) -> Mixture:
         """One of the sample stands for its share of what is left out, so that all weigh what all would."""

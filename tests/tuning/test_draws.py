@@ -112,6 +112,13 @@ def run(tuner: Tuner, space: SearchSpace, numbers: range, directions: int = 1) -
     return history
 
 
+def test_where_every_parameter_has_one_value_that_is_drawn() -> None:
+    spec = spec_of({"one": NUMBERS["one"]}, "tpe", {"n_startup_trials": 0})
+    tuner = Tuner(spec)
+    run(tuner, spec.search_space, range(12))
+    assert tuner.draw(12, spec.search_space, {}).params == {"one": 0.5}
+
+
 def name_of(case: Any) -> str:
     return case if isinstance(case, str) else "-".join(f"{key}={value}" for key, value in case.items())
 
