@@ -31,7 +31,7 @@ run: $(INSTALLED)
 	$(BIN)/hpo run studies/mnist.toml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/run.py --full

@@ -22,6 +22,13 @@ from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are cores, since a good part of a drill is waiting, for a lease or a process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def _postgres_binaries() -> Path:
     """Where initdb and postgres are: Debian's packages, the PATH, or the pip package of binaries."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)

@@ -158,23 +158,23 @@ def test_every_reading_is_byte_for_byte_what_the_server_itself_would_read(
 
 
 def test_a_lease_that_has_run_out_is_taken_back_before_the_process_reads(api: Api) -> None:
-    name = api.create(lease_seconds=5)
+    name = api.create(lease_seconds=2)
     api.ask(name)
     work = [f"/v1/studies/{name}/trials/0", f"/v1/studies/{name}", "/v1/studies"]
     assert api.get(work[0]).json()["state"] == "RUNNING"
 
-    time.sleep(5.1)
+    time.sleep(2.1)
 
     assert api.get(work[0]).json()["state"] == "WAITING"
     assert api.get(work[1]).json()["counts"]["RUNNING"] == 0
 
 
 def test_a_list_of_studies_takes_back_what_has_run_out_in_all_of_them(api: Api) -> None:
-    names = [api.create(lease_seconds=5) for _ in range(2)]
+    names = [api.create(lease_seconds=2) for _ in range(2)]
     for name in names:
         api.ask(name)
 
-    time.sleep(5.1)
+    time.sleep(2.1)
 
     assert [study["counts"]["RUNNING"] for study in api.get("/v1/studies").json()["items"]] == [0, 0]
 

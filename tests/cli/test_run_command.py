@@ -29,7 +29,7 @@ hidden_layers = 2
 epochs = {epochs}
 {more}
 """
-MANY = 16  # enough to be in the middle of it when a signal comes
+MANY = 12  # more than two workers train at once, four each: in the middle of it when a signal comes
 SHORT = STUDY.format(epochs=2, more="[limits]\ntrials = 6")
 FIGURE = """\
 [metadata.figure]
@@ -38,7 +38,8 @@ claim = "Each round is better than the one before."
 expected = [{ measure = "value", round = 1, reference = [0.1, 0.0, 1.0] }]
 """
 ROUNDS = STUDY.format(epochs=2, more=f"[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true\n{FIGURE}")
-LONG = STUDY.format(epochs=300, more=f"[limits]\ntrials = {MANY}")
+LONG = STUDY.format(epochs=200, more=f"[limits]\ntrials = {MANY}")
+ENDLESS = STUDY.format(epochs=200, more="")  # for what must still run when the test has done what it does
 
 
 class Run:
@@ -139,9 +140,12 @@ def test_one_command_searches_draws_tests_and_sums_up(run):
     assert "tiny: COMPLETED, 10/10 trials" in err
 
 
-def test_with_json_stdout_is_the_study_and_nothing_else_and_a_second_run_changes_nothing(run):
-    first_code, first, _ = run.start(SHORT, "--json").end()
-    second_code, second, err = run.start(SHORT, "--json").end()
+def test_on_postgresql_with_json_stdout_is_the_study_and_nothing_else_and_a_second_run_changes_nothing(
+    run, postgres_url
+):
+    job = (SHORT, "--json", "--database", postgres_url)
+    first_code, first, _ = run.start(*job).end()
+    second_code, second, err = run.start(*job).end()
 
     study = json.loads(first)
     assert (first_code, second_code) == (0, 0)
@@ -162,7 +166,7 @@ def test_without_the_test_the_study_stays_open(run):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_hands_back_its_trials_and_goes_on_the_next_time(number, run):
     run.start(LONG, "--no-test")
-    run.wait_for(lambda: run.finished() >= 2)
+    run.wait_for(lambda: run.finished() >= 1)
     children = run.descendants()
     run.process.send_signal(number)
 
@@ -173,7 +177,7 @@ def test_interrupted_it_hands_back_its_trials_and_goes_on_the_next_time(number, 
     assert "go on: hpo run study.toml" in err
     assert gone(children, 1)
     before = run.finished()
-    assert 2 <= before < MANY
+    assert 1 <= before < MANY
     with sqlite3.connect(run.folder / "hpo.db") as database:
         states = dict(database.execute("SELECT state, count(*) FROM hpo_trials GROUP BY state"))
     assert "RUNNING" not in states
@@ -187,7 +191,7 @@ def test_interrupted_it_hands_back_its_trials_and_goes_on_the_next_time(number, 
 
 
 def test_killed_it_leaves_no_child_behind(run):
-    run.start(LONG)
+    run.start(ENDLESS)
     run.wait_for(lambda: run.finished() >= 1)
     children = run.descendants()
     assert len(children) >= 3
@@ -203,7 +207,7 @@ def test_a_child_started_without_a_lifeline_does_outlive_its_parent(run, monkeyp
     sitecustomize = tmp_path / "sitecustomize.py"
     sitecustomize.write_text("import os, sys\nif 'serve' in sys.orig_argv: os.environ.pop('HPO_LIFELINE', None)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run.start(LONG)
+    run.start(ENDLESS)
     run.wait_for(lambda: run.finished() >= 1)
     servers = [child for child in run.descendants() if "serve" in words(child)]
 
@@ -220,7 +224,7 @@ def test_a_child_started_without_a_lifeline_does_outlive_its_parent(run, monkeyp
 @pytest.mark.parametrize("victim", ["serve", "worker"])
 def test_a_child_that_is_killed_is_started_again_and_the_job_is_done(victim, run):
     run.start(LONG, "--no-test", "--json")
-    run.wait_for(lambda: run.finished() >= 2)
+    run.wait_for(lambda: run.finished() >= 1)
     os.kill(next(child for child in run.descendants() if victim in words(child)), signal.SIGKILL)
 
     code, out, err = run.end()
@@ -232,7 +236,7 @@ def test_a_child_that_is_killed_is_started_again_and_the_job_is_done(victim, run
 
 
 def test_a_database_that_another_server_holds_is_refused_with_how_to_use_that_server(run):
-    run.start(LONG, "--no-test")
+    run.start(ENDLESS, "--no-test")
     run.wait_for(lambda: run.finished() >= 1)
     (run.folder / "other").mkdir()
     other = Run(run.folder / "other").start(SHORT, "--database", f"sqlite:///{run.folder}/hpo.db")
@@ -261,13 +265,6 @@ def test_a_server_that_cannot_start_says_why_and_the_password_stays_hidden(run):
     assert (code, out) == (1, "")
     assert "the server could not start: postgresql://u:***@127.0.0.1:1/x" in err
     assert "secret" not in err
-
-
-def test_the_whole_job_runs_on_postgresql(run, postgres_url):
-    code, out, err = run.start(SHORT, "--database", postgres_url, "--json").end()
-
-    assert code == 0, err
-    assert json.loads(out)["counts"]["COMPLETE"] == 6
 
 
 def test_the_grace_of_a_child_is_as_long_as_its_parent_waits():

@@ -465,7 +465,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start)
 
 
 def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(hpo, start):
-    slow = {"trials": 4, "epochs": 60, "samples": 4000}
+    slow = {"trials": 4, "epochs": 30, "samples": 4000}
     create_company(hpo, "company_killed", **slow, lease_seconds=1)
     create_company(hpo, "company_spared", **slow)
     killed = start_company(start, "company_killed")
