@@ -1,0 +1,133 @@
+"""What an answer of the server means: its JSON, or the error that a refusal stands for and whether to try again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from http.client import HTTPMessage
+from typing import Any, NoReturn
+
+from pydantic_core import from_json
+
+from hpo_service.domain import errors
+from hpo_service.domain.errors import (
+    Fault,
+    Forbidden,
+    HpoError,
+    Invalid,
+    LeaseLost,
+    NotFound,
+    RateLimited,
+    TrialFinished,
+    Unauthenticated,
+    Unavailable,
+)
+from hpo_service.keep_alive import Answered
+from hpo_service.retries import Failure
+
+Json = dict[str, Any]
+
+
+class Refused(HpoError):
+    """A refusal that has no class of its own; `code` is the contract's."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class UnexpectedAnswer(HpoError):
+    code = "unexpected_answer"
+
+
+class Unreachable(HpoError):
+    code = "unreachable"
+
+
+_ERRORS: Mapping[str, type[HpoError]] = {
+    error.code: error
+    for error in (
+        NotFound,
+        errors.StudyExists,
+        errors.StudyStateConflict,
+        errors.StudySealed,
+        LeaseLost,
+        TrialFinished,
+        errors.ResultConflict,
+        errors.PreconditionFailed,
+        Unavailable,
+        Unauthenticated,
+        Forbidden,
+        RateLimited,
+    )
+}
+
+
+def failure_of(status: int, headers: HTTPMessage | Mapping[str, str], content: bytes) -> Failure:
+    """What an answer that is no success means, and whether to try again."""
+    problem = _problem(content)
+    retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
+    error = _error(status, problem)
+    return Failure(error, retry=retry, retry_after=_seconds(headers.get("Retry-After")) if retry else 0.0)
+
+
+def _error(status: int, problem: Json) -> HpoError:
+    code = problem.get("code")
+    detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
+    if not isinstance(code, str):
+        unready = status in (502, 503, 504)
+        return Unavailable(detail) if unready else UnexpectedAnswer(f"{detail}; is this the right server?")
+    if code == Invalid.code:
+        faults = [Fault(fault["pointer"], fault["detail"]) for fault in problem.get("errors") or []]
+        return Invalid(faults or [Fault("", detail)])
+    return _ERRORS[code](detail) if code in _ERRORS else Refused(code, detail)
+
+
+def error_of(result: Json) -> HpoError:
+    """The error that a refused call of a batch stands for: result is {status, body}."""
+    return _error(result["status"], result["body"])
+
+
+def _problem(content: bytes) -> Json:
+    with suppress(ValueError):
+        problem = from_json(content)
+        if isinstance(problem, dict):
+            return problem
+    return {}
+
+
+def read_json(answer: Answered) -> Json:
+    try:
+        read = from_json(answer.data)
+    except ValueError as error:
+        _unexpected(error)
+    return read if isinstance(read, dict) else _unexpected(None)
+
+
+def _unexpected(cause: Exception | None) -> NoReturn:
+    raise UnexpectedAnswer("the answer is not a JSON object; is this the right server?") from cause
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Retry-After in seconds: a number, or a date (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return 0.0
+    with suppress(ValueError):
+        return max(0.0, float(retry_after))
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return 0.0
+
+
+def root_reason(error: BaseException) -> str:
+    """The reason at the bottom: "Connection refused", say, and not how the HTTP library got there."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
+
+
+def in_one_line(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}"[:500] if said else type(error).__name__

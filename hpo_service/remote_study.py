@@ -1,0 +1,228 @@
+"""A study and its trials to work with from afar: ask, report, tell, or optimize an objective."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo_service.answers import Json, in_one_line
+from hpo_service.domain.errors import HpoError, LeaseLost, TrialFinished
+from hpo_service.domain.search_space import Params
+
+if TYPE_CHECKING:
+    from hpo_service.client import Client
+
+
+@dataclass(frozen=True)
+class RemoteStudy:
+    """A study to search with: ask it for trials, or let it optimize an objective."""
+
+    client: Client
+    name: str
+
+    def read(self) -> Json:
+        return self.client.study(self.name)
+
+    @property
+    def best(self) -> Json | None:
+        best: Json | None = self.read().get("best")
+        return best
+
+    def trials(self, *, state: str | None = None, order_by: str | None = None) -> Iterator[Json]:
+        return self.client.trials(self.name, state=state, order_by=order_by)
+
+    def ask(self, count: int = 1, *, wait_seconds: float = 0, worker_id: str | None = None) -> list[HeldTrial]:
+        """Trials to train, held by this program until told, released, or silent for the length of their lease."""
+        return self._ask(count, wait_seconds, worker_id)[0]
+
+    def _ask(self, count: int, wait_seconds: float, worker_id: str | None) -> tuple[list[HeldTrial], bool]:
+        """The trials, and whether there is any use in asking again."""
+        answer = self.client.ask(worker_id or _this_program(), self.name, count=count, wait_seconds=wait_seconds)
+        trials = self._held(answer)
+        goes_on = answer["study_state"] in ("ACTIVE", "PAUSED") and not answer.get("drain")
+        return trials, bool(trials) or goes_on
+
+    def enqueue(self, *params: Mapping[str, Any]) -> list[Json]:
+        return self.client.enqueue(self.name, [{"params": dict(each)} for each in params])
+
+    def optimize(
+        self,
+        objective: Callable[[HeldTrial], float | Sequence[float] | None],
+        n_trials: int | None = None,
+        *,
+        catch: tuple[type[Exception], ...] = (),
+        worker_id: str | None = None,
+    ) -> None:
+        """Train trials until n_trials are done here or the study gives out no more.
+
+        The lease is kept while the objective runs. An exception makes its trial FAIL, and is raised again
+        unless it is one of `catch`. A result and the ask for the next trial go in one call.
+        """
+        worker = worker_id or _this_program()
+        done, waiting = 0, list[HeldTrial]()
+        while n_trials is None or done < n_trials:
+            if not waiting:
+                waiting, goes_on = self._ask(1, 20, worker)
+                if not goes_on:
+                    return
+            if waiting:
+                trial, done = waiting.pop(), done + 1
+                is_last = done == n_trials
+                with suppress(*catch), suppress(LeaseLost, TrialFinished):
+                    told = trial.run(objective, then_ask_for=None if is_last else worker)
+                    waiting = self._held(told["next"]) if "next" in told else []
+
+    def _held(self, answer: Json) -> list[HeldTrial]:
+        return [HeldTrial(self.client, given) for given in answer["trials"]]
+
+
+class HeldTrial:
+    """A trial whose lease this program holds.
+
+    params: its hyperparameters; seed: for the objective's random numbers, the same in every attempt.
+    """
+
+    def __init__(self, client: Client, given: Json) -> None:
+        self._client = client
+        self.study: str = given["study"]
+        self.number: int = given["number"]
+        self.attempt: int = given["attempt"]
+        self.params: Params = given["params"]
+        self.seed: int = given["seed"]
+        self.objective: Json | None = given["objective"]
+        self.lease_seconds: float = given["lease"]["duration_seconds"]
+        self.stop_reason: str | None = None
+        self._last_value: float | None = None
+        self._obeyed = False
+
+    def __repr__(self) -> str:
+        return f"<trial {self.number} of {self.study}, attempt {self.attempt}: {self.params}>"
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the objective should return now: the trial is pruned, stopped or cancelled."""
+        self._obeyed = self.stop_reason is not None
+        return self._obeyed
+
+    def report(self, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> bool:
+        """Report an intermediate value; return should_stop."""
+        self._last_value = float(value)
+        report: Json = {"step": step, "value": self._last_value}
+        if metrics is not None:
+            report["metrics"] = metrics
+        self._learn(self._client.report(self.study, self.number, self.attempt, [report]))
+        return self.should_stop
+
+    def heartbeat(self) -> None:
+        self._learn(self._client.heartbeat(self.study, self.number, self.attempt))
+
+    def _learn(self, answer: Json) -> None:
+        if answer["should_stop"]:
+            self.stop_reason = answer["reason"] or "stopped"
+
+    def tell(
+        self,
+        value: float | Sequence[float] | None = None,
+        *,
+        state: str = "COMPLETE",
+        reason: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """Tell the result. The same result may be told again; another one is ResultConflict."""
+        values = None if value is None else as_values(value)
+        return self._client.tell(
+            self.study, self.number, self.attempt, state, values=values, reason=reason, metrics=metrics
+        )
+
+    def release(self, reason: str | None = None) -> Json:
+        """Hand the trial back, for somebody else to train."""
+        return self._client.release(self.study, self.number, self.attempt, reason)
+
+    def run(
+        self,
+        objective: Callable[[HeldTrial], float | Sequence[float] | None],
+        *,
+        then_ask_for: str | None = None,
+    ) -> Json:
+        """Train, with the lease kept, and tell what came out of it. then_ask_for: as in `Client.tell`."""
+        try:
+            with _HeartbeatThread(self):
+                value = objective(self)
+        except (LeaseLost, TrialFinished):
+            raise
+        except Exception as error:
+            self.tell(state="FAIL", reason=in_one_line(error))
+            raise
+        except BaseException:
+            with suppress(HpoError):
+                self.release("interrupted")
+            raise
+        result = conclusion(value, self._last_value, self.stop_reason if self._obeyed else None)
+        return self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
+
+
+class _HeartbeatThread:
+    """Keeps a lease while the with block runs: a heartbeat every third of its duration."""
+
+    def __init__(self, trial: HeldTrial) -> None:
+        self._trial = trial
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{trial.number}", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        # Not joined: a heartbeat on its way does no harm, and the server may take its time.
+        self._done.set()
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._trial.lease_seconds / 3):
+            try:
+                self._trial.heartbeat()
+            except (LeaseLost, TrialFinished):
+                self._trial.stop_reason = "lease_lost"
+                return
+            except HpoError:
+                continue
+
+
+def new_worker_id() -> str:
+    """host-pid-random, in printable ASCII: who holds a trial, for people who look for it."""
+    host = "".join(letter if " " < letter <= "~" else "-" for letter in socket.gethostname())[:80]
+    return f"{host or 'localhost'}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+_worker_ids: dict[int, str] = {}  # by process: a fork is another worker
+
+
+def _this_program() -> str:
+    return _worker_ids.setdefault(os.getpid(), new_worker_id())
+
+
+def conclusion(returned: float | Sequence[float] | None, last_report: float | None, obeyed: str | None) -> Json:
+    """What to tell of an objective that has returned: the state, and its values or the reason.
+
+    obeyed: why it was told to stop, if it looked; one that never looked has trained to its end.
+    """
+    if obeyed == "pruned":
+        return {"state": "PRUNED"}
+    if obeyed is not None:
+        return {"state": "FAIL", "reason": obeyed}
+    value = last_report if returned is None else returned
+    if value is None:
+        return {"state": "FAIL", "reason": "the objective returned no value and reported none"}
+    return {"state": "COMPLETE", "values": as_values(value)}
+
+
+def as_values(value: float | Sequence[float]) -> list[float]:
+    """One value per direction, as the contract has them; NumPy's numbers are numbers."""
+    if isinstance(value, Iterable) and not hasattr(value, "__float__"):
+        return [float(each) for each in value]
+    return [float(value)]

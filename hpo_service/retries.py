@@ -1,0 +1,51 @@
+"""When a call that failed is made again, and after how long a wait."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hpo_service.domain.errors import HpoError
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long a call is tried again: waits of a random share of initial × 2ⁿ, until the deadline has passed.
+
+    Full jitter: workers that lost their server together come back one by one.
+    """
+
+    initial: float = 0.5
+    longest: float = 5.0
+    deadline: float = 60.0
+
+    def wait(self, failures: int, retry_after: float, rng: random.Random) -> float:
+        """Seconds to wait after so many failures, never less than the server asked for."""
+        return retry_after + rng.uniform(0, min(self.longest, self.initial * 2.0 ** min(failures - 1, 60)))
+
+
+PATIENTLY = Retries()
+NEVER = Retries(deadline=0)
+
+
+class Failure(Exception):
+    """A call that failed, and whether the same call may be made again."""
+
+    def __init__(self, error: HpoError, *, retry: bool, retry_after: float = 0.0) -> None:
+        self.error, self.retry, self.retry_after = error, retry, retry_after
+
+
+class Backoff:
+    """The decision after each failure, in the form stamina asks for: False, or the seconds to wait."""
+
+    def __init__(self, retries: Retries, rng: random.Random, clock: Callable[[], float]) -> None:
+        self.retries, self.rng, self.clock = retries, rng, clock
+        self.failures, self.began = 0, clock()
+
+    def __call__(self, failure: Exception) -> bool | float:
+        if not isinstance(failure, Failure) or not failure.retry:
+            return False
+        self.failures += 1
+        wait = self.retries.wait(self.failures, failure.retry_after, self.rng)
+        return wait if self.clock() - self.began + wait <= self.retries.deadline else False
