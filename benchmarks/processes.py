@@ -158,12 +158,12 @@ def machine_seconds() -> tuple[float, float]:
 
 
 def calm(pid: int, patience: float = 60.0) -> None:
-    """Wait until a server has nothing more to do, such as an export whose reader has gone."""
+    """Wait until a server and its reading process have nothing more to do, such as an export whose reader has gone."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
-        before = cpu_seconds(pid)
+        before = family_cpu_seconds(pid)
         time.sleep(0.5)
-        if cpu_seconds(pid) - before <= 0.05:
+        if family_cpu_seconds(pid) - before <= 0.05:
             return
 
 

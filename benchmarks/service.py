@@ -5,7 +5,8 @@
                                                                and its restart (takes longer: it imports them)
     python benchmarks/service.py --postgres URL --many 64      with 64 workers
     python benchmarks/service.py --postgres URL --reads-beside 8 workers, and what reading the study costs them
-    python benchmarks/service.py --postgres URL --two-servers  two servers on one PostgreSQL beside one
+    python benchmarks/service.py --postgres URL --two-servers  two servers on one PostgreSQL beside one; with
+                                                               --share 0.2 each held to that much of a core
     python benchmarks/service.py --show --json FILE --picture FILE
 
 Loads: `random` is ask and tell with two log-uniform parameters; `tpe` adds ten reports, each with the decision of a
@@ -45,6 +46,7 @@ import servers_together
 import service_report
 import side_by_side
 from contestants import ANY, Databases, contestants, databases, services
+from core_share import CannotBeHeld
 from loads import LOADS
 from measured_rounds import Pace, Row
 from processes import end_on_sigterm
@@ -52,7 +54,7 @@ from processes import end_on_sigterm
 READERS_WORKERS = 8
 SECONDS = 3.0
 READING_SECONDS = 8.0  # beside readings: an export should fit
-TRIALS_IN_A_CROWD = 40  # of each worker
+CALLS_IN_A_CROWD = 80  # of each worker
 
 
 def side(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
@@ -76,12 +78,13 @@ def flat(run: str, made: Databases, options: argparse.Namespace) -> Iterator[lis
 
 
 def many(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
-    pace = Pace(options.many, options.many * TRIALS_IN_A_CROWD, options.seconds or SECONDS * 4)
-    loads = [LOADS[name] for name in options.load]
     with services(made, options.only) as ours:
-        yield from side_by_side.compared(
-            run, side_by_side.CROWD, ours, loads, options.history[:1], pace, options.rounds
-        )
+        for load in (LOADS[name] for name in options.load):
+            trials = options.many * CALLS_IN_A_CROWD // (load.reports + 2)
+            pace = Pace(options.many, trials, options.seconds or SECONDS * 4)
+            yield from side_by_side.compared(
+                run, side_by_side.CROWD, ours, [load], options.history[:1], pace, options.rounds
+            )
 
 
 def reads(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list[Row]]:
@@ -97,7 +100,13 @@ def two(run: str, made: Databases, options: argparse.Namespace) -> Iterator[list
         sys.exit("--two-servers needs --postgres: servers that share a database share a PostgreSQL")
     pace = Pace(options.workers, ANY, options.seconds or SECONDS)
     for name in options.load:
-        yield from servers_together.two_beside_one(run, made, LOADS[name], pace, options.rounds, made.postmaster())
+        try:
+            yield from servers_together.two_beside_one(
+                run, made, LOADS[name], pace, options.rounds, made.postmaster(), options.share
+            )
+        except CannotBeHeld as error:
+            print(f"--share is left out: {error}", file=sys.stderr)
+            return
 
 
 PARTS = {
@@ -109,12 +118,20 @@ PARTS = {
 }
 
 
+def share_of_a_core(text: str) -> float:
+    share = float(text)
+    if not 0.1 <= share <= 1.0:  # the kernel gives out no less than a millisecond at a time
+        raise argparse.ArgumentTypeError(f"{text} is no share of a core; give one between 0.1 and 1, such as 0.2")
+    return share
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flat", action="store_true")
     parser.add_argument("--many", type=int, metavar="WORKERS")
     parser.add_argument("--reads-beside", action="store_true")
     parser.add_argument("--two-servers", action="store_true")
+    parser.add_argument("--share", type=share_of_a_core, help="of a core for each of --two-servers, such as 0.2")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what is in --json")
     parser.add_argument("--load", nargs="+", choices=LOADS, default=list(LOADS))
     parser.add_argument("--history", nargs="+", type=int, default=[0, 1000, 10_000], help="trials before")

@@ -13,10 +13,11 @@ from typing import Any
 import optuna
 import pytest
 from contestants import OptunaMemory, Worker
+from core_share import CGROUPS, CannotBeHeld, held_to
 from loads import RANDOM, TPE, Load, past_trials
 from measured_rounds import Lost, Pace, Row, in_turns, quantile, stand
 from optuna_history import fill, frozen, journal_with
-from processes import TookTooLong, WorkerFailed, announced, cpu_seconds, family_cpu_seconds, in_child
+from processes import TookTooLong, WorkerFailed, announced, calm, cpu_seconds, family_cpu_seconds, in_child
 from service_report import keep, kept, merged, table
 from side_by_side import PART, row
 from worker_team import team
@@ -136,6 +137,35 @@ def test_the_cpu_of_another_process_is_seen_at_once() -> None:
         time.sleep(0.3)
         assert 0.02 < cpu_seconds(pid) - before < 0.6
         assert family_cpu_seconds(os.getpid()) >= cpu_seconds(os.getpid()) + cpu_seconds(pid) - 0.1
+
+
+BUSY_CHILD = r"""
+import subprocess, sys
+busy = "import time\nwhile time.process_time() < 1.2: pass\ntime.sleep(5)"
+child = subprocess.Popen([sys.executable, "-c", busy])
+print("ready", flush=True)
+child.wait()
+"""
+
+
+def test_a_server_is_not_calm_while_its_reading_process_works() -> None:
+    with announced([sys.executable, "-c", BUSY_CHILD]) as (_, pid):
+        calm(pid)
+        assert family_cpu_seconds(pid) - cpu_seconds(pid) >= 1.1
+
+
+def test_a_process_is_held_to_its_share_of_a_core_and_let_go_of() -> None:
+    busy = "x = 0\nprint('ready', flush=True)\nwhile True: x += 1"
+    with announced([sys.executable, "-c", busy]) as (_, pid):
+        try:
+            with held_to(0.1, pid):
+                (group,) = CGROUPS.glob(f"**/hpo-benchmark-*-{pid}")
+                before = cpu_seconds(pid)
+                time.sleep(1.0)
+                assert 0 < cpu_seconds(pid) - before < 0.2
+        except CannotBeHeld as reason:
+            pytest.skip(str(reason))
+        assert not group.exists()
 
 
 def test_quantiles_are_values_that_were_measured() -> None:
