@@ -24,6 +24,7 @@ from hpo_service.store import KeyTable
 
 KEY = re.compile("hpo_[0-9A-Za-z]{36}")
 PATIENCE_SECONDS = 2.5  # for what a running server is to see within a second
+START_SECONDS = 60.0  # for a worker to be there
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
 
@@ -96,8 +97,8 @@ def token(database_url: str) -> Callable[..., Any]:
     return run
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def eventually(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if holds():
             return True
@@ -370,7 +371,7 @@ def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(dat
         service.start_server()
         service.start_workers(1, study=None)
         with Client(service.url, service.token, retries=NEVER) as own:
-            assert eventually(lambda: bool(list(own.workers())))
+            assert eventually(lambda: bool(list(own.workers())), START_SECONDS)
         for stranger in ("", draw()):
             with Client(service.url, stranger, retries=NEVER) as client, pytest.raises(Unauthenticated):
                 list(client.studies())
