@@ -1,0 +1,234 @@
+"""Groups that go ahead on PostgreSQL: sent whole, heard of by the event loop, answered once they are committed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from hpo_service.domain.errors import NotFound, Unavailable
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import studies, workers
+from hpo_service.operations.calls import Ask, Tell
+from hpo_service.operations.service import Service
+from hpo_service.store import one_round_trip, writer
+from hpo_service.store.engine import database_url
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+_requests = itertools.count()
+
+
+@pytest.fixture
+def service(postgres_url: str) -> Iterator[Service]:
+    opened = Service(postgres_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def other(postgres_url: str, service: Service) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else on the same database."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads in which calls have run."""
+    names: list[str] = []
+    run_one = writer.Writer._run_one
+
+    def noted(self: Any, group: Any, call: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return run_one(self, group, call)
+
+    monkeypatch.setattr(writer.Writer, "_run_one", noted)
+    return names
+
+
+async def study(service: Service, **fields: Any) -> None:
+    spec = {"name": "mine", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}, **fields}
+    await studies.create(service, StudySpec.model_validate(spec))
+    for _ in range(2):  # the writer has the study in memory now, the clock, and who is to be sent home
+        await asked(service)
+
+
+def begun(service: Service, work: Any, request_id: str | None = None) -> asyncio.Future[Any]:
+    """A light call on its way."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+    service.begin(work, ["mine"], done, light=True, request_id=request_id)
+    return answer
+
+
+async def asked(service: Service, request_id: str | None = None) -> list[int]:
+    """Ask, and return the numbers of the trials."""
+    ask = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
+    look = await begun(service, workers.ask_work(service, "mine", ask), ask.request_id)
+    return [trial["number"] for trial in look.answer["trials"]]
+
+
+def told(service: Service, number: int) -> asyncio.Future[Any]:
+    tell = Tell(attempt=1, state="COMPLETE", values=[0.5])
+    return begun(service, workers.tell_work(service, "mine", number, tell))
+
+
+def complete(other: psycopg.Connection[Any]) -> int:
+    row = other.execute("SELECT count(*) FROM hpo_trials WHERE state = 'COMPLETE'").fetchone()
+    assert row is not None
+    count: int = row[0]
+    return count
+
+
+def test_light_calls_run_in_the_event_loop_and_are_committed_when_they_are_answered(service, other, ran):
+    async def some() -> None:
+        await study(service)
+        ran.clear()
+        assert await asked(service) == [2]
+        for number in range(3):
+            await told(service, number)
+            assert complete(other) == number + 1
+
+    asyncio.run(some())
+    assert ran == ["MainThread"] * 4
+
+
+def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ran):
+    async def held_for_a_while() -> tuple[int, list[int]]:
+        await study(service)
+        ran.clear()
+        with other.transaction():
+            other.execute("SELECT FROM hpo_studies FOR UPDATE")
+            answer = asyncio.create_task(asked(service))
+            turns, until = 0, time.monotonic() + 0.5
+            while time.monotonic() < until:
+                await asyncio.sleep(0.001)
+                turns += 1
+            assert not answer.done()
+        return turns, await answer
+
+    turns, numbers = asyncio.run(held_for_a_while())
+    assert numbers == [2]
+    assert turns > 50
+    # The clock had gone on while the lock was waited for: the call has run again, on what was then true.
+    assert ran == ["MainThread", "writer"]
+
+
+def test_what_another_has_written_is_found_by_a_group_that_went_ahead(service, other, ran):
+    async def overtaken() -> list[int]:
+        await study(service, limits={"trials": 3})
+        other.execute("UPDATE hpo_studies SET given_out = 3, next_number = 3, queued = 0, revision = revision + 1")
+        ran.clear()
+        return await asked(service)
+
+    assert asyncio.run(overtaken()) == []
+    assert ran == ["MainThread", "writer"]
+
+
+def test_an_ask_that_was_answered_long_ago_gets_that_answer(service, ran):
+    async def again() -> list[list[int]]:
+        await study(service)
+        first = await asked(service, "the same")
+        await asked(service)
+        return [first, await asked(service, "the same"), await asked(service)]
+
+    assert asyncio.run(again()) == [[2], [2], [4]]
+
+
+def test_a_call_that_needs_the_database_takes_nothing_of_those_before_it_along(service, other, ran):
+    async def together() -> list[Any]:
+        await study(service)
+        ran.clear()
+        calls = [told(service, 0), told(service, 999), told(service, 1)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, missing, last = asyncio.run(together())
+    assert (first["state"], last["state"]) == ("COMPLETE", "COMPLETE")
+    assert isinstance(missing, NotFound)
+    assert complete(other) == 2
+    assert ran == ["MainThread", "MainThread", "writer", "writer"]
+
+
+def test_a_connection_that_is_lost_in_flight_fails_its_calls_and_not_the_next(service, other):
+    async def lost() -> list[int]:
+        await study(service)
+        with other.transaction():
+            other.execute("SELECT FROM hpo_studies FOR UPDATE")
+            answer = asyncio.create_task(asked(service))
+            await asyncio.sleep(0.1)
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            with pytest.raises(Unavailable, match="the database cannot take the call now"):
+                await answer
+        return await asked(service)
+
+    assert asyncio.run(lost()) == [2]
+
+
+def test_calls_of_the_thread_get_their_turn_though_light_ones_never_cease(service):
+    async def beside() -> float:
+        await study(service)
+        stopping = asyncio.Event()
+
+        async def keep_asking() -> None:
+            while not stopping.is_set():
+                await asked(service)
+
+        askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        began = time.monotonic()
+        for _ in range(5):
+            await asyncio.wait_for(service.write(lambda record: record.study("mine"), ["mine"]), 10)
+        stopping.set()
+        await asyncio.gather(*askers)
+        return time.monotonic() - began
+
+    assert asyncio.run(beside()) < 10
+
+
+def test_a_group_whose_event_loop_has_ended_lands_when_the_service_is_closed(postgres_url, other):
+    service = Service(postgres_url)
+
+    async def left_in_flight() -> None:
+        await study(service)
+        answer = told(service, 0)
+        while service.database._writer._flight is None:
+            await asyncio.sleep(0)
+        assert not answer.done()
+
+    asyncio.run(left_in_flight())
+    closing = threading.Thread(target=service.close)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert complete(other) == 1
+
+
+def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
+    """While the other side takes nothing: it waits for a lock."""
+    engine = sa.create_engine(database_url(postgres_url))
+    with psycopg.connect(postgres_url) as other, engine.connect() as connection:
+        other.execute("SELECT pg_advisory_lock(7)")
+        statements = [("SELECT 1 FROM pg_advisory_lock(7)", ()), *[("SELECT length(%s)", ("x" * 10**6,))] * 40]
+        sent = one_round_trip.send(connection, statements)
+        time.sleep(0.1)
+        assert not sent.is_out
+        assert not sent.arrived()
+        other.execute("SELECT pg_advisory_unlock(7)")
+        assert sent.received()[1:] == [[(b"1000000",)]] * 40
+        assert sent.is_out
+    engine.dispose()
