@@ -83,6 +83,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until drained, or done. The heartbeat runs already."""
+        empty = 0  # asks in a row that gave nothing, and said so at once
         while True:
             ask = self._next_ask()
             began = time.monotonic()
@@ -94,15 +95,21 @@ class Worker:
                 log.info("drained")
                 return
             if jobs:
+                empty = 0
                 continue
             if self.until_done and self._all_done():
                 if self.refused:
                     raise next(iter(self.refused.values()))
                 log.info("all done")
                 return
-            # An answer that came at once would come at once again.
-            if time.monotonic() - began < ask.wait_seconds / 2:
-                time.sleep(self.rng.uniform(0.5, 1) * (SHORT_WAIT_SECONDS if self.until_done else IDLE_SECONDS))
+            empty = empty + 1 if time.monotonic() - began < ask.wait_seconds / 2 else 0
+            if empty >= max(1, len(self.studies)):
+                empty = 0
+                self._rest()
+
+    def _rest(self) -> None:
+        """Every study has answered at once that it gives nothing, and would do so again."""
+        time.sleep(self.rng.uniform(0.5, 1) * (SHORT_WAIT_SECONDS if self.until_done else IDLE_SECONDS))
 
     def hand_back(self, client: Client) -> None:
         """Send what is known of the trials held, and release those without a result. Each call is made once."""

@@ -70,6 +70,19 @@ def test_a_function_reports_and_returns_its_value(work, stand_in):
     assert stand_in.told[2]["values"] == [0.2]
 
 
+def test_no_worker_rests_for_a_study_that_is_over_while_another_gives_out_trials(work, stand_in, monkeypatch):
+    ask, rested_after = Client.ask, []
+
+    def one_is_over(client, worker_id, study=None, **options):
+        over = {"trials": [], "study_state": "COMPLETED"}
+        return over if study == "over" else ask(client, worker_id, study, **options)
+
+    monkeypatch.setattr(Client, "ask", one_is_over)
+    monkeypatch.setattr(Worker, "_rest", lambda worker: rested_after.append(len(stand_in.told)))
+    assert work(three_epochs, studies=("over", "s")) == {"COMPLETE": 4}
+    assert set(rested_after) <= {4}
+
+
 def test_what_was_told_of_fast_trials_took_one_call_each(work, stand_in):
     work(three_epochs)
     assert stand_in.count("batch") == 4
