@@ -232,3 +232,28 @@ def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
         assert sent.received()[1:] == [[(b"1000000",)]] * 40
         assert sent.is_out
     engine.dispose()
+
+
+def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
+    rounds, sizes = 20, []
+    run_ahead = writer.Writer._run_ahead
+
+    def noted(self: Any, calls: Any) -> Any:
+        sizes.append(len(calls))
+        return run_ahead(self, calls)
+
+    async def keep_asking() -> None:
+        for _ in range(rounds):
+            await asked(service)
+
+    async def two_and_two() -> None:
+        await study(service)
+        monkeypatch.setattr(writer.Writer, "_run_ahead", noted)
+        first = [asyncio.create_task(keep_asking()) for _ in range(2)]
+        while service.database._writer._flight is None:
+            await asyncio.sleep(0)
+        await asyncio.gather(*first, keep_asking(), keep_asking())
+
+    asyncio.run(two_and_two())
+    assert sizes[0] == 2
+    assert sizes.count(4) >= rounds - 3
