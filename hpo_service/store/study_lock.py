@@ -57,7 +57,7 @@ _NOT_ANSWERED = (
 )
 _LOCK_TO_TELL = _LOCK_AS_KNOWN.format(and_not_answered="")
 _LOCK_TO_ASK = _LOCK_AS_KNOWN.format(and_not_answered=_NOT_ANSWERED)
-ALONE_SECONDS = 10.0  # so long after another server's last writing, this one takes itself to be alone
+ALONE_SECONDS = 10.0  # so long after another server's last writing in a study, this one takes itself to be alone in it
 CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
 LATE_SECONDS = 0.05  # between the time reckoned and the time of the lock
 
@@ -126,9 +126,9 @@ class StudyLock:
         self._known = {name: (study.id, study.revision) for name, study in known.items()}
         self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
-        alone = time.monotonic() - memory.others_wrote_at > ALONE_SECONDS
-        self._followed = [] if alone else list(known)  # whose changes are read along
-        goes_ahead = may_go_ahead and alone and len(known) == len(names)
+        shared = [name for name in names if memory.has_met_others(name, ALONE_SECONDS)]
+        self._followed = [name for name in shared if name in known]  # whose changes are read along
+        goes_ahead = may_go_ahead and not shared and len(known) == len(names)
         self._ahead_at = memory.database_clock.reckoned() if goes_ahead else None
         self.time: float | None = self._ahead_at  # of the lock
         self.is_held = False
@@ -159,8 +159,8 @@ class StudyLock:
         again = [tuple(cell.decode() for cell in row if cell is not None) for rows in answered for row in rows]
         self.asked_before.update({(call, request_id): json.loads(answer) for call, request_id, answer in again})
         others = [name for name, known in self._known.items() if not _is(found.get(name), known)]
-        if others:
-            self._memory.others_wrote_at = time.monotonic()
+        for name in others:
+            self._memory.meet_others(name)
         if self._ahead_at is None:
             taken_over = dict(zip(self._followed, changed, strict=True))
             for name in others:

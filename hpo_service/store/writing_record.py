@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,18 @@ class Memory:
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
         self.database_clock = DatabaseClock()
-        self.others_wrote_at = -math.inf  # when another server's writing was last met with
+        self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
+
+    def meet_others(self, name: str) -> None:
+        """Another server has written the study."""
+        self._others_wrote.pop(name, None)
+        self._others_wrote[name] = time.monotonic()  # the latest is the last
+        while len(self._others_wrote) > MOST_MIRRORS:
+            del self._others_wrote[next(iter(self._others_wrote))]
+
+    def has_met_others(self, name: str, seconds: float) -> bool:
+        """Whether another server was met with in the study so lately."""
+        return time.monotonic() - self._others_wrote.get(name, -math.inf) <= seconds
 
     def forget(self, study_id: int) -> None:
         mirror = self.mirrors.pop(study_id, None)

@@ -60,7 +60,7 @@ async def study(service: Service, **fields: Any) -> None:
         await asked(service)
 
 
-def begun(service: Service, work: Any, request_id: str | None = None) -> asyncio.Future[Any]:
+def begun(service: Service, work: Any, request_id: str | None = None, name: str = "mine") -> asyncio.Future[Any]:
     """A light call on its way."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -70,14 +70,14 @@ def begun(service: Service, work: Any, request_id: str | None = None) -> asyncio
         else:
             answer.set_result(result)
 
-    service.begin(work, ["mine"], done, light=True, request_id=request_id)
+    service.begin(work, [name], done, light=True, request_id=request_id)
     return answer
 
 
-async def asked(service: Service, request_id: str | None = None) -> list[int]:
+async def asked(service: Service, request_id: str | None = None, name: str = "mine") -> list[int]:
     """Ask, and return the numbers of the trials."""
     ask = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
-    look = await begun(service, workers.ask_work(service, "mine", ask), ask.request_id)
+    look = await begun(service, workers.ask_work(service, name, ask), ask.request_id, name)
     return [trial["number"] for trial in look.answer["trials"]]
 
 
@@ -257,3 +257,20 @@ def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
     asyncio.run(two_and_two())
     assert sizes[0] == 2
     assert sizes.count(4) >= rounds - 3
+
+
+def test_another_server_in_one_study_does_not_keep_a_server_from_going_ahead_in_the_next(service, other, ran):
+    async def shared_and_own() -> None:
+        await study(service)
+        other.execute("UPDATE hpo_studies SET revision = revision + 1")
+        await asked(service)
+        spec = {"name": "own", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
+        await studies.create(service, StudySpec.model_validate(spec))
+        for name in ("own", "mine", "own"):
+            ran.clear()
+            await asked(service, name=name)
+            threads.append(ran[-1])
+
+    threads: list[str] = []
+    asyncio.run(shared_and_own())
+    assert threads == ["MainThread", "writer", "MainThread"]
