@@ -42,12 +42,14 @@ _ANSWERS = (
     "SELECT call, request_id, answer FROM hpo_answers "
     "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 )
+_OTHERS_WROTE = "another server has written"  # stands in the error, between words of the server's language
 # Locks, and fails unless the studies are as they are known to be. Nobody can have been answered after these were seen
 # and before the lock without a new revision, so that this may be one statement.
 _LOCK_AS_KNOWN = (
     "WITH locked AS MATERIALIZED (SELECT id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
-    "SELECT now, CASE WHEN known = %s AND abs(now - %s) <= %s {and_not_answered} THEN 0 "
-    "ELSE ('another server has written, or this went ahead of its clock: ' || known)::int END "
+    "SELECT now, CASE WHEN known <> %s THEN ('{others_wrote}: ' || known)::int "
+    "WHEN abs(now - %s) <= %s {and_not_answered} THEN 0 "
+    "ELSE ('the clock had gone on, or it was asked before: ' || known)::int END "
     "FROM (SELECT known, extract(epoch FROM clock_timestamp())::float8 AS now FROM (SELECT count(*) AS known "
     "FROM locked WHERE (id, revision) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))) AS counted OFFSET 0) AS it"
 )
@@ -55,8 +57,8 @@ _NOT_ANSWERED = (
     "AND NOT EXISTS (SELECT FROM hpo_answers "
     "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[])))"
 )
-_LOCK_TO_TELL = _LOCK_AS_KNOWN.format(and_not_answered="")
-_LOCK_TO_ASK = _LOCK_AS_KNOWN.format(and_not_answered=_NOT_ANSWERED)
+_LOCK_TO_TELL = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answered="")
+_LOCK_TO_ASK = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answered=_NOT_ANSWERED)
 ALONE_SECONDS = 10.0  # so long after another server's last writing in a study, this one takes itself to be alone in it
 CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
 LATE_SECONDS = 0.05  # between the time reckoned and the time of the lock
@@ -187,6 +189,8 @@ class StudyLock:
     def was_not_so(self, error: Exception | None = None) -> NoReturn:
         for name in self._names:
             self._memory.forget_study(name)
+            if _OTHERS_WROTE in str(error):
+                self._memory.meet_others(name)
         raise OutOfDate from error
 
     def _take_over(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
