@@ -1,9 +1,10 @@
 """The studies of a group, locked on PostgreSQL so that no other server writes them meanwhile.
 
-A server that alone has written them lately goes ahead with its calls without a lock: it knows the studies, and what the
-database's clock shows. What the calls have changed goes to the database in one round trip with the lock before it and
-the commit behind it, and the lock fails unless all was as it was known. If somebody else has written after all, or was
-waited for, or an ask had been answered before, nothing of it is written, and the calls run once more on what is true.
+A server that alone has written them lately goes ahead with light calls without a lock: it knows the studies, and what
+the database's clock shows. What the calls have changed goes to the database in one round trip, with the lock before it
+and the commit behind it; the lock fails unless all was as it was known. If somebody else has written after all, or was
+waited for long, or an ask had been answered before, nothing of it is written, and the calls run once more, with the
+lock held. What may take long to compute does not go ahead, since it would have to be computed again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _OTHERS_WROTE = "another server has written"  # stands in the error, between wor
 _LOCK_AS_KNOWN = (
     "WITH locked AS MATERIALIZED (SELECT id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
     "SELECT now, CASE WHEN known <> %s THEN ('{others_wrote}: ' || known)::int "
-    "WHEN abs(now - %s) <= %s {and_not_answered} THEN 0 "
+    "WHEN now - %s BETWEEN %s AND %s {and_not_answered} THEN 0 "
     "ELSE ('the clock had gone on, or it was asked before: ' || known)::int END "
     "FROM (SELECT known, extract(epoch FROM clock_timestamp())::float8 AS now FROM (SELECT count(*) AS known "
     "FROM locked WHERE (id, revision) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))) AS counted OFFSET 0) AS it"
@@ -61,7 +62,8 @@ _LOCK_TO_TELL = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answer
 _LOCK_TO_ASK = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answered=_NOT_ANSWERED)
 ALONE_SECONDS = 10.0  # so long after another server's last writing in a study, this one takes itself to be alone in it
 CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
-LATE_SECONDS = 0.05  # between the time reckoned and the time of the lock
+LATE_SECONDS = 0.05  # a reading of the clock may be
+AGED_SECONDS = 0.5  # between the time by which a group that goes ahead has run and its lock
 
 
 class MustWait(BaseException):
@@ -112,81 +114,68 @@ class StudyLock:
         names: Sequence[str],
         requests: Sequence[tuple[str, str]],
         *,
-        may_go_ahead: bool = True,
-        may_wait: bool = True,
+        ahead: bool,
     ) -> None:
         """names: of the studies, in order, so that nobody waits in a circle.
 
         requests: (study, request_id) of who asks it: what was answered to them is read along.
-        Raise MustWait where nothing may be waited for.
+        ahead: whether to go ahead, and raise MustWait where that cannot be; else the lock is held on return.
         """
         self._connection = connection
         self._memory = memory
         self._names = names
-        self._may_wait = may_wait
         known = {name: memory.mirrors[memory.ids[name]].study for name in names if name in memory.ids}
         self._known = {name: (study.id, study.revision) for name, study in known.items()}
         self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
         shared = [name for name in names if memory.has_met_others(name, ALONE_SECONDS)]
-        self._followed = [name for name in shared if name in known]  # whose changes are read along
-        goes_ahead = may_go_ahead and not shared and len(known) == len(names)
-        self._ahead_at = memory.database_clock.reckoned() if goes_ahead else None
-        self.time: float | None = self._ahead_at  # of the lock
-        self.is_held = False
-        if self._ahead_at is None:
-            self.hold()
+        self.time: float | None = None  # of the lock
+        if ahead:
+            self.time = memory.database_clock.reckoned()
+            if self.time is None or shared or len(known) < len(names):
+                raise MustWait
+        else:
+            self._hold([name for name in shared if name in known])
 
-    def hold(self) -> None:
-        """Take the lock and wait for it. Raise OutOfDate when the group has gone ahead on what was not so; MustWait."""
-        if self.is_held:
-            return
-        if not self._may_wait:
-            raise MustWait
-        changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in self._followed]
+    def _hold(self, followed: Sequence[str]) -> None:
+        """Take the lock and wait for it; what other servers have changed in the followed ones is read along."""
+        changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in followed]
         lock = (_LOCK, (one_round_trip.array(self._names),))
-        self._arrived(one_round_trip.run(self._connection, [("BEGIN", ()), lock, *changed, *_answers(self._keys)]))
-
-    def _arrived(self, answers: list[one_round_trip.Rows]) -> None:
-        self.is_held = True
-        _, locked, *rest = answers
-        changed, answered = rest[: len(self._followed)], rest[len(self._followed) :]
-        found, arrived_at = {}, -math.inf
+        statements = [("BEGIN", ()), lock, *changed, *_answers(self._keys)]
+        _, locked, *rest = one_round_trip.run(self._connection, statements)
+        taken_over, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
+        found = {}
         for *cells, shown in locked:
             study = _read_study(cells)
             found[study.name] = study
             assert shown is not None
-            arrived_at = float(shown)
-            self.time = self._memory.database_clock.was_read(arrived_at)
+            self.time = self._memory.database_clock.was_read(float(shown))
         again = [tuple(cell.decode() for cell in row if cell is not None) for rows in answered for row in rows]
         self.asked_before.update({(call, request_id): json.loads(answer) for call, request_id, answer in again})
-        others = [name for name, known in self._known.items() if not _is(found.get(name), known)]
-        for name in others:
+        for name, known in self._known.items():
+            if _is(found.get(name), known):
+                continue
             self._memory.meet_others(name)
-        if self._ahead_at is None:
-            taken_over = dict(zip(self._followed, changed, strict=True))
-            for name in others:
-                if not self._take_over(found.get(name), taken_over.get(name)):
-                    self._memory.forget_study(name)
-        elif others or again or abs(arrived_at - self._ahead_at) > LATE_SECONDS:
-            self.was_not_so()
+            if not self._take_over(found.get(name), taken_over.get(name)):
+                self._memory.forget_study(name)
 
     def as_known(self) -> one_round_trip.Statement:
         """Lock the studies in the statement before others, and fail unless all is as the group went ahead on."""
         ids, revisions = zip(*self._known.values(), strict=True)
         known = one_round_trip.numbers(ids), one_round_trip.numbers(revisions)
         names = one_round_trip.array(self._names)
+        expected = names, len(self._names), self.time, -LATE_SECONDS, AGED_SECONDS
         if not self._keys:
-            return _LOCK_TO_TELL, (names, len(self._names), self._ahead_at, LATE_SECONDS, *known)
+            return _LOCK_TO_TELL, (*expected, *known)
         calls, requests = map(one_round_trip.array, zip(*self._keys, strict=True))
-        return _LOCK_TO_ASK, (names, len(self._names), self._ahead_at, LATE_SECONDS, calls, requests, *known)
+        return _LOCK_TO_ASK, (*expected, calls, requests, *known)
 
     def was_as_known(self, rows: one_round_trip.Rows) -> None:
         ((shown, _),) = rows
         assert shown is not None
         self._memory.database_clock.was_read(float(shown))
 
-    def was_not_so(self, error: Exception | None = None) -> NoReturn:
+    def was_not_so(self, error: Exception) -> NoReturn:
         for name in self._names:
             self._memory.forget_study(name)
             if _OTHERS_WROTE in str(error):

@@ -215,7 +215,7 @@ class Writer:
         connection = self._connection_at_hand()
         if connection is None:
             return None
-        group = Group(connection, self._memory, shared=True, may_wait=False)
+        group = Group(connection, self._memory, shared=True, goes_ahead=True)
         outcomes: list[_Outcome] = []
         try:
             group.lock(*_asked_for(calls))
@@ -338,15 +338,11 @@ class Writer:
         try:
             with database_errors_translated(), self._transaction(patient) as connection:
                 group = Group(connection, self._memory, shared=self._shared)
-                try:
-                    group.lock(*_asked_for(calls))
-                    outcomes = [self._run_one(group, call) for call in calls]
-                    self._commit(group)
-                except OutOfDate:
-                    self._listener.rolled_back()
-                    group = group.again()
-                    outcomes = [self._run_one(group, call) for call in calls]
-                    self._commit(group)
+                group.lock(*_asked_for(calls))
+                outcomes = [self._run_one(group, call) for call in calls]
+                began = time.perf_counter()
+                group.commit()
+                self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
         except _Locked:
             raise
         except BaseException as error:
@@ -359,11 +355,6 @@ class Writer:
             self._memory.committed(group.touched)
             self._listener.committed()
         return list(zip(calls, outcomes, strict=True))
-
-    def _commit(self, group: Group) -> None:
-        began = time.perf_counter()
-        group.commit()
-        self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
 
     @contextmanager
     def _transaction(self, patient: bool) -> Iterator[sa.Connection]:

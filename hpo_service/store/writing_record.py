@@ -77,8 +77,8 @@ class Memory:
 class Group:
     """One transaction of the writer, for one call after the other."""
 
-    def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool, may_wait: bool = True) -> None:
-        """shared: whether other servers may write the same database. may_wait: for the database, before the commit."""
+    def __init__(self, connection: sa.Connection, memory: Memory, *, shared: bool, goes_ahead: bool = False) -> None:
+        """shared: whether other servers may write the same database. goes_ahead: without a lock, see StudyLock."""
         self.memory = memory
         self.shared = shared
         self.pending = Pending()
@@ -86,8 +86,7 @@ class Group:
         self.touched: set[int] = set()
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
         self._connection = connection
-        self._may_wait = may_wait
-        self._studies: tuple[Sequence[str], Sequence[tuple[str, str]]] = ((), ())
+        self._goes_ahead = goes_ahead
         self._lock: StudyLock | None = None
         self._before_sql: list[dict[Any, Any]] | None = None
         self._now: float | None = None
@@ -95,11 +94,9 @@ class Group:
 
     @property
     def connection(self) -> sa.Connection:
-        """The connection, once the studies are locked. Raise OutOfDate, MustWait."""
-        if not self._may_wait:
+        """The connection, with the studies locked. Raise MustWait."""
+        if self._goes_ahead:
             raise MustWait
-        if self._lock is not None:
-            self._lock.hold()
         return self._connection
 
     def now(self, clock: Clock | None) -> float:
@@ -116,29 +113,11 @@ class Group:
                 self._now = database_time(self.connection)
         return self._now
 
-    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]], *, may_go_ahead: bool = True) -> None:
+    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
         """Keep other servers from these studies; requests: (study, request_id) of who asks it. Raise MustWait."""
-        self._studies = names, requests
         if self.shared and names:
-            self._lock = StudyLock(
-                self._connection,
-                self.memory,
-                names,
-                requests,
-                may_go_ahead=may_go_ahead,
-                may_wait=self._may_wait,
-            )
+            self._lock = StudyLock(self._connection, self.memory, names, requests, ahead=self._goes_ahead)
             self.verified.update(names)
-
-    def again(self) -> Group:
-        """The same transaction with nothing done in it, now that the lock is held."""
-        group = Group(self._connection, self.memory, shared=self.shared)
-        if self._lock is not None and self._lock.is_held:
-            group._lock, group.verified = self._lock, set(self.verified)
-        else:
-            one_round_trip.run(self._connection, [("ROLLBACK", ())])
-            group.lock(*self._studies, may_go_ahead=False)
-        return group
 
     def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
         """Whether it is known what was answered under this key, and what; None: nothing."""
@@ -173,18 +152,11 @@ class Group:
         self.undo.run_to()
 
     def commit(self) -> None:
-        """Raise OutOfDate."""
-        if self._goes_ahead():
-            self.arrived(self.sent())
-        else:
-            self.pending.commit(self.connection, self.memory.mirrors)
-
-    def _goes_ahead(self) -> bool:
-        return self._lock is not None and not self._lock.is_held and not self.pending.others_need_ids()
+        self.pending.commit(self.connection, self.memory.mirrors)
 
     def sent(self) -> one_round_trip.Sent:
         """All of a group that goes ahead, on its way: lock, what its calls have changed, commit. Raise MustWait."""
-        if self._lock is None or not self._goes_ahead():
+        if self._lock is None or self.pending.others_need_ids():
             raise MustWait
         memory = self.memory
         self._reads_draining = abs(self.now(None) - memory.draining_read_at) >= DRAINING_SECONDS / 2

@@ -20,6 +20,8 @@ from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store import one_round_trip, writer
 from hpo_service.store.engine import database_url
+from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
+from hpo_service.store.writing_record import Group
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -113,7 +115,7 @@ def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ra
         with other.transaction():
             other.execute("SELECT FROM hpo_studies FOR UPDATE")
             answer = asyncio.create_task(asked(service))
-            turns, until = 0, time.monotonic() + 0.5
+            turns, until = 0, time.monotonic() + AGED_SECONDS + 0.2
             while time.monotonic() < until:
                 await asyncio.sleep(0.001)
                 turns += 1
@@ -124,6 +126,37 @@ def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ra
     assert numbers == [2]
     assert turns > 50
     # The clock had gone on while the lock was waited for: the call has run again, on what was then true.
+    assert ran == ["MainThread", "writer"]
+
+
+def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch):
+    sent = Group.sent
+
+    def slowly(self: Any) -> Any:
+        time.sleep(4 * LATE_SECONDS)
+        return sent(self)
+
+    async def slow() -> list[int]:
+        await study(service)
+        ran.clear()
+        monkeypatch.setattr(Group, "sent", slowly)
+        return await asked(service)
+
+    assert asyncio.run(slow()) == [2]
+    assert ran == ["MainThread"]
+
+
+@pytest.mark.parametrize("seconds", [-60.0, 60.0])
+def test_a_group_that_went_ahead_of_a_clock_that_was_put_forward_or_back_runs_again(service, ran, seconds):
+    async def put_forward_or_back() -> list[int]:
+        await study(service)
+        clock = service.database._memory.database_clock
+        clock._shown += seconds
+        clock._last += seconds
+        ran.clear()
+        return await asked(service)
+
+    assert asyncio.run(put_forward_or_back()) == [2]
     assert ran == ["MainThread", "writer"]
 
 
