@@ -14,6 +14,8 @@ from drills.loaded_study import STUDY, Outcome, Place
 from drills.served import Server
 
 _HOOKS = Path(__file__).with_name("made_up_calls_hooks.py")
+# A name that is not made up by chance: whoever makes one up may delete its study.
+_STUDY = "the-drills-own-study"
 _TRIALS = 20
 _SECONDS_A_RUN = 900
 
@@ -43,9 +45,9 @@ def calls_made_up(place: Place, size: int) -> Outcome:
     )
     place.at_end(server.kill)
     server.start()
-    server.patiently("POST", "/v1/studies", {**STUDY, "lease_seconds": 86_400})
+    server.patiently("POST", "/v1/studies", {**STUDY, "name": _STUDY, "lease_seconds": 86_400})
     ask = {"worker_id": "w", "request_id": "r", "count": _TRIALS}
-    server.patiently("POST", "/v1/studies/s/trials:ask", ask)
+    server.patiently("POST", f"/v1/studies/{_STUDY}/trials:ask", ask)
     outcome = Outcome()
     errors: set[str] = set()
     for seed in _seeds(place):
@@ -87,7 +89,7 @@ def _run(place: Place, server: Server, seed: int, wanted: int) -> dict[str, Any]
         *("-H", f"Authorization: Bearer {server.token}"),
         *("--report", "json", "--report-json-path", str(report)),
     ]
-    variables = {"HPO_DRILL_STUDY": "s", "HPO_DRILL_TRIALS": str(_TRIALS), "HPO_DRILL_SEED": str(seed)}
+    variables = {"HPO_DRILL_STUDY": _STUDY, "HPO_DRILL_TRIALS": str(_TRIALS), "HPO_DRILL_SEED": str(seed)}
     log = report.with_suffix(".log")
     with log.open("w") as output:
         subprocess.run(
