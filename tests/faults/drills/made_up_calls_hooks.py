@@ -1,7 +1,8 @@
 """What schemathesis loads: calls that would wait do not, and many go to a study that is there.
 
 Names of studies that are made up lead nowhere, so half of the calls that are made up by the rules go to one that the
-drill has filled with running trials. Calls that would end it are left alone.
+drill has filled with running trials. Calls that would end it are left alone; those that a
+list of the studies leads to it go elsewhere.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def before_call(_context: Any, case: Any, _options: Any) -> None:
             case.body["wait_seconds"] = LONGEST_WAIT_SECONDS
     path, body = (_by_the_rules(case, where) for where in (ParameterLocation.PATH, ParameterLocation.BODY))
     ends_it = case.operation.path.endswith(_ENDS_A_STUDY) or case.operation.method.upper() == "DELETE"
+    if ends_it and case.path_parameters.get("study") == STUDY:
+        case.path_parameters["study"] = f"not-{STUDY}"  # it was led here by a list of the studies that there are
     if not path or ends_it or _random.random() < 0.5:
         return
     if "study" in case.path_parameters:
