@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +37,6 @@ class Cost:
     @property
     def commits(self) -> int:
         return self.statements.count("COMMIT")
-
-
-@pytest.fixture
-def service(tmp_path) -> Iterator[Service]:
-    opened = Service(f"sqlite:///{tmp_path}/hpo.db")
-    yield opened
-    opened.close()
 
 
 async def counted(service: Service, work: Callable[[], Awaitable[None]]) -> Cost:

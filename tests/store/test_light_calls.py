@@ -7,7 +7,6 @@ import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,13 +20,6 @@ from hpo_service.store import pending, writer
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
-
-
-@pytest.fixture
-def service(tmp_path) -> Iterator[Service]:
-    opened = Service(f"sqlite:///{tmp_path}/hpo.db")
-    yield opened
-    opened.close()
 
 
 async def study(service: Service, **fields: Any) -> None:

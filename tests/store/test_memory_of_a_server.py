@@ -7,10 +7,8 @@ import gc
 import itertools
 import json
 import tracemalloc
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
-
-import pytest
 
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, trials, workers
@@ -25,13 +23,6 @@ SPACE = {
 REPORTS = 10
 KIB = 1024
 _requests = itertools.count()
-
-
-@pytest.fixture
-def service(tmp_path) -> Iterator[Service]:
-    opened = Service(f"sqlite:///{tmp_path}/hpo.db")
-    yield opened
-    opened.close()
 
 
 def request_id() -> str:
