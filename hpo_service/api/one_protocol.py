@@ -35,14 +35,17 @@ class Parser(httptools.HttpRequestParser):
         return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
     def feed_data(self, data: Any) -> None:
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if not self.reads_an_offer:
-                raise
-            head = _head(self.get_method(), self.get_http_version(), self._connection)
-            self._connection.parser = Parser(self._connection)
-            self._connection.parser.feed_data(head + bytes(data[offer.args[0] :]))
+        parser = self
+        while True:  # one after the other: many requests may come at once, each with its offer
+            try:
+                httptools.HttpRequestParser.feed_data(parser, data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not parser.reads_an_offer:
+                    raise
+                head = _head(parser.get_method(), parser.get_http_version(), self._connection)
+                data = head + bytes(data[offer.args[0] :])
+                parser = self._connection.parser = Parser(self._connection)
 
 
 def _head(method: bytes, version: str, connection: Connection) -> bytes:

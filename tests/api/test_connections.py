@@ -245,6 +245,13 @@ def test_the_body_of_a_request_with_such_an_offer_is_read(serve: Any, framed: by
         assert answer.endswith(b"\r\n1\r\n5\r\n0\r\n\r\n")
 
 
+def test_many_such_offers_at_once_are_answered_one_after_the_other(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+    offered = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    connection.sendall(offered * 2000 + GET[:-2] + b"Connection: close\r\n\r\n")
+    assert read_to_the_end(connection).count(b"HTTP/1.1 200 OK") == 2001
+
+
 def test_a_body_that_does_not_arrive_after_such_an_offer_is_408(serve: Any) -> None:
     connection = serve(head_seconds=60).connect()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: h\r\n" + OFFER + b"\r\n" + FIVE[:-1])
