@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from http.client import HTTPMessage
 from typing import Any, NoReturn
 
 from pydantic_core import from_json
@@ -65,7 +64,7 @@ _ERRORS: Mapping[str, type[HpoError]] = {
 }
 
 
-def failure_of(status: int, headers: HTTPMessage | Mapping[str, str], content: bytes) -> Failure:
+def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failure:
     """What an answer that is no success means, and whether to try again."""
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)

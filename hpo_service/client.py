@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
@@ -85,7 +84,7 @@ T = TypeVar("T")
 ExportFormat = Literal["csv", "jsonl", "parquet"]
 
 
-_DONE = Answered(204, HTTPMessage(), b"")
+_DONE = Answered(204, (), b"")
 
 
 class Client:
@@ -362,7 +361,7 @@ class Client:
         def send() -> Answered:
             try:
                 answer = self._kept.call(method, path, content, all_headers, timeout)
-            except (HTTPException, OSError) as error:
+            except OSError as error:
                 raise self._unreachable(error, retry=repeatable or isinstance(error, NotConnected)) from error
             if 200 <= answer.status < 300:
                 return answer

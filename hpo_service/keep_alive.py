@@ -1,31 +1,49 @@
-"""Connections to one server that are kept and used again, by the standard library's HTTP client.
+"""Connections to one server that are kept and used again, their answers read by httptools, the parser of the server.
 
-It costs half of what a pool of a larger library does, and a worker's calls are short. Streams are read elsewhere.
+It costs a fraction of what a pool of a larger library does, and a worker's calls are short. Streams are read elsewhere.
 """
 
 from __future__ import annotations
 
-import http.client
+import re
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from functools import cached_property
+from urllib.parse import quote, urlsplit
+
+import httptools
+from urllib3 import HTTPHeaderDict
 
 MOST_KEPT = 8
+_AT_ONCE = 2**16  # bytes
+_ENDS_A_LINE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")  # or cannot be written in one
+_SAFE_IN_A_PATH = "/:@!$&'()*+,;=~%"  # beside letters, digits and _.- (RFC 3986, section 3.3)
 
 
 class NotConnected(OSError):
     """Nobody took the connection: nothing of the call was sent."""
 
 
+class BrokenAnswer(OSError):
+    """What answered does not speak HTTP, or broke off."""
+
+
 @dataclass(frozen=True)
 class Answered:
+    """lines: names and values of the headers, as they came."""
+
     status: int
-    headers: http.client.HTTPMessage  # names in any case
+    lines: tuple[tuple[bytes, bytes], ...]
     data: bytes
+
+    @cached_property
+    def headers(self) -> HTTPHeaderDict:
+        """Names in any case."""
+        return HTTPHeaderDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in self.lines)
 
 
 class KeepAlive:
@@ -34,26 +52,26 @@ class KeepAlive:
     def __init__(self, server: str, connect_timeout: float) -> None:
         """server: a URL of http or https; connect_timeout: seconds."""
         parts = urlsplit(server)
-        self._prefix = parts.path
-        self._host, self._port = parts.hostname or "", parts.port
+        self._prefix = quote(parts.path, safe=_SAFE_IN_A_PATH)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._named = _in_a_header(self._host) + ("" if parts.port is None else f":{parts.port}")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_timeout = connect_timeout
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._idle: deque[_Connection] = deque()
 
     def call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read_timeout: float
     ) -> Answered:
-        """Return the answer, wholly read; raise NotConnected, OSError or HTTPException."""
+        """Return the answer, wholly read; raise OSError, among them NotConnected, and ValueError for a bad header."""
+        request = self._request(method, path, body, headers)
         connection = self._take()
         try:
-            connection.sock.settimeout(read_timeout)
-            connection.request(method, self._prefix + path, body, dict(headers))
-            response = connection.getresponse()
-            answered = Answered(response.status, response.headers, response.read())
+            answered = connection.exchange(request, read_timeout)
         except BaseException:
             connection.close()
             raise
-        if connection.sock is None or len(self._idle) >= MOST_KEPT:
+        if not connection.can_go_on or len(self._idle) >= MOST_KEPT:
             connection.close()
         else:
             self._idle.append(connection)
@@ -63,63 +81,122 @@ class KeepAlive:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        """Head and body together: apart, each would be a system call and a packet of its own."""
+        lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._named}", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        elif method != "GET":
+            lines.append("Content-Length: 0")
+        if _ENDS_A_LINE.search("".join(lines)):
+            raise ValueError(f"a header has a character that none may have: {headers!r}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+
+    def _take(self) -> _Connection:
         """The connection that was used last, unless the server has closed it meanwhile; or a new one."""
         while (connection := self._pop()) is not None:
-            if not _has_something_to_say(connection.sock):
+            if not connection.has_something_to_say():
                 return connection
             connection.close()
         return self._connected()
 
-    def _pop(self) -> http.client.HTTPConnection | None:
+    def _pop(self) -> _Connection | None:
         try:
             return self._idle.pop()
         except IndexError:  # another thread may have taken the last one at any moment
             return None
 
-    def _connected(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection
-        if self._tls is None:
-            connection = _InOnePiece(self._host, self._port, timeout=self._connect_timeout)
-        else:
-            connection = _InOnePieceTls(self._host, self._port, timeout=self._connect_timeout, context=self._tls)
+    def _connected(self) -> _Connection:
         try:
-            connection.connect()
+            connected = socket.create_connection((self._host, self._port), self._connect_timeout)
         except OSError as error:
-            connection.close()
             raise NotConnected(*error.args) from error
-        return connection
-
-
-def _has_something_to_say(sock: Any) -> bool:
-    """A server that speaks without being asked is closing the connection."""
-    heard = select.poll()
-    heard.register(sock, select.POLLIN)
-    return bool(heard.poll(0))
-
-
-class _InOnePiece(http.client.HTTPConnection):
-    """Sends head and body together: apart, each would be a system call and a packet of its own."""
-
-    _parts: list[bytes] | None = None
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        self._parts = []
         try:
-            super().request(*arguments, **options)
-            whole = b"".join(self._parts)
-        finally:
-            self._parts = None
-        self.send(whole)
-
-    def send(self, data: Any) -> None:
-        if self._parts is None:
-            super().send(data)
-        else:
-            self._parts.append(bytes(data))
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                connected = self._tls.wrap_socket(connected, server_hostname=self._host)
+        except OSError as error:
+            connected.close()
+            raise NotConnected(*error.args) from error
+        return _Connection(connected)
 
 
-class _InOnePieceTls(http.client.HTTPSConnection):
-    request = _InOnePiece.request
-    send = _InOnePiece.send
-    _parts: list[bytes] | None = None
+def _in_a_header(host: str) -> str:
+    if ":" in host:
+        return f"[{host.partition('%')[0]}]"  # without the interface of a link-local address
+    return host if host.isascii() else host.encode("idna").decode()
+
+
+class _Connection:
+    """One request after the other, and the answer that is arriving to the last."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.can_go_on = True
+        self._socket = connected
+        self._timeout = connected.gettimeout()
+        self._unasked = select.poll()
+        self._unasked.register(connected, select.POLLIN)
+        self._parser = httptools.HttpResponseParser(self)
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._data: list[bytes] = []
+        self._has_head = False
+        self._answer: Answered | None = None
+
+    def exchange(self, request: bytes, read_timeout: float) -> Answered:
+        if read_timeout != self._timeout:
+            self._timeout = read_timeout
+            self._socket.settimeout(read_timeout)
+        self._answer, self._has_head = None, False
+        self._socket.sendall(request)
+        try:
+            while self._answer is None and (received := self._socket.recv(_AT_ONCE)):
+                self._parser.feed_data(received)
+        except httptools.HttpParserUpgrade as error:
+            raise BrokenAnswer("the server speaks another protocol") from error
+        except httptools.HttpParserError as error:
+            raise BrokenAnswer(f"what answered does not speak HTTP: {error}") from error
+        if self._answer is None:
+            self.can_go_on = False
+            if not self._ends_with_the_connection():
+                raise BrokenAnswer("the connection ended before the answer did")
+            self._take_answer()
+        assert self._answer is not None
+        return self._answer
+
+    def has_something_to_say(self) -> bool:
+        """A server that speaks without being asked is closing the connection."""
+        return bool(self._unasked.poll(0))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _ends_with_the_connection(self) -> bool:
+        """Whether the answer has a head, and no length in it."""
+        return self._has_head and not any(
+            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._lines
+        )
+
+    def _take_answer(self) -> None:
+        self._answer = Answered(self._parser.get_status_code(), tuple(self._lines), b"".join(self._data))
+
+    # -- what the parser says
+
+    def on_message_begin(self) -> None:
+        if self._answer is not None:
+            self.can_go_on = False  # two answers to one request
+        self._lines, self._data, self._has_head = [], [], False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._lines.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._data.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._answer is None and self._parser.get_status_code() >= 200:  # else the answer is still to come
+            self.can_go_on = self._parser.should_keep_alive()
+            self._take_answer()

@@ -92,6 +92,11 @@ class Database:
         """Whether calls are being written now; at their end the listener is told."""
         return self._writer.is_at_work
 
+    @property
+    def commit_seconds(self) -> float:
+        """What a commit of the writer's takes, on the average of the last few."""
+        return self._writer.commit_seconds
+
     def remembered(self, name: str) -> Study | None:
         """The study as the writer has it in memory; maybe a moment old, and None where it would have to be read."""
         mirror = self._memory.mirrors.get(self._memory.ids.get(name, -1))

@@ -134,7 +134,7 @@ class Writer:
         self._closed = False
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
-        self._commit_seconds = 0.0
+        self.commit_seconds = 0.0
         self._in_hand = threading.Lock()  # held by whoever runs a group, until it is answered or has landed
         self._is_wanted = False  # by the writer's thread, which would not get it between two groups of the event loop
         self._flight: _Flight | None = None
@@ -165,7 +165,7 @@ class Writer:
 
         On return they are answered, or on their way to PostgreSQL: then they are answered later, by what `watch` calls.
         """
-        if self._closed or self._is_wanted or not (self._shared or self._commit_seconds <= QUICK_COMMIT_SECONDS):
+        if self._closed or self._is_wanted or not (self._shared or self.commit_seconds <= QUICK_COMMIT_SECONDS):
             return 0
         if not self._in_hand.acquire(blocking=False):
             return 0
@@ -342,7 +342,7 @@ class Writer:
                 outcomes = [self._run_one(group, call) for call in calls]
                 began = time.perf_counter()
                 group.commit()
-                self._commit_seconds += 0.2 * (time.perf_counter() - began - self._commit_seconds)
+                self.commit_seconds += 0.2 * (time.perf_counter() - began - self.commit_seconds)
         except _Locked:
             raise
         except BaseException as error:
