@@ -155,7 +155,9 @@ class _Connection:
         except httptools.HttpParserUpgrade as error:
             raise BrokenAnswer("the server speaks another protocol") from error
         except httptools.HttpParserError as error:
-            raise BrokenAnswer(f"what answered does not speak HTTP: {error}") from error
+            if self._answer is None:
+                raise BrokenAnswer(f"what answered does not speak HTTP: {error}") from error
+            self.can_go_on = False  # what follows the answer is none
         if self._answer is None:
             self.can_go_on = False
             if not self._ends_with_the_connection():
@@ -197,6 +199,7 @@ class _Connection:
         self._data.append(body)
 
     def on_message_complete(self) -> None:
+        self._has_head = False
         if self._answer is None and self._parser.get_status_code() >= 200:  # else the answer is still to come
             self.can_go_on = self._parser.should_keep_alive()
             self._take_answer()

@@ -73,7 +73,7 @@ class Exchange:
         """At the end of a group, in the thread that has run it."""
         if (self._arrived or self._leaving) and self._loop is not None and self._writing_in != threading.get_ident():
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                self._loop.call_soon_threadsafe(self._hand_out)
+                self._loop.call_soon_threadsafe(self._written_elsewhere)
 
     def _hand_over(self) -> None:
         if not self._leaving:
@@ -143,6 +143,11 @@ class Exchange:
             self._expected, self._gathering = 0, None
             took = time.perf_counter() - self._gathering_since
             self._gathering_seconds += 0.1 * (took - self._gathering_seconds)
+
+    def _written_elsewhere(self) -> None:
+        if self._arrived and self._is_worth_gathering():
+            self._gather(len(self._arrived) + len(self._leaving))
+        self._hand_out()
 
     def _hand_out(self) -> None:
         self._give_answers()

@@ -1,0 +1,105 @@
+"""Callers that come again at once are written together; those that do not are not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from hpo_service.domain.study import StudySpec
+from hpo_service.operations import exchange, studies
+from hpo_service.operations.service import Service
+from hpo_service.store import writer
+
+CALLERS, CALLS = 4, 200
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of the groups that have run."""
+    ran: list[int] = []
+    run_group = writer.Writer._run_group
+
+    def noted(self: Any, calls: Any, **how: Any) -> Any:
+        ran.append(len(calls))
+        return run_group(self, calls, **how)
+
+    monkeypatch.setattr(writer.Writer, "_run_group", noted)
+    return ran
+
+
+async def called(service: Service) -> None:
+    """One light call, without a task that waits for it."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    service.begin(lambda record: record.study("mine"), ["mine"], lambda *_: answer.set_result(None), light=True)
+    await answer
+
+
+async def two_halves(service: Service, pause: float = 0.0) -> None:
+    """Callers of which each second one begins, and comes again, a few turns of the event loop after the others."""
+    spec = {"name": "mine", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}}
+    await studies.create(service, StudySpec.model_validate(spec))
+
+    async def caller(turns: int) -> None:
+        for _ in range(CALLS):
+            for _ in range(turns):
+                await asyncio.sleep(pause)
+            await called(service)
+
+    await asyncio.gather(*(caller(4 * (place % 2)) for place in range(CALLERS)))
+
+
+def commits_take(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(writer.Writer, "commit_seconds", seconds, raising=False)
+    monkeypatch.setattr(writer.Writer, "__setattr__", _but_commit_seconds)
+
+
+def _but_commit_seconds(self: Any, name: str, value: Any) -> None:
+    if name != "commit_seconds":
+        object.__setattr__(self, name, value)
+
+
+@pytest.fixture
+def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    opened = []
+
+    def open_it(seconds: float) -> Service:
+        commits_take(monkeypatch, seconds)
+        opened.append(Service(f"sqlite:///{tmp_path / 'hpo.db'}"))
+        return opened[-1]
+
+    yield open_it
+    for service in opened:
+        service.close()
+
+
+def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together(
+    service_with_commits_of, sizes, monkeypatch
+):
+    monkeypatch.setattr(exchange, "GATHERING_SECONDS", 5.0)
+    asyncio.run(two_halves(service_with_commits_of(0.009)))
+    assert len(sizes) < 1.1 * CALLS
+    assert sizes.count(CALLERS) > 0.9 * CALLS
+
+
+def test_callers_that_take_longer_than_a_commit_are_not_waited_for(service_with_commits_of, sizes):
+    service = service_with_commits_of(0.0)
+    asyncio.run(two_halves(service))
+    assert len(sizes) > 1.5 * CALLS
+
+
+def test_a_caller_that_does_not_come_again_holds_up_the_others_for_a_moment_only(
+    service_with_commits_of, sizes, monkeypatch
+):
+    monkeypatch.setattr(exchange, "GATHERING_SECONDS", 0.05)
+
+    async def one_leaves(service: Service) -> None:
+        spec = {"name": "mine", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}}
+        await studies.create(service, StudySpec.model_validate(spec))
+        await called(service)
+        await asyncio.gather(*(called(service) for _ in range(CALLERS)))
+        await asyncio.wait_for(asyncio.gather(*(called(service) for _ in range(CALLERS - 1))), 5)
+
+    asyncio.run(one_leaves(service_with_commits_of(0.009)))
+    assert sizes[-2:] == [CALLERS, CALLERS - 1]
