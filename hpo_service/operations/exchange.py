@@ -19,7 +19,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 # More than a round of four callers takes on two cores; the event loop counts in whole milliseconds.
 GATHERING_SECONDS = 0.002
-TRIED_AGAIN = 32  # groups, until it is looked at anew whether callers have become quicker
+TRIED_AGAIN = 16  # groups, until it is looked at anew whether callers have become quicker
 
 
 class Exchange:
@@ -142,7 +142,8 @@ class Exchange:
             self._gathering.cancel()
             self._expected, self._gathering = 0, None
             took = time.perf_counter() - self._gathering_since
-            self._gathering_seconds += 0.1 * (took - self._gathering_seconds)
+            too_long = 2 * self._database.commit_seconds  # how much too long does not matter: some will not come again
+            self._gathering_seconds += 0.1 * (min(took, too_long) - self._gathering_seconds)
 
     def _written_elsewhere(self) -> None:
         if self._arrived and self._is_worth_gathering():
