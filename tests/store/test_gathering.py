@@ -84,7 +84,7 @@ def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together
 
 
 def test_callers_that_take_longer_than_a_commit_are_not_waited_for(service_with_commits_of, sizes):
-    service = service_with_commits_of(0.0)
+    service = service_with_commits_of(1e-6)
     asyncio.run(two_halves(service))
     assert len(sizes) > 1.5 * CALLS
 
