@@ -148,6 +148,8 @@ def test_a_trial_whose_worker_is_killed_is_finished_by_another(hpo, start, go_on
     wait_for(lambda: hpo.trial("killed", 0)["reports"] if study.read()["counts"]["RUNNING"] else False)
     first = hpo.trial("killed", 0)
     killed_children = children(killed)
+    for pid in killed_children:
+        os.kill(pid, signal.SIGSTOP)  # else they could still hand the trial back, once alone
     killed.kill()
     for pid in killed_children:
         os.kill(pid, signal.SIGKILL)
