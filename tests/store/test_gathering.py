@@ -11,6 +11,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import exchange, studies
 from hpo_service.operations.service import Service
 from hpo_service.store import writer
+from hpo_service.store.database import Database
 
 CALLERS, CALLS = 4, 200
 
@@ -36,28 +37,22 @@ async def called(service: Service) -> None:
     await answer
 
 
-async def two_halves(service: Service, pause: float = 0.0) -> None:
-    """Callers of which each second one begins, and comes again, a few turns of the event loop after the others."""
+async def create(service: Service) -> None:
     spec = {"name": "mine", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}}
     await studies.create(service, StudySpec.model_validate(spec))
+
+
+async def two_halves(service: Service) -> None:
+    """Callers of which each second one begins, and comes again, a few turns of the event loop after the others."""
+    await create(service)
 
     async def caller(turns: int) -> None:
         for _ in range(CALLS):
             for _ in range(turns):
-                await asyncio.sleep(pause)
+                await asyncio.sleep(0)
             await called(service)
 
     await asyncio.gather(*(caller(4 * (place % 2)) for place in range(CALLERS)))
-
-
-def commits_take(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(writer.Writer, "commit_seconds", seconds, raising=False)
-    monkeypatch.setattr(writer.Writer, "__setattr__", _but_commit_seconds)
-
-
-def _but_commit_seconds(self: Any, name: str, value: Any) -> None:
-    if name != "commit_seconds":
-        object.__setattr__(self, name, value)
 
 
 @pytest.fixture
@@ -65,7 +60,7 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
     opened = []
 
     def open_it(seconds: float) -> Service:
-        commits_take(monkeypatch, seconds)
+        monkeypatch.setattr(Database, "commit_seconds", seconds)
         opened.append(Service(f"sqlite:///{tmp_path / 'hpo.db'}"))
         return opened[-1]
 
@@ -84,8 +79,7 @@ def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together
 
 
 def test_callers_that_take_longer_than_a_commit_are_not_waited_for(service_with_commits_of, sizes):
-    service = service_with_commits_of(1e-6)
-    asyncio.run(two_halves(service))
+    asyncio.run(two_halves(service_with_commits_of(1e-6)))
     assert len(sizes) > 1.5 * CALLS
 
 
@@ -95,8 +89,7 @@ def test_a_caller_that_does_not_come_again_holds_up_the_others_for_a_moment_only
     monkeypatch.setattr(exchange, "GATHERING_SECONDS", 0.05)
 
     async def one_leaves(service: Service) -> None:
-        spec = {"name": "mine", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}}
-        await studies.create(service, StudySpec.model_validate(spec))
+        await create(service)
         await called(service)
         await asyncio.gather(*(called(service) for _ in range(CALLERS)))
         await asyncio.wait_for(asyncio.gather(*(called(service) for _ in range(CALLERS - 1))), 5)
