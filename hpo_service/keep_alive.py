@@ -5,6 +5,7 @@ It costs a fraction of what a pool of a larger library does, and a worker's call
 
 from __future__ import annotations
 
+import errno
 import re
 import select
 import socket
@@ -30,6 +31,9 @@ class NotConnected(OSError):
 
 class BrokenAnswer(OSError):
     """What answered does not speak HTTP, or broke off."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EPROTO, reason)
 
 
 @dataclass(frozen=True)
@@ -149,22 +153,28 @@ class _Connection:
             self._socket.settimeout(read_timeout)
         self._answer, self._has_head = None, False
         self._socket.sendall(request)
-        try:
-            while self._answer is None and (received := self._socket.recv(_AT_ONCE)):
-                self._parser.feed_data(received)
-        except httptools.HttpParserUpgrade as error:
-            raise BrokenAnswer("the server speaks another protocol") from error
-        except httptools.HttpParserError as error:
-            if self._answer is None:
-                raise BrokenAnswer(f"what answered does not speak HTTP: {error}") from error
-            self.can_go_on = False  # what follows the answer is none
-        if self._answer is None:
-            self.can_go_on = False
-            if not self._ends_with_the_connection():
-                raise BrokenAnswer("the connection ended before the answer did")
+        broken = self._read()
+        if self._answer is None and not broken and self._ends_with_the_connection():
             self._take_answer()
-        assert self._answer is not None
+        if self._answer is None:
+            raise BrokenAnswer(broken or "the connection ended before the answer")
         return self._answer
+
+    def _read(self) -> str:
+        """Read until the answer is whole, or there is no more; return what is wrong with it."""
+        try:
+            while self._answer is None:
+                received = self._socket.recv(_AT_ONCE)
+                if not received:
+                    self.can_go_on = False
+                    return ""
+                self._parser.feed_data(received)
+        except httptools.HttpParserUpgrade:
+            return "it goes on in another protocol"
+        except httptools.HttpParserError as error:
+            self.can_go_on = False  # and if the answer is whole, what follows it is none
+            return f"it does not speak HTTP ({error})"
+        return ""
 
     def has_something_to_say(self) -> bool:
         """A server that speaks without being asked is closing the connection."""
