@@ -129,7 +129,7 @@ class Exchange:
         assert self._loop is not None
         self._end_gathering()
         if calls > 1:
-            self._expected, self._gathering_since = calls, time.perf_counter()
+            self._expected, self._gathering_since = min(calls, LARGEST_GROUP), time.perf_counter()
             self._gathering = self._loop.call_later(GATHERING_SECONDS, self._hand_over_gathered)
 
     def _hand_over_gathered(self) -> None:
