@@ -29,7 +29,7 @@ hidden_layers = 2
 epochs = {epochs}
 {more}
 """
-MANY = 12  # more than two workers train at once, four each: in the middle of it when a signal comes
+MANY = 40  # many times what two workers train at once, four each: in the middle of it when a signal comes
 SHORT = STUDY.format(epochs=2, more="[limits]\ntrials = 6")
 FIGURE = """\
 [metadata.figure]
