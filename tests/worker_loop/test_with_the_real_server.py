@@ -142,17 +142,21 @@ def ends(hpo, study, number):
     return [(attempt["attempt"], attempt["end"]) for attempt in hpo.attempts(study, number)]
 
 
+def kill_with_children(process):
+    pids = children(process)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # else they could still hand their trials back, once alone
+    process.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_a_trial_whose_worker_is_killed_is_finished_by_another(hpo, start, go_on):
     study = create(hpo, "killed", trials=1, lease_seconds=1)
     killed = start_worker(start, "killed", "slow_until_released")
     wait_for(lambda: hpo.trial("killed", 0)["reports"] if study.read()["counts"]["RUNNING"] else False)
     first = hpo.trial("killed", 0)
-    killed_children = children(killed)
-    for pid in killed_children:
-        os.kill(pid, signal.SIGSTOP)  # else they could still hand the trial back, once alone
-    killed.kill()
-    for pid in killed_children:
-        os.kill(pid, signal.SIGKILL)
+    kill_with_children(killed)
     go_on.touch()
     other = start_worker(start, "killed", "slow_until_released", "--until-done")
     other.communicate(timeout=60)
@@ -472,10 +476,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
     create_company(hpo, "company_spared", **slow)
     killed = start_company(start, "company_killed")
     wait_for(all_training(hpo, "company_killed", 4))
-    killed_children = children(killed)
-    killed.kill()
-    for pid in killed_children:
-        os.kill(pid, signal.SIGKILL)
+    kill_with_children(killed)
     for study in ("company_killed", "company_spared"):
         worker = start_company(start, study, "--until-done")
         worker.communicate(timeout=60)
