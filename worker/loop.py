@@ -112,15 +112,19 @@ class Worker:
         time.sleep(self.rng.uniform(0.5, 1) * (SHORT_WAIT_SECONDS if self.until_done else IDLE_SECONDS))
 
     def hand_back(self, client: Client) -> None:
-        """Send what is known of the trials held, and release those without a result. Each call is made once."""
-        for job in list(self.outbox.jobs):
+        """Send what is known of the trials held, and release those without a result. Each call is made once.
+
+        All in few calls: whoever ends this process may not wait for many.
+        """
+        jobs = list(self.outbox.jobs)
+        if any(job.result is not None for job in jobs):
             with suppress(HpoError):
-                if job.result is not None:
-                    send(client, self.outbox, time.monotonic())
-                else:
-                    release(client, job.study, job.number, job.attempt, "worker_left")
-                    self.tally["released"] += 1
-                    self.outbox.drop(job)
+                send(client, self.outbox, time.monotonic())
+        unfinished = [job for job in jobs if job.result is None]
+        with suppress(HpoError):
+            self._release_all(client, [(job.study, job.number, job.attempt) for job in unfinished])
+            for job in unfinished:
+                self.outbox.drop(job)
         if self.asking is not None:
             # The answer may be on its way, or lost: the same question brings the same trials.
             with suppress(HpoError):
@@ -131,10 +135,26 @@ class Worker:
                     objectives=self._kinds(),
                     request_id=self.asking.request_id,
                 )
-                for given in answer["trials"]:
-                    number = None if given.get("purpose") == "test" else given["number"]
-                    release(client, given["study"], number, given["attempt"], "worker_left")
-                    self.tally["released"] += 1
+                given = [
+                    (each["study"], None if each.get("purpose") == "test" else each["number"], each["attempt"])
+                    for each in answer["trials"]
+                ]
+                self._release_all(client, given)
+
+    def _release_all(self, client: Client, held: Sequence[tuple[str, int | None, int]]) -> None:
+        """held: study, number (None: the sealed test) and attempt."""
+        reason = "worker_left"
+        trials = [
+            {"study": study, "number": number, "call": "release", "attempt": attempt, "reason": reason}
+            for study, number, attempt in held
+            if number is not None
+        ]
+        if trials:
+            client.batch(trials)
+        for study, number, attempt in held:
+            if number is None:
+                client.test_release(study, attempt, reason)
+        self.tally["released"] += len(held)
 
     # Asking
 
