@@ -94,7 +94,10 @@ class KeepAlive:
         elif method != "GET":
             lines.append("Content-Length: 0")
         if _ENDS_A_LINE.search("".join(lines)):
-            raise ValueError(f"a header has a character that none may have: {headers!r}")
+            where = next((name for name, value in headers.items() if _ENDS_A_LINE.search(name + value)), path)
+            raise ValueError(
+                f"{where!r} has a character that no line of a request may have"
+            )  # no value: it may be a key
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
     def _take(self) -> _Connection:

@@ -117,9 +117,10 @@ class Worker:
         All in few calls: whoever ends this process may not wait for many.
         """
         jobs = list(self.outbox.jobs)
-        if any(job.result is not None for job in jobs):
-            with suppress(HpoError):
-                send(client, self.outbox, time.monotonic())
+        for job in jobs:
+            if job.result is not None and not job.settled:  # else it went with another one's
+                with suppress(HpoError):
+                    send(client, self.outbox, time.monotonic())
         unfinished = [job for job in jobs if job.result is None]
         with suppress(HpoError):
             self._release_all(client, [(job.study, job.number, job.attempt) for job in unfinished])
@@ -135,11 +136,8 @@ class Worker:
                     objectives=self._kinds(),
                     request_id=self.asking.request_id,
                 )
-                given = [
-                    (each["study"], None if each.get("purpose") == "test" else each["number"], each["attempt"])
-                    for each in answer["trials"]
-                ]
-                self._release_all(client, given)
+                given = answer["trials"]
+                self._release_all(client, [(each["study"], _number(each), each["attempt"]) for each in given])
 
     def _release_all(self, client: Client, held: Sequence[tuple[str, int | None, int]]) -> None:
         """held: study, number (None: the sealed test) and attempt."""
@@ -150,11 +148,11 @@ class Worker:
             if number is not None
         ]
         if trials:
-            client.batch(trials)
+            self.tally["released"] += sum(result["status"] < 300 for result in client.batch(trials))
         for study, number, attempt in held:
             if number is None:
                 client.test_release(study, attempt, reason)
-        self.tally["released"] += len(held)
+                self.tally["released"] += 1
 
     # Asking
 
@@ -355,7 +353,7 @@ def _hold(outbox: Outbox, given: Json) -> HeldJob:
     lease = given["lease"]["duration_seconds"]
     job = HeldJob(
         study=given["study"],
-        number=None if given.get("purpose") == "test" else given["number"],
+        number=_number(given),
         attempt=given["attempt"],
         lease_seconds=lease,
         flush_seconds=flush_interval(lease, pruned=False),
@@ -364,6 +362,11 @@ def _hold(outbox: Outbox, given: Json) -> HeldJob:
     )
     outbox.hold(job)
     return job
+
+
+def _number(given: Json) -> int | None:
+    """None: the sealed test, which belongs to a trial too, but is none."""
+    return None if given.get("purpose") == "test" else given["number"]
 
 
 def _heartbeat(client: Client, job: HeldJob, dataset_sha256: str) -> None:

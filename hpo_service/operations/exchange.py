@@ -90,7 +90,7 @@ class Exchange:
                 del self._leaving[:begun]
                 self._all_light = begun == len(some)
                 if self._arrived and self._is_worth_gathering():
-                    self._gather(len(self._arrived) + len(self._leaving))
+                    self._gather()
                 self._give_answers()
                 if self._leaving and self._loop is not None:
                     self._loop.call_soon(self._hand_over)
@@ -115,7 +115,7 @@ class Exchange:
             finally:
                 self._writing_in = None
                 if self._arrived:
-                    self._gather(len(self._arrived) + len(self._leaving))
+                    self._gather()
                 self._hand_out()
 
         return _Watching(self._loop, socket, writing, in_the_loop)
@@ -124,10 +124,11 @@ class Exchange:
         self._groups += 1
         return self._gathering_seconds <= self._database.commit_seconds or self._groups % TRIED_AGAIN == 0
 
-    def _gather(self, calls: int) -> None:
-        """Let so many come together, for a moment."""
+    def _gather(self) -> None:
+        """Let as many come together, for a moment, as are answered now and as are waiting."""
         assert self._loop is not None
         self._end_gathering()
+        calls = len(self._arrived) + len(self._leaving)
         if calls > 1:
             self._expected, self._gathering_since = min(calls, LARGEST_GROUP), time.perf_counter()
             self._gathering = self._loop.call_later(GATHERING_SECONDS, self._hand_over_gathered)
@@ -147,7 +148,7 @@ class Exchange:
 
     def _written_elsewhere(self) -> None:
         if self._arrived and self._is_worth_gathering():
-            self._gather(len(self._arrived) + len(self._leaving))
+            self._gather()
         self._hand_out()
 
     def _hand_out(self) -> None:

@@ -33,6 +33,7 @@ class StandIn:
         self.reports: dict[int, dict[int, Json]] = {number: {} for number in self.waiting}
         self.told: dict[int, Json] = {}
         self.released: list[tuple[int, int]] = []
+        self.gone: set[int] = set()  # with the study, say
         self.answers: dict[str, Json] = {}
         self.calls: list[tuple[str, Any]] = []
         self.stops: dict[int, str] = {}
@@ -158,6 +159,8 @@ class StandIn:
 
     def _release(self, body: Json) -> Answer:
         number, attempt = body["number"], body["attempt"]
+        if number in self.gone:
+            return 404, {"code": "not_found", "detail": "gone", "retryable": False}
         if self.running.get(number) == attempt:
             del self.running[number]
             self.waiting.insert(0, number)

@@ -59,14 +59,14 @@ def test_a_result_that_is_known_is_told_and_the_rest_released(worker, client, ou
     assert sorted(number for number, _ in stand_in.released) == [1, 2, 3]
 
 
-def test_a_trial_that_is_somebody_elses_by_now_keeps_no_other_from_going_back(worker, client, outbox, stand_in):
+def test_a_trial_that_is_not_there_any_more_keeps_no_other_from_going_back(worker, client, outbox, stand_in):
     hold_all(client, outbox)
-    stand_in.running[0] = 2
+    stand_in.gone.add(0)
 
     worker.hand_back(client)
 
     assert sorted(number for number, _ in stand_in.released) == [1, 2, 3]
-    assert stand_in.running == {0: 2}
+    assert worker.tally == {"released": 3}
 
 
 def test_trials_whose_grant_was_on_its_way_go_back_too(worker, client, stand_in):
