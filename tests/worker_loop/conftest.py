@@ -1,8 +1,12 @@
-"""A stand-in for the server: one study in memory, with the faults that a network and a restart bring."""
+"""A stand-in for the server: one study in memory, with the faults of a network and a restart; and a real server."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from hpo_service.client import Client
+from tests.worker_loop import real_server as real
 
 Json = dict[str, Any]
 Answer = tuple[int, Json]
@@ -258,3 +265,53 @@ def stand_in() -> StandIn:
 def server(stand_in: StandIn) -> Iterator[str]:
     with serving(stand_in) as url:
         yield url
+
+
+# A real server, and commands of the house beside it
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    server = real.RealServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def hpo(real_server):
+    with Client(real_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def go_on(tmp_path):
+    return tmp_path / "go_on"
+
+
+@pytest.fixture
+def start(tmp_path, real_server, go_on):
+    """Start a command of the house in the background, with OBJECTIVES at hand."""
+    (tmp_path / "objectives_for_real.py").write_text(textwrap.dedent(real.OBJECTIVES))
+    started = []
+
+    def run(*command: str):
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(tmp_path),
+                "HPO_SERVER": real_server.url,
+                "GO_ON": str(go_on),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate()

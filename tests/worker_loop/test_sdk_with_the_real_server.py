@@ -1,0 +1,90 @@
+"""The SDK on a real server: trials asked for, reported and told by somebody else's program."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hpo_service.client import HeldTrial
+from hpo_service.domain.errors import LeaseLost, ResultConflict
+from tests.worker_loop.real_server import create, ends
+
+
+def test_an_objective_is_optimized_in_a_loop(hpo):
+    study = create(hpo, "optimized", trials=10)
+
+    def objective(trial: HeldTrial) -> float:
+        trial.report(0, trial.params["x"] / 2)
+        return trial.params["x"]
+
+    study.optimize(objective, n_trials=4)
+    assert study.read()["counts"]["COMPLETE"] == 4
+    study.optimize(objective)
+    assert study.read()["state"] == "COMPLETED"
+    trials = list(study.trials(order_by="value"))
+    assert study.best is not None
+    assert study.best["number"] == trials[0]["number"]
+    assert [trial["values"][0] for trial in trials] == sorted((t["params"]["x"] for t in trials), reverse=True)
+
+
+def test_a_result_and_the_ask_for_the_next_trial_are_one_call(hpo, monkeypatch):
+    study = create(hpo, "in_one_call", trials=10)
+    asks = []
+    ask = hpo.ask
+    monkeypatch.setattr(hpo, "ask", lambda *arguments, **options: (asks.append(1), ask(*arguments, **options))[1])
+    study.optimize(lambda trial: trial.params["x"], n_trials=4)
+    assert len(asks) == 1
+    counts = study.read()["counts"]
+    assert (counts["COMPLETE"], counts["RUNNING"], counts["WAITING"]) == (4, 0, 0)
+
+
+def test_an_objective_that_raises_fails_its_trial_and_is_heard_of(hpo):
+    study = create(hpo, "raising", trials=3)
+
+    def objective(trial: HeldTrial) -> float:
+        raise ValueError("no luck")
+
+    with pytest.raises(ValueError, match="no luck"):
+        study.optimize(objective)
+    study.optimize(objective, catch=(ValueError,))
+    assert [trial["reason"] for trial in study.trials()] == ["ValueError: no luck"] * 3
+
+
+def test_the_lease_is_kept_while_the_objective_thinks(hpo):
+    study = create(hpo, "thinking", trials=1, lease_seconds=1)
+
+    def objective(trial: HeldTrial) -> float:
+        time.sleep(2.5)
+        return 0.5
+
+    study.optimize(objective)
+    assert ends(hpo, "thinking", 0) == [(1, "told")]
+
+
+def test_trials_are_asked_for_and_told_by_hand(hpo):
+    study = create(hpo, "by_hand", trials=3)
+    first, second = study.ask(count=2)
+    assert first.tell(0.9)["values"] == [0.9]
+    assert first.tell(0.9)["values"] == [0.9]
+    with pytest.raises(ResultConflict):
+        first.tell(0.8)
+    second.release("lunch")
+    with pytest.raises(LeaseLost):
+        second.report(0, 0.1)
+    (again,) = study.ask()
+    assert (again.number, again.attempt, again.params) == (second.number, 2, second.params)
+
+
+def test_a_pruned_trial_that_obeys_is_told_as_pruned(hpo):
+    study = create(hpo, "pruned", trials=1, pruner={"name": "threshold", "params": {"lower": 0.5}})
+
+    def objective(trial: HeldTrial) -> float | None:
+        for step in range(100):
+            if trial.report(step, 0.1):
+                return None
+        return 1.0
+
+    study.optimize(objective)
+    (trial,) = study.trials()
+    assert (trial["state"], trial["values"]) == ("PRUNED", [0.1])
