@@ -41,13 +41,18 @@ class NotHere(Exception):
 
 @dataclass
 class Outcome:
-    """What a drill did and found. count: of the faults; acknowledged and unknown: of the workers' calls."""
+    """What a drill did and found.
+
+    count: of the faults; acknowledged and unknown: of the workers' calls; measured: figures that the reader of the page
+    compares with those of the sabotaged run, such as "peak 131 MB, silent for 0.2 s".
+    """
 
     count: int = 0
     acknowledged: int = 0
     unknown: int = 0
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    measured: str = ""
 
     def kinds(self) -> Counter[str]:
         return Counter(violation.split(":")[0] for violation in self.violations)

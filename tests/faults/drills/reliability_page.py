@@ -39,8 +39,8 @@ on. Calls in any order have to get the answers of a model of the contract, and l
 they are for, on every route, and nothing else.
 
 **Sabotage**: each drill is run once more against a server in which one guarantee is broken on purpose, in the server's
-process and never in the product. The column says which, and how often that was found. A drill that does not find it is
-marked.
+process and never in the product. The column says which, how often that was found, and what was measured then: that is
+how it was before the guarantee was given. A drill that does not find it is marked.
 
 """
 
@@ -80,6 +80,8 @@ class Row:
     sabotage_shown: bool
     notes: list[str]
     missing: str | None = None
+    measured: str = ""
+    sabotage_measured: str = ""
 
     @classmethod
     def of(cls, drill: Drill, seed: int, done: Run, broken: Run | None) -> Row:
@@ -95,6 +97,8 @@ class Row:
             sabotage_violations=None if broken is None else len(broken.outcome.violations),
             sabotage_shown=broken is not None and bites(drill, broken.outcome),
             notes=done.outcome.notes,
+            measured=done.outcome.measured,
+            sabotage_measured="" if broken is None else broken.outcome.measured,
         )
 
     @classmethod
@@ -123,20 +127,23 @@ def write_page(folder: Path, new: Row) -> None:
 def _table(rows: list[Row]) -> str:
     drills = {drill.name: drill for drill in DRILLS}
     lines = [
-        "| promise | drill | count | seconds | calls acknowledged | violations | with the guarantee broken |",
-        "|---|---|---:|---:|---:|---|---|",
+        "| promise | drill | count | seconds | acknowledged | violations | measured | with the guarantee broken |",
+        "|---|---|---:|---:|---:|---|---|---|",
     ]
     for row in rows:
         drill = drills[row.drill]
         if row.missing is not None:
-            lines.append(f"| {drill.promise} | {drill.what} | – | – | – | not run: {row.missing} | – |")
+            lines.append(f"| {drill.promise} | {drill.what} | – | – | – | not run: {row.missing} | – | – |")
             continue
         broken = _BROKEN[drill.sabotage]
         many = row.sabotage_violations != 1
         found = f"{row.sabotage_violations} violation{'s' * many}" if row.sabotage_shown else "**not found**"
+        if row.sabotage_measured:
+            found += f" ({row.sabotage_measured})"
+        violations = "; ".join(row.violations) or "0"
         lines.append(
             f"| {drill.promise} | {drill.what} | {row.count} {drill.unit} | {row.seconds:.0f} | "
-            f"{row.acknowledged or '–'} | {'; '.join(row.violations) or '0'} | {broken}: {found} |"
+            f"{row.acknowledged or '–'} | {violations} | {row.measured or '–'} | {broken}: {found} |"
         )
     return "\n".join(lines) + "\n"
 
