@@ -19,8 +19,8 @@ import numpy as np
 from scipy import stats
 
 from hpo_service.domain.neural_network import configuration
-from worker.datasets import Dataset, load
-from worker.trainer import Diverged, evaluate_on_test_set, train
+from hpo_worker.datasets import Dataset, load
+from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
 
 SIX_LAYERS, FIVE_LAYERS = (100,) * 6, (100,) * 5
 ENSEMBLE = 5

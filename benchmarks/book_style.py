@@ -1,6 +1,6 @@
 """A network in the style of the article's book (chapter 6), float64, plain NumPy: what ours is held against.
 
-It shares no line with worker/nn. A new array for every result, a dictionary of layers, mini-batches by
+It shares no line with worker/hpo_worker/nn. A new array for every result, a dictionary of layers, mini-batches by
 `np.random.choice` (with replacement), initial weights from N(0, 2/inputs), biases 0, softmax and mean cross-entropy.
 """
 

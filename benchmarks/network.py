@@ -28,11 +28,11 @@ import book_style
 import numpy as np
 
 from hpo_service.domain.neural_network import configuration
-from worker.company import companions
-from worker.datasets import load
-from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import Sgd
-from worker.trainer import MOST_TOGETHER, Company, Member
+from hpo_worker.company import companions
+from hpo_worker.datasets import load
+from hpo_worker.nn.network import Architecture, Network
+from hpo_worker.nn.optimizers import Sgd
+from hpo_worker.trainer import MOST_TOGETHER, Company, Member
 
 try:
     import torch

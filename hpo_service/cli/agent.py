@@ -12,12 +12,12 @@ import typer
 
 from hpo_service.client import NEVER, Client, new_worker_id
 from hpo_service.domain.errors import Invalid
-from worker import log_lines
-from worker.command import CommandObjective, check_placeholders
-from worker.departure import Departure, Leaving
-from worker.heartbeat import Heartbeat
-from worker.loop import Worker
-from worker.outbox import Outbox
+from hpo_worker import log_lines
+from hpo_worker.command import CommandObjective, check_placeholders
+from hpo_worker.departure import Departure, Leaving
+from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.loop import Worker
+from hpo_worker.outbox import Outbox
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
 LONGEST_GOODBYE_SECONDS = 20.0

@@ -169,7 +169,7 @@ def _key(server: str | None) -> Iterator[Finding]:
 
 
 def _mnist() -> Iterator[Finding]:
-    from worker.datasets import INSIDE
+    from hpo_worker.datasets import INSIDE
 
     wrong = []
     for name, expected in MNIST.items():

@@ -1,5 +1,5 @@
-"""`hpo worker`: the worker's own command, so that a machine that only trains can run it as `python -m worker`."""
+"""`hpo worker`: the worker's own command, so that a machine that only trains can run it as `python -m hpo_worker`."""
 
-from worker.start import worker
+from hpo_worker.start import worker
 
 __all__ = ["worker"]

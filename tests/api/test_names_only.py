@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from worker.datasets import DatasetError, DatasetMissing, load
+from hpo_worker.datasets import DatasetError, DatasetMissing, load
 
 MARK = "q7z"  # in every payload, and in nothing else
 PAYLOADS = (

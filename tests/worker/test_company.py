@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo_service.domain.neural_network import OPTIMIZERS, NetworkConfiguration, configuration
-from worker.datasets import Dataset, load
-from worker.trainer import MOST_TOGETHER, Company, Diverged, EpochReport, Member, can_train_together, train
+from hpo_worker.datasets import Dataset, load
+from hpo_worker.trainer import MOST_TOGETHER, Company, Diverged, EpochReport, Member, can_train_together, train
 
 MNIST = load("mnist")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import worker.datasets
-from worker.datasets import DatasetError, DatasetMissing, load
-from worker.datasets.idx import FILES
+import hpo_worker.datasets
+from hpo_worker.datasets import DatasetError, DatasetMissing, load
+from hpo_worker.datasets.idx import FILES
 
 PUBLISHED_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -50,7 +50,7 @@ def write_npz(path: Path, **changed: np.ndarray) -> None:
 
 
 def test_mnist_is_the_one_that_was_published() -> None:
-    inside = Path(worker.datasets.__file__).parent / "mnist"
+    inside = Path(hpo_worker.datasets.__file__).parent / "mnist"
 
     assert {
         name: hashlib.md5(gzip.decompress((inside / f"{name}.gz").read_bytes()), usedforsecurity=False).hexdigest()

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from worker.nn.first_layers import function_space_pays
-from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import LINEAR, OPTIMIZERS
+from hpo_worker.nn.first_layers import function_space_pays
+from hpo_worker.nn.network import Architecture, Network
+from hpo_worker.nn.optimizers import LINEAR, OPTIMIZERS
 
 IMAGES, PIXELS, TRAINING, BATCH = 60, 40, 48, 16
 

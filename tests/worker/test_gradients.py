@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from worker.nn.arrays import Array
-from worker.nn.first_layers import AffineInFunctionSpace, AffineOfPixels
-from worker.nn.layers import Affine, BatchNormalization, Dropout, Layer, Relu, Sigmoid, Tanh
-from worker.nn.losses import accuracy, cross_entropy, cross_entropy_gradient, softmax
-from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import OPTIMIZERS
-from worker.nn.parameters import Parameter
-from worker.trainer import each_once
+from hpo_worker.nn.arrays import Array
+from hpo_worker.nn.first_layers import AffineInFunctionSpace, AffineOfPixels
+from hpo_worker.nn.layers import Affine, BatchNormalization, Dropout, Layer, Relu, Sigmoid, Tanh
+from hpo_worker.nn.losses import accuracy, cross_entropy, cross_entropy_gradient, softmax
+from hpo_worker.nn.network import Architecture, Network
+from hpo_worker.nn.optimizers import OPTIMIZERS
+from hpo_worker.nn.parameters import Parameter
+from hpo_worker.trainer import each_once
 
 BATCH, INPUTS, OUTPUTS = 12, 7, 5
 STEP = 1e-6

@@ -26,7 +26,7 @@ from hpo_service.domain.search_space import (
     log_uniform,
     uniform,
 )
-from worker.nn import initializers, layers, optimizers
+from hpo_worker.nn import initializers, layers, optimizers
 
 LEARNING_RATE = log_uniform(1e-6, 1e-2)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer
+from hpo_worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer
 
 RATE, MOMENTUM, STEPS = 0.05, 0.8, 40
 START = [0.7, -1.3, 2.0, 1e-3]

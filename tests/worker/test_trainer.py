@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import worker.trainer
+import hpo_worker.trainer
 from hpo_service.domain.errors import Invalid
 from hpo_service.domain.neural_network import ACTIVATIONS, OPTIMIZERS, configuration
-from worker.datasets import Dataset, load
-from worker.trainer import Diverged, EpochReport, evaluate_on_test_set, mini_batches, train
+from hpo_worker.datasets import Dataset, load
+from hpo_worker.trainer import Diverged, EpochReport, evaluate_on_test_set, mini_batches, train
 
 MNIST = load("mnist")
 SMALL = {"samples": 250, "epochs": 3, "batch_size": 50, "hidden_layers": 2, "hidden_units": 30, "learning_rate": 0.05}
@@ -73,7 +73,7 @@ def test_another_process_gives_the_same_bits() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(worker.trainer.__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONPATH": "."},
     ).stdout
 
@@ -196,7 +196,7 @@ def test_the_sealed_test_trains_on_validation_images_too() -> None:
     """Given validation images that alone hold one class, when tested, then that class is known."""
     settings = configuration(SMALL | {"samples": 200, "validation_fraction": 0.5, "epochs": 30, "dataset": "own"}, {})
     dataset = small_dataset(training=200)
-    order = np.random.default_rng((1, worker.trainer.SPLIT)).permutation(200)
+    order = np.random.default_rng((1, hpo_worker.trainer.SPLIT)).permutation(200)
     labels = np.empty(200, np.int64)
     labels[order[:100]], labels[order[100:]] = 0, 1
     validating = dataset.x_train[order[100:]]

@@ -61,7 +61,7 @@ class RealServer:
 
 def start_worker(start, study: str, objective: str, *options: str):
     module = f"objectives_for_real:{objective}"
-    return start("worker", "--study", study, "--objective", module, "--processes", "1", *options)
+    return start("hpo_worker", "--study", study, "--objective", module, "--processes", "1", *options)
 
 
 def wait_for(happened: Callable[[], object], seconds: float = 40.0):

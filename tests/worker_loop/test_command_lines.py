@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo_service.domain.errors import Invalid
-from worker.command import Reported, Result, check_placeholders, environment_of, fill_in, read_line
-from worker.objective import TrainingTrial
-from worker.outbox import HeldJob, Outbox
+from hpo_worker.command import Reported, Result, check_placeholders, environment_of, fill_in, read_line
+from hpo_worker.objective import TrainingTrial
+from hpo_worker.outbox import HeldJob, Outbox
 
 NAMES = ["learning_rate", "optimizer", "momentum", "weight decay"]
 

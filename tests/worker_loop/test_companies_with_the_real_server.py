@@ -20,7 +20,7 @@ def create_company(hpo, name, trials=8, epochs=100_000, samples=100, **fields):
 
 
 def start_company(start, study, *options):
-    return start("worker", "--study", study, "--processes", "1", *options)
+    return start("hpo_worker", "--study", study, "--processes", "1", *options)
 
 
 def all_training(hpo, study, trials):
@@ -57,7 +57,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
 
 def test_companies_of_two_processes_give_out_each_trial_once_and_no_more(hpo, start):
     create_company(hpo, "company_limit", trials=20, epochs=50)
-    worker = start("worker", "--study", "company_limit", "--processes", "2", "--until-done", "--json")
+    worker = start("hpo_worker", "--study", "company_limit", "--processes", "2", "--until-done", "--json")
     output, _ = worker.communicate(timeout=60)
     assert json.loads(output) == {"trials": {"COMPLETE": 20}}
     trials = list(hpo.trials("company_limit"))

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client
-from worker.heartbeat import Heartbeat
-from worker.loop import Ask, Worker
-from worker.objective import NeuralNetwork
-from worker.outbox import HeldJob, Outbox
+from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.loop import Ask, Worker
+from hpo_worker.objective import NeuralNetwork
+from hpo_worker.outbox import HeldJob, Outbox
 
 
 @pytest.fixture

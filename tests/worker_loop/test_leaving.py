@@ -44,15 +44,16 @@ OBJECTIVES = """
 
 @pytest.fixture
 def start(tmp_path, server):
-    """Start `python -m worker` with one of the objectives above; end what is left of it afterwards."""
+    """Start `python -m hpo_worker` with one of the objectives above; end what is left of it afterwards."""
     (tmp_path / "objectives_of_the_test.py").write_text(textwrap.dedent(OBJECTIVES))
     started = []
 
     def run(objective, *options):
         process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "worker", "--server", server, "--study", "s", "--json"),
-                *("--objective", f"objectives_of_the_test:{objective}", *(options or ("--processes", "1"))),
+                *(sys.executable, "-P", "-m", "hpo_worker", "--server", server, "--study", "s", "--json"),
+                *("--objective", objective if ":" in objective else f"objectives_of_the_test:{objective}"),
+                *(options or ("--processes", "1")),
             ],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -194,6 +195,14 @@ def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(sta
     assert len(stand_in.told) == 4
 
 
+def test_a_file_of_the_users_own_that_is_called_worker_is_an_objective_like_any_other(start, stand_in, tmp_path):
+    (tmp_path / "worker.py").write_text("def train(trial):\n    return trial.number / 10\n")
+    process = start("worker:train", "--processes", "1", "--until-done")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert sorted(told["values"] for told in stand_in.told.values()) == [[0.0], [0.1], [0.2], [0.3]]
+
+
 @pytest.mark.parametrize(
     ("objective", "words"),
     [("not_there", "cannot be imported"), ("os", "is no function")],
@@ -208,14 +217,14 @@ def test_an_objective_that_cannot_be_used_is_a_usage_error(start, stand_in, obje
 
 def test_an_objective_without_a_study_is_a_usage_error():
     process = subprocess.run(
-        [sys.executable, "-m", "worker", "--objective", "a:b"], capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "hpo_worker", "--objective", "a:b"], capture_output=True, text=True, timeout=20
     )
     assert process.returncode == 2
     assert "--study" in process.stderr
 
 
 def test_a_process_that_trains_imports_no_server():
-    program = "import sys, worker.child, worker.start; print(*sys.modules)"
+    program = "import sys, hpo_worker.child, hpo_worker.start; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"fastapi", "starlette", "optuna", "sqlalchemy", "uvicorn", "matplotlib", "scipy"} & set(loaded)
     assert "hpo_service.client" in loaded

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.outbox import BYTES_IN_A_CALL, REPORTS_IN_A_CALL, HeldJob, Outbox, flush_interval
+from hpo_worker.outbox import BYTES_IN_A_CALL, REPORTS_IN_A_CALL, HeldJob, Outbox, flush_interval
 
 GOES_ON = {"should_stop": False, "reason": None}
 LOST = {"code": "lease_lost", "detail": "gone"}

@@ -8,14 +8,14 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client, Forbidden, Retries
+from hpo_worker.company import companions
+from hpo_worker.datasets import DatasetDiffers, DatasetError, load
+from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.loop import Worker
+from hpo_worker.objective import FailedTrial, NeuralNetwork
+from hpo_worker.outbox import HeldJob, Outbox
+from hpo_worker.trainer import Company
 from tests.worker_loop.conftest import StandIn
-from worker.company import companions
-from worker.datasets import DatasetDiffers, DatasetError, load
-from worker.heartbeat import Heartbeat
-from worker.loop import Worker
-from worker.objective import FailedTrial, NeuralNetwork
-from worker.outbox import HeldJob, Outbox
-from worker.trainer import Company
 
 SOON = Retries(initial=0.01, longest=0.05, deadline=5)
 
@@ -215,7 +215,7 @@ def test_what_the_client_has_given_up_on_is_sent_again(work, stand_in, monkeypat
     stand_in.fault = lambda verb, count: "away" if verb == "batch" and stand_in.count("refused") < 2 else None
     if sabotage:
         sabotage(monkeypatch)
-    monkeypatch.setattr("worker.heartbeat.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("hpo_worker.heartbeat.PAUSE_SECONDS", 0.01)
     assert work(three_epochs, retries=NEVER) == {"COMPLETE": 4}
     everything = [list(stand_in.reports[number]) == [0, 1, 2] for number in range(4)]
     assert all(everything) is (sabotage is None)
@@ -279,7 +279,7 @@ def test_the_sealed_test_is_taken_like_a_trial(work, stand_in):
 
 
 def test_a_worker_without_the_data_hands_back_and_ends_a_study_that_nobody_has_data_for(work, stand_in, monkeypatch):
-    monkeypatch.setattr("worker.loop.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("hpo_worker.loop.IDLE_SECONDS", 0.01)
     stand_in.study["objective"] = {"kind": "neural_network", "dataset": "nowhere"}
     stand_in.params[:] = [{}]
     stand_in.waiting[:] = [0]
@@ -366,7 +366,7 @@ def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in
 
 @pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("study_cancelled", "FAIL")])
 def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
-    monkeypatch.setattr("worker.outbox.LONGEST_FLUSH", 0.02)
+    monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
     company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
     stand_in.stops[2] = reason
     assert sum(work(NeuralNetwork(None)).values()) == 4
@@ -380,7 +380,7 @@ def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, 
 
 
 def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
-    monkeypatch.setattr("worker.outbox.LONGEST_FLUSH", 0.02)
+    monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
     company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
     report = StandIn._trial_report
 

@@ -78,7 +78,7 @@ def test_the_network_is_searched_and_its_test_set_opened_once(hpo, start):
             "objective": {"kind": "neural_network", "samples": 100, "epochs": 3, "hidden_sizes": [20]},
         }
     )
-    worker = start("worker", "--processes", "2", "--until-done", "--json")
+    worker = start("hpo_worker", "--processes", "2", "--until-done", "--json")
     output, _ = worker.communicate(timeout=60)
     assert worker.returncode == 0
     assert json.loads(output) == {"trials": {"COMPLETE": 4}}
@@ -86,7 +86,7 @@ def test_the_network_is_searched_and_its_test_set_opened_once(hpo, start):
     assert study["state"] == "COMPLETED"
     assert all(len(trial["reports"]) == 3 for trial in hpo.trials("network"))
     hpo.test("network", ensemble=2)
-    start("worker", "--processes", "1", "--until-done").communicate(timeout=60)
+    start("hpo_worker", "--processes", "1", "--until-done").communicate(timeout=60)
     test = hpo.study("network")["test"]
     assert test["state"] == "COMPLETE"
     assert test["ensemble"] == len(test["members"]) == 2

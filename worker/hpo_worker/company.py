@@ -13,9 +13,9 @@ import structlog
 from hpo_service.client import Json, conclusion
 from hpo_service.domain import neural_network
 from hpo_service.domain.neural_network import NetworkConfiguration
-from worker.datasets import load
-from worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
-from worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, Company, EpochReport, Member, can_train_together
+from hpo_worker.datasets import load
+from hpo_worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
+from hpo_worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, Company, EpochReport, Member, can_train_together
 
 # What these draw does not depend on results, so that nothing is lost by drawing several at a time.
 DRAW_AHEAD = frozenset({"random", "grid", "qmc"})

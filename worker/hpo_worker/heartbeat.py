@@ -14,7 +14,7 @@ import structlog
 
 from hpo_service.client import Client, Json, RateLimited, Unreachable
 from hpo_service.domain.errors import Conflict, HpoError, Invalid, NotFound, Unavailable
-from worker.outbox import Call, Outbox
+from hpo_worker.outbox import Call, Outbox
 
 CALLS_IN_A_BATCH = 1000
 BYTES_IN_A_BATCH = 768 * 1024  # of the 1 MiB that a body may have

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from worker.nn.arrays import Array, Indices
-from worker.nn.parameters import Parameter
+from hpo_worker.nn.arrays import Array, Indices
+from hpo_worker.nn.parameters import Parameter
 
 
 class FirstLayer(Protocol):

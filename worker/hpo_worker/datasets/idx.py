@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.datasets.dataset import DatasetError
+from hpo_worker.datasets.dataset import DatasetError
 
 # The published names; Fashion-MNIST, KMNIST and others use the same.
 FILES = {

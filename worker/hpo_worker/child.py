@@ -1,4 +1,4 @@
-"""One process that trains: `python -m worker.child OPTIONS`, started by the supervisor with one BLAS thread.
+"""One process that trains: `python -m hpo_worker.child OPTIONS`, started by the supervisor with one BLAS thread.
 
 Exit codes: 0 done, or left; 1 error; 2 usage; 3 no such study; 4 not allowed; 5 unreachable.
 """
@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated, Unreachable, in_one_line, new_worker_id
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
-from worker import log_lines
-from worker.departure import Departure, Leaving, leave_with_parent
-from worker.heartbeat import Heartbeat
-from worker.loop import Worker
-from worker.objective import NeuralNetwork, import_objective
-from worker.outbox import Outbox
-from worker.worker_options import Options
+from hpo_worker import log_lines
+from hpo_worker.departure import Departure, Leaving, leave_with_parent
+from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.loop import Worker
+from hpo_worker.objective import NeuralNetwork, import_objective
+from hpo_worker.outbox import Outbox
+from hpo_worker.worker_options import Options
 
 GOODBYE_SECONDS = 0.7  # for an answer to a call that hands a trial back
 

@@ -16,7 +16,7 @@ from typing import IO
 
 import structlog
 
-from worker.worker_options import Options
+from hpo_worker.worker_options import Options
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
@@ -132,7 +132,7 @@ def start_child(options: Options, environment: Mapping[str, str]) -> subprocess.
     """Start a process that trains. In a session of its own: a Ctrl-C reaches it through the supervisor, once."""
     return subprocess.Popen(  # noqa: S603 (our own module, no shell)
         # -P: a worker.py in the current folder must not take the place of ours
-        [sys.executable, "-P", "-m", "worker.child", options.to_argument()],
+        [sys.executable, "-P", "-m", "hpo_worker.child", options.to_argument()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from hpo_service.domain.errors import Fault, Invalid
-from worker.departure import Leaving
-from worker.objective import FailedTrial, TrainingTrial
-from worker.outbox import Outbox
+from hpo_worker.departure import Leaving
+from hpo_worker.objective import FailedTrial, TrainingTrial
+from hpo_worker.outbox import Outbox
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended

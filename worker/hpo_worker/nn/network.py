@@ -10,13 +10,13 @@ from typing import Self
 
 import numpy as np
 
-from worker.nn.arrays import Array, Dtype, Indices, Labels
-from worker.nn.first_layers import AffineInFunctionSpace, AffineOfPixels, FirstLayer
-from worker.nn.initializers import standard_deviation
-from worker.nn.layers import ACTIVATIONS, Affine, BatchNormalization, Dropout, Layer, Streams
-from worker.nn.losses import cross_entropy_gradient
-from worker.nn.optimizers import Optimizer
-from worker.nn.parameters import Parameter, Parameters
+from hpo_worker.nn.arrays import Array, Dtype, Indices, Labels
+from hpo_worker.nn.first_layers import AffineInFunctionSpace, AffineOfPixels, FirstLayer
+from hpo_worker.nn.initializers import standard_deviation
+from hpo_worker.nn.layers import ACTIVATIONS, Affine, BatchNormalization, Dropout, Layer, Streams
+from hpo_worker.nn.losses import cross_entropy_gradient
+from hpo_worker.nn.optimizers import Optimizer
+from hpo_worker.nn.parameters import Parameter, Parameters
 
 
 @dataclass(frozen=True)

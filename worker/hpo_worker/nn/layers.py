@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from worker.nn.arrays import Array, Dtype, Indices
-from worker.nn.parameters import Parameter
+from hpo_worker.nn.arrays import Array, Dtype, Indices
+from hpo_worker.nn.parameters import Parameter
 
 Shape = tuple[int, int, int]  # (K, most rows, O)
 Streams = Sequence[np.random.Generator]  # one for each of K networks

@@ -17,11 +17,11 @@ import structlog
 
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import HpoError, LeaseLost, NotFound, StudyStateConflict, TrialFinished
-from worker.company import companions_in, has_companies, train_side_by_side
-from worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
-from worker.heartbeat import AWAY, Heartbeat, send
-from worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
-from worker.outbox import HeldJob, Outbox, flush_interval
+from hpo_worker.company import companions_in, has_companies, train_side_by_side
+from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
+from hpo_worker.heartbeat import AWAY, Heartbeat, send
+from hpo_worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
+from hpo_worker.outbox import HeldJob, Outbox, flush_interval
 
 WAIT_SECONDS = 20.0
 SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well

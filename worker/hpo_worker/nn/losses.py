@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.nn.arrays import Array, Labels
+from hpo_worker.nn.arrays import Array, Labels
 
 
 def softmax(scores: Array) -> Array:

@@ -18,9 +18,9 @@ import structlog
 from hpo_service.client import Json, conclusion, in_one_line
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, Invalid
-from worker.datasets import Dataset, DatasetMissing, load
-from worker.outbox import HeldJob, Outbox
-from worker.trainer import Diverged, evaluate_on_test_set, train
+from hpo_worker.datasets import Dataset, DatasetMissing, load
+from hpo_worker.outbox import HeldJob, Outbox
+from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
 
 KINDS = (neural_network.KIND,)
 DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}

@@ -1,4 +1,4 @@
-"""The command `hpo worker`, which is also `python -m worker`: the options, and what is printed at the end."""
+"""The command `hpo worker`, which is also `python -m hpo_worker`: the options, and what is printed at the end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated
 import structlog
 import typer
 
-from worker import log_lines
-from worker.supervisor import Supervisor, cores
-from worker.worker_options import Options
+from hpo_worker import log_lines
+from hpo_worker.supervisor import Supervisor, cores
+from hpo_worker.worker_options import Options
 
 log = structlog.get_logger()
 

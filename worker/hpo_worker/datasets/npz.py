@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.datasets.dataset import DatasetError
+from hpo_worker.datasets.dataset import DatasetError
 
 NAMES = ("x_train", "t_train", "x_test", "t_test")
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo_service.domain.neural_network import NetworkConfiguration
-from worker.datasets import Dataset
-from worker.nn.arrays import Array, Indices, Labels
-from worker.nn.first_layers import function_space_pays
-from worker.nn.layers import Streams
-from worker.nn.losses import accuracy, cross_entropy, hits, softmax
-from worker.nn.network import Architecture, Network
-from worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer, only
+from hpo_worker.datasets import Dataset
+from hpo_worker.nn.arrays import Array, Indices, Labels
+from hpo_worker.nn.first_layers import function_space_pays
+from hpo_worker.nn.layers import Streams
+from hpo_worker.nn.losses import accuracy, cross_entropy, hits, softmax
+from hpo_worker.nn.network import Architecture, Network
+from hpo_worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer, only
 
 # Streams of random numbers: those of the study are shared by its trials, the others are the trial's own.
 SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from worker.nn.arrays import Array, Indices
+from hpo_worker.nn.arrays import Array, Indices
 
 # Keeps a division by the root of a sum of squares that is still 0 finite.
 EPSILON = 1e-8

@@ -9,9 +9,9 @@ import functools
 from pathlib import Path
 
 from hpo_service.domain.neural_network import DATASET_NAME
-from worker.datasets.dataset import Dataset, DatasetDiffers, DatasetError, DatasetMissing, dataset_from_arrays
-from worker.datasets.idx import read_idx_folder
-from worker.datasets.npz import read_npz
+from hpo_worker.datasets.dataset import Dataset, DatasetDiffers, DatasetError, DatasetMissing, dataset_from_arrays
+from hpo_worker.datasets.idx import read_idx_folder
+from hpo_worker.datasets.npz import read_npz
 
 __all__ = ["Dataset", "DatasetDiffers", "DatasetError", "DatasetMissing", "load"]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from worker.nn.arrays import Array, Dtype, Indices
+from hpo_worker.nn.arrays import Array, Dtype, Indices
 
 
 class Parameter(NamedTuple):

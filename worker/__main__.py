@@ -1,8 +1,0 @@
-"""`python -m worker`: the worker without the rest of the house."""
-
-import typer
-
-from worker.start import worker
-
-if __name__ == "__main__":
-    typer.run(worker)
