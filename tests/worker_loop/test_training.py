@@ -337,7 +337,7 @@ def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkey
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study, why):
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     stand_in.study.update(study)
     for number in range(4, 9):
         stand_in.running[number] = 1  # other processes are at work
@@ -358,7 +358,7 @@ def test_two_processes_share_twenty_trials_down_to_the_last():
 
 
 def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     held = []
     assert work(lambda trial: held.append(len(stand_in.running)) or 0.5) == {"COMPLETE": 4}
     assert held == [1, 1, 1, 1]
@@ -367,7 +367,7 @@ def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in
 @pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("study_cancelled", "FAIL")])
 def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
     stand_in.stops[2] = reason
     assert sum(work(NeuralNetwork(None)).values()) == 4
     assert {number: each["state"] for number, each in stand_in.told.items()} == {
@@ -381,7 +381,7 @@ def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, 
 
 def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=400)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
     report = StandIn._trial_report
 
     def lose_the_second(self, number, call):
@@ -397,7 +397,7 @@ def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monk
 
 def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
     stand_in.lease_seconds = 0.3
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     train_epoch = Company.train_epoch
 
     def slow(company):
@@ -410,7 +410,7 @@ def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
 
 
 def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
     train_epoch = Company.train_epoch
 
     def too_large(company):
@@ -424,14 +424,14 @@ def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatc
 
 
 def test_the_first_trial_binds_the_study_to_its_data_once(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, epochs=1)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     work(NeuralNetwork(None))
     assert stand_in.dataset_sha256 == load("mnist").sha256
     assert stand_in.count("heartbeat") == 1
 
 
 def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3)
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
     stand_in.dataset_sha256 = "1" * 64
     with pytest.raises(DatasetDiffers) as refusal:
         work(NeuralNetwork(None))
@@ -443,7 +443,7 @@ def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, sta
 
 def test_broken_files_cost_no_trial(work, stand_in, tmp_path):
     (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 cut off")
-    company_of(stand_in, 0.01, 0.02, 0.1, 0.3, dataset="own")
+    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, dataset="own")
     with pytest.raises(DatasetError, match=r"own\.npz: is not an \.npz file of plain arrays"):
         work(NeuralNetwork(tmp_path))
     assert stand_in.released == [(0, 1)]
