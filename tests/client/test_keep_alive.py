@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 import trustme
 
-from hpo_service.answers import root_reason
-from hpo_service.keep_alive import Answered, BrokenAnswer, KeepAlive, NotConnected
+from hpo_service.client.answers import root_reason
+from hpo_service.client.keep_alive import Answered, BrokenAnswer, KeepAlive, NotConnected
 
 Answering = Callable[..., KeepAlive]
 

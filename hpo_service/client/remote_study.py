@@ -9,21 +9,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpo_service.answers import Json, in_one_line
+from hpo_service.client.answers import Json, in_one_line
+from hpo_service.client.api_calls import ApiCalls
 from hpo_service.domain.errors import HpoError, LeaseLost, TrialFinished
 from hpo_service.domain.search_space import Params
-
-if TYPE_CHECKING:
-    from hpo_service.client import Client
 
 
 @dataclass(frozen=True)
 class RemoteStudy:
     """A study to search with: ask it for trials, or let it optimize an objective."""
 
-    client: Client
+    client: ApiCalls
     name: str
 
     def read(self) -> Json:
@@ -88,7 +86,7 @@ class HeldTrial:
     params: its hyperparameters; seed: for the objective's random numbers, the same in every attempt.
     """
 
-    def __init__(self, client: Client, given: Json) -> None:
+    def __init__(self, client: ApiCalls, given: Json) -> None:
         self._client = client
         self.study: str = given["study"]
         self.number: int = given["number"]
@@ -150,7 +148,7 @@ class HeldTrial:
         *,
         then_ask_for: str | None = None,
     ) -> Json:
-        """Train, with the lease kept, and tell what came out of it. then_ask_for: as in `Client.tell`."""
+        """Train, with the lease kept, and tell what came out of it. then_ask_for: as in `ApiCalls.tell`."""
         try:
             with _HeartbeatThread(self):
                 value = objective(self)

@@ -1,17 +1,4 @@
-"""The Python SDK: every route of the contract as a method, and on top of them studies and trials to work with.
-
-    with Client("http://127.0.0.1:8000") as hpo:
-        study = hpo.create_study("mine", search_space={"lr": log_uniform(1e-5, 1e-1)})
-        study.optimize(objective, n_trials=50)
-
-The methods of `Client` take and return the JSON of the contract. What goes wrong is raised in the words of
-`hpo_service.domain.errors`, and beside them:
-
-HpoError
-├── Refused             any other refusal; `code` says which
-├── UnexpectedAnswer    whatever answered, it was not this service
-└── Unreachable         nobody answered
-"""
+"""Every route of the contract as a method, and the wire below them: what is sent, and when it is sent again."""
 
 from __future__ import annotations
 
@@ -31,50 +18,19 @@ import urllib3
 from pydantic_core import PydanticSerializationError, to_json
 from urllib3.exceptions import HTTPError
 
-from hpo_service.answers import (
+from hpo_service.client.answers import (
     Json,
-    Refused,
-    UnexpectedAnswer,
     Unreachable,
-    error_of,
     failure_of,
     in_one_line,
     read_json,
     root_reason,
 )
-from hpo_service.domain.errors import Fault, Forbidden, Invalid, NotFound, RateLimited, Unauthenticated
+from hpo_service.client.event_stream import Event, parse_events
+from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
+from hpo_service.client.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
+from hpo_service.domain.errors import Fault, Invalid, NotFound, Unauthenticated
 from hpo_service.domain.key import PREFIX, form_fault
-from hpo_service.domain.search_space import SearchSpace, choice, integer, log_uniform, uniform
-from hpo_service.event_stream import Event, parse_events
-from hpo_service.keep_alive import Answered, KeepAlive, NotConnected
-from hpo_service.remote_study import HeldTrial, RemoteStudy, as_values, conclusion, new_worker_id
-from hpo_service.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
-
-__all__ = [
-    "NEVER",
-    "Client",
-    "Event",
-    "Forbidden",
-    "HeldTrial",
-    "Json",
-    "RateLimited",
-    "Refused",
-    "RemoteStudy",
-    "Retries",
-    "Unauthenticated",
-    "UnexpectedAnswer",
-    "Unreachable",
-    "as_values",
-    "choice",
-    "conclusion",
-    "error_of",
-    "in_one_line",
-    "integer",
-    "log_uniform",
-    "new_worker_id",
-    "parse_events",
-    "uniform",
-]
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
@@ -87,13 +43,8 @@ ExportFormat = Literal["csv", "jsonl", "parquet"]
 _DONE = Answered(204, (), b"")
 
 
-class Client:
-    """A connection to the service, safe to share between threads.
-
-    server, token: HPO_SERVER and HPO_TOKEN, or the file that HPO_TOKEN_FILE names, when left out; timeout: seconds
-    for one answer (a long poll adds its own); retries: for how long connection errors, 429 and 502 to 504 are tried
-    again.
-    """
+class ApiCalls:
+    """A method a route; the keywords of `__init__` are those of `Client`."""
 
     def __init__(
         self,
@@ -127,14 +78,6 @@ class Client:
         self._streams.clear()
 
     # Studies
-
-    def create_study(self, name: str, search_space: SearchSpace | Mapping[str, Any], **fields: Any) -> RemoteStudy:
-        """Create a study, or open it if it was created with the same fields before. Fields as in the contract."""
-        return RemoteStudy(self, self.create({"name": name, "search_space": search_space, **fields})["name"])
-
-    def open_study(self, study: str) -> RemoteStudy:
-        """An existing study to work with; NotFound if there is none of that name."""
-        return RemoteStudy(self, self.study(study)["name"])
 
     def create(self, body: Mapping[str, Any]) -> Json:
         return self._json("POST", "/v1/studies", body)

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 
+from hpo_service.client.keep_alive import Answered
+from hpo_service.client.retries import Failure
 from hpo_service.domain import errors
 from hpo_service.domain.errors import (
     Fault,
@@ -23,8 +25,6 @@ from hpo_service.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from hpo_service.keep_alive import Answered
-from hpo_service.retries import Failure
 
 Json = dict[str, Any]
 

@@ -1,0 +1,52 @@
+"""The Python SDK: every route of the contract as a method, and on top of them studies and trials to work with.
+
+    with Client("http://127.0.0.1:8000") as hpo:
+        study = hpo.create_study("mine", search_space={"lr": log_uniform(1e-5, 1e-1)})
+        study.optimize(objective, n_trials=50)
+
+The methods of `Client` take and return the JSON of the contract. What goes wrong is raised in the words of
+`hpo_service.domain.errors`, and beside them:
+
+HpoError
+├── Refused             any other refusal; `code` says which
+├── UnexpectedAnswer    whatever answered, it was not this service
+└── Unreachable         nobody answered
+"""
+
+from hpo_service.client.answers import Json, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
+from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
+from hpo_service.client.event_stream import Event, parse_events
+from hpo_service.client.remote_study import HeldTrial, RemoteStudy, as_values, conclusion, new_worker_id
+from hpo_service.client.retries import NEVER, Retries
+from hpo_service.client.sdk import Client
+from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
+from hpo_service.domain.search_space import choice, integer, log_uniform, uniform
+
+__all__ = [
+    "FINAL_STATES",
+    "NEVER",
+    "Client",
+    "Event",
+    "Forbidden",
+    "HeldTrial",
+    "Json",
+    "RateLimited",
+    "Refused",
+    "RemoteStudy",
+    "Retries",
+    "Unauthenticated",
+    "UnexpectedAnswer",
+    "Unreachable",
+    "as_values",
+    "choice",
+    "conclusion",
+    "error_of",
+    "in_one_line",
+    "integer",
+    "log_uniform",
+    "new_request_id",
+    "new_worker_id",
+    "parse_events",
+    "uniform",
+    "write_json",
+]
