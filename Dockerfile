@@ -4,7 +4,7 @@ WORKDIR /build
 RUN python -m venv /opt/hpo
 COPY requirements.lock ./
 RUN /opt/hpo/bin/pip install --no-cache-dir --quiet --require-hashes -r requirements.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY hpo_service/ hpo_service/
 COPY worker/ worker/
 RUN /opt/hpo/bin/pip install --no-cache-dir --quiet --no-deps --no-build-isolation . \
