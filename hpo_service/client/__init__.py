@@ -15,8 +15,9 @@ HpoError
 
 from hpo_service.client.answers import Json, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
+from hpo_service.client.conclusion import as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
-from hpo_service.client.remote_study import HeldTrial, RemoteStudy, as_values, conclusion, new_worker_id
+from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, Retries
 from hpo_service.client.sdk import Client
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
@@ -41,6 +42,7 @@ __all__ = [
     "choice",
     "conclusion",
     "error_of",
+    "failed_by",
     "in_one_line",
     "integer",
     "log_uniform",
@@ -48,5 +50,6 @@ __all__ = [
     "new_worker_id",
     "parse_events",
     "uniform",
+    "whole_text",
     "write_json",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ from hpo_service.domain.errors import (
 )
 
 Json = dict[str, Any]
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
 
 
 class Refused(HpoError):
@@ -128,5 +131,8 @@ def root_reason(error: BaseException) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # an exception of somebody else's may not even be printable
+        said = ""
     return f"{type(error).__name__}: {said}"[:500] if said else type(error).__name__

@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from urllib3.exceptions import HTTPError
 
 from hpo_service.client.answers import (
+    HALF_A_CHARACTER,
     Json,
     Unreachable,
     failure_of,
@@ -390,11 +391,27 @@ def new_request_id() -> str:
 
 
 def write_json(body: Mapping[str, Any]) -> bytes:
-    """JSON in which NaN and Infinity are strings, and NumPy's scalars and arrays what they stand for."""
+    """JSON in which NaN and Infinity are strings, and NumPy's scalars and arrays what they stand for.
+
+    Half surrogate pairs, as Python has them for the undecodable bytes of a file's name, become �. Raise TypeError.
+    """
     try:
         return to_json(body, inf_nan_mode="strings", fallback=_plain)
     except PydanticSerializationError as error:
+        whole = _with_whole_texts(body)
+        if whole != body:
+            return write_json(whole)
         raise TypeError(str(error).removeprefix("Error serializing to JSON: TypeError: ")) from error
+
+
+def _with_whole_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return HALF_A_CHARACTER.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_with_whole_texts(name): _with_whole_texts(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_whole_texts(each) for each in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from hpo_service.client.answers import Json, in_one_line
+from hpo_service.client.answers import Json
 from hpo_service.client.api_calls import ApiCalls
-from hpo_service.domain.errors import HpoError, LeaseLost, TrialFinished
+from hpo_service.client.conclusion import as_values, conclusion, failed_by
+from hpo_service.domain.errors import HpoError, Invalid, LeaseLost, TrialFinished
 from hpo_service.domain.search_space import Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class RemoteStudy:
         """Train trials until n_trials are done here or the study gives out no more.
 
         The lease is kept while the objective runs. An exception makes its trial FAIL, and is raised again
-        unless it is one of `catch`. A result and the ask for the next trial go in one call.
+        unless it is one of `catch`; so does a return value that is no number, or too many or too few of them, and the
+        next trial is trained. A result and the ask for the next trial go in one call.
         """
         worker = worker_id or _this_program()
         done, waiting = 0, list[HeldTrial]()
@@ -154,15 +159,24 @@ class HeldTrial:
                 value = objective(self)
         except (LeaseLost, TrialFinished):
             raise
-        except Exception as error:
-            self.tell(state="FAIL", reason=in_one_line(error))
-            raise
-        except BaseException:
+        except KeyboardInterrupt:
             with suppress(HpoError):
                 self.release("interrupted")
             raise
+        except BaseException as error:
+            self.tell(**failed_by(error))
+            raise
         result = conclusion(value, self._last_value, self.stop_reason if self._obeyed else None)
-        return self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
+        try:
+            return self._conclude(result, then_ask_for)
+        except Invalid as refusal:  # too many values, or too few
+            return self._conclude({"state": "FAIL", "reason": refusal.detail}, then_ask_for)
+
+    def _conclude(self, result: Json, then_ask_for: str | None) -> Json:
+        told = self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
+        if result["state"] == "FAIL":
+            log.warning("trial %d of %s has failed: %s", self.number, self.study, result["reason"])
+        return told
 
 
 class _HeartbeatThread:
@@ -202,25 +216,3 @@ _worker_ids: dict[int, str] = {}  # by process: a fork is another worker
 
 def _this_program() -> str:
     return _worker_ids.setdefault(os.getpid(), new_worker_id())
-
-
-def conclusion(returned: float | Sequence[float] | None, last_report: float | None, obeyed: str | None) -> Json:
-    """What to tell of an objective that has returned: the state, and its values or the reason.
-
-    obeyed: why it was told to stop, if it looked; one that never looked has trained to its end.
-    """
-    if obeyed == "pruned":
-        return {"state": "PRUNED"}
-    if obeyed is not None:
-        return {"state": "FAIL", "reason": obeyed}
-    value = last_report if returned is None else returned
-    if value is None:
-        return {"state": "FAIL", "reason": "the objective returned no value and reported none"}
-    return {"state": "COMPLETE", "values": as_values(value)}
-
-
-def as_values(value: float | Sequence[float]) -> list[float]:
-    """One value per direction, as the contract has them; NumPy's numbers are numbers."""
-    if isinstance(value, Iterable) and not hasattr(value, "__float__"):
-        return [float(each) for each in value]
-    return [float(value)]

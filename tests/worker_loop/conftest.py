@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,10 @@ from typing import Any
 
 import pytest
 
-from hpo_service.client import Client
+from hpo_service.client import Client, Retries
+from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.loop import Worker
+from hpo_worker.outbox import Outbox
 from tests.worker_loop import real_server as real
 
 Json = dict[str, Any]
@@ -315,3 +319,30 @@ def start(tmp_path, real_server, go_on):
         if process.poll() is None:
             process.terminate()
         process.communicate()
+
+
+SOON = Retries(initial=0.01, longest=0.05, deadline=5)
+
+
+@pytest.fixture
+def work(server):
+    """Run a worker with this objective until the study is over; return its tally."""
+
+    def run(objective, studies=("s",), retries=SOON):
+        outbox = Outbox()
+        heartbeat = Heartbeat(Client(server, retries=retries), outbox)
+        heartbeat.start()
+        worker = Worker(
+            Client(server, retries=SOON),
+            heartbeat,
+            outbox,
+            objective,
+            worker_id="me",
+            studies=studies,
+            until_done=True,
+            rng=random.Random(1),
+        )
+        worker.run()
+        return dict(worker.tally)
+
+    return run

@@ -13,7 +13,7 @@ import time
 import pytest
 
 OBJECTIVES = """
-    import os, time
+    import multiprocessing, os, time
 
     def one_epoch_after_another(trial):
         for step in range(1_000_000):
@@ -39,6 +39,24 @@ OBJECTIVES = """
             trial.report(0, 0.5)
             os.kill(os.getpid(), 9)
         return 0.5
+
+    def leave_at_once_on_the_first_attempt(trial):
+        if trial.attempt == 1:
+            trial.report(0, 0.5)
+            os._exit(3)
+        return 0.5
+
+    def square(number):
+        return number * number
+
+    def in_a_pool(trial):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            squares = pool.map(square, range(4))
+        ended = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        ended.start()
+        ended.terminate()
+        ended.join()
+        return float(sum(squares))
 """
 
 
@@ -187,6 +205,13 @@ def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     }
 
 
+def test_the_processes_of_an_objective_end_without_the_worker(start, stand_in):
+    process = start("in_a_pool", "--processes", "1", "--until-done")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [told["values"] for told in stand_in.told.values()] == [[14.0]] * 4
+
+
 def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(start, stand_in, tmp_path):
     (tmp_path / "worker.py").write_text("raise SystemExit('the wrong worker')")
     process = start("quick", "--processes", "1", "--until-done")
@@ -212,6 +237,14 @@ def test_an_objective_that_cannot_be_used_is_a_usage_error(start, stand_in, obje
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 2
     assert words in errors
+    assert stand_in.count("ask") == 0
+
+
+def test_a_study_without_an_objective_is_not_trained_by_the_built_in_network(server, stand_in):
+    command = [sys.executable, "-m", "hpo_worker", "--server", server, "--study", "s", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "hpo worker --study s --objective package.module:function, or hpo agent s -- COMMAND" in done.stderr
     assert stand_in.count("ask") == 0
 
 

@@ -51,6 +51,40 @@ def test_an_objective_that_raises_fails_its_trial_and_is_heard_of(hpo):
     assert [trial["reason"] for trial in study.trials()] == ["ValueError: no luck"] * 3
 
 
+ODD = {"empty": [], "mapping": {"loss": 1}, "text": "high", "too-many": [0.5, 0.5], "nothing": None}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_cannot_be_a_result_fails_its_trial_and_the_next_one_is_trained(hpo, kind):
+    study = create(hpo, f"returned-{kind}", trials=2)
+    study.optimize(lambda trial: ODD[kind] if trial.number == 0 else "0.5")
+    first, second = study.trials()
+    assert (first["state"], second["state"], second["values"]) == ("FAIL", "COMPLETE", [0.5])
+    assert first["reason"]
+
+
+def test_a_program_that_ends_inside_an_objective_fails_its_trial(hpo):
+    study = create(hpo, "ending", trials=2)
+
+    def objective(trial: HeldTrial) -> float:
+        raise SystemExit(4)
+
+    with pytest.raises(SystemExit):
+        study.optimize(objective)
+    assert [trial["reason"] for trial in study.trials()] == ["SystemExit: 4"]
+
+
+def test_who_is_interrupted_hands_the_trial_back(hpo):
+    study = create(hpo, "interrupted", trials=2)
+
+    def objective(trial: HeldTrial) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(objective)
+    assert [trial["state"] for trial in study.trials()] == ["WAITING"]
+
+
 def test_the_lease_is_kept_while_the_objective_thinks(hpo):
     study = create(hpo, "thinking", trials=1, lease_seconds=1)
 

@@ -7,41 +7,14 @@ import time
 
 import pytest
 
-from hpo_service.client import NEVER, Client, Forbidden, Retries
+from hpo_service.client import NEVER, Client, Forbidden
 from hpo_worker.company import companions
 from hpo_worker.datasets import DatasetDiffers, DatasetError, load
-from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.objective import FailedTrial, NeuralNetwork
 from hpo_worker.outbox import HeldJob, Outbox
 from hpo_worker.trainer import Company
 from tests.worker_loop.conftest import StandIn
-
-SOON = Retries(initial=0.01, longest=0.05, deadline=5)
-
-
-@pytest.fixture
-def work(server):
-    """Run a worker with this objective until the study is over; return its tally."""
-
-    def run(objective, studies=("s",), retries=SOON):
-        outbox = Outbox()
-        heartbeat = Heartbeat(Client(server, retries=retries), outbox)
-        heartbeat.start()
-        worker = Worker(
-            Client(server, retries=SOON),
-            heartbeat,
-            outbox,
-            objective,
-            worker_id="me",
-            studies=studies,
-            until_done=True,
-            rng=random.Random(1),
-        )
-        worker.run()
-        return dict(worker.tally)
-
-    return run
 
 
 def three_epochs(trial):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -40,12 +41,14 @@ def main() -> int:
     try:
         worker = _worker(options, worker_id)
     except HpoError as error:
+        _say(answers, {})
         return _refused(error)
     departure = Departure(lambda: worker.hand_back(_client(options, goodbye=True)))
     departure.install()
     leave_with_parent()
     try:
         worker.client.version()
+        worker.check_studies()
         worker.heartbeat.start()
         worker.run()
     except Leaving:
@@ -55,7 +58,7 @@ def main() -> int:
         departure.hand_back()
         return _refused(error)
     finally:
-        print(json.dumps(worker.tally), file=answers, flush=True)
+        _say(answers, worker.tally)
     return 0
 
 
@@ -86,10 +89,17 @@ def _refused(error: HpoError) -> int:
     return EXIT_CODES.get(type(error), 1)
 
 
+def _say(answers: TextIO, tally: Mapping[str, int]) -> None:
+    """Tell the supervisor what became of the trials: a process that ends without a word has crashed."""
+    print(json.dumps(tally), file=answers, flush=True)
+
+
 def _keep_standard_output() -> TextIO:
     """Standard output is for the supervisor; what an objective prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # What an objective forks must not hold the pipe: the supervisor hears of our end by the pipe's.
+    os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
     return answers
 
 

@@ -38,6 +38,7 @@ class Departure:
         self._hand_back, self._at_once, self._grace_seconds = hand_back, at_once, grace_seconds
         self._raised = False
         self._begun = threading.Lock()
+        self._forking = threading.local()  # what each thread that forks had blocked before
         self._received, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
 
@@ -46,7 +47,27 @@ class Departure:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for each in SIGNALS:
             signal.signal(each, self._raise)
+        # A process that an objective forks (multiprocessing) is not this worker: what ends it is its own. No signal
+        # gets through before the handlers are out of the way: it would be lost.
+        os.register_at_fork(
+            before=self._hold_signals, after_in_parent=self._let_signals, after_in_child=self._uninstall
+        )
         threading.Thread(target=self._see_it_through, name="departure", daemon=True).start()
+
+    def _hold_signals(self) -> None:
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def _let_signals(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+
+    def _uninstall(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for each in SIGNALS:
+            if signal.getsignal(each) == self._raise:
+                signal.signal(each, signal.SIG_DFL)
+        os.close(self._wakeup)
+        os.close(self._received)
+        self._let_signals()
 
     def hand_back(self) -> None:
         if self._begun.acquire(blocking=False):

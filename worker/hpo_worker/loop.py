@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
-from hpo_service.domain.errors import HpoError, LeaseLost, NotFound, StudyStateConflict, TrialFinished
+from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, StudyStateConflict, TrialFinished
 from hpo_worker.company import companions_in, has_companies, train_side_by_side
 from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
 from hpo_worker.heartbeat import AWAY, Heartbeat, send
@@ -28,6 +28,11 @@ SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
 IDLE_SECONDS = 5.0  # between looks at a study that gives nothing out at all
 GIVE_UP_SECONDS = 900.0  # without a word from the server
 ATTEMPTS_WITHOUT_DATA = 3  # given out so often and nobody had the dataset: the study is wrong, not the worker
+
+_NO_OBJECTIVE = (
+    "{name} has no objective of its own, and this worker trains the built-in network; name what trains it: "
+    "hpo worker --study {name} --objective package.module:function, or hpo agent {name} -- COMMAND"
+)
 
 Answer = TypeVar("Answer")
 
@@ -70,7 +75,7 @@ class Worker:
         rng: random.Random | None = None,
     ) -> None:
         self.client, self.heartbeat, self.outbox, self.objective = client, heartbeat, outbox, objective
-        self.worker_id, self.studies, self.until_done = worker_id, studies, until_done
+        self.worker_id, self.studies, self.until_done = worker_id, list(dict.fromkeys(studies)), until_done
         self.network = objective if isinstance(objective, NeuralNetwork) else NeuralNetwork(data)
         self.rng = rng or random.Random()
         self.tally: Counter[str] = Counter()
@@ -81,13 +86,25 @@ class Worker:
         self._turn = count()
         self._facts: dict[str, StudyFacts] = {}
 
+    def check_studies(self) -> None:
+        """Raise Invalid, before anything is asked for, where a study's trials are not for the built-in network."""
+        if self.objective is not self.network:
+            return
+        for name in self.studies:
+            if self._patiently(partial(self.client.study, name))["objective"] is None:
+                raise Invalid([Fault("study", _NO_OBJECTIVE.format(name=name))])
+
     def run(self) -> None:
         """Work until drained, or done. The heartbeat runs already."""
         empty = 0  # asks in a row that gave nothing, and said so at once
         while True:
             ask = self._next_ask()
             began = time.monotonic()
-            answer, jobs = self._ask(ask)
+            try:
+                answer, jobs = self._ask(ask)
+            except NotFound as error:
+                self._go_on_without(ask.study, error)
+                continue
             for given, job in zip(answer["trials"], jobs, strict=True):
                 self._work_on(given, job)
             self._perhaps_the_last = self.until_done and bool(jobs)
@@ -106,6 +123,14 @@ class Worker:
             if empty >= max(1, len(self.studies)):
                 empty = 0
                 self._rest()
+
+    def _go_on_without(self, name: str | None, error: NotFound) -> None:
+        """One of several studies has been deleted, maybe. Raise the error where no other one is left."""
+        self.asking = None
+        if name not in self.studies or len(self.studies) == 1:
+            raise error
+        log.warning("the study is not there (any more)", study=name)
+        self.studies.remove(name)
 
     def _rest(self) -> None:
         """Every study has answered at once that it gives nothing, and would do so again."""
@@ -222,13 +247,19 @@ class Worker:
         """Whether the studies give out no more: neither trials nor a sealed test that this worker could take."""
         if self.studies:
             names = [name for name in self.studies if name not in self.refused]
-            states = [self._patiently(partial(self.client.study, name))["state"] for name in names]
-            return all(state in FINAL_STATES for state in states)
+            return all(self._gives_out_no_more(name) for name in names)
         return all(
             study["state"] in FINAL_STATES and (study["test"] or {}).get("state") not in ("WAITING", "RUNNING")
             for study in self._patiently(lambda: list(self.client.studies()))
             if (study["objective"] or {}).get("kind") in KINDS and study["name"] not in self.refused
         )
+
+    def _gives_out_no_more(self, name: str) -> bool:
+        try:
+            return self._patiently(partial(self.client.study, name))["state"] in FINAL_STATES
+        except NotFound as error:
+            self._go_on_without(name, error)
+            return True
 
     # Training
 

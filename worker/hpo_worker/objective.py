@@ -11,15 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import structlog
 
-from hpo_service.client import Json, conclusion, in_one_line
+from hpo_service.client import Json, conclusion, failed_by, in_one_line, whole_text
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, Invalid
 from hpo_worker.datasets import Dataset, DatasetMissing, load
-from hpo_worker.outbox import HeldJob, Outbox
+from hpo_worker.departure import Leaving
+from hpo_worker.outbox import HeldJob, Outbox, check_size
 from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
 
 KINDS = (neural_network.KIND,)
@@ -77,16 +79,19 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
         if isinstance(returned, Iterator):
             returned = _follow(returned, trial)
         result = conclusion(returned, trial.last_value, trial.obeyed)
-        return {**result, "metrics": trial.metrics} if trial.metrics else result
+        if not trial.metrics:
+            return result
+        check_size("the metrics of the result", trial.metrics)
+        return {**result, "metrics": trial.metrics}
     except Diverged:
         return DIVERGED
     except FailedTrial as failure:
-        return {"state": "FAIL", "reason": str(failure)}
-    except DatasetMissing:
+        return {"state": "FAIL", "reason": whole_text(str(failure))}
+    except (DatasetMissing, Leaving, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever it is, it is this trial's, and no other trial's
         log.exception("the objective failed", study=trial.study, trial=trial.number)
-        return {"state": "FAIL", "reason": in_one_line(error)}
+        return failed_by(error)
 
 
 def _follow(epochs: Iterator[Any], trial: TrainingTrial) -> Any:
@@ -147,7 +152,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
         raise
     except Exception as error:
         log.exception("the sealed test failed", study=given["study"])
-        return {"state": "FAIL", "reason": in_one_line(error)}
+        return failed_by(error)
     return {
         "state": "COMPLETE",
         "test_accuracy": result.test_accuracy,
@@ -158,20 +163,47 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
 
 
 def import_objective(place: str) -> Objective:
-    """The function that `package.module:function` names, looked for in the current folder first.
+    """The function that `package.module:function` or `file.py:function` names, looked for in the current folder first.
 
-    Invalid says what is wrong with it.
+    Whatever the module does when it is imported, Invalid says in a sentence what is wrong.
     """
-    module, colon, name = place.partition(":")
+    module, colon, name = place.rpartition(":")
     if not module or not colon or not name:
         raise Invalid([Fault("objective", f"{place!r} is not of the form package.module:function")])
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise Invalid([Fault("objective", f"{place!r} cannot be imported: {in_one_line(error)}")]) from error
+        function = getattr(_import(module), name)
+    except (Leaving, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Invalid([Fault("objective", f"{place!r} cannot be imported: {_why_not(error)}")]) from error
     if not callable(function):
         raise Invalid([Fault("objective", f"{place!r} is no function, but {type(function).__name__}")])
     objective: Objective = function
     return objective
+
+
+def _import(module: str) -> ModuleType:
+    """Import as a program of the user's own would, which was started without arguments."""
+    folder, name = os.path.split(module)
+    if name.endswith(".py"):
+        if not os.path.isfile(module):
+            raise FileNotFoundError(f"there is no file {module}")
+        module = name.removesuffix(".py")
+    _look_first_in(os.path.abspath(folder))
+    # argparse at the top of a training script would read the worker's own arguments
+    arguments, sys.argv = sys.argv, [f"{module}.py"]
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.argv = arguments
+
+
+def _look_first_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _why_not(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"importing it ends the program (exit code {error.code}); keep what runs the program out of the import"
+    return whole_text(in_one_line(error))

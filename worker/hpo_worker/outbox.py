@@ -90,9 +90,7 @@ class Outbox:
     def report(self, job: HeldJob, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> None:
         """Have a value reported; raise TypeError or ValueError for metrics that no report can carry."""
         body: Json = {"step": step, "value": value} | ({"metrics": dict(metrics)} if metrics else {})
-        size = len(write_json(body))
-        if size > BYTES_IN_A_CALL:
-            raise ValueError(f"the metrics of step {step} take {size} bytes; at most {BYTES_IN_A_CALL} are sent")
+        size = check_size(f"the metrics of step {step}", body)
         with self.changed:
             job.reports[step] = Report(body, size)
             self.changed.notify_all()
@@ -130,6 +128,14 @@ class Outbox:
     def _forget_settled(self) -> None:
         self.jobs = [job for job in self.jobs if not job.settled]
         self.changed.notify_all()
+
+
+def check_size(what: str, body: Mapping[str, Any]) -> int:
+    """The size in bytes as it will be sent. Raise TypeError for what has no form in JSON, ValueError for too much."""
+    size = len(write_json(body))
+    if size > BYTES_IN_A_CALL:
+        raise ValueError(f"{what} take {size} bytes; at most {BYTES_IN_A_CALL} are sent")
+    return size
 
 
 def _calls(job: HeldJob) -> list[Call]:

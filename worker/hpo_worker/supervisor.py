@@ -100,15 +100,19 @@ class Supervisor:
         return min((max(0.0, at - time.monotonic()) for at, _ in self.to_start), default=None)
 
     def _see_off(self, child: Child) -> None:
-        """A child has written its tally or closed its output: it ends. Replace it if it crashed."""
+        """A child has written its tally or closed its output: it ends. Replace it if it crashed.
+
+        It crashed where it ended without its tally: killed, or by os._exit in an objective, whatever the exit code.
+        """
         said = child.output.read()
         code = child.process.wait()
         self.children.remove(child)
         if said:
             self.tally.update(json.loads(said))
-        if code < 0 and not self.signals and not self.exit_code:
+        if (code < 0 or not said) and not self.signals and not self.exit_code:
             pause = min(LONGEST_PAUSE_SECONDS, 2.0**child.crashes)
-            log.error("a process crashed", pid=child.process.pid, signal=-code, next_in_seconds=pause)
+            how = {"signal": -code} if code < 0 else {"exit_code": code}
+            log.error("a process crashed", pid=child.process.pid, **how, next_in_seconds=pause)
             self.to_start.append((time.monotonic() + pause, child.crashes + 1))
         elif code > 0 and not self.exit_code:
             self.exit_code = code

@@ -1,0 +1,70 @@
+"""What to tell of an objective that has returned or raised: whatever that was, its trial ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
+from typing import Any
+
+from hpo_service.client.answers import HALF_A_CHARACTER, Json, in_one_line
+
+LONGEST_QUOTE = 200  # of what an objective returned, in the reason of its trial
+
+
+def conclusion(returned: Any, last_report: float | None, obeyed: str | None) -> Json:
+    """The body of the tell: the state, and its values or the reason. Never raises.
+
+    returned: None stands for the last report. obeyed: why the objective was told to stop, if it looked; one that never
+    looked has trained to its end.
+    """
+    if obeyed == "pruned":
+        return {"state": "PRUNED"}
+    if obeyed is not None:
+        return {"state": "FAIL", "reason": obeyed}
+    if returned is None and last_report is None:
+        return {"state": "FAIL", "reason": "the objective returned no value and reported none"}
+    try:
+        return {"state": "COMPLETE", "values": as_values(last_report if returned is None else returned)}
+    except ValueError as error:
+        return {"state": "FAIL", "reason": str(error)}
+
+
+def failed_by(error: BaseException) -> Json:
+    """The body of the tell for an objective that has raised."""
+    return {"state": "FAIL", "reason": whole_text(in_one_line(error))}
+
+
+def as_values(returned: Any) -> list[float]:
+    """One value per direction: a number, a text that is one, an array or a sequence of them. Raise ValueError."""
+    with suppress(Exception):  # the scalars, and the arrays and tensors of one element, of NumPy and its relatives
+        return [_number(returned.item())]
+    values = returned.tolist() if hasattr(returned, "tolist") else returned
+    try:
+        if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set):
+            numbers = [_number(each) for each in values]
+        else:
+            numbers = [_number(values)]
+    except Exception as error:
+        raise ValueError(f"the objective returned {_quoted(returned)}, which is no number") from error
+    if not numbers:
+        raise ValueError(f"the objective returned {_quoted(returned)}, which holds no value")
+    return numbers
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bytes):  # float() would read it as text
+        raise TypeError("bytes")
+    return float(value)
+
+
+def _quoted(value: Any) -> str:
+    try:
+        said = " ".join(repr(value).split())
+    except Exception:
+        said = f"a {type(value).__name__}"
+    return whole_text(said if len(said) <= LONGEST_QUOTE else said[:LONGEST_QUOTE] + "…")
+
+
+def whole_text(text: str) -> str:
+    """The text with � for what no database keeps: half a surrogate pair, as in undecodable file names, and NUL."""
+    return HALF_A_CHARACTER.sub("\ufffd", text).replace("\x00", "\ufffd")
