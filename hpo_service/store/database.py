@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
+from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.store.engine import (
@@ -78,7 +80,8 @@ class Database:
 
         done: is told in the thread that has run it. request_id: of an ask, which may have been answered before.
         """
-        return Call(partial(self._in_transaction, work), studies, done, request_id)
+        in_transaction = partial(self._in_transaction, tracing.carried(work))
+        return Call(in_transaction, studies, done, request_id, time.perf_counter(), tracing.context())
 
     def write_here(self, calls: Sequence[Call], watch: Watch) -> int:
         """Write the first of them in this thread, and return how many; the others could take long, for `write_all`.
