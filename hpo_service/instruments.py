@@ -108,7 +108,7 @@ reading_process_restarts = Counter(
 class LeaseEnds:
     """The words of AttemptEnd, and what each counts as."""
 
-    counters: Mapping[str, Counter] = {"expired": leases_expired, "released": leases_released}
+    counters: Mapping[str | None, Counter] = {"expired": leases_expired, "released": leases_released}
 
     @classmethod
     def count(cls, ends: Iterable[str | None]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
+from hpo_service.store import write_ahead_log
 from hpo_service.store.engine import (
     Clock,
     database_errors_translated,
@@ -132,4 +133,17 @@ class Database:
             free = shutil.disk_usage(self._path.parent).free
             if free < LEAST_FREE_BYTES:
                 found.append(f"only {free // 2**20} MiB are free on the database's disk")
+            found += write_ahead_log.faults(self._write_engine, self._path)
         return found
+
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Bytes of SQLite's write-ahead log, and free ones on its disk; PostgreSQL's are not to be seen from here."""
+        if self._path is None:
+            return None, None
+        return write_ahead_log.size(write_ahead_log.log_of(self._path)), shutil.disk_usage(self._path.parent).free
+
+    def cut_log(self) -> None:
+        """Make SQLite's write-ahead log small again where it has grown."""
+        if self._path is not None:
+            with database_errors_translated():
+                write_ahead_log.cut(self._write_engine, self._path)
