@@ -1,4 +1,4 @@
-"""SQLite's log that a reader keeps from being cut: found, told of with the reader's process, and cut when it has gone."""
+"""SQLite's log that a reader keeps from being cut: told of with the process that reads, and cut when it has gone."""
 
 from __future__ import annotations
 
