@@ -98,5 +98,6 @@ def create_app(
     app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
         app.add_middleware(Door, admission=app.state.admission)
+    app.state.access_log = settings.access_log
     app.add_middleware(request_log.RequestLog, access_log=settings.access_log)  # the last, so that it sees all others
     return app

@@ -25,8 +25,8 @@ from hpo_service.api.one_protocol import Parser
 class HotWay:
     """What the connections of a server share."""
 
-    def __init__(self, application: FastAPI, access_log: bool = False) -> None:
-        self.access_log = access_log
+    def __init__(self, application: FastAPI) -> None:
+        self.access_log: bool = application.state.access_log
         self.calls = HotCalls(application.state)
         self.admission: Admission | None = application.state.admission
         self.routes = {r.name: r.path for r in application.state.routes if isinstance(r, APIRoute)}

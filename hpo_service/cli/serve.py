@@ -133,7 +133,7 @@ def _serve(database: str, listener: socket.socket, address: str, ready: Callable
     log = structlog.get_logger()
     end_tracing = tracing.configure()
     # A call that the connection answers has no span: with tracing, all go through the application.
-    way = None if tracing.is_on() else HotWay(application, settings.access_log)
+    way = None if tracing.is_on() else HotWay(application)
     config = uvicorn.Config(
         application,
         log_config=None,
