@@ -16,6 +16,9 @@ SLOW_COMMIT_SECONDS = 1.0
 LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
 
 log = structlog.get_logger()
+_waited = instruments.call_wait_seconds.observe  # looked up once: a group is written with every call of a lone worker
+_took = instruments.commit_seconds.observe
+_together = instruments.group_calls.observe
 
 
 class Timed(Protocol):
@@ -40,12 +43,13 @@ class GroupNotes:
 
     def committed(self, calls: Iterable[Timed], began: float, commit_seconds: float, together: int) -> None:
         """began: when the transaction had begun."""
-        self._lock.worked()
-        self._database.worked()
+        if self._lock.is_on or self._database.is_on:
+            self._lock.worked()
+            self._database.worked()
         for call in calls:
-            instruments.call_wait_seconds.observe(began - call.since)
-        instruments.commit_seconds.observe(commit_seconds)
-        instruments.group_calls.observe(together)
+            _waited(began - call.since)
+        _took(commit_seconds)
+        _together(together)
         if tracing.is_on():
             ended = time.time_ns()
             tracing.committed((call.trace for call in calls), ended - int(commit_seconds * 1e9), ended, together)
@@ -56,6 +60,6 @@ class GroupNotes:
         """None of them was written."""
         now = time.perf_counter()
         for call in calls:
-            instruments.call_wait_seconds.observe(now - call.since)
+            _waited(now - call.since)
         if isinstance(error, Unavailable):
             self._database.failed(error=error.detail)
