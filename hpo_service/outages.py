@@ -6,6 +6,8 @@ import time
 
 import structlog
 
+from hpo_service.log_format import limited
+
 log = structlog.get_logger()
 
 
@@ -22,10 +24,12 @@ class Outage:
         self._times += 1
         if not self.is_on:
             self.is_on, self._since = True, time.monotonic()
-            log.warning(self._begins, **says)
+            if limited.allows(self._begins):  # it may come and go
+                log.warning(self._begins, **says)
 
     def worked(self) -> None:
         if self.is_on:
             seconds, times = round(time.monotonic() - self._since, 1), self._times
             self.is_on, self._times = False, 0
-            log.warning(self._ends, seconds=seconds, times=times)
+            if limited.allows(self._ends):
+                log.warning(self._ends, seconds=seconds, times=times)

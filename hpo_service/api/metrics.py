@@ -114,10 +114,11 @@ _counted: dict[tuple[str, str, int], tuple[tuple[str, str, str], Buckets]] = {}
 
 
 def count(route: str, method: str, status: int, seconds: float) -> None:
+    if method not in METHODS:
+        method = "other"
     found = _counted.get((route, method, status))
     if found is None:
-        known = method if method in METHODS else "other"
-        found = _counted[route, method, status] = ((route, known, str(status)), _seconds.of(route))
+        found = _counted[route, method, status] = ((route, method, str(status)), _seconds.of(route))
     labels, buckets = found
     _requests.inc(*labels)
     buckets.observe(seconds)

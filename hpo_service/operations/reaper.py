@@ -24,18 +24,20 @@ log = structlog.get_logger()
 
 async def reap(service: Service) -> None:
     """Run until cancelled. A database that is away is tried again at the next tick."""
-    outage = Outage("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
+    looking = Outage("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
+    saving = Outage("when workers were seen cannot be saved", "when workers were seen is saved again")
+    cutting = Outage("the write-ahead log cannot be cut", "the write-ahead log can be cut again")
     expired = leases_expired.value()
     tick = 0
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        await _carefully(reap_once(service), outage)
+        await _carefully(reap_once(service), looking)
         expired = _tell_of_expired(expired)
         if tick % SAVE_SEEN_EVERY == 0:
-            await _carefully(service.save_seen_workers(), outage)
+            await _carefully(service.save_seen_workers(), saving)
         if tick % CUT_LOG_EVERY == 0:
-            await _carefully(asyncio.to_thread(service.database.cut_log), outage)
+            await _carefully(asyncio.to_thread(service.database.cut_log), cutting)
 
 
 async def reap_once(service: Service) -> None:

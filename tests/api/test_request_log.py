@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from hpo_service import log_format
+from hpo_service import log_format, outages
 from hpo_service.api import request_log
 from hpo_service.api.app import create_app
 from hpo_service.domain.errors import Unavailable
 from hpo_service.domain.key import Scope
 from hpo_service.operations import export, studies
 from hpo_service.operations.keys import create
+from hpo_service.outages import Outage
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, writer
 from tests.api.test_hot_connections import Answer, Served, ask, request, send
@@ -40,6 +41,7 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """The lines of the log since the last time."""
     monkeypatch.setattr(log_format, "limited", log_format.Limited())
     monkeypatch.setattr(request_log, "limited", log_format.limited)
+    monkeypatch.setattr(outages, "limited", log_format.limited)
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
 
 
@@ -263,6 +265,36 @@ def test_who_was_told_what_has_a_line_with_the_key(tmp_path, lines):
         "key": drawn.key.id,
         "request_id": "r",
     }
+
+
+def test_what_lasts_has_a_line_when_it_begins_and_one_when_it_ends(lines):
+    outage = Outage("it does not work", "it works again")
+    outage.worked()
+    for _ in range(5):
+        outage.failed(error="because")
+    outage.worked()
+    outage.worked()
+    begins, ends = lines()
+    assert (begins["event"], begins["error"]) == ("it does not work", "because")
+    assert (ends["event"], ends["times"]) == ("it works again", 5)
+
+
+def test_leases_that_run_out_have_a_line_that_counts_them_and_the_reaper_is_not_late(tmp_path, lines):
+    app = create_app(Settings(database_url=f"sqlite:///{tmp_path}/hpo.db"), with_keys=False)
+    with TestClient(app) as client:
+        space = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+        client.post("/v1/studies", json={"name": "mine", "search_space": space, "lease_seconds": 1})
+        client.post("/v1/studies/mine/trials:ask", json={"worker_id": "w", "request_id": "r", "count": 3})
+        found: list[Any] = []
+        deadline = time.monotonic() + 60
+        while sum(line["leases"] for line in found) < 3 and time.monotonic() < deadline:
+            found += [line for line in lines() if line["event"] == "leases have run out"]
+            time.sleep(0.1)
+        reaped = client.app.state.service.reaped_at  # type: ignore[attr-defined]
+        while client.app.state.service.reaped_at == reaped and time.monotonic() < deadline:  # type: ignore[attr-defined]
+            time.sleep(0.1)
+        assert client.app.state.service.reaped_at > reaped  # type: ignore[attr-defined]
+    assert sum(line["leases"] for line in found) == 3
 
 
 def test_of_a_flood_ten_lines_a_second_are_written_and_the_others_counted(lines):
