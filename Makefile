@@ -55,7 +55,7 @@ audit: $(INSTALLED)
 
 lock:
 	uv pip compile pyproject.toml --extra build $(LOCK) -o requirements.lock
-	uv pip compile pyproject.toml --extra build --extra dev -c requirements.lock $(LOCK) -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra build --extra dev --extra otel -c requirements.lock $(LOCK) -o requirements-dev.lock
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,12 +1,27 @@
-"""How every process logs: to standard error, pretty on a terminal, a JSON object a line otherwise."""
+"""How every process logs: to standard error, pretty on a terminal, a JSON object a line otherwise.
+
+A server must not wait for whoever reads its log, and does not end for want of a disk: see `write_apart`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import queue
 import sys
+import threading
+import time
+from collections.abc import Hashable
 
 import structlog
+
+LONGEST_LINE = 2**14  # characters; a traceback has a few thousand
+MOST_LINES = 2**12  # that wait to be written
+LINES_A_SECOND = 10  # of one kind
+_IS_LOGGED = "hpo_is_logged"
+
+lost = {"dropped": 0, "withheld": 0}  # lines, since the process began
 
 
 def configure(**bound: object) -> None:
@@ -28,20 +43,152 @@ def configure(**bound: object) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=_StandardError(),
+        logger_factory=lambda *_arguments: structlog.WriteLogger(_output),  # type: ignore[arg-type]
     )
 
 
-class _StandardError:
+class _Output:
     """Writes to what standard error is at that moment, and never fails: a full disk must not end who reports it."""
 
-    def __call__(self, *_arguments: object) -> structlog.PrintLogger:
-        return structlog.PrintLogger(self)  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        self.apart: _LinesApart | None = None
 
-    def write(self, text: str) -> None:
+    def write(self, line: str) -> None:
+        if self.apart is not None:
+            self.apart.put(line)
+            return
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            sys.stderr.write(line)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+        if self.apart is None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+
+
+_output = _Output()
+
+
+class _LinesApart:
+    """Lines that a thread of its own writes. Those for which there is no room are dropped, counted, and told of."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(MOST_LINES)
+        self._dropped = 0
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def put(self, line: str) -> None:
+        if len(line) > LONGEST_LINE:
+            line = line[:LONGEST_LINE] + "…\n"
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        lost["dropped"] += 1
+
+    def _run(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                self._write(line.encode(errors="backslashreplace"))
+            except OSError:
+                self._drop()
+            else:
+                self._tell_of_dropped()
+            finally:
+                self._lines.task_done()
+
+    def _write(self, line: bytes) -> None:
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+    def _tell_of_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            structlog.get_logger().warning(
+                "lines of this log were lost: nobody read them, or the disk was full", lines=dropped
+            )
+
+    def finish(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def write_apart() -> None:
+    """From now on whoever logs waits for nobody, neither for the reader of a pipe nor for a disk."""
+    with contextlib.suppress(OSError, ValueError):
+        _output.apart = _LinesApart(sys.stderr.fileno())
+
+
+def finish(seconds: float = 1.0) -> None:
+    """Wait until what was logged is written; not for ever, since its reader may be stuck."""
+    if _output.apart is not None:
+        _output.apart.finish(seconds)
+
+
+# -- what libraries log -----------------------------------------------------------------------------------
+
+
+def take_over_logging(level: int = logging.WARNING) -> None:
+    """Lines of the standard library's loggers (uvicorn, asyncio, OpenTelemetry) go the same way, in the same form."""
+    root = logging.getLogger()
+    root.handlers[:] = [_ToOurs(level)]
+
+
+class _ToOurs(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if is_logged(error) or not limited.allows(("library", record.name, record.levelno)):
+            return
+        with contextlib.suppress(Exception):  # a log line is no reason to fail
+            structlog.get_logger().log(record.levelno, record.getMessage().strip(), logger=record.name, exc_info=error)
+
+
+def mark_as_logged(error: BaseException) -> None:
+    """It has had its line; whoever meets it next need not log it again."""
+    with contextlib.suppress(AttributeError):
+        setattr(error, _IS_LOGGED, True)
+
+
+def is_logged(error: BaseException | None) -> bool:
+    return getattr(error, _IS_LOGGED, False)
+
+
+# -- how many ---------------------------------------------------------------------------------------------
+
+
+class Limited:
+    """So many lines a second of each kind. The others are counted, and told of by `tell`.
+
+    There are few kinds: none is made from what a caller has sent.
+    """
+
+    def __init__(self, per_second: int = LINES_A_SECOND) -> None:
+        self._per_second = per_second
+        self._lines: dict[Hashable, tuple[int, int]] = {}  # (in which second, how many)
+        self._withheld: dict[Hashable, int] = {}
+
+    def allows(self, kind: Hashable) -> bool:
+        second = int(time.monotonic())
+        then, lines = self._lines.get(kind, (second, 0))
+        lines = lines + 1 if then == second else 1
+        self._lines[kind] = (second, lines)
+        if lines <= self._per_second:
+            return True
+        self._withheld[kind] = self._withheld.get(kind, 0) + 1
+        lost["withheld"] += 1
+        return False
+
+    def tell(self) -> None:
+        """Say how many were not logged since the last time; once a second is enough."""
+        withheld, self._withheld = self._withheld, {}
+        for kind, lines in withheld.items():
+            structlog.get_logger().warning("more lines like these were not logged", kind=kind, lines=lines)
+
+
+limited = Limited()

@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     reading_process: bool = True
     # Calls a second of one key; 0: as many as it likes.
     rate_limit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    # Whether every request has a line in the log (docs/operating.md).
+    access_log: bool = False
     # SHA-256 of a key in no record, drawn by whoever starts this server for himself alone (hpo run).
     private_key_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     # What a connection may take (hpo_service/api/connections.py).

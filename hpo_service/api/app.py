@@ -9,7 +9,16 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from hpo_service import __version__, log_format
-from hpo_service.api import docs_page, metrics, openapi, problems, service_routes, study_routes, trial_routes
+from hpo_service.api import (
+    docs_page,
+    metrics,
+    openapi,
+    problems,
+    request_log,
+    service_routes,
+    study_routes,
+    trial_routes,
+)
 from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
@@ -50,7 +59,9 @@ def create_app(
         service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
         app.state.service = service
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
-        beside = [asyncio.create_task(reap(service))] if with_reaper else []
+        beside = [asyncio.create_task(metrics.watch_the_event_loop())]
+        if with_reaper:
+            beside.append(asyncio.create_task(reap(service)))
         if reading is not None:
             beside.append(asyncio.create_task(reading.keep()))
         try:
@@ -64,6 +75,7 @@ def create_app(
             await asyncio.to_thread(service.close)
 
     app = FastAPI(
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the request log makes the spans
         title="hpo-service",
         version=__version__,
         description=DESCRIPTION,
@@ -86,5 +98,6 @@ def create_app(
     app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
         app.add_middleware(Door, admission=app.state.admission)
-    app.add_middleware(metrics.Measured)
+    app.state.access_log = settings.access_log
+    app.add_middleware(request_log.RequestLog, access_log=settings.access_log)  # the last, so that it sees all others
     return app

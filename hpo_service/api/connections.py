@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from hpo_service.api import metrics, request_log
 from hpo_service.api.hot_connections import HotConnection, HotWay
 from hpo_service.api.problems import problem
 from hpo_service.settings import Settings
@@ -78,6 +79,7 @@ class Gate:
         if len(self.inside) >= self.bounds.connections and not self.makes_room():
             return False
         self.inside[connection] = None
+        metrics.connections_open.inc()
         if not self._sweeps:
             self._sweeps = True
             connection.loop.call_later(SWEEP_SECONDS, self._sweep, connection.loop)
@@ -86,13 +88,15 @@ class Gate:
     def makes_room(self) -> bool:
         for connection in self.inside:
             if not connection.has_sent_a_request:
-                self.inside.pop(connection)
+                self.leaves(connection)
                 connection.make_room()
                 return True
         return False
 
     def leaves(self, connection: BoundedConnection) -> None:
-        self.inside.pop(connection, None)
+        if connection in self.inside:
+            del self.inside[connection]
+            metrics.connections_open.dec()
 
     def close_overdue(self, now: float) -> None:
         for connection in list(self.inside):
@@ -229,7 +233,11 @@ class BoundedConnection(HotConnection):
             self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        answer = problem(status, code, detail, headers={"Connection": "close"})
+        metrics.refused(status)
+        request_id = request_log.refused(self.client, self.headers, status, code, detail)
+        answer = problem(
+            status, code, detail, headers={"Connection": "close", "X-Request-Id": request_id.decode("ascii")}
+        )
         lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(answer.body))
         self.transport.close()

@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpo_service.api import dashboard
+from hpo_service.api import dashboard, metrics
 from hpo_service.api.problems import problem_of
 from hpo_service.api.rate_limits import Buckets, neighbourhood
 from hpo_service.domain import key as keys
@@ -42,6 +43,7 @@ _WORKER_CALL = re.compile(
     r"/v1/(?:trials:(?:ask|batch)|studies/[^/:]+/"
     r"(?:trials:ask|trials/[0-9]+:(?:report|heartbeat|tell|release)|test:(?:heartbeat|tell|release)))"
 )
+KEY_ID = "hpo_key_id"  # in the scope of a call: of the key that it has shown
 _COUNTED = "hpo_counted"  # in the scope of a call that its key's rate has been charged for
 _BEARER = 'Bearer realm="hpo"'
 _BASIC = 'Basic realm="hpo", charset="UTF-8"'
@@ -97,6 +99,7 @@ class Admission:
             if self._calls.take(key.id):
                 return False
             scope[_COUNTED] = True
+        scope[KEY_ID] = key.id
         return True
 
     def _shown(self, keyring: Keyring, scope: Scope) -> Key:
@@ -108,8 +111,10 @@ class Admission:
         if key is not None:
             return key
         address = neighbourhood(scope["client"][0] if scope.get("client") else "")
+        metrics.wrong_keys.inc()
         wait = self._wrong_keys.take(address)
         if wait:
+            metrics.rate_limited.inc("address")
             raise RateLimited("too many wrong keys came from this address; try again later", math.ceil(wait))
         raise Unauthenticated(keys.form_fault(token) or _UNKNOWN)
 
@@ -130,6 +135,8 @@ class Door:
             return
         keyring = self._admission.keyring()
         scope["hpo_studies"] = key.studies
+        scope[KEY_ID] = key.id
+        structlog.contextvars.bind_contextvars(key=key.id)
         if scope["path"].endswith(":ask"):
             receive = _while_the_key_lasts(keyring, key, receive)
         elif scope["path"].endswith("/events"):
@@ -195,6 +202,7 @@ def scope_needed(method: str, path: str) -> keys.Scope:
 def _check_rate(calls: Buckets, key: Key) -> None:
     wait = calls.take(key.id)
     if wait:
+        metrics.rate_limited.inc("key")
         raise RateLimited("this key has made too many calls; try again later", math.ceil(wait))
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from hpo_service.api import metrics
+from hpo_service.api import metrics, request_log
 from hpo_service.api.door import Admission
 from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
 from hpo_service.api.one_protocol import Parser
@@ -26,6 +26,7 @@ class HotWay:
     """What the connections of a server share."""
 
     def __init__(self, application: FastAPI) -> None:
+        self.access_log: bool = application.state.access_log
         self.calls = HotCalls(application.state)
         self.admission: Admission | None = application.state.admission
         self.routes = {r.name: r.path for r in application.state.routes if isinstance(r, APIRoute)}
@@ -127,13 +128,18 @@ class HotConnection(HttpToolsProtocol):
         assert self.way is not None
         cycle.response_complete = True
         route = self.way.routes[cycle.call.route]
-        metrics.count(route, "POST", answer.status, time.perf_counter() - cycle.began)
+        seconds = time.perf_counter() - cycle.began
+        metrics.count(route, "POST", answer.status, seconds)
+        request_id = request_log.id_of(cycle.scope["headers"])
+        if answer.status >= 500 or self.way.access_log:
+            self._log(cycle, answer, request_id, route, seconds)
         if cycle.disconnected or self.transport.is_closing():
             return
         lines = (
             STATUS_LINE[answer.status],
             self.way.lines(self.server_state.default_headers),
             _lines(answer.headers),
+            b"x-request-id: %s\r\n" % request_id,
             b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
             answer.body,
         )
@@ -141,6 +147,15 @@ class HotConnection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _log(self, cycle: HotCycle, answer: Answer, request_id: bytes, route: str, seconds: float) -> None:
+        assert self.way is not None
+        scope = {**cycle.scope, "method": "POST", "raw_path": cycle.url}
+        if answer.status >= 500:
+            said = request_log.context(scope, request_id)
+            request_log.failed(scope, route, answer.status, answer.body, seconds, said=said)
+        if self.way.access_log:
+            request_log.accessed(scope, request_id, answer.status, seconds, len(answer.body))
 
     def _to_application(self, cycle: HotCycle, *, more_body: bool) -> None:
         """Give it the request, as uvicorn would have done from the beginning."""

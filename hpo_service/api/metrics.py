@@ -1,64 +1,138 @@
-"""Prometheus metrics, prefix hpo_. No label holds the name of a study or a worker."""
+"""Prometheus metrics, prefix hpo_; docs/operating.md has the table. No label holds what a caller has chosen."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Info, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from hpo_service import __version__
+from hpo_service import __version__, log_format
+from hpo_service.instruments import Buckets, Counter, Histogram, event_loop_lag_seconds, registry
+from hpo_service.operations.figures import Figures
+from hpo_service.operations.service import Service
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
+AT_THE_GATE = ("400", "408", "413", "431", "503")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+TICK_SECONDS = 0.5
+_NOWHERE = "none"  # among process ids
 
-registry = CollectorRegistry()
-_trials = Gauge("hpo_trials", "Trials in the record, by state", ["state"], registry=registry)
-_requests = Counter("hpo_requests_total", "Answered requests", ["route", "method", "status"], registry=registry)
+_requests = Counter("hpo_requests", "Answered requests", "route", "method", "status")
 _seconds = Histogram(
-    "hpo_request_seconds",
-    "Time to the start of the answer; a long poll counts as long as it waits",
-    ["route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
-    registry=registry,
+    "hpo_request_seconds", "Time to the start of the answer; a long poll counts as long as it waits", label="route"
 )
+_refused = Counter(
+    "hpo_connections_refused",
+    "Connections refused before their request could reach a route",
+    "status",
+    begins=[(status,) for status in AT_THE_GATE],
+)
+wrong_keys = Counter("hpo_wrong_keys", "Calls with a key that opens nothing")
+rate_limited = Counter(
+    "hpo_rate_limited",
+    "Calls refused since too many came: of one key, or with wrong keys from one address",
+    "by",
+    begins=[("key",), ("address",)],
+)
+
+
+def _gauge(name: str, says: str, *labels: str) -> Gauge:
+    return Gauge(name, says, labels, registry=registry)
+
+
+connections_open = _gauge("hpo_connections_open", "Connections that are open")
+_trials = _gauge("hpo_trials", "Trials in the record, by state", "state")
+_studies = _gauge("hpo_studies", "Studies in the record, by state", "state")
+_oldest_waiting = _gauge(
+    "hpo_oldest_waiting_trial_seconds",
+    "How long the oldest trial has waited that an ACTIVE study would give out, enqueued or for another attempt",
+)
+_reachable = _gauge("hpo_database_reachable", "1: the database has answered the last look at it")
+_wal_bytes = _gauge("hpo_database_wal_bytes", "Size of the write-ahead log; on SQLite only")
+_free_bytes = _gauge("hpo_database_disk_free_bytes", "Free on the disk of the database; on SQLite only")
+_calls_waiting = _gauge("hpo_calls_waiting", "Writing calls without an answer yet")
+_reaper_lag = _gauge("hpo_reaper_lag_seconds", "Since the reaper last finished a look for leases that ran out")
+_long_polls = _gauge("hpo_long_polls", "Asks that wait for a trial")
+_streams = _gauge("hpo_event_streams", "Event streams that are open")
+_reading_up = _gauge("hpo_reading_process_up", "1: the reading process is there")
+_readings = _gauge("hpo_readings_under_way", "Readings that the reading process has not answered yet")
 Info("hpo_build", "This version", registry=registry).info({"version": __version__})
+_reading_pid: Callable[[], int | str] = lambda: _NOWHERE  # noqa: E731 - replaced at each exposition
+ProcessCollector("hpo", registry=registry)
+ProcessCollector("hpo_reading", pid=lambda: _reading_pid(), registry=registry)
 
 
-def exposition(trials_in_states: Mapping[str, int]) -> bytes:
-    for state, count in trials_in_states.items():
-        _trials.labels(state).set(count)
+class _LogLines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        says = {
+            "dropped": "Lines of the log that nobody took: the pipe was full, or the disk",
+            "withheld": "Lines of the log left out, since too many of their kind came at once",
+        }
+        for name, lines in log_format.lost.items():
+            yield CounterMetricFamily(f"hpo_log_lines_{name}", says[name], lines)
+
+
+registry.register(_LogLines())
+
+
+def exposition(service: Service, figures: Figures, reachable: bool) -> bytes:
+    """figures: of the record, as they were last known; reachable: whether the database has just answered."""
+    _set_by_state(_trials, figures.trials)
+    _set_by_state(_studies, figures.studies)
+    _oldest_waiting.set(figures.oldest_waiting_seconds)
+    _reachable.set(reachable)
+    for gauge, size in ((_wal_bytes, figures.wal_bytes), (_free_bytes, figures.free_bytes)):
+        gauge.set(math.nan if size is None else size)
+    _describe(service)
     return generate_latest(registry)
 
 
-@lru_cache(maxsize=10_000)  # finding a counter by its labels costs more than counting
-def _counters(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-    return _requests.labels(route, method, status), _seconds.labels(route)
+def _set_by_state(gauge: Gauge, counts: Mapping[str, int]) -> None:
+    for state, count in counts.items():
+        gauge.labels(state).set(count)
+
+
+def _describe(service: Service) -> None:
+    global _reading_pid
+    _calls_waiting.set(service.calls_waiting)
+    _reaper_lag.set(time.monotonic() - service.reaped_at)
+    _long_polls.set(service.long_polls)
+    _streams.set(service.streams)
+    reading = service.reading
+    _reading_up.set(reading is not None and reading.is_up)
+    _readings.set(0 if reading is None else reading.under_way)
+    pid = None if reading is None else reading.pid
+    _reading_pid = lambda: _NOWHERE if pid is None else pid  # noqa: E731
+
+
+_counted: dict[tuple[str, str, int], tuple[tuple[str, str, str], Buckets]] = {}
 
 
 def count(route: str, method: str, status: int, seconds: float) -> None:
-    requests, took = _counters(route, method, status)
-    requests.inc()
-    took.observe(seconds)
+    if method not in METHODS:
+        method = "other"
+    found = _counted.get((route, method, status))
+    if found is None:
+        found = _counted[route, method, status] = ((route, method, str(status)), _seconds.of(route))
+    labels, buckets = found
+    _requests.inc(*labels)
+    buckets.observe(seconds)
 
 
-class Measured:
-    """Counts and times every request by its route."""
+def refused(status: int) -> None:
+    """A connection was refused before its request could reach a route."""
+    _refused.inc(str(status))
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began = time.perf_counter()
-
-        async def noted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "none")
-                count(route, scope["method"], message["status"], time.perf_counter() - began)
-            await send(message)
-
-        await self.app(scope, receive, noted)
+async def watch_the_event_loop() -> None:
+    """Run until cancelled: note how much too late the event loop wakes who sleeps, and what the log has left out."""
+    while True:
+        began = time.monotonic()
+        await asyncio.sleep(TICK_SECONDS)
+        event_loop_lag_seconds.observe(max(0.0, time.monotonic() - began - TICK_SECONDS))
+        log_format.limited.tell()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
@@ -38,8 +37,6 @@ CODES: Mapping[int, str] = {
     413: "too_large",
     500: "internal",
 }
-
-log = structlog.get_logger()
 
 
 def problem(
@@ -92,7 +89,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HpoError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_fault)
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> Response:
@@ -129,12 +125,7 @@ def _methods(request: Request) -> list[str]:
     return sorted(found)
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
-    return fault_of_the_server(request, error)
-
-
-def fault_of_the_server(request: Request, error: Exception) -> Response:
-    log.error("a fault of the server", path=request.url.path, exc_info=error)
+def fault_of_the_server() -> Response:
     return problem(500, "internal", "the server met a fault of its own; its log says which")
 
 

@@ -72,5 +72,6 @@ async def drain_worker(request: Request, worker_id: WorkerPath) -> Response:
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses()})
 async def read_metrics(request: Request) -> Response:
-    counts = await service_of(request).read_all(lambda record: record.trials_in_states())
-    return Response(metrics.exposition(counts), media_type=metrics.MEDIA_TYPE)
+    service = service_of(request)
+    figures, reachable = await service.figures.latest()
+    return Response(metrics.exposition(service, figures, reachable), media_type=metrics.MEDIA_TYPE)

@@ -47,13 +47,14 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: AsJson = False) -> None:
-    """Check Python, packages, threads, database, disk, server and data; exit 1 if something is bad."""
+    """Check Python, packages, threads, database, disk, its log, server and data; exit 1 if something is bad."""
     checks: tuple[Check, ...] = (
         _python,
         _packages,
         _threads,
         lambda: _database(database),
         lambda: _disk(database),
+        lambda: _write_ahead_log(database),
         lambda: _server(server),
         lambda: _key(server),
         _mnist,
@@ -140,6 +141,40 @@ def _disk(url: str) -> Iterator[Finding]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     yield Finding("disk", OK if free >= LEAST_FREE_BYTES else BAD, f"{free / 2**30:.1f} GiB free at {folder}")
+
+
+def _write_ahead_log(url: str) -> Iterator[Finding]:
+    """SQLite's, where it is large: who keeps it from being made small, and what to do about it."""
+    from hpo_service.store import write_ahead_log
+
+    if not url.startswith("sqlite:///"):
+        return
+    file = Path(url.removeprefix("sqlite:///"))
+    log = write_ahead_log.log_of(file)
+    size = write_ahead_log.size(log)
+    shown = f"{log} has {size / 2**20:.0f} MiB"
+    if size < write_ahead_log.LARGE:
+        yield Finding("log", OK, shown)
+        return
+    readers = ", ".join(f"process {pid} ({_command_of(pid)})" for pid in write_ahead_log.readers(file))
+    if not readers:
+        yield Finding("log", NOTE, f"{shown}; nobody reads now, so that a server that runs makes it small again")
+        return
+    state = BAD if write_ahead_log.is_too_large(file) else NOTE
+    yield Finding(
+        "log",
+        state,
+        f"{shown}, and cannot be made small while somebody reads an older state of the database: {readers}. "
+        "End that reading (an export, a dashboard, a backup, a shell with a transaction open); the server makes it "
+        "small within seconds",
+    )
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:80]
+    except OSError:
+        return "of another user, or gone"
 
 
 def _server(server: str | None) -> Iterator[Finding]:

@@ -25,6 +25,9 @@ _HINTS: Mapping[str, str] = {
     "forbidden": "use a key with a wider scope",
 }
 
+# What the server's log has a line about: the message names the request.
+_OF_THE_SERVER = frozenset({"internal", "unavailable"})
+
 
 class CommandFailed(HpoError):
     """A command that could not do its work; the message says why and what to do."""
@@ -46,5 +49,6 @@ def fail(error: HpoError) -> NoReturn:
     """Say what went wrong and what to do, and end with the code that stands for it."""
     hint = f"\n{_HINTS[error.code]}" if error.code in _HINTS else ""
     sys.stdout.flush()
-    print(f"hpo: {error.detail}{hint}", file=sys.stderr)
+    said = str(error) if error.code in _OF_THE_SERVER else error.detail
+    print(f"hpo: {said}{hint}", file=sys.stderr)
     sys.exit(exit_code(error))

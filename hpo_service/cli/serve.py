@@ -52,7 +52,7 @@ def serve(
             )
             print(shown, flush=True)
 
-        _serve(database, listener, ready, with_keys=not no_auth)
+        _serve(database, listener, address, ready, with_keys=not no_auth)
 
 
 def _is_loopback(host: str) -> bool:
@@ -112,26 +112,36 @@ Others: hpo token create --scope read|worker|admin. To end this one: hpo token r
     )
 
 
-def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *, with_keys: bool) -> None:
+def _serve(database: str, listener: socket.socket, address: str, ready: Callable[[], None], *, with_keys: bool) -> None:
     import asyncio
     import gc
 
+    import structlog
     import uvicorn
 
+    from hpo_service import __version__, log_format, tracing
     from hpo_service.api.app import create_app
     from hpo_service.api.connections import Bounds
     from hpo_service.api.hot_connections import HotWay
     from hpo_service.operations.keys import create_first
+    from hpo_service.store.schema import newest_revision
 
     settings = _settings(database)
     application = create_app(settings, with_keys=with_keys, with_reading_process=settings.reading_process)
+    log_format.write_apart()
+    log_format.take_over_logging()
+    log = structlog.get_logger()
+    end_tracing = tracing.configure()
+    # A call that the connection answers has no span: with tracing, all go through the application.
+    way = None if tracing.is_on() else HotWay(application)
     config = uvicorn.Config(
         application,
-        log_level="warning",
+        log_config=None,
+        log_level="error",  # what its connections warn of, ours say better
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
-        http=Bounds.of(settings).protocol(HotWay(application)),  # type: ignore[arg-type]  # called like the class it makes
+        http=Bounds.of(settings).protocol(way),  # type: ignore[arg-type]  # called like the class it makes
         ws="none",
         timeout_keep_alive=settings.idle_seconds,
     )
@@ -143,8 +153,11 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
             gc.freeze()  # what has been imported stays: no collection need look at it again
             if self.started:
                 ready()
+                shown = without_password(database)
+                log.info("serving", version=__version__, database=shown, schema=newest_revision(), address=address)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            log.info("the server ends; who waits is sent home")
             application.state.service.leave()  # else every long poll under way would hold the end up
             await super().shutdown(sockets)
 
@@ -159,6 +172,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
                 if drawn is not None:
                     _show_first_key(drawn)
             await LocalServer(config).serve(sockets=[listener])
+        log.info("the server has ended")
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -167,3 +181,7 @@ def _serve(database: str, listener: socket.socket, ready: Callable[[], None], *,
         raise UsageError(str(error)) from None
     except HpoError as error:
         raise CommandFailed(f"{without_password(database)}: {error.detail}") from None
+    finally:
+        end_tracing()
+        log_format.limited.tell()
+        log_format.finish()

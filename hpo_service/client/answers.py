@@ -72,7 +72,15 @@ def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failu
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
     error = _error(status, problem)
+    _name_request(error, headers.get("X-Request-Id"))
     return Failure(error, retry=retry, retry_after=_seconds(headers.get("Retry-After")) if retry else 0.0)
+
+
+def _name_request(error: HpoError, request_id: str | None) -> None:
+    """So that whoever reads the message can quote it: the server's log has a line of that id."""
+    if request_id:
+        error.request_id = request_id
+        error.args = (f"{error} (request {request_id})",)
 
 
 def _error(status: int, problem: Json) -> HpoError:

@@ -31,7 +31,10 @@ class Fault(NamedTuple):
 
 
 class HpoError(Exception):
+    """request_id: of the answer by which a client has learned of it."""
+
     code = "error"
+    request_id: str | None = None
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

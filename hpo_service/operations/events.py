@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -25,10 +26,20 @@ Event = tuple[int, str, Any]
 async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
     """Events after that id, then as they come; from now on without one. Raise NotFound."""
     study = await service.read(name, lambda record, study: study)
-    return _follow(service, study, study.revision if after is None else after)
+    return _counted(service, _follow(service, study, study.revision if after is None else after))
 
 
-async def _follow(service: Service, study: Study, after: int) -> AsyncIterator[bytes]:
+async def _counted(service: Service, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    service.streams += 1
+    try:
+        async with contextlib.aclosing(stream):
+            async for part in stream:
+                yield part
+    finally:
+        service.streams -= 1
+
+
+async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[bytes, None]:
     yield b"retry: 1000\n\n"
     silent = 0.0
     while not service.leaving:

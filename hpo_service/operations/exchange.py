@@ -44,6 +44,7 @@ class Exchange:
         self._gathering_since = 0.0
         self._gathering_seconds = 0.0  # on the average of the last times
         self._groups = 0
+        self.waiting = 0  # calls without an answer yet
 
     def submit(
         self,
@@ -60,6 +61,7 @@ class Exchange:
         def arrived(result: Any, error: BaseException | None) -> None:
             self._arrived.append((done, result, error))
 
+        self.waiting += 1
         if not self._leaving:
             self._database, self._loop = database, asyncio.get_running_loop()
             self._loop.call_soon(self._hand_over)
@@ -158,6 +160,7 @@ class Exchange:
     def _give_answers(self) -> None:
         while self._arrived:
             done, result, error = self._arrived.popleft()
+            self.waiting -= 1
             done(result, error)
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hpo_service.instruments import reading_process_restarts
 from hpo_service.operations.answering_reads import HEAD, Kind, decoded_error
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
@@ -48,6 +49,12 @@ class ReadingProcess:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._parts: dict[int, list[bytes]] = {}
         self._line: asyncio.StreamWriter | None = None
+        self._has_died = False
+
+    @property
+    def under_way(self) -> int:
+        """How many readings have no answer yet."""
+        return len(self._waiting)
 
     # -- readings -----------------------------------------------------------------------------------------
 
@@ -101,6 +108,7 @@ class ReadingProcess:
             pause = asyncio.create_task(asyncio.sleep(AGAIN_SECONDS))
             try:
                 code = await self._live()
+                self._has_died = True
                 log.warning("the reading process has ended; the server reads until it is back", exit_code=code)
                 await pause
             except OSError as error:
@@ -124,6 +132,8 @@ class ReadingProcess:
                 ours.close()
                 raise
         self.pid = process.pid
+        if self._has_died:
+            reading_process_restarts.inc()
         try:
             incoming, self._line = await asyncio.open_unix_connection(sock=ours)
             self._send(0, Kind.OPEN, self._database_url.encode())
@@ -141,6 +151,8 @@ class ReadingProcess:
             payload = await incoming.readexactly(length)
             if kind == Kind.READY:
                 self.is_up = True
+                if self._has_died:
+                    log.info("the reading process is back", pid=self.pid)
             elif number in self._waiting:
                 self._take(number, Kind(kind), payload)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from hpo_service.domain.study import Study
 from hpo_service.operations import readings
 from hpo_service.operations.exchange import Done, Exchange
+from hpo_service.operations.figures import KnownFigures
 from hpo_service.operations.reading_process import ReadingProcess, ReadingProcessEnded
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
@@ -40,7 +42,11 @@ class Service:
         self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
         self.reading = reading
         self.changes = Changes()
+        self.figures = KnownFigures(self.database)
         self.leaving = False
+        self.reaped_at = time.monotonic()  # when the reaper last finished a look
+        self.long_polls = 0  # asks that wait
+        self.streams = 0  # of events
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
         self._seen_lock = threading.Lock()
@@ -114,6 +120,11 @@ class Service:
             done(result, error)
 
         self._exchange.submit(self.database, in_transaction, studies, written, light=light, request_id=request_id)
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many writing calls have no answer yet."""
+        return self._exchange.waiting
 
     def is_light(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy.exc
+import structlog
 from pydantic import ValidationError
 
 from hpo_service.domain import neural_network
@@ -37,6 +38,8 @@ from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning import tuner
+
+log = structlog.get_logger()
 
 Tagged = tuple[Json, str]  # a study as it reads, and its ETag
 
@@ -148,6 +151,7 @@ async def delete(service: Service, name: str, force: bool) -> None:
 
 async def act(service: Service, name: str, verb: str) -> Tagged:
     """pause, resume, stop or cancel; each may be repeated."""
+    moved: list[StudyState] = []
 
     def change(work: StudyWork) -> None:
         study = work.study
@@ -156,13 +160,17 @@ async def act(service: Service, name: str, verb: str) -> Tagged:
         state = state_after(verb, study.state)
         if state is study.state:
             return
+        moved.append(state)
         work.move_to(state)
         if state is StudyState.STOPPING:
             work.fail_all_waiting("study_stopped")
         if state is StudyState.CANCELLED:
             work.fail_all_waiting("study_cancelled")
 
-    return await _changed(service, name, change)
+    tagged = await _changed(service, name, change)
+    if moved:  # who has done it, the log knows from the request
+        log.info("a study was told to change its state", study=name, verb=verb, state=tagged[0]["state"])
+    return tagged
 
 
 async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Json:

@@ -11,6 +11,7 @@ from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import AttemptEnd, Holding, Trial, TrialState, trial_seed
+from hpo_service.instruments import drawing
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.rows import tally_field
 from hpo_service.store.writing_record import WritingRecord
@@ -82,6 +83,8 @@ class StudyWork:
             self._count(trial, None, tally_field(trial.holding))
             self._changed[number] = trial
             numbered.append(trial)
+            if trial.state is TrialState.WAITING:
+                self.record.note_waiting(self.study, trial)
         return self.record.add_trials(self.study, numbered)
 
     def lapse(self) -> None:
@@ -172,7 +175,8 @@ class StudyWork:
         tuner = self.tuner() if learns else self.tuners.without_history(self.study)
         space = self.round(self.study.round).search_space
         try:
-            drawn = tuner.draw(number, space, {} if queued is None else queued.params)
+            with drawing():
+                drawn = tuner.draw(number, space, {} if queued is None else queued.params)
         except Exhausted:
             self.study = altered(self.study, exhausted=True)
             return None
@@ -257,6 +261,8 @@ class StudyWork:
         if holding.state.is_finished and test.is_open:
             after = altered(after, finished_at=self.record.now)
         self.record.save_test(self.study, after)
+        if holding.ended is not test.holding.ended:
+            self.record.note_lease_end(self.study, "test", holding.attempt, holding.ended)
         self._test_changed = True
         revision = self._next_revision()
         self.study = altered(self.study, touched=revision)

@@ -113,8 +113,12 @@ async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[Look]], 
         left = deadline - time.monotonic()
         if found.final or left <= 0 or service.leaving:
             return found.answer
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
+        service.long_polls += 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
+        finally:
+            service.long_polls -= 1
         # Who has hung up while waiting shall not be given a trial that nobody trains.
         if await caller_left():
             return found.answer

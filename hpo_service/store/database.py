@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
+from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
+from hpo_service.store import write_ahead_log
 from hpo_service.store.engine import (
     Clock,
     database_errors_translated,
@@ -78,7 +81,8 @@ class Database:
 
         done: is told in the thread that has run it. request_id: of an ask, which may have been answered before.
         """
-        return Call(partial(self._in_transaction, work), studies, done, request_id)
+        in_transaction = partial(self._in_transaction, tracing.carried(work))
+        return Call(in_transaction, studies, done, request_id, time.perf_counter(), tracing.context())
 
     def write_here(self, calls: Sequence[Call], watch: Watch) -> int:
         """Write the first of them in this thread, and return how many; the others could take long, for `write_all`.
@@ -129,4 +133,17 @@ class Database:
             free = shutil.disk_usage(self._path.parent).free
             if free < LEAST_FREE_BYTES:
                 found.append(f"only {free // 2**20} MiB are free on the database's disk")
+            found += write_ahead_log.faults(self._write_engine, self._path)
         return found
+
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Bytes of SQLite's write-ahead log, and free ones on its disk; PostgreSQL's are not to be seen from here."""
+        if self._path is None:
+            return None, None
+        return write_ahead_log.size(write_ahead_log.log_of(self._path)), shutil.disk_usage(self._path.parent).free
+
+    def cut_log(self) -> None:
+        """Make SQLite's write-ahead log small again where it has grown."""
+        if self._path is not None:
+            with database_errors_translated():
+                write_ahead_log.cut(self._write_engine, self._path)

@@ -32,7 +32,8 @@ from hpo_service.store.rows import (
 
 TrialKey = tuple[int, int]  # study id, number
 AttemptKey = tuple[int, int, int]
-EndedAttempt = tuple[str | None, float | None, float, AttemptEnd]  # worker, started, ended, how
+# worker, started, ended, how; None: it was none, but the time until the first one
+EndedAttempt = tuple[str | None, float | None, float, AttemptEnd | None]
 
 _CHANGING = len(TRIAL_COLUMNS) - len(NEVER_CHANGED)
 MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
@@ -150,7 +151,7 @@ class Pending:
             if end is None:
                 yield sql.delete_attempt, [its_key]
             else:
-                yield sql.upsert_attempt, [(*its_key, *end[:3], str(end[3]))]
+                yield sql.upsert_attempt, [(*its_key, *end[:3], end[3] and str(end[3]))]
         if self.reports:
             yield (
                 sql.upsert_report,

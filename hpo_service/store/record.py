@@ -109,6 +109,60 @@ _WAITING = sa.select(trials).where(
 _RETRIES = _WAITING.where(trials.c.attempt > sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
 _QUEUED = _WAITING.where(trials.c.attempt == sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
 _REPORTS = sa.select(reports.c.step, reports.c.value, reports.c.metrics).where(reports.c.trial_id == _b("trial_id"))
+_BY_STATE = (
+    sa.select(
+        studies.c.state,
+        sa.func.count(),
+        *(
+            sa.func.sum(studies.c[counter])
+            for counter in ("queued", "retries", "running", "complete", "pruned", "fail")
+        ),
+    )
+    .where(_OURS)
+    .group_by(studies.c.state)
+)
+# Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
+_MOST_STUDIES_LOOKED_AT = 1000
+_SOME_WAITING = (
+    sa.select(studies.c.id, studies.c.queued, studies.c.retries)
+    .where(
+        _OURS,
+        studies.c.state == sa.literal_column("'ACTIVE'"),
+        sa.not_(studies.c.sealed),
+        studies.c.queued + studies.c.retries > 0,
+    )
+    .order_by(studies.c.id)
+    .limit(_MOST_STUDIES_LOOKED_AT)
+    .cte("some_waiting")
+)
+_WAITS = sa.and_(trials.c.study_id == _SOME_WAITING.c.id, trials.c.state == sa.literal_column("'WAITING'"))
+_QUEUED_FIRST = (  # trials are enqueued in the order of their numbers
+    sa.select(attempts.c.started_at)
+    .select_from(
+        trials.outerjoin(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
+    )
+    .where(_WAITS, trials.c.attempt == sa.literal_column("0"))
+    .order_by(trials.c.number)
+    .limit(1)
+    .correlate(_SOME_WAITING)
+    .scalar_subquery()
+)
+_HANDED_BACK_FIRST = (
+    sa.select(sa.func.min(attempts.c.ended_at))
+    .select_from(
+        trials.join(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
+    )
+    .where(_WAITS, trials.c.attempt > sa.literal_column("0"))
+    .correlate(_SOME_WAITING)
+    .scalar_subquery()
+)
+_SINCE = (
+    sa.select(_QUEUED_FIRST.label("since"))
+    .select_from(_SOME_WAITING)
+    .union_all(sa.select(_HANDED_BACK_FIRST.label("since")).select_from(_SOME_WAITING))
+    .subquery()
+)
+_OLDEST_WAITING = sa.select(sa.func.min(_SINCE.c.since))
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
@@ -428,11 +482,18 @@ class Record:
         self._db.execute(sa.insert(workers), row)
         self._db.execute(sa.delete(workers).where(workers.c.worker_id == ""))
 
-    def trials_in_states(self) -> dict[str, int]:
-        names = ("queued", "retries", "running", "complete", "pruned", "fail")
-        row = self._db.execute(sa.select(*(sa.func.sum(studies.c[name]) for name in names))).one()
-        queued, retries, *others = (int(n or 0) for n in row)
-        return dict(zip(TrialState, (queued + retries, *others), strict=True))
+    def counts_by_state(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Trials by state and studies by state, from the counters on the studies' rows."""
+        trials_, studies_ = dict.fromkeys(map(str, TrialState), 0), dict.fromkeys(map(str, StudyState), 0)
+        for state, count, queued, retries, *others in self._db.execute(_BY_STATE):
+            studies_[state] = count
+            for of_trial, n in zip(trials_, (queued + retries, *others), strict=True):
+                trials_[of_trial] += int(n)
+        return trials_, studies_
+
+    def oldest_waiting_since(self) -> float | None:
+        """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
+        return self._db.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
 
 
 def _upserts(table: sa.Table, keys: list[str], columns: list[str]) -> dict[str, Any]:

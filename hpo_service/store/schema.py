@@ -155,3 +155,8 @@ def _scripts() -> ScriptDirectory:
 def current_revision(connection: sa.Connection) -> str | None:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     return context.get_current_revision()
+
+
+def newest_revision() -> str:
+    """The schema of this version: what every database that it has opened has."""
+    return str(_scripts().get_current_head())

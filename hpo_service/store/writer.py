@@ -24,8 +24,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from hpo_service import tracing
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.engine import begin, database_errors_translated, is_locked
+from hpo_service.store.group_notes import GroupNotes
 from hpo_service.store.one_round_trip import Sent
 from hpo_service.store.study_lock import MustWait, OutOfDate
 from hpo_service.store.writing_record import Group, Memory
@@ -45,13 +47,15 @@ class Call(NamedTuple):
     """What shall run in a transaction that holds these studies.
 
     done: takes the result and None after the commit, or None and the error, in the thread that has run it.
-    request_id: of an ask.
+    request_id: of an ask. since: when it came, by time.perf_counter; trace: what it is part of.
     """
 
     work: Work[Any]
     studies: Sequence[str]
     done: Callable[[Any, BaseException | None], None]
     request_id: str | None = None
+    since: float = 0.0
+    trace: object = None
 
 
 class Watching(Protocol):
@@ -77,6 +81,7 @@ class _Flight:
     group: Group
     sent: Sent
     watch: Watch
+    began: float  # by time.perf_counter
     watching: Watching | None = None
 
 
@@ -135,6 +140,7 @@ class Writer:
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
         self.commit_seconds = 0.0
+        self._notes = GroupNotes()
         self._in_hand = threading.Lock()  # held by whoever runs a group, until it is answered or has landed
         self._is_wanted = False  # by the writer's thread, which would not get it between two groups of the event loop
         self._flight: _Flight | None = None
@@ -151,7 +157,7 @@ class Writer:
             else:
                 answer.set_result(result)
 
-        self.submit_all([Call(work, studies, done)])
+        self.submit_all([Call(work, studies, done, None, time.perf_counter(), tracing.context())])
         return answer
 
     def submit_all(self, calls: Sequence[Call]) -> None:
@@ -204,9 +210,10 @@ class Writer:
         except Exception as error:
             self._forget()
             self._let_go()
+            self._notes.failed(some, error)
             self._land(some, [_Outcome(None, error)] * len(some))
         else:
-            self._flight = _Flight(some, outcomes, group, sent, watch)
+            self._flight = _Flight(some, outcomes, group, sent, watch, time.perf_counter())
             self._watch(self._flight)
         return len(some)
 
@@ -249,10 +256,13 @@ class Writer:
         except Exception as error:
             self._forget()
             self._disconnect(flight)
+            self._notes.failed(flight.calls, error)
             self._land(flight.calls, [_Outcome(None, error)] * len(flight.calls))
         else:
             self._memory.committed(flight.group.touched)
             self._listener.committed()
+            took = time.perf_counter() - flight.began
+            self._notes.committed(flight.calls, flight.began, took, len(flight.calls))
             if flight.watching is not None:
                 flight.watching.stop()
             self._land(flight.calls, flight.outcomes)
@@ -337,12 +347,14 @@ class Writer:
         """Run them in one transaction. patient: whether to wait for the file's lock; else raise _Locked."""
         try:
             with database_errors_translated(), self._transaction(patient) as connection:
+                has_begun = time.perf_counter()
                 group = Group(connection, self._memory, shared=self._shared)
                 group.lock(*_asked_for(calls))
                 outcomes = [self._run_one(group, call) for call in calls]
                 began = time.perf_counter()
                 group.commit()
-                self.commit_seconds += 0.2 * (time.perf_counter() - began - self.commit_seconds)
+                took = time.perf_counter() - began
+                self.commit_seconds += 0.2 * (took - self.commit_seconds)
         except _Locked:
             raise
         except BaseException as error:
@@ -350,10 +362,12 @@ class Writer:
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
                 return [answer for call in calls for answer in self._run_group([call], patient=True)]
+            self._notes.failed(calls, error)
             outcomes = [_Outcome(None, error)] * len(calls)
         else:
             self._memory.committed(group.touched)
             self._listener.committed()
+            self._notes.committed(calls, has_begun, took, len(calls))
         return list(zip(calls, outcomes, strict=True))
 
     @contextmanager
@@ -397,6 +411,7 @@ class Writer:
                     raise _Locked from None
                 if time.monotonic() > deadline:
                     raise
+            self._notes.locked(time.monotonic() - deadline + LOCKED_PATIENCE_SECONDS)
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def _has_been_ended(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hpo_service import instruments
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
@@ -84,6 +85,7 @@ class Group:
         self.pending = Pending()
         self.undo = Undo()
         self.touched: set[int] = set()
+        self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
         self._connection = connection
         self._goes_ahead = goes_ahead
@@ -153,6 +155,7 @@ class Group:
 
     def commit(self) -> None:
         self.pending.commit(self.connection, self.memory.mirrors)
+        self._count_lease_ends()
 
     def sent(self) -> one_round_trip.Sent:
         """All of a group that goes ahead, on its way: lock, what its calls have changed, commit. Raise MustWait."""
@@ -177,6 +180,11 @@ class Group:
             self.memory.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
             self.memory.draining_read_at = self.now(None)
         self.pending.were_written(answers, self.memory.mirrors)
+        self._count_lease_ends()
+
+    def _count_lease_ends(self) -> None:
+        if self.lease_ends:
+            instruments.LeaseEnds.count(self.lease_ends.values())
 
 
 class WritingRecord(Record):
@@ -334,10 +342,20 @@ class WritingRecord(Record):
         """Write how the trial's last attempt has ended: another one may follow."""
         ended = (trial.worker_id, trial.started_at, self.now, end)
         self._undo.set(self._pending.ended, (study.id, trial.number, trial.holding.attempt), ended)
+        self.note_lease_end(study, trial.number, trial.holding.attempt, end)
+
+    def note_lease_end(self, study: Study, whose: int | str, attempt: int, end: AttemptEnd | None) -> None:
+        """To be counted when it is committed; None: it has not ended after all."""
+        self._undo.set(self._group.lease_ends, (study.id, whose, attempt), end)
+
+    def note_waiting(self, study: Study, trial: Trial) -> None:
+        """Write since when a new trial waits: the row of its attempt 0, which is none."""
+        self._undo.set(self._pending.ended, (study.id, trial.number, 0), ("", self.now, self.now, None))
 
     def resume_attempt(self, study: Study, trial: Trial) -> None:
         """It has not ended after all, or as the trial itself."""
         self._undo.set(self._pending.ended, (study.id, trial.number, trial.holding.attempt), None)
+        self.note_lease_end(study, trial.number, trial.holding.attempt, None)
 
     # -- answers, by request_id ---------------------------------------------------------------------------
 

@@ -169,3 +169,19 @@ def test_a_batch_with_refusals_is_an_answer(client, answering):
     results = [{"status": 200, "body": {}}, {"status": 409, "body": {"code": "lease_lost", "detail": "gone"}}]
     answering(answering.answer(207, {"results": results}))
     assert client.batch([]) == results
+
+
+def test_the_message_of_an_error_names_the_request_that_the_servers_log_knows(client, answering):
+    answering(answering.problem(409, "study_state", x_request_id="9f86d081-1a"))
+    with pytest.raises(errors.StudyStateConflict) as caught:
+        client.study("mine")
+    assert caught.value.request_id == "9f86d081-1a"
+    assert str(caught.value) == "because of study_state (request 9f86d081-1a)"
+    assert caught.value.detail == "because of study_state"
+
+
+def test_without_a_request_id_the_message_is_the_detail(client, answering):
+    answering(answering.problem(409, "study_state"))
+    with pytest.raises(errors.StudyStateConflict) as caught:
+        client.study("mine")
+    assert (caught.value.request_id, str(caught.value)) == (None, "because of study_state")

@@ -15,6 +15,7 @@ from drills import (
     kills,
     made_up_calls,
     power_cut,
+    silent_failures,
     slow_connections,
     suites,
 )
@@ -245,6 +246,16 @@ DRILLS = [
         *(0, 100),
         "scopes-unchecked",
         *(100, ("a key opens what it is for",)),
+    ),
+    Drill(
+        "Every 503 has a line in the log, and an outage of the database one when it begins and one when it ends",
+        "another process holds the write lock under load, for longer than calls are patient; then all places of the "
+        "server are taken; SQLite",
+        silent_failures.failures_logged,
+        "seconds",
+        *(3, 12),
+        "says-nothing",
+        *(3, ("each 503 is logged", "an outage is logged once")),
     ),
 ]
 

@@ -200,6 +200,18 @@ def hasty_end() -> None:
     uvicorn.Server.handle_exit = lambda *_: os._exit(0)
 
 
+def says_nothing() -> None:
+    """What fails is answered, and nobody else hears of it."""
+    from hpo_service.api import request_log
+    from hpo_service.outages import Outage
+
+    assert hasattr(request_log, "failed")
+    assert hasattr(Outage, "failed")
+    request_log.limited.allows = lambda kind: False  # type: ignore[method-assign]
+    request_log.limited.tell = lambda: None  # type: ignore[method-assign]
+    Outage.failed = lambda self, **says: None  # type: ignore[method-assign]
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -231,6 +243,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         frameworks_refusals,
         scopes_unchecked,
         hasty_end,
+        says_nothing,
     )
 }
 

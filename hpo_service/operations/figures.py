@@ -1,0 +1,69 @@
+"""Figures of the record for the metrics: looked up once a second at most, from memory while the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from hpo_service.domain.errors import HpoError
+from hpo_service.store.database import Database
+from hpo_service.store.record import Record
+
+FRESH_SECONDS = 1.0
+PATIENCE_SECONDS = 2.0  # for the database, by who wants the figures
+REST = 10  # times as long as the last look took, until the next
+LONGEST_REST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of the record, and of the files that it lies in; None: there are none that the server sees."""
+
+    trials: Mapping[str, int] = field(default_factory=dict)
+    studies: Mapping[str, int] = field(default_factory=dict)
+    oldest_waiting_seconds: float = 0.0
+    wal_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+class KnownFigures:
+    """Its methods are coroutines of one event loop. One look at a time, however many want the figures."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._figures = Figures()
+        self._reached = False
+        self._next_look = 0.0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def latest(self) -> tuple[Figures, bool]:
+        """The figures, and whether the database has answered the last look, in time."""
+        if self._looking is None and time.monotonic() >= self._next_look:
+            self._looking = asyncio.create_task(self._look())
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=PATIENCE_SECONDS)
+        return self._figures, self._reached and self._looking is None
+
+    async def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            wal_bytes, free_bytes = await asyncio.to_thread(self._database.sizes)
+            self._figures = replace(self._figures, wal_bytes=wal_bytes, free_bytes=free_bytes)
+            trials, studies, waiting = await asyncio.to_thread(self._database.read, _of_record)
+            self._figures = Figures(trials, studies, waiting, wal_bytes, free_bytes)
+            self._reached = True
+            took = time.monotonic() - began
+            self._next_look = time.monotonic() + min(max(FRESH_SECONDS, REST * took), LONGEST_REST_SECONDS)
+        except (HpoError, OSError):
+            self._reached = False
+            self._next_look = time.monotonic() + FRESH_SECONDS
+        finally:
+            self._looking = None
+
+
+def _of_record(record: Record) -> tuple[dict[str, int], dict[str, int], float]:
+    trials, studies = record.counts_by_state()
+    since = record.oldest_waiting_since() if trials["WAITING"] else None
+    return trials, studies, 0.0 if since is None else max(0.0, record.now - since)

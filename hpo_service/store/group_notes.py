@@ -1,0 +1,65 @@
+"""What metrics, traces and the log say of the groups that the writer has written, or could not write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+import structlog
+
+from hpo_service import instruments, tracing
+from hpo_service.domain.errors import Unavailable
+from hpo_service.outages import Outage
+
+SLOW_COMMIT_SECONDS = 1.0
+LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
+
+log = structlog.get_logger()
+_waited = instruments.call_wait_seconds.observe  # looked up once: a group is written with every call of a lone worker
+_took = instruments.commit_seconds.observe
+_together = instruments.group_calls.observe
+
+
+class Timed(Protocol):
+    """A call, with the moment in which it came (time.perf_counter) and the trace that it is part of."""
+
+    @property
+    def since(self) -> float: ...
+
+    @property
+    def trace(self) -> object: ...
+
+
+class GroupNotes:
+    def __init__(self) -> None:
+        self._database = Outage("the database does not take writes", "the database takes writes again")
+        self._lock = Outage("somebody else holds the database's write lock", "the database's write lock is free again")
+
+    def locked(self, waiting: float) -> None:
+        """The file's lock was tried for, and is held by somebody else; waiting: seconds until now."""
+        if waiting > LOCKED_SECONDS and not self._lock.is_on:
+            self._lock.failed(waiting_seconds=round(waiting, 1))
+
+    def committed(self, calls: Iterable[Timed], began: float, commit_seconds: float, together: int) -> None:
+        """began: when the transaction had begun."""
+        if self._lock.is_on or self._database.is_on:
+            self._lock.worked()
+            self._database.worked()
+        for call in calls:
+            _waited(began - call.since)
+        _took(commit_seconds)
+        _together(together)
+        if tracing.is_on():
+            ended = time.time_ns()
+            tracing.committed((call.trace for call in calls), ended - int(commit_seconds * 1e9), ended, together)
+        if commit_seconds > SLOW_COMMIT_SECONDS:
+            log.warning("a commit was slow", seconds=round(commit_seconds, 2), calls=together)
+
+    def failed(self, calls: Iterable[Timed], error: BaseException) -> None:
+        """None of them was written."""
+        now = time.perf_counter()
+        for call in calls:
+            _waited(now - call.since)
+        if isinstance(error, Unavailable):
+            self._database.failed(error=error.detail)
