@@ -16,6 +16,7 @@ import typer
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.first_key import make_first_key
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
+from hpo_service.cli.settings_in_force import settings_faults
 from hpo_service.domain.errors import HpoError
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ def _settings(database: str) -> Settings:
     try:
         return Settings(database_url=database)
     except ValidationError as error:
-        faults = (f"HPO_{fault['loc'][0]!s}".upper() + f": {fault['msg']}" for fault in error.errors())
-        raise UsageError("; ".join(faults)) from None
+        raise UsageError("; ".join(settings_faults(error).values())) from None
 
 
 def _serve(database: str, listener: socket.socket, ready: Callable[[Path | None], None], *, with_keys: bool) -> None:
