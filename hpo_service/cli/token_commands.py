@@ -81,6 +81,9 @@ def list_tokens(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> 
 
     with _usage_errors(), _table(database) as table:
         items = operations.listed(table)
+        unreadable = table.unreadable
+    for said in unreadable:
+        print(f"hpo: {said}; it opens nothing", file=sys.stderr)
     if json:
         print_json({"items": items})
         return

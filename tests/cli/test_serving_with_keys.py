@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -520,3 +521,14 @@ def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(dat
     table = KeyTable(database_url)
     assert keys.listed(table) == []
     table.close()
+
+
+def test_the_list_names_rows_that_are_no_keys(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
+    assert hpo("token", "create", "--scope", "read", "--database", database).code == 0
+    with sqlite3.connect(tmp_path / "new.db") as connection:
+        connection.execute("UPDATE hpo_keys SET id = char(27) || 'x', studies = '{}'")
+    connection.close()
+    listed = hpo("token", "list", "--database", database, "--json")
+    assert json.loads(listed.out) == {"items": []}
+    assert r"'\x1bx'" in listed.err
+    assert "no list of names" in listed.err
