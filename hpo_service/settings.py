@@ -1,4 +1,7 @@
-"""The settings, read once: options first, then HPO_* variables, then these defaults."""
+"""The server's settings, read once: options first, then HPO_* variables, then these defaults.
+
+Each field is HPO_ and its name in capitals (hpo_service/environment.py has the other names).
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="HPO_", secrets_dir=None, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="HPO_", env_ignore_empty=True, secrets_dir=None, extra="ignore")
 
-    server: str = "http://127.0.0.1:8000"
     database_url: str = "sqlite:///hpo.db"
-    token: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8000
     # Whether a process beside the server reads for it (docs/decisions/0017); it takes some 100 MB more.
     reading_process: bool = True
     # Calls a second of one key; 0: as many as it likes.

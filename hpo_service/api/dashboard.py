@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from functools import partial
 
+import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hpo_service.api.problems import problem
+from hpo_service.api.problems import problem, problem_of
+from hpo_service.domain.errors import HpoError
 from hpo_service.operations.service import Service
 from hpo_service.tuning import dashboard
 
 PATHS = ("/dashboard", "/api", "/static", "/csv", "/favicon.ico")
 AT_ONCE = 4
+log = structlog.get_logger()
 _TOLD = ("type", "http_version", "method", "scheme", "path", "root_path", "query_string", "server", "client")
 
 
@@ -49,17 +53,43 @@ class Dashboard:
             headers.append((b"accept-encoding", b"identity"))  # the dashboard answers 500 without one
         told = {key: scope[key] for key in _TOLD if key in scope}
         async with self._turns:
-            await self._answer({**told, "headers": headers}, send)
+            refused = await self._answer({**told, "headers": headers}, send)
+        if refused is not None:
+            await refused(scope, receive, send)
 
-    async def _answer(self, told: Scope, send: Send) -> None:
-        async with contextlib.aclosing(self._service().items_apart(partial(dashboard.answered, told))) as items:
-            async for item in items:
-                if isinstance(item, bytes):
-                    await send({"type": "http.response.body", "body": item, "more_body": True})
-                else:
-                    status, headers = item
-                    await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b""})
+    async def _answer(self, told: Scope, send: Send) -> Response | None:
+        """Answer; return what to say instead where the dashboard has no answer."""
+        begun = False
+        try:
+            async with contextlib.aclosing(self._service().items_apart(partial(dashboard.answered, told))) as items:
+                async for item in items:
+                    begun = True
+                    if isinstance(item, bytes):
+                        await send({"type": "http.response.body", "body": item, "more_body": True})
+                    else:
+                        status, headers = item
+                        await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+        except Exception as error:
+            if begun:
+                raise
+            return _refusal(error, told["path"])
+        return None
+
+
+def _refusal(error: Exception, path: str) -> Response:
+    if isinstance(error, HpoError) and not isinstance(error, dashboard.DashboardFailed):
+        return _with_reason(problem_of(error))
+    log.error("the dashboard failed", path=path, exc_info=error)
+    return _with_reason(problem(503, "unavailable", "the dashboard cannot show this; the server's log says why"))
+
+
+def _with_reason(refusal: Response) -> Response:
+    """With the member under which the dashboard's page looks for what to show."""
+    body = json.loads(bytes(refusal.body))
+    headers = {name: value for name, value in refusal.headers.items() if name != "content-length"}
+    content = json.dumps({**body, "reason": body["detail"]}).encode()
+    return Response(content, refusal.status_code, headers)
 
 
 def _is_its_path(path: str) -> bool:

@@ -138,9 +138,12 @@ class Door:
         scope[KEY_ID] = key.id
         structlog.contextvars.bind_contextvars(key=key.id)
         if scope["path"].endswith(":ask"):
-            receive = _while_the_key_lasts(keyring, key, receive)
-        elif scope["path"].endswith("/events"):
-            await self._stream(keyring, key, scope, receive, send)
+            with keyring.kept_fresh():
+                await self.app(scope, _while_the_key_lasts(keyring, key, receive), send)
+            return
+        if scope["path"].endswith("/events"):
+            with keyring.kept_fresh():
+                await self._stream(keyring, key, scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -241,7 +244,6 @@ def _while_the_key_lasts(keyring: Keyring, key: Key, receive: Receive) -> Receiv
     """A caller whose key is gone has hung up, as far as an ask that waits is concerned."""
 
     async def received() -> Message:
-        keyring.is_valid()  # a call that waits keeps the keys young, if nobody else does
         return await receive() if keyring.still_has(key) else {"type": "http.disconnect"}
 
     return received
@@ -259,7 +261,6 @@ class _Cut:
         try:
             while not message.done():
                 await asyncio.wait({message}, timeout=VALID_SECONDS)
-                self._keyring.is_valid()
                 if not self._keyring.still_has(self._key):
                     self.happened = True
                     return {"type": "http.disconnect"}

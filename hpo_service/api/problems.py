@@ -23,6 +23,7 @@ STATUS: Mapping[type[HpoError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.Invalid: 422,
+    errors.MalformedRequest: 400,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,

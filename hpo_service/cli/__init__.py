@@ -15,6 +15,7 @@ from hpo_service.cli import doctor, import_studies, plot, run, serve, study_comm
 from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, fail
 from hpo_service.cli.lifeline import hold_on_to_lifeline
+from hpo_service.cli.settings_in_force import check_environment
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
 
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hold_on_to_lifeline()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        check_environment(given)
         command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
     except HpoError as error:
         fail(error)

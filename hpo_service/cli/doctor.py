@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import typer
+
 from hpo_service.cli import wording
-from hpo_service.cli.exits import ERROR
+from hpo_service.cli.exits import ERROR, USAGE
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
+from hpo_service.cli.settings_in_force import settings_in_force
 from hpo_service.domain.errors import HpoError
+from hpo_service.environment import PREFIX, faults
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("numpy", "optuna", "fastapi", "sqlalchemy", "pydantic", "alembic", "uvicorn", "urllib3", "matplotlib")
@@ -46,12 +50,20 @@ class Finding:
 Check = Callable[[], Iterator[Finding]]
 
 
-def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: AsJson = False) -> None:
-    """Check Python, packages, threads, database, disk, its log, server and data; exit 1 if something is bad."""
+def doctor(
+    context: typer.Context, database: Database = DEFAULT_DATABASE, server: Server = None, json: AsJson = False
+) -> None:
+    """Check Python, packages, threads, settings, database, disk, its log, server and data; exit 1 if something is bad.
+
+    A variable HPO_… that is no setting, or has no value of its kind, ends it with 2, as it ends every command.
+    """
+    options = {"HPO_DATABASE_URL": database, "HPO_SERVER": server or ""}
+    given = {name: value for name, value in options.items() if _is_option(context, name)}
     checks: tuple[Check, ...] = (
         _python,
         _packages,
         _threads,
+        lambda: _settings(given),
         lambda: _database(database),
         lambda: _disk(database),
         lambda: _write_ahead_log(database),
@@ -64,8 +76,26 @@ def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: A
         print_json({"items": [asdict(finding) for finding in findings]})
     else:
         print("\n".join(wording.columns((f.state, f.what, f.detail) for f in findings)))
-    if any(finding.state == BAD for finding in findings):
-        sys.exit(ERROR)
+    bad = [finding for finding in findings if finding.state == BAD]
+    if bad:
+        sys.exit(
+            USAGE if any(finding.what.startswith(PREFIX) or finding.what == "settings" for finding in bad) else ERROR
+        )
+
+
+def _is_option(context: typer.Context, name: str) -> bool:
+    """Whether what stands for the variable was given on the command line."""
+    parameter = {"HPO_DATABASE_URL": "database", "HPO_SERVER": "server"}[name]
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _settings(given: Mapping[str, str]) -> Iterator[Finding]:
+    """Each setting in force and where it comes from, and what is set that is none."""
+    for fault in faults(os.environ):
+        yield Finding("settings", BAD, fault)
+    for setting in settings_in_force(given):
+        yield Finding(setting.name, OK if setting.fault is None else BAD, setting.fault or setting.value)
 
 
 def _python() -> Iterator[Finding]:
@@ -185,7 +215,7 @@ def _server(server: str | None) -> Iterator[Finding]:
     except HpoError as error:
         if error.code == "unauthenticated":  # a key that is none, told before anybody was asked: see below
             return
-        yield Finding("server", NOTE, f"{error.detail}; `hpo serve` starts one, `hpo run` needs none")
+        yield Finding("server", NOTE, f"{without_password(error.detail)}; `hpo serve` starts one, `hpo run` needs none")
 
 
 def _key(server: str | None) -> Iterator[Finding]:

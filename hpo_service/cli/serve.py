@@ -8,16 +8,18 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.first_key import make_first_key
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
+from hpo_service.cli.settings_in_force import settings_faults
 from hpo_service.domain.errors import HpoError
 
 if TYPE_CHECKING:
-    from hpo_service.operations.keys import Drawn
     from hpo_service.settings import Settings
 
 SWITCH_SECONDS = 0.0005  # the writer, back from a commit, shall not wait long for the event loop's thread
@@ -35,7 +37,8 @@ def serve(
 ) -> None:
     """Run the server until it is told to end (Ctrl-C, SIGTERM).
 
-    Callers need a key. On a database that has none yet, the first start makes one for everything and shows it once.
+    Callers need a key. On a database that has none yet, the first start makes one for everything: it shows it
+    once, or, where stderr is no terminal, writes it to a file and says which.
     """
     if no_auth and not _is_loopback(host):
         raise UsageError(
@@ -46,9 +49,12 @@ def serve(
     with listener:
         address = _url(host, listener.getsockname()[1])
 
-        def ready() -> None:
+        def ready(key_file: Path | None) -> None:
+            first_key = {} if key_file is None else {"key_file": str(key_file)}
             shown = (
-                json_format.dumps({"url": address}) if json else f"serving {without_password(database)} at {address}"
+                json_format.dumps({"url": address, **first_key})
+                if json
+                else f"serving {without_password(database)} at {address}"
             )
             print(shown, flush=True)
 
@@ -92,27 +98,12 @@ def _settings(database: str) -> Settings:
     try:
         return Settings(database_url=database)
     except ValidationError as error:
-        faults = (f"HPO_{fault['loc'][0]!s}".upper() + f": {fault['msg']}" for fault in error.errors())
-        raise UsageError("; ".join(faults)) from None
+        raise UsageError("; ".join(settings_faults(error).values())) from None
 
 
-def _show_first_key(drawn: Drawn) -> None:
-    """On stderr, so that it is in no pipe and in no line of JSON."""
-    print(
-        f"""
-This database had no keys yet. Here is one that may do everything; it is shown this once, so keep it:
-
-    {drawn.token}
-
-Commands and workers read it from HPO_TOKEN, a browser asks for it as a password (any user name).
-Others: hpo token create --scope read|worker|admin. To end this one: hpo token revoke {drawn.key.id}
-""",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _serve(database: str, listener: socket.socket, address: str, ready: Callable[[], None], *, with_keys: bool) -> None:
+def _serve(
+    database: str, listener: socket.socket, address: str, ready: Callable[[Path | None], None], *, with_keys: bool
+) -> None:
     import asyncio
     import gc
 
@@ -123,10 +114,10 @@ def _serve(database: str, listener: socket.socket, address: str, ready: Callable
     from hpo_service.api.app import create_app
     from hpo_service.api.connections import Bounds
     from hpo_service.api.hot_connections import HotWay
-    from hpo_service.operations.keys import create_first
     from hpo_service.store.schema import newest_revision
 
     settings = _settings(database)
+    key_file: Path | None = None
     application = create_app(settings, with_keys=with_keys, with_reading_process=settings.reading_process)
     log_format.write_apart()
     log_format.take_over_logging()
@@ -152,9 +143,9 @@ def _serve(database: str, listener: socket.socket, address: str, ready: Callable
             sys.setswitchinterval(SWITCH_SECONDS)
             gc.freeze()  # what has been imported stays: no collection need look at it again
             if self.started:
-                ready()
                 shown = without_password(database)
                 log.info("serving", version=__version__, database=shown, schema=newest_revision(), address=address)
+                ready(key_file)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             log.info("the server ends; who waits is sent home")
@@ -168,9 +159,8 @@ def _serve(database: str, listener: socket.socket, address: str, ready: Callable
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             if with_keys and settings.private_key_hash is None:
-                drawn = await asyncio.to_thread(create_first, application.state.keyring.table)
-                if drawn is not None:
-                    _show_first_key(drawn)
+                nonlocal key_file
+                key_file = await asyncio.to_thread(make_first_key, application.state.keyring.table, database)
             await LocalServer(config).serve(sockets=[listener])
         log.info("the server has ended")
 

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.key_file import write_new
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json
 from hpo_service.domain import key as keys
 from hpo_service.domain.errors import Invalid
@@ -61,9 +63,9 @@ def create_token(
         if file is not None and _holds_live_key(table, file, scope, study):
             _say_written(file, None, json)
             return
-        drawn = operations.create(table, scope, study or None, life_seconds, label)
+        keep = None if file is None else partial(_write, file)
+        drawn = operations.create(table, scope, study or None, life_seconds, label, keep)
     if file is not None:
-        _write(file, drawn.token)
         _say_written(file, drawn, json)
     elif json:
         print_json(_shown(drawn))
@@ -79,6 +81,9 @@ def list_tokens(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> 
 
     with _usage_errors(), _table(database) as table:
         items = operations.listed(table)
+        unreadable = table.unreadable
+    for said in unreadable:
+        print(f"hpo: {said}; it opens nothing", file=sys.stderr)
     if json:
         print_json({"items": items})
         return
@@ -130,34 +135,48 @@ def _usage_errors() -> Iterator[None]:
 
 
 def _holds_live_key(table: KeyTable, file: Path, scope: Scope, studies: list[str] | None) -> bool:
+    """Raise CommandFailed for a file that holds what must not be written over."""
     from hpo_service.operations import keys as operations
 
-    try:
-        token = file.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return False
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    token = _read(file)
     if token and keys.form_fault(token) is not None:
         raise CommandFailed(f"{file} holds something that is not a key; it is left as it is: name another file")
     key = operations.find_live(table, token)
-    return key is not None and key.scope is scope and key.studies == (frozenset(studies) if studies else None)
+    if key is None:
+        return False
+    if key.scope is not scope or key.studies != (frozenset(studies) if studies else None):
+        raise CommandFailed(
+            f"{file} holds a live key of another kind, {key.id} for {key.scope}; it is left as it is: name another "
+            f"file, or end that key first with hpo token revoke {key.id}"
+        )
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        print(f"hpo: {file} has the mode {mode:04o}, so that others may read the key: chmod 600 it", file=sys.stderr)
+    return True
+
+
+def _read(file: Path) -> str:
+    """What the file holds; "" if it is not there."""
+    try:
+        if file.exists() and not file.is_file():
+            raise CommandFailed(f"{file} is no ordinary file: name another one")
+        return file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
 
 
 def _write(file: Path, token: str) -> None:
     """The whole key or none of it, readable by the owner alone."""
     new = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
-            opened.write(token + "\n")
+        write_new(new, token)
         os.replace(new, file)
     except OSError as error:
         with suppress(OSError):
             new.unlink()
-        raise CommandFailed(
-            f"{file} cannot be written: {error.strerror}; the key was made but is lost: hpo token list shows it, "
-            "hpo token revoke ends it"
-        ) from None
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}; no key was made") from None
 
 
 def _say_written(file: Path, drawn: Drawn | None, json: bool) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import structlog
 
 from hpo_service.domain.key import Key, Scope, hash_of
 from hpo_service.store.key_table import KeyTable
 
 FRESH_SECONDS = 0.5  # older, they are read again, while calls go on with what is known
 VALID_SECONDS = 1.0  # older, a call waits for them: a key revoked this long ago is refused
+
+log = structlog.get_logger()
 
 
 class Keyring:
@@ -25,10 +30,15 @@ class Keyring:
         self._keys: Mapping[str, Key] = self._private
         self._read_at = -VALID_SECONDS
         self._reading: asyncio.Task[None] | None = None
+        self._said: tuple[str, ...] = ()
+        self._waiting = 0
+        self._looking: asyncio.Task[None] | None = None
         # a thread of its own: behind slow reads of the record, every call would wait for the keys
         self._thread = ThreadPoolExecutor(1, "keys")
 
     def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         self._thread.shutdown()
         self.table.close()
 
@@ -40,7 +50,19 @@ class Keyring:
         return key if key is not None and hmac.compare_digest(key.hash, hashed) else None
 
     def still_has(self, key: Key) -> bool:
-        return key.hash in self._keys
+        """Whether the key opens what it opened; one that was changed meanwhile has to be shown again."""
+        return self._keys.get(key.hash) == key
+
+    @contextmanager
+    def kept_fresh(self) -> Iterator[None]:
+        """While a call waits, the keys are read again though nobody else calls."""
+        self._waiting += 1
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_again())
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def is_valid(self) -> bool:
         """Whether what is known may be gone by; if it grows old, it is read again meanwhile."""
@@ -51,8 +73,15 @@ class Keyring:
 
     async def refreshed(self) -> None:
         """Wait until the keys have been read again. Raise Unavailable."""
-        reading = self._begin_reading()
-        await asyncio.shield(reading)
+        wanted = time.monotonic() - VALID_SECONDS
+        while self._read_at <= wanted:  # a slow reading under way may have begun too long ago
+            await asyncio.shield(self._begin_reading())
+
+    async def _look_again(self) -> None:
+        while self._waiting:
+            self.is_valid()
+            await asyncio.sleep(FRESH_SECONDS / 2)
+        self._looking = None
 
     def _begin_reading(self) -> asyncio.Task[None]:
         if self._reading is None:
@@ -62,9 +91,14 @@ class Keyring:
 
     async def _read(self) -> None:
         began = time.monotonic()
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, self.table.live)
-        self._keys = {key.hash: key for key in found} | self._private
+        self._keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._by_hash)
         self._read_at = began
+        if self.table.unreadable != self._said:
+            self._said = self.table.unreadable
+            log.warning("keys were changed to what is none; they open nothing", keys=self._said)
+
+    def _by_hash(self) -> Mapping[str, Key]:
+        return {key.hash: key for key in self.table.live()} | self._private
 
     def _has_read(self, reading: asyncio.Task[None]) -> None:
         self._reading = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from hpo_service.domain import key as keys
@@ -13,6 +13,9 @@ from hpo_service.operations.resources import Json, time_text
 from hpo_service.store.key_table import KeyTable
 
 FIRST_LABEL = "first start"
+
+
+Keep = Callable[[str], None]  # puts a key where its owner finds it; what it raises undoes the key
 
 
 class Drawn(NamedTuple):
@@ -28,16 +31,20 @@ def create(
     studies: Collection[str] | None = None,
     life_seconds: float | None = None,
     label: str = "",
+    keep: Keep | None = None,
 ) -> Drawn:
-    """Draw a key, for these studies or for all. Raise Invalid."""
-    drawn = _add(table, scope, studies, life_seconds, label, only_as_the_first=False)
+    """Draw a key, for these studies or for all. Raise Invalid.
+
+    keep: before it is recorded; a key that cannot be kept is none.
+    """
+    drawn = _add(table, scope, studies, life_seconds, label, keep, only_as_the_first=False)
     assert drawn is not None
     return drawn
 
 
-def create_first(table: KeyTable) -> Drawn | None:
+def create_first(table: KeyTable, keep: Keep | None = None) -> Drawn | None:
     """A key for everything if the record has never had any; of several servers that start at once, one draws it."""
-    return _add(table, Scope.ADMIN, None, None, FIRST_LABEL, only_as_the_first=True)
+    return _add(table, Scope.ADMIN, None, None, FIRST_LABEL, keep, only_as_the_first=True)
 
 
 def _add(
@@ -46,6 +53,7 @@ def _add(
     studies: Collection[str] | None,
     life_seconds: float | None,
     label: str,
+    keep: Keep | None,
     *,
     only_as_the_first: bool,
 ) -> Drawn | None:
@@ -55,6 +63,8 @@ def _add(
 
     def made(now: float) -> Key:
         ends = None if life_seconds is None else now + life_seconds
+        if keep is not None:
+            keep(token)
         return Key(secrets.token_hex(4), keys.hash_of(token), label, scope, bound, now, ends)
 
     key = table.add(made, only_as_the_first=only_as_the_first)
@@ -71,7 +81,7 @@ def revoke(table: KeyTable, id: str) -> Json:
     """End a key; to revoke one twice is fine. Raise NotFound."""
     key = table.revoke(id)
     if key is None:
-        raise NotFound(f"there is no key {id!r}; hpo token list shows them")
+        raise NotFound(f"there is no key {id!r} that can be read; hpo token list shows them")
     return key_resource(key, key.created_at)
 
 

@@ -113,10 +113,9 @@ class Contained:
         said = self.process.stdout.readline()
         if not said:
             raise RuntimeError(self.process.stderr.read()[-3000:])
-        self.url = json.loads(said)["url"]
-        self.token = ""
-        while not self.token.startswith("hpo_"):
-            self.token = self.process.stderr.readline().strip()
+        told = json.loads(said)
+        self.url = told["url"]
+        self.token = (self.data / Path(told["key_file"]).name).read_text().strip()
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}

@@ -1,8 +1,15 @@
 """`python -m hpo_worker`: the worker without the rest of the house."""
 
+import os
+import sys
+
 import typer
 
+from hpo_service.environment import faults
 from hpo_worker.start import worker
 
 if __name__ == "__main__":
+    if "--help" not in sys.argv and (wrong := faults(os.environ)):
+        print("\n".join(wrong), file=sys.stderr)
+        sys.exit(2)
     typer.run(worker)

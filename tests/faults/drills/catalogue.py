@@ -10,6 +10,7 @@ from typing import Any
 from drills import (
     bad_disks,
     bad_networks,
+    changed_keys,
     cold_starts,
     jumping_clocks,
     kills,
@@ -256,6 +257,16 @@ DRILLS = [
         *(3, 12),
         "says-nothing",
         *(3, ("each 503 is logged", "an outage is logged once")),
+    ),
+    Drill(
+        "A key that is ended or changed, by whatever hand, opens nothing more a second later",
+        "somebody changes the table of keys by SQL, one deleted and one made among it, while the server idles or is "
+        "called; SQLite and PostgreSQL by turns",
+        changed_keys.keys_changed_by_sql,
+        "changes",
+        *(6, 60),
+        "keys-by-count",
+        *(12, ("a key changed by SQL is seen",)),
     ),
 ]
 

@@ -193,6 +193,17 @@ def scopes_unchecked() -> None:
     door._check_scope = lambda *_: None
 
 
+def keys_by_count() -> None:
+    """The keys are read again only when there are more or fewer of them, or of the revoked ones."""
+    import sqlalchemy as sa
+
+    from hpo_service.store import key_table
+
+    counts = sa.text("SELECT count(*), count(revoked_at) FROM hpo_keys")
+    assert key_table._STATE
+    key_table._STATE = dict.fromkeys(key_table._STATE, counts)
+
+
 def hasty_end() -> None:
     """SIGTERM ends the process in the middle of whatever it does, with answers that left before their commit."""
     answer_before_commit()
@@ -244,6 +255,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         scopes_unchecked,
         hasty_end,
         says_nothing,
+        keys_by_count,
     )
 }
 
