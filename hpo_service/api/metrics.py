@@ -23,6 +23,13 @@ _seconds = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
     registry=registry,
 )
+_refused = Counter(
+    "hpo_connections_refused_total",
+    "Requests refused before the application: 400, 408, 431, 503 as their connection was over a bound",
+    ["status"],
+    registry=registry,
+)
+_open = Gauge("hpo_connections_open", "Connections open now", registry=registry)
 Info("hpo_build", "This version", registry=registry).info({"version": __version__})
 
 
@@ -41,6 +48,18 @@ def count(route: str, method: str, status: int, seconds: float) -> None:
     requests, took = _counters(route, method, status)
     requests.inc()
     took.observe(seconds)
+
+
+def refused(status: int) -> None:
+    _refused.labels(status).inc()
+
+
+def connection_opened() -> None:
+    _open.inc()
+
+
+def connection_closed() -> None:
+    _open.dec()
 
 
 class Measured:

@@ -98,7 +98,7 @@ class Served:
 
 def request(path: str, body: Any, *headers: str, version: str = "1.1", kind: str = "application/json") -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: h", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + content
 
 
@@ -255,7 +255,7 @@ def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> N
 def test_hot_calls_are_counted_by_their_route(served: Served) -> None:
     def count() -> float:
         connection = served.connect()
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         route = re.escape("/v1/studies/{study:segment}/trials:ask")
         found = re.search(rf'hpo_requests_total{{method="POST",route="{route}",status="200"}} (\S+)', text)
