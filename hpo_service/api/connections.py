@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from hpo_service.api import metrics
@@ -241,7 +241,12 @@ class BoundedConnection(HotConnection):
             self._weigh()
             if not self._backlog.size:
                 self.flow.requests_wait = False
-                self.flow.resume_reading()
+                if not self._body_waits():
+                    self.flow.resume_reading()
+
+    def _body_waits(self) -> bool:
+        """Whether the application has to take of the body before more of it is read."""
+        return self._is_in_body() and not self.cycle.response_complete and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _take(self, piece: bytes) -> None:
         if (

@@ -98,7 +98,9 @@ class Served:
 
 def request(path: str, body: Any, *headers: str, version: str = "1.1", kind: str = "application/json") -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
+    if not any(header.startswith("Host:") for header in headers):
+        headers = ("Host: localhost", *headers)
+    lines = [f"POST {path} HTTP/{version}", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + content
 
 
