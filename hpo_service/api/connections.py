@@ -20,8 +20,8 @@ from hpo_service.api import metrics
 from hpo_service.api.hot_connections import HotConnection, HotCycle, HotWay, header_lines
 from hpo_service.api.http import LARGEST_BODY
 from hpo_service.api.problems import problem
-from hpo_service.api.request_heads import HeadRefused, check_number
-from hpo_service.api.request_pieces import HEAD_END, Backlog, is_one_piece
+from hpo_service.api.request_heads import MOST_HEADERS, HeadRefused, too_many
+from hpo_service.api.request_pieces import HEAD_END, LARGEST_PIECE, Backlog
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.settings import Settings
 
@@ -215,7 +215,7 @@ class BoundedConnection(HotConnection):
             self._drop(data)
         elif self._backlog.size or self._is_occupied():
             self._put_off(data)
-        elif is_one_piece(data):
+        elif len(data) <= LARGEST_PIECE and data.count(HEAD_END) < 2:
             self._take(data)
         else:
             self._put_off(data)
@@ -224,8 +224,9 @@ class BoundedConnection(HotConnection):
     def _is_occupied(self) -> bool:
         """Whether a request has to be answered, or an answer to be read, before the next request is looked at."""
         cycle = self.cycle
-        answering = cycle is not None and not cycle.response_complete and not cycle.more_body
-        return answering or self.flow.write_paused or bool(self.pipeline)
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            return True
+        return self.flow.write_paused or bool(self.pipeline)
 
     def _put_off(self, data: bytes) -> None:
         self._backlog.add(data)
@@ -249,44 +250,35 @@ class BoundedConnection(HotConnection):
         return self._is_in_body() and not self.cycle.response_complete and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _take(self, piece: bytes) -> None:
-        if (
-            self._part_size + len(piece) > LARGEST_HEAD
-            and self._is_in_head()
-            and self._size_of_head(piece) > LARGEST_HEAD
-        ):
+        if self._part_size + len(piece) > LARGEST_HEAD and self._is_head_too_large(piece):
             self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
             return
         before = self.cycle
-        read = len(before.body) if self._part is Part.BODY else 0
+        body_before = len(before.body) if self._part is Part.BODY else 0
         try:
             self.parse(piece)
-            check_number(self.headers or ())
-        except HeadRefused as refused:
-            self._refuse(refused.status, refused.code, refused.detail)
         except httptools.HttpParserError as error:
             self._refuse_what_is_not_http(error)
+            return
         except httptools.HttpParserUpgrade:
             self._refuse(400, "malformed_request", "this server is no proxy: it takes no CONNECT")
-        else:
-            self._note(piece, before, read)
-
-    def _note(self, piece: bytes, before: Any, read: int) -> None:
-        """What of a request has come with this piece. read: how much of its body was here before."""
+            return
         cycle = self.cycle
         if cycle is not before and not cycle.more_body and cycle.scope is self.scope:
             self._is_here()
-            if len(piece) <= USUAL_REQUEST:
-                return
-            self._arrived += len(piece)
+            if len(piece) > USUAL_REQUEST:
+                self._arrived = len(piece)
+                self._weigh()
         elif not self._is_deaf and not self.transport.is_closing():
-            self._goes_on(piece, cycle is before, len(cycle.body) - read if self._is_in_body() else 0)
-        self._weigh()
+            body = len(cycle.body) - body_before if self._is_in_body() else 0
+            self._goes_on(piece, cycle is before, body)
+            self._weigh()
 
     def _weigh(self) -> None:
         if self._is_deaf:
             return
         if self._is_answered():
-            waits = self._drained if self._is_chunked() else 0
+            waits = self._drained if self._drained and self._is_chunked() else 0
         else:
             waits = min(self._arrived, LARGEST_HEAD + LARGEST_BODY)
         if (weight := self._backlog.size + waits) != self.weight:
@@ -315,8 +307,7 @@ class BoundedConnection(HotConnection):
             self._weigh()
         if self._backlog.size:
             self.loop.call_soon(self._take_up)
-        elif not self._is_deaf:
-            self.flow.requests_wait = False
+        elif self.flow.read_paused:
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
@@ -369,24 +360,23 @@ class BoundedConnection(HotConnection):
             super().shutdown()
 
     def _is_here(self) -> None:
-        answered = self.cycle.response_complete
-        self.due = self.loop.time() + self.gate.bounds.idle_seconds if answered else math.inf
+        self.due = self.loop.time() + self.gate.bounds.idle_seconds if self.cycle.response_complete else math.inf
         self.has_sent_a_request = True
-        self._part = None
-        self._part_size = self._drained = 0
+        if self._part is not None:
+            self._part = None
+            self._part_size = self._drained = 0
 
     def _is_in_body(self) -> bool:
         cycle = self.cycle
         return cycle is not None and cycle.scope is self.scope and cycle.more_body
 
-    def _is_in_head(self) -> bool:
-        return not self._is_in_body()
-
-    def _size_of_head(self, piece: bytes) -> int:
-        """Of the head under way, with as much of the piece as belongs to it."""
+    def _is_head_too_large(self, piece: bytes) -> bool:
+        """Whether the head under way is, with as much of the piece as belongs to it."""
+        if self._is_in_body():
+            return False
         end = (self._last_three + piece).find(HEAD_END)
-        whole = len(piece) if end < 0 else end + len(HEAD_END) - len(self._last_three)
-        return self._part_size + whole
+        of_head = len(piece) if end < 0 else end + len(HEAD_END) - len(self._last_three)
+        return self._part_size + of_head > LARGEST_HEAD
 
     def _goes_on(self, piece: bytes, of_the_same: bool, body: int) -> None:
         """Part of a request has come, and not the end of it; body: how much of it was body."""
@@ -400,7 +390,8 @@ class BoundedConnection(HotConnection):
             self.due = self.loop.time() + (bounds.head_seconds if part is Part.HEAD else bounds.body_seconds)
         # What came with the end of another request is not counted: it is small, as all that comes at once.
         self._part_size = self._part_size + len(piece) if of_the_same and not body else 0
-        self._arrived += len(piece)
+        if not self._is_answered():
+            self._arrived += len(piece)
         self._last_three = (self._last_three + piece)[-3:] if part is Part.HEAD else b""
         self._check_size(part, len(piece))
 
@@ -408,6 +399,9 @@ class BoundedConnection(HotConnection):
         if part is Part.HEAD:
             if self._part_size > LARGEST_HEAD:
                 self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
+            elif len(self.headers or ()) > MOST_HEADERS:
+                refused = too_many("headers")
+                self._refuse(refused.status, refused.code, refused.detail)
         elif self.cycle.response_complete:
             self._drained += size
             # Trailers look like chunks from here, and the parser keeps one as long as it goes on.
@@ -417,7 +411,7 @@ class BoundedConnection(HotConnection):
             self._refuse(431, "too_large", f"a chunk's extension, or the trailers, are larger than {LARGEST_END} bytes")
 
     def _is_chunked(self) -> bool:
-        return self._framing is not None and len(self._framing) > 1
+        return any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"])
 
     def _refuse_what_is_not_http(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__

@@ -93,7 +93,8 @@ class HotConnection(HttpToolsProtocol):
         self.way = way
         self._arriving: HotCycle | None = None
         self._trailers = Trailers()
-        self._framing: list[tuple[bytes, bytes]] | None = None  # of the last request; the next one has the same
+        self._checked: list[tuple[bytes, bytes]] | None = None  # of the last request
+        self._is_own_page = False  # what they say, where nobody is asked for a key
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -111,7 +112,7 @@ class HotConnection(HttpToolsProtocol):
             self._to_application(cycle, more_body=True)
 
     def on_headers_complete(self) -> None:
-        if self.parser.reads_an_offer:
+        if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
         self._check_head()
         call = HotCall.of(self.url) if self.way is not None else None
@@ -122,18 +123,20 @@ class HotConnection(HttpToolsProtocol):
         self.headers = self._trailers
 
     def _check_head(self) -> None:
-        framing = request_heads.of_framing(self.headers)
-        if framing != self._framing:
-            version = self.parser.get_http_version()
-            request_heads.check_framing(framing, version)
-            self._framing = framing if version == "1.1" else None
-        request_heads.check_number(self.headers)
+        if len(self.headers) > request_heads.MOST_HEADERS:
+            raise request_heads.too_many("headers")
+        checked = [header for header in self.headers if header[0] in request_heads.CHECKED]
+        if checked == self._checked:
+            return
+        version = self.parser.get_http_version()
+        request_heads.check_framing(checked, version)
+        self._checked = checked if version == "1.1" else None
+        self._is_own_page = page_guard.fault_of_call("POST", checked, self.server) is None
 
     def _begin_ordinary(self) -> None:
         version = self.parser.get_http_version()
         if version != "1.1":
-            request_heads.check_version(version)
-            request_heads.check_framing(request_heads.of_framing(self.headers), version)
+            request_heads.check_framing(self.headers, version)
         if not self.url.startswith(b"/"):
             self.headers[:] = request_heads.with_host_of_target(self.headers, self.url)
         super().on_headers_complete()
@@ -147,7 +150,7 @@ class HotConnection(HttpToolsProtocol):
             self._arriving.content += body
 
     def on_message_complete(self) -> None:
-        if self.parser.reads_an_offer:
+        if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
         cycle, self._arriving = self._arriving, None
         if cycle is None or self.way is None:
@@ -173,7 +176,7 @@ class HotConnection(HttpToolsProtocol):
     def _admits(self, call: HotCall) -> bool:
         assert self.way is not None
         if self.way.admission is None:
-            return page_guard.fault_of_call("POST", self.headers, self.server) is None
+            return self._is_own_page
         return self.way.admission.admits(self.scope, call.study)
 
     def _answer(self, cycle: HotCycle, answer: Answer | None) -> None:

@@ -9,7 +9,9 @@ import httptools
 
 MOST_HEADERS = 100
 VERSIONS = ("1.1", "1.0")
-_OF_FRAMING = frozenset({b"host", b"transfer-encoding"})
+# What says whose request this is, where it ends, and whose page may have made it. On one connection it stays the same
+# from request to request, and need be checked only when it changes.
+CHECKED = frozenset({b"host", b"transfer-encoding", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~%-]+)?\]|[0-9A-Za-z._~%-]*)(?::[0-9]*)?")
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -23,33 +25,20 @@ class HeadRefused(Exception):
         self.status, self.code, self.detail = status, code, detail
 
 
-def of_framing(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The headers that say whose request this is and where it ends; a connection's next request has the same ones."""
-    return [header for header in headers if header[0] in _OF_FRAMING]
-
-
-def check_framing(framing: Headers, version: str) -> None:
+def check_framing(headers: Headers, version: str) -> None:
     """Raise HeadRefused for a request whose host or whose end is in doubt."""
-    hosts = [value for name, value in framing if name == b"host"]
+    if version not in VERSIONS:
+        raise _malformed(f"this server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}")
+    hosts = [value for name, value in headers if name == b"host"]
     if not hosts and version == "1.1":
         raise _malformed("a request in HTTP/1.1 names its host: send one Host header")
     if len(hosts) > 1:
         raise _malformed(f"the request has {len(hosts)} Host headers: send one")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise _malformed("the Host header is no host with an optional port, such as localhost:8000")
-    codings = [value for name, value in framing if name == b"transfer-encoding"]
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (version != "1.1" or [coding.strip().lower() for coding in codings] != [b"chunked"]):
         raise _malformed("the Transfer-Encoding is none that this server takes: send chunked, or a Content-Length")
-
-
-def check_version(version: str) -> None:
-    if version not in VERSIONS:
-        raise _malformed(f"this server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}")
-
-
-def check_number(headers: Headers) -> None:
-    if len(headers) > MOST_HEADERS:
-        raise too_many("headers")
 
 
 def too_many(what: str) -> HeadRefused:

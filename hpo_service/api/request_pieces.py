@@ -15,11 +15,6 @@ LARGEST_PIECE = 2**16  # a parser is not to go on long with what is refused afte
 _PIECE_END = re.compile(rb"\r\n\r\n[\r\n]*")
 
 
-def is_one_piece(data: bytes) -> bool:
-    """Whether at most one head ends in it, and it is not too long."""
-    return len(data) <= LARGEST_PIECE and data.find(HEAD_END, data.find(HEAD_END) + len(HEAD_END)) < 0
-
-
 class Backlog:
     """size: how many bytes wait."""
 
