@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from hpo_service.api import metrics, page_guard, request_heads
@@ -106,7 +107,14 @@ class HotConnection(HttpToolsProtocol):
 
     def parse(self, data: bytes) -> None:
         """Raise HttpParserError for what is not HTTP, with a HeadRefused as its context where we know better."""
-        self.parser.feed_data(data)
+        while True:
+            try:
+                self.parser.feed_data(data)
+                break
+            except HttpParserUpgrade as offer:
+                if not self.parser.reads_an_offer:
+                    raise
+                data = self.parser.decline(data, offer.args[0])
         cycle, self._arriving = self._arriving, None
         if cycle is not None:  # its body is not all here
             self._to_application(cycle, more_body=True)
