@@ -61,6 +61,8 @@ _BROKEN = {
     "frameworks-refusals": "refusals in the framework's own words",
     "scopes-unchecked": "any key opens every route",
     "slow-ones-stay": "no deadlines for connections",
+    "takes-all-that-comes": "requests are parsed before their turn, and trailers kept",
+    "checks-each-time": "a commit for each call of /readyz",
 }
 
 
