@@ -55,7 +55,8 @@ def readiness_asked(place: Place, size: int) -> Outcome:
     checks = (_commits(place) - before) / said["seconds"]
     if checks > CHECKS_A_SECOND:
         outcome.violations.append(f"readiness is checked once a second: {checks:.1f} commits a second")
-    outcome.measured = f"{beside / max(alone, 0.1):.2f} of the workers' trials/s beside {size} callers, {checks:.1f} commits/s of theirs"
+    share = beside / max(alone, 0.1)
+    outcome.measured = f"{share:.2f} of the trials/s beside {size} callers, {checks:.1f} commits/s of theirs"
     outcome.notes.append(f"{alone:.0f} trials/s alone, {beside:.0f} beside; {said['answers']} answers to the callers")
     return outcome
 
@@ -77,9 +78,8 @@ def _attacked(place: Place, size: int, kinds: tuple[str, ...]) -> Outcome:
     if silent > LONGEST_SILENCE:
         outcome.violations.append(f"the server goes on answering: it was silent for {silent:.1f} s")
     outcome.measured = f"+{gained} MB at the peak, silent for {silent:.1f} s"
-    outcome.notes += [
-        f"{kind}: {said['sent'] / 1e6:.0f} MB sent, {said['answers']} answers" for kind, said in sent.items()
-    ]
+    for kind, said in sent.items():
+        outcome.notes.append(f"{kind}: {said['sent'] / 1e6:.0f} MB sent, {said['answers']} answers")
     return outcome
 
 
