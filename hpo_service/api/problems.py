@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, HpoError, Invalid, RateLimited
 
@@ -135,7 +136,8 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 
 def fault_of_the_server(request: Request, error: Exception) -> Response:
     log.error("a fault of the server", path=request.url.path, exc_info=error)
-    return problem(500, "internal", "the server met a fault of its own; its log says which")
+    headers = {name.decode(): value.decode() for name, value in ON_EVERY_ANSWER}  # no layer of ours is around this one
+    return problem(500, "internal", "the server met a fault of its own; its log says which", headers=headers)
 
 
 def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
