@@ -23,6 +23,9 @@ from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
+from hpo_service.api.page_guard import PageGuard
+from hpo_service.api.readiness import Readiness
+from hpo_service.api.response_headers import ResponseHeaders
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import reap
@@ -58,6 +61,7 @@ def create_app(
         reading = ReadingProcess(settings.database_url) if with_reading_process else None
         service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
         app.state.service = service
+        app.state.readiness = Readiness(service.database.faults)
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
         beside = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
@@ -98,6 +102,9 @@ def create_app(
     app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
         app.add_middleware(Door, admission=app.state.admission)
+    else:
+        app.add_middleware(PageGuard)
     app.state.access_log = settings.access_log
-    app.add_middleware(request_log.RequestLog, access_log=settings.access_log)  # the last, so that it sees all others
+    app.add_middleware(request_log.RequestLog, access_log=settings.access_log)  # around all that may fail
+    app.add_middleware(ResponseHeaders)
     return app

@@ -1,4 +1,4 @@
-"""Connections are bounded: in number, and in the time that a request may take to arrive and an answer to be read."""
+"""Connections are bounded: in number, in what they hold, and in the time that a request or the reader may take."""
 
 from __future__ import annotations
 
@@ -12,14 +12,30 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from hpo_service.api import metrics, request_log
-from hpo_service.api.hot_connections import HotConnection, HotWay
+from hpo_service.api.hot_connections import HotConnection, HotCycle, HotWay, header_lines
+from hpo_service.api.http import LARGEST_BODY
 from hpo_service.api.problems import problem
+from hpo_service.api.request_heads import MOST_HEADERS, HeadRefused, too_many
+from hpo_service.api.request_pieces import HEAD_END, LARGEST_PIECE, Backlog
+from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.settings import Settings
 
 LARGEST_HEAD = 2**16  # request line and headers
+LARGEST_END = 2**16  # of a chunked body: what comes after its last byte, trailers above all
+# A body that nobody wants is read on, so that its sender gets to read the answer: so much for the connection to go on,
+# and so much until it is closed.
+DRAINED_AND_KEPT = LARGEST_BODY
+DRAINED_AND_CLOSED = 64 * LARGEST_BODY
+# What waits in all connections together, counted for those that send more than a usual request.
+WAITING_BYTES = 2**26
+USUAL_REQUEST = 2**12
+UNREAD_ANSWERS = 2**14  # bytes; beyond, the next request of this connection waits
+LINGER_SECONDS = 5.0
 # Files beside connections: the database's, the log, the event loop's.
 RESERVED_FILES = 128
 SWEEP_SECONDS = 0.5
@@ -27,13 +43,19 @@ SWEEP_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Bounds:
-    """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected."""
+    """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected.
+
+    waiting_bytes: of requests that are not all here, or whose turn has not come, on all connections together.
+    linger_seconds: how long a connection that has its last answer may take to read it.
+    """
 
     head_seconds: float
     body_seconds: float
     idle_seconds: float
     stall_seconds: float
     connections: int
+    waiting_bytes: int = WAITING_BYTES
+    linger_seconds: float = LINGER_SECONDS
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
@@ -72,6 +94,7 @@ class Gate:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.inside: dict[BoundedConnection, None] = {}  # in the order in which they came
+        self.waiting_bytes = 0
         self._sweeps = False
 
     def lets_in(self, connection: BoundedConnection) -> bool:
@@ -79,7 +102,6 @@ class Gate:
         if len(self.inside) >= self.bounds.connections and not self.makes_room():
             return False
         self.inside[connection] = None
-        metrics.connections_open.inc()
         if not self._sweeps:
             self._sweeps = True
             connection.loop.call_later(SWEEP_SECONDS, self._sweep, connection.loop)
@@ -94,9 +116,18 @@ class Gate:
         return False
 
     def leaves(self, connection: BoundedConnection) -> None:
-        if connection in self.inside:
-            del self.inside[connection]
-            metrics.connections_open.dec()
+        self.inside.pop(connection, None)
+        self.weigh(connection, 0)
+
+    def weigh(self, connection: BoundedConnection, weight: int) -> None:
+        """Note how many bytes wait there; when it is too much in all, the greediest of those nobody knows give way."""
+        self.waiting_bytes += weight - connection.weight
+        connection.weight = weight
+        while self.waiting_bytes > self.bounds.waiting_bytes:
+            greedy = [other for other in self.inside if other.weight and other.may_give_way()]
+            if not greedy:
+                break
+            max(greedy, key=lambda other: (not other.is_known(), other.weight)).give_way()
 
     def close_overdue(self, now: float) -> None:
         for connection in list(self.inside):
@@ -120,16 +151,31 @@ class Part(Enum):
     BODY = "body"
 
 
-class BoundedConnection(HotConnection):
-    """uvicorn's connection with the deadlines that it lacks.
+class OneAtATime(FlowControl):
+    """Reading stays paused while a request waits for its turn, whoever else would like to read on."""
 
-        connected ──▶ head ──▶ body ──▶ answering ──▶ idle
+    requests_wait = False
+
+    def resume_reading(self) -> None:
+        if not self.requests_wait:
+            super().resume_reading()
+
+
+class BoundedConnection(HotConnection):
+    """uvicorn's connection with the bounds that it lacks.
+
+        connected ──▶ head ──▶ body ──▶ answering ──▶ idle          any ──▶ ending ──▶ closed
                        ▲                                │
                        └────────────────────────────────┘
 
+    One request at a time: what comes while one is answered waits as it came, at most as much as one read gives, and
+    nothing more is read. ending: the last answer is written, and what still comes is dropped until its reader has it.
+
     due: when the head or the body under way has to be here, or the next request; never, while it is the server's turn.
-    Most requests come in one piece: for them there is one comparison more, and no timer.
+    Most requests come in one piece: for them there are some comparisons more, and no timer.
     """
+
+    flow: OneAtATime
 
     def __init__(self, gate: Gate, way: HotWay | None, *arguments: Any, **options: Any) -> None:
         super().__init__(way, *arguments, **options)
@@ -137,44 +183,132 @@ class BoundedConnection(HotConnection):
         self.due = math.inf
         self.stalled_until = math.inf
         self.has_sent_a_request = False
+        self.weight = 0  # in the gate's count
+        self._backlog = Backlog()
         self._part: Part | None = None
         self._part_of: object = None  # the request's scope
-        self._head_size = 0
+        self._part_size = 0  # of a head; of a body, what came after its last byte so far
+        self._arrived = 0  # bytes of the request under way, roughly
+        self._last_three = b""  # of a head, whose end may come in two pieces
+        self._drained = 0
+        self._is_deaf = False  # it is ending, or will be when those before are answered
+        self._last_word: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = OneAtATime(transport)
+        transport.set_write_buffer_limits(UNREAD_ANSWERS)
+        metrics.connections_open.inc()
         self.due = self.loop.time() + self.gate.bounds.head_seconds
         if not self.gate.lets_in(self):
             self._refuse(503, "unavailable", "there are too many connections; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        metrics.connections_open.dec()
+        self._is_deaf = True
+        self._backlog.clear()
         self.gate.leaves(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._is_deaf or self.transport.is_closing():
+            self._drop(data)
+        elif self._backlog.size or self._is_occupied():
+            self._put_off(data)
+        elif len(data) <= LARGEST_PIECE and data.count(HEAD_END) < 2:
+            self._take(data)
+        else:
+            self._put_off(data)
+            self._take_up()
+
+    def _is_occupied(self) -> bool:
+        """Whether a request has to be answered, or an answer to be read, before the next request is looked at."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            return True
+        return self.flow.write_paused or bool(self.pipeline)
+
+    def _put_off(self, data: bytes) -> None:
+        self._backlog.add(data)
+        self.flow.requests_wait = True
+        self.flow.pause_reading()
+        self._weigh()
+
+    def _take_up(self) -> None:
+        """Go on with what has waited, as far as the next request that has to be answered first."""
+        while self._backlog.size and not self._is_deaf and not self._is_occupied():
+            self._take(self._backlog.next_piece())
+        if not self._is_deaf:
+            self._weigh()
+            if not self._backlog.size:
+                self.flow.requests_wait = False
+                if not self._body_waits():
+                    self.flow.resume_reading()
+
+    def _body_waits(self) -> bool:
+        """Whether the application has to take of the body before more of it is read."""
+        return self._is_in_body() and not self.cycle.response_complete and len(self.cycle.body) > HIGH_WATER_LIMIT
+
+    def _take(self, piece: bytes) -> None:
+        if self._part_size + len(piece) > LARGEST_HEAD and self._is_head_too_large(piece):
+            self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
             return
         before = self.cycle
-        super().data_received(data)
+        body_before = len(before.body) if self._part is Part.BODY else 0
+        try:
+            self.parse(piece)
+        except httptools.HttpParserError as error:
+            self._refuse_what_is_not_http(error)
+            return
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "malformed_request", "this server is no proxy: it takes no CONNECT")
+            return
         cycle = self.cycle
         if cycle is not before and not cycle.more_body and cycle.scope is self.scope:
             self._is_here()
-        elif not self.transport.is_closing():
-            # What came with the end of another request is not counted: it is small, as all that comes at once.
-            self._goes_on(len(data) if cycle is before else 0)
+            if len(piece) > USUAL_REQUEST:
+                self._arrived = len(piece)
+                self._weigh()
+        elif not self._is_deaf and not self.transport.is_closing():
+            body = len(cycle.body) - body_before if self._is_in_body() else 0
+            self._goes_on(piece, cycle is before, body)
+            self._weigh()
+
+    def _weigh(self) -> None:
+        if self._is_deaf:
+            return
+        if self._is_answered():
+            waits = self._drained if self._drained and self._is_chunked() else 0
+        else:
+            waits = min(self._arrived, LARGEST_HEAD + LARGEST_BODY)
+        if (weight := self._backlog.size + waits) != self.weight:
+            self.gate.weigh(self, weight)
+
+    def _is_answered(self) -> bool:
+        """Whether nothing of what has come is for a request without an answer."""
+        return self._part is not Part.HEAD and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
-        """uvicorn's, with the sweep in place of a timer for each answer."""
+        """uvicorn's, with the sweep in place of a timer for each answer, and one request at a time."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_word is not None:
+            self._last_word()
+            return
         elif self._part is None:
             self.due = self.loop.time() + self.gate.bounds.idle_seconds
         elif self._part is Part.HEAD:  # begun early: its time counts from when it is its turn
             self.due = self.loop.time() + self.gate.bounds.head_seconds
+        if self.weight:
+            self._arrived = 0
+            self._weigh()
+        if self._backlog.size:
+            self.loop.call_soon(self._take_up)
+        elif self.flow.read_paused:
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -183,11 +317,13 @@ class BoundedConnection(HotConnection):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.stalled_until = math.inf
+        if self._backlog.size:
+            self.loop.call_soon(self._take_up)
 
     def run_out(self, now: float) -> None:
         """Its time is over: say so where somebody may wait for an answer, and close."""
         cycle = self.cycle
-        if self.stalled_until <= now or self.transport.is_closing():
+        if self._is_deaf or self.stalled_until <= now or self.transport.is_closing():
             self.transport.abort()
         elif self._part is Part.HEAD and cycle is not None and not cycle.response_complete:
             # It is the server's turn: whoever has begun the next request early may wait with the rest of it.
@@ -198,46 +334,155 @@ class BoundedConnection(HotConnection):
             self._refuse(408, "request_timeout", f"the request's {self._part.value} did not arrive in time")
 
     def make_room(self) -> None:
-        self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
+        if self._is_deaf:
+            self.transport.abort()
+        else:
+            self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
 
-    def send_400_response(self, msg: str) -> None:
-        """uvicorn's answer to what is not HTTP, as a problem."""
-        self._refuse(400, "malformed_request", msg)
+    def is_known(self) -> bool:
+        """Whether its last request was let in by a key."""
+        return isinstance(self.cycle, HotCycle) or (self.cycle is not None and "hpo_studies" in self.cycle.scope)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Whoever offers another protocol is answered in this one, and the log need not say so each time."""
+    def may_give_way(self) -> bool:
+        return bool(self._backlog.size) or self._part is not None
+
+    def give_way(self) -> None:
+        self._refuse(
+            503,
+            "unavailable",
+            "more waits on the connections to this server than it holds; send less at once, or later",
+        )
+
+    def shutdown(self) -> None:
+        if self._is_deaf:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def _is_here(self) -> None:
-        self.due = math.inf
+        self.due = self.loop.time() + self.gate.bounds.idle_seconds if self.cycle.response_complete else math.inf
         self.has_sent_a_request = True
-        self._part = None
+        if self._part is not None:
+            self._part = None
+            self._part_size = self._drained = 0
 
-    def _goes_on(self, size: int) -> None:
-        """Part of a request has come, and not the end of it."""
+    def _is_in_body(self) -> bool:
         cycle = self.cycle
-        if cycle is None or cycle.scope is not self.scope:
-            part = Part.HEAD
-        elif cycle.more_body:
-            part = Part.BODY
-        elif self._part is Part.BODY:
+        return cycle is not None and cycle.scope is self.scope and cycle.more_body
+
+    def _is_head_too_large(self, piece: bytes) -> bool:
+        """Whether the head under way is, with as much of the piece as belongs to it."""
+        if self._is_in_body():
+            return False
+        end = (self._last_three + piece).find(HEAD_END)
+        of_head = len(piece) if end < 0 else end + len(HEAD_END) - len(self._last_three)
+        return self._part_size + of_head > LARGEST_HEAD
+
+    def _goes_on(self, piece: bytes, of_the_same: bool, body: int) -> None:
+        """Part of a request has come, and not the end of it; body: how much of it was body."""
+        part = Part.BODY if self._is_in_body() else Part.HEAD
+        if part is Part.HEAD and self._part is Part.BODY and self.cycle.scope is self.scope:
             self._is_here()
             return
-        else:
-            part = Part.HEAD  # empty lines before a request, which are no request yet
         if part is not self._part or self._part_of is not self.scope:
-            self._part, self._part_of, self._head_size = part, self.scope, 0
+            self._part, self._part_of, self._part_size = part, self.scope, 0
             bounds = self.gate.bounds
             self.due = self.loop.time() + (bounds.head_seconds if part is Part.HEAD else bounds.body_seconds)
-        self._head_size += size
-        if part is Part.HEAD and self._head_size > LARGEST_HEAD:
-            self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
+        # What came with the end of another request is not counted: it is small, as all that comes at once.
+        self._part_size = self._part_size + len(piece) if of_the_same and not body else 0
+        if not self._is_answered():
+            self._arrived += len(piece)
+        self._last_three = (self._last_three + piece)[-3:] if part is Part.HEAD else b""
+        self._check_size(part, len(piece))
+
+    def _check_size(self, part: Part, size: int) -> None:
+        if part is Part.HEAD:
+            if self._part_size > LARGEST_HEAD:
+                self._refuse(431, "too_large", f"the request's head is larger than {LARGEST_HEAD} bytes")
+            elif len(self.headers or ()) > MOST_HEADERS:
+                refused = too_many("headers")
+                self._refuse(refused.status, refused.code, refused.detail)
+        elif self.cycle.response_complete:
+            self._drained += size
+            # Trailers look like chunks from here, and the parser keeps one as long as it goes on.
+            if self._drained > (LARGEST_END if self._is_chunked() else DRAINED_AND_KEPT):
+                self.end()
+        elif self._part_size > LARGEST_END:
+            self._refuse(431, "too_large", f"a chunk's extension, or the trailers, are larger than {LARGEST_END} bytes")
+
+    def _is_chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"])
+
+    def _refuse_what_is_not_http(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, HeadRefused):
+            self._refuse(cause.status, cause.code, cause.detail)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            self._refuse(400, "malformed_request", "the request's target is no path on this server")
+        else:
+            self._refuse(400, "malformed_request", f"this is no request in HTTP/1.1: {error}")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
+        """Refuse what comes here, before the application; every refusal of that kind goes this way."""
         metrics.refused(status)
-        request_id = request_log.refused(self.client, self.headers, status, code, detail)
+        sent = self.headers or (self.scope or {}).get("headers")
+        request_id = request_log.refused(self.client, sent, status, code, detail)
+        if self._part is not Part.HEAD and self._is_in_body() and self.pipeline:
+            self.pipeline.popleft()  # its body will never be here
+        if self.pipeline or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body):
+            self._last_word = partial(self._say, status, code, detail, request_id)  # those before it are answered first
+            self.due = math.inf
+            self._hear_no_more()
+        elif self._is_in_body() and self.cycle.response_started:
+            self.end()  # it has its answer, or half of it
+        else:
+            self._say(status, code, detail, request_id)
+
+    def _say(self, status: int, code: str, detail: str, request_id: bytes) -> None:
         answer = problem(
             status, code, detail, headers={"Connection": "close", "X-Request-Id": request_id.decode("ascii")}
         )
-        lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
-        self.transport.write(b"".join(lines) + bytes(answer.body))
-        self.transport.close()
+        headers = (*self.server_state.default_headers, *ON_EVERY_ANSWER, *answer.raw_headers)
+        self.transport.write(STATUS_LINE[status] + header_lines(headers) + b"\r\n" + bytes(answer.body))
+        if status == 408:  # whoever is so slow has nothing on its way
+            self._hear_no_more()
+            self.transport.close()
+        else:
+            self._linger()
+
+    def end(self) -> None:
+        """Close after the last answer, which its caller gets to read even while it still sends."""
+        if self._is_in_body() or self._backlog.size:
+            self._linger()
+        else:
+            self._hear_no_more()
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Closed with something unread, a connection is reset, and the answer may be lost with it: read and drop."""
+        cycle = self.cycle
+        self._hear_no_more()
+        self.pipeline.clear()
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self not in self.gate.inside or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.has_sent_a_request = False  # the first to make room
+        self.due = self.loop.time() + self.gate.bounds.linger_seconds
+        self._drained = 0
+        self.flow.requests_wait = False
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def _hear_no_more(self) -> None:
+        self._is_deaf = True
+        self._arriving = None
+        self._backlog.clear()
+        self.gate.weigh(self, 0)
+
+    def _drop(self, data: bytes) -> None:
+        self._drained += len(data)
+        if self._drained > DRAINED_AND_CLOSED:
+            self.transport.abort()

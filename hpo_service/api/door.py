@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api import dashboard, metrics
+from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page
 from hpo_service.api.problems import problem_of
 from hpo_service.api.rate_limits import Buckets, neighbourhood
 from hpo_service.domain import key as keys
@@ -177,6 +178,8 @@ def _token(scope: Scope) -> str | None:
         # a browser sends a password along by itself, to whatever another site makes it call: it may only read
         if scope["method"] not in ("GET", "HEAD"):
             raise Unauthenticated("Basic is for looking at pages; this call needs Authorization: Bearer hpo_…")
+        if is_from_another_page(scope["method"], scope["headers"]):
+            raise Forbidden(KEPT_BY_THE_BROWSER)
         return _password(rest)
     raise Unauthenticated(_NO_KEY)
 

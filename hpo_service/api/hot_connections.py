@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from hpo_service.api import metrics, request_log
+from hpo_service.api import metrics, page_guard, request_heads, request_log
 from hpo_service.api.door import Admission
 from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
 from hpo_service.api.one_protocol import Parser
+from hpo_service.api.response_headers import ON_EVERY_ANSWER
+
+
+class Trailers(list[tuple[bytes, bytes]]):
+    """Where the parser's fields go once a request's head is here: what follows a body is no header, and is dropped."""
+
+    number = 0
+
+    def append(self, _: object) -> None:
+        self.number += 1
+        if self.number > request_heads.MOST_HEADERS:
+            raise request_heads.too_many("trailers")
 
 
 class HotWay:
@@ -34,10 +47,10 @@ class HotWay:
         self._default_lines = b""
 
     def lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-        """uvicorn's own headers, which it renews every second."""
+        """uvicorn's own headers, which it renews every second, and ours."""
         if default_headers is not self._default_headers:
             self._default_headers = default_headers
-            self._default_lines = _lines(default_headers)
+            self._default_lines = header_lines((*default_headers, *ON_EVERY_ANSWER))
         return self._default_lines
 
 
@@ -58,11 +71,20 @@ class HotCycle:
 
     def __init__(self, call: HotCall, url: bytes, scope: Any) -> None:
         self.call, self.url, self.scope = call, url, scope
-        self.content = b""
+        self.content = bytearray()
         self.began = time.perf_counter()
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
+
+
+class RequestTransport:
+    """The transport as the cycle of a request knows it: to close it is to end its connection after the answer."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class HotConnection(HttpToolsProtocol):
@@ -72,21 +94,63 @@ class HotConnection(HttpToolsProtocol):
         self.parser: Parser = Parser(self)
         self.way = way
         self._arriving: HotCycle | None = None
+        self._trailers = Trailers()
+        self._checked: list[tuple[bytes, bytes]] | None = None  # of the last request
+        self._is_own_page = False  # what they say, where nobody is asked for a key
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.request_transport = RequestTransport(transport, self.end)
+
+    def end(self) -> None:
+        """Close the connection; its last answer has been written."""
+        self.transport.close()
+
+    def parse(self, data: bytes) -> None:
+        """Raise HttpParserError for what is not HTTP, with a HeadRefused as its context where we know better."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                break
+            except HttpParserUpgrade as offer:
+                if not self.parser.reads_an_offer:
+                    raise
+                data = self.parser.decline(data, offer.args[0])
         cycle, self._arriving = self._arriving, None
         if cycle is not None:  # its body is not all here
             self._to_application(cycle, more_body=True)
 
     def on_headers_complete(self) -> None:
-        if self.parser.reads_an_offer:
+        if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
+        self._check_head()
         call = HotCall.of(self.url) if self.way is not None else None
         if call is None or not self._is_ordinary() or not self._admits(call):
-            super().on_headers_complete()
+            self._begin_ordinary()
         else:
             self._arriving = HotCycle(call, self.url, self.scope)
+        self.headers = self._trailers
+
+    def _check_head(self) -> None:
+        if len(self.headers) > request_heads.MOST_HEADERS:
+            raise request_heads.too_many("headers")
+        checked = [header for header in self.headers if header[0] in request_heads.CHECKED]
+        if checked == self._checked:
+            return
+        version = self.parser.get_http_version()
+        request_heads.check_framing(checked, version)
+        self._checked = checked if version == "1.1" else None
+        self._is_own_page = page_guard.fault_of_call("POST", checked, self.server) is None
+
+    def _begin_ordinary(self) -> None:
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            request_heads.check_framing(self.headers, version)
+        if not self.url.startswith(b"/"):
+            self.headers[:] = request_heads.with_host_of_target(self.headers, self.url)
+        super().on_headers_complete()
+        self._trailers.number = 0
+        self.cycle.transport = self.request_transport  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         if self._arriving is None:
@@ -95,14 +159,15 @@ class HotConnection(HttpToolsProtocol):
             self._arriving.content += body
 
     def on_message_complete(self) -> None:
-        if self.parser.reads_an_offer:
+        if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
         cycle, self._arriving = self._arriving, None
         if cycle is None or self.way is None:
             super().on_message_complete()
+            self.cycle.more_body = False  # uvicorn says so only while there is no answer
             return
         self.cycle = cycle  # type: ignore[assignment]
-        if not self.way.calls.begin(cycle.call, cycle.content, partial(self._answer, cycle)):
+        if not self.way.calls.begin(cycle.call, bytes(cycle.content), partial(self._answer, cycle)):
             self._to_application(cycle, more_body=False)
 
     def _is_ordinary(self) -> bool:
@@ -119,7 +184,9 @@ class HotConnection(HttpToolsProtocol):
 
     def _admits(self, call: HotCall) -> bool:
         assert self.way is not None
-        return self.way.admission is None or self.way.admission.admits(self.scope, call.study)
+        if self.way.admission is None:
+            return self._is_own_page
+        return self.way.admission.admits(self.scope, call.study)
 
     def _answer(self, cycle: HotCycle, answer: Answer | None) -> None:
         if answer is None:
@@ -138,7 +205,7 @@ class HotConnection(HttpToolsProtocol):
         lines = (
             STATUS_LINE[answer.status],
             self.way.lines(self.server_state.default_headers),
-            _lines(answer.headers),
+            header_lines(answer.headers),
             b"x-request-id: %s\r\n" % request_id,
             b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
             answer.body,
@@ -161,6 +228,7 @@ class HotConnection(HttpToolsProtocol):
         """Give it the request, as uvicorn would have done from the beginning."""
         if cycle.disconnected:
             return
+        self._trailers.number = 0
         path = cycle.url.decode("ascii")
         scope = cycle.scope
         scope.update(
@@ -171,7 +239,7 @@ class HotConnection(HttpToolsProtocol):
         )
         ordinary = RequestResponseCycle(
             scope=scope,
-            transport=self.transport,
+            transport=self.request_transport,  # type: ignore[arg-type]
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -191,5 +259,5 @@ class HotConnection(HttpToolsProtocol):
         self._start_asgi_task(ordinary, self.app)
 
 
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%s: %s\r\n" % header for header in headers])

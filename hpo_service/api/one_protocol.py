@@ -7,7 +7,7 @@ that request, and its body would be lost.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import httptools
 
@@ -23,6 +23,8 @@ class Connection(Protocol):
 class Parser(httptools.HttpRequestParser):
     """Tells its connection nothing but the url and the headers of a request that offers another protocol, and then
     the same request without the offer, by the parser that takes its place.
+
+    With the offer, feed_data raises HttpParserUpgrade at the end of the head.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -34,18 +36,11 @@ class Parser(httptools.HttpRequestParser):
     def reads_an_offer(self) -> bool:
         return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
-    def feed_data(self, data: Any) -> None:
-        parser = self
-        while True:  # one after the other: many requests may come at once, each with its offer
-            try:
-                httptools.HttpRequestParser.feed_data(parser, data)
-                return
-            except httptools.HttpParserUpgrade as offer:
-                if not parser.reads_an_offer:
-                    raise
-                head = _head(parser.get_method(), parser.get_http_version(), self._connection)
-                data = head + bytes(data[offer.args[0] :])
-                parser = self._connection.parser = Parser(self._connection)
+    def decline(self, data: bytes, end: int) -> bytes:
+        """Have another parser read the request; return what to feed it. end: of the head with the offer."""
+        head = _head(self.get_method(), self.get_http_version(), self._connection)
+        self._connection.parser = Parser(self._connection)
+        return head + data[end:]
 
 
 def _head(method: bytes, version: str, connection: Connection) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -50,7 +49,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", responses={**responses(without_key=True), **ok(ReadinessDocument, "ready")})
 async def readyz(request: Request) -> Response:
-    faults = await asyncio.to_thread(service_of(request).database.faults)
+    faults = await request.app.state.readiness.faults()
     if faults:
         return problem(503, "unavailable", "; ".join(faults))
     return answer({"ready": True, "faults": []})

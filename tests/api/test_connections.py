@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
+import select
 import socket
 import threading
 import time
@@ -14,7 +17,16 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from hpo_service.api.connections import LARGEST_HEAD, Bounds
+from hpo_service.api.connections import (
+    DRAINED_AND_CLOSED,
+    DRAINED_AND_KEPT,
+    LARGEST_END,
+    LARGEST_HEAD,
+    BoundedConnection,
+    Bounds,
+)
+from hpo_service.api.metrics import registry
+from hpo_service.api.request_heads import MOST_HEADERS
 from hpo_service.settings import Settings
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -22,17 +34,21 @@ POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers the length of the body; /endless with more than any buffer holds."""
+    """Answers the length of the body; /endless with more than any buffer holds, /head with what it was told."""
     if scope["path"] == "/slow":
         await asyncio.sleep(1.5)
-    size, more = 0, scope["path"] != "/early"
+    size, more = 0, scope["path"] not in ("/early", "/closing")
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             return
         size += len(message["body"])
         more = message["more_body"]
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    headers = [(b"connection", b"close")] if scope["path"] == "/closing" else []
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if scope["path"] == "/head":
+        for header in scope["headers"]:
+            await send({"type": "http.response.body", "body": b"%s=%s\n" % header, "more_body": True})
     for _ in range(2000 if scope["path"] == "/endless" else 0):
         await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
     await send({"type": "http.response.body", "body": b"%d" % size})
@@ -58,7 +74,10 @@ class Served:
         return socket.create_connection(self.listener.getsockname(), timeout=10)
 
     def connected(self) -> int:
-        return len(self.server.server_state.connections)
+        return len(self.connections())
+
+    def connections(self) -> list[BoundedConnection]:
+        return list(self.server.server_state.connections)  # type: ignore[arg-type]
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -314,6 +333,284 @@ def test_no_more_connections_than_files_can_be_opened() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+ONE_READ = 2**18  # bytes, what an event loop takes from a socket at once
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def send_all_that_is_taken(connection: socket.socket, data: bytes) -> threading.Thread:
+    def sending() -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+
+    thread = threading.Thread(target=sending)
+    thread.start()
+    return thread
+
+
+def test_requests_that_come_early_wait_as_they_came_and_are_all_answered(serve: Any) -> None:
+    served = serve(head_seconds=60)
+    connection = served.connect()
+    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+    wait_for(lambda: served.connected() == 1)
+    (here,) = served.connections()
+    sending = send_all_that_is_taken(connection, GET * 20_000 + GET[:-2] + b"Connection: close\r\n\r\n")
+    wait_for(lambda: here.weight > 0)
+    most, queued = 0, 0
+    answers = b""
+    while part := connection.recv(2**16):
+        most, queued = max(most, here.weight), max(queued, len(here.pipeline))
+        answers += part
+    sending.join()
+    assert answers.count(b"HTTP/1.1 200 OK") == 20_002
+    assert most <= 2 * ONE_READ
+    assert queued <= 1
+    wait_for(lambda: here.gate.waiting_bytes == 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_the_bytes_are_cut_changes_no_answer(serve: Any, seed: int) -> None:
+    chosen = random.Random(seed)
+    empty_lines = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n\r\n\r\nab\r\n\r\ncd"
+    kinds = {
+        GET: 0,
+        POST + b"0123456789": 10,
+        CHUNKED + b"3\r\nabc\r\n0\r\n\r\n": 3,
+        CHUNKED + b"4;x=y\r\n\r\n\r\n\r\n0\r\nX-Trailer: 1\r\n\r\n": 4,
+        empty_lines: 12,
+        b"\r\n\r\n" + GET: 0,
+        b"POST / HTTP/1.1\r\nHost: h\r\n" + OFFER + b"\r\n" + FIVE: 5,
+        POST.replace(b"10", b"100000") + b"x" * 100_000: 100_000,
+    }
+    sent = chosen.choices(list(kinds), weights=[4, 4, 4, 4, 4, 4, 4, 1], k=60)
+    stream = b"".join(sent) + GET[:-2] + b"Connection: close\r\n\r\n"
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+
+    def sending() -> None:
+        start = 0
+        while start < len(stream):
+            size = chosen.choice([1, 3, 17, 400, 5_000, 200_000])
+            connection.sendall(stream[start : start + size])
+            start += size
+
+    thread = threading.Thread(target=sending)
+    thread.start()
+    answers = read_to_the_end(connection)
+    thread.join()
+    bodies = [int(answer.split(b"\r\n")[-4]) for answer in answers.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [*(kinds[one] for one in sent), 0]
+
+
+def test_what_is_not_http_is_refused_after_the_answers_to_what_came_before(serve: Any) -> None:
+    connection = serve(head_seconds=60).connect()
+    connection.sendall(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nfive!rubbish\r\n")
+    first, second = read_to_the_end(connection).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert first.endswith(b"\r\n5\r\n0\r\n\r\n")
+    assert second.startswith(b"400 ")
+
+
+def test_who_does_not_read_holds_up_his_own_next_requests_and_no_memory(serve: Any) -> None:
+    served = serve(head_seconds=60)
+    connection = served.connect()
+    sending = send_all_that_is_taken(connection, b"GET /endless HTTP/1.1\r\nHost: h\r\n\r\n" * 200_000)
+    wait_for(lambda: served.connected() == 1 and served.connections()[0].weight > 0)
+    (here,) = served.connections()
+    time.sleep(0.5)
+    assert here.transport.get_write_buffer_size() <= 2**17
+    assert here.weight <= 2 * ONE_READ
+    assert len(here.pipeline) <= 1
+    connection.close()
+    sending.join()
+
+
+def test_trailers_are_no_headers(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+    request = CHUNKED.replace(b"POST /", b"POST /head") + b"2\r\n{}\r\n0\r\n"
+    trailers = b"Authorization: Bearer hpo_x\r\nContent-Type: application/json\r\nHost: other\r\nX: y\r\n\r\n"
+    for pieces in ((request + trailers,), (request, trailers), (request[:-1], b"\n" + trailers[:20], trailers[20:])):
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        told = read_one(connection)
+        assert b"transfer-encoding=chunked" in told
+        assert b"host=h\n" in told
+        for name in (b"authorization", b"content-type", b"x=y", b"other"):
+            assert name not in told.lower().partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    "trailers", [b"x: 1\r\n" * (MOST_HEADERS + 2), b"x: " + b"x" * (3 * LARGEST_END), b"x" * (3 * LARGEST_END)]
+)
+@pytest.mark.parametrize("path", [b"/", b"/early"])
+def test_trailers_are_bounded_before_the_answer_and_after_it(serve: Any, trailers: bytes, path: bytes) -> None:
+    served = serve(head_seconds=60, body_seconds=60)
+    connection = served.connect()
+    connection.sendall(CHUNKED.replace(b"POST /", b"POST " + path) + b"2\r\n{}\r\n0\r\n")
+    if path == b"/early":
+        assert answer_of(connection) == 200
+    connection.sendall(trailers)
+    refusal = read_to_the_end(connection)
+    assert refusal == b"" if path == b"/early" else status(refusal) == 431
+    connection.close()
+    wait_for(lambda: served.connected() == 0)
+
+
+def test_a_chunks_extension_is_bounded(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+    connection.sendall(CHUNKED + b"1;" + b"x" * (3 * LARGEST_END))
+    assert status(read_to_the_end(connection)) == 431
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"HTTP/1.1\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nHost: h\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nhost: other\r\n",
+        b"HTTP/1.0\r\nHost: h\r\nHost: other\r\n",
+        b"HTTP/1.1\r\nHost: a b\r\n",
+        b"HTTP/1.1\r\nHost: h/path\r\n",
+        b"HTTP/1.1\r\nHost: user@h\r\n",
+        b"HTTP/1.1\r\nHost: h, other\r\n",
+        b"HTTP/1.1\r\nHost: h:x\r\n",
+        b"HTTP/2.0\r\nHost: h\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 0\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 0\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n",
+        b"HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n",
+    ],
+)
+def test_a_request_of_doubtful_host_or_end_is_400_and_reaches_nobody(serve: Any, lines: bytes) -> None:
+    for first in (b"", GET):
+        connection = serve(head_seconds=60, body_seconds=60).connect()
+        connection.sendall(first)
+        if first:
+            assert answer_of(connection) == 200
+        connection.sendall(b"POST /closing " + lines + b"\r\n0\r\n\r\n")
+        answer = read_to_the_end(connection)
+        assert (status(answer), answer.count(b"\r\ncontent-length")) == (400, 1)
+        assert b'"code":"malformed_request"' in answer
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"])
+def test_an_old_client_need_name_no_host(serve: Any, head: bytes) -> None:
+    connection = serve().connect()
+    connection.sendall(head)
+    assert status(read_to_the_end(connection)) == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [(b"http://other:81/head", b"other:81"), (b"HTTP://[::1]/head", b"[::1]"), (b"/head", b"h")],
+)
+def test_the_host_of_a_whole_address_counts(serve: Any, target: bytes, host: bytes) -> None:
+    connection = serve().connect()
+    connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"host=" + host + b"\n" in read_one(connection)
+
+
+def test_headers_are_bounded_in_number(serve: Any) -> None:
+    served = serve(head_seconds=60)
+    for end in (b"\r\n", b""):  # all here, or not
+        connection = served.connect()
+        connection.sendall(GET[:-2] + b"x: 1\r\n" * (MOST_HEADERS + 1) + end)
+        assert status(connection.recv(65536)) == 431
+    connection = served.connect()
+    connection.sendall(GET[:-2] + b"x: 1\r\n" * (MOST_HEADERS - 1) + b"\r\n")
+    assert answer_of(connection) == 200
+
+
+def test_empty_lines_before_a_request_are_bounded(serve: Any) -> None:
+    connection = serve(head_seconds=60).connect()
+    connection.sendall(b"\r\n" * LARGEST_HEAD)
+    assert status(connection.recv(65536)) == 431
+
+
+def test_who_is_refused_while_he_still_sends_gets_to_read_why(serve: Any) -> None:
+    served = serve(head_seconds=60, body_seconds=60)
+    for head in (
+        b"POST /closing HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (16 * DRAINED_AND_KEPT),
+        GET[:-2] + b"X: ",
+    ):
+        connection = served.connect()
+        connection.sendall(head + b"x" * (16 * DRAINED_AND_KEPT))  # no error here: nobody resets
+        assert status(read_to_the_end(connection)) in (200, 431)
+        connection.close()
+    wait_for(lambda: served.connected() == 0)
+
+
+def test_who_goes_on_sending_after_the_last_answer_is_closed(serve: Any) -> None:
+    served = serve(head_seconds=60, body_seconds=60, linger_seconds=0.5)
+    lazy, greedy = served.connect(), served.connect()
+    for connection in (lazy, greedy):
+        connection.sendall(b"rubbish\r\n\r\n")
+        assert status(read_to_the_end(connection)) == 400
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        greedy.sendall(b"x" * (2 * DRAINED_AND_CLOSED))
+    wait_for(lambda: served.connected() == 0)
+
+
+def test_a_short_body_that_nobody_wants_is_read_and_the_connection_goes_on(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=0.5).connect()
+    size = DRAINED_AND_KEPT // 2
+    connection.sendall(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+    assert answer_of(connection) == 200
+    connection.sendall(b"x" * size)
+    time.sleep(1.5)  # and it is idle now, no body that is late
+    connection.sendall(GET)
+    assert answer_of(connection) == 200
+
+
+def test_a_long_body_that_nobody_wants_ends_the_connection(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=60).connect()
+    connection.sendall(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (4 * DRAINED_AND_KEPT))
+    assert answer_of(connection) == 200
+    connection.sendall(b"x" * (2 * DRAINED_AND_KEPT))
+    assert read_to_the_end(connection) == b""
+
+
+def test_the_greediest_give_way_when_all_together_hold_too_much(serve: Any) -> None:
+    served = serve(head_seconds=60, body_seconds=60, waiting_bytes=2**18)
+    modest, *greedy = (served.connect() for _ in range(12))
+    modest.sendall(POST + b"1234")
+    for number, connection in enumerate(greedy):
+        connection.sendall(GET[:-2] + b"X: " + b"x" * (30_000 + number))
+    wait_for(lambda: served.connected() == 12)
+    wait_for(lambda: sum(connection.weight > 0 for connection in served.connections()) <= 9)
+    (gate,) = {connection.gate for connection in served.connections()}
+    assert gate.waiting_bytes == sum(connection.weight for connection in served.connections()) <= 2**18
+    refused, _, _ = select.select(greedy, [], [], 0)
+    assert refused
+    assert {status(connection.recv(65536)) for connection in refused} == {503}
+    modest.sendall(b"567890")
+    assert answer_of(modest) == 200
+    for connection in (modest, *greedy):
+        connection.close()
+    wait_for(lambda: gate.waiting_bytes == 0)
+
+
+def test_refusals_and_connections_are_counted(serve: Any) -> None:
+    def value(name: str, **labels: str) -> float:
+        return registry.get_sample_value(name, labels) or 0.0
+
+    before = value("hpo_connections_refused_total", status="400"), value("hpo_connections_open")
+    connection = serve().connect()
+    connection.sendall(b"rubbish\r\n\r\n")
+    answer = read_to_the_end(connection)
+    assert b"x-content-type-options: nosniff\r\n" in answer
+    assert b"content-security-policy: frame-ancestors 'none'\r\n" in answer
+    assert value("hpo_connections_refused_total", status="400") == before[0] + 1
+    connection.close()
+    wait_for(lambda: value("hpo_connections_open") == before[1])
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:

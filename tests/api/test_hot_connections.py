@@ -98,7 +98,9 @@ class Served:
 
 def request(path: str, body: Any, *headers: str, version: str = "1.1", kind: str = "application/json") -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: h", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
+    if not any(header.startswith("Host:") for header in headers):
+        headers = ("Host: localhost", *headers)
+    lines = [f"POST {path} HTTP/{version}", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + content
 
 
@@ -255,7 +257,7 @@ def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> N
 def test_hot_calls_are_counted_by_their_route(served: Served) -> None:
     def count() -> float:
         connection = served.connect()
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         route = re.escape("/v1/studies/{study:segment}/trials:ask")
         found = re.search(rf'hpo_requests_total{{method="POST",route="{route}",status="200"}} (\S+)', text)
@@ -265,6 +267,105 @@ def test_hot_calls_are_counted_by_their_route(served: Served) -> None:
     for _ in range(3):
         send(served.connect(), request(f"/v1/studies/{name}/trials:ask", ask()))
     assert count() == before + 3
+
+
+FOREIGN = [
+    ["Host: evil.example"],
+    ["Host: evil.example:8000"],
+    ["Host: localhost.evil.example"],
+    ["Host: 127.0.0.1.evil.example"],
+    ["Host: 0.0.0.0"],
+    ["Host: 10.0.0.1"],
+    ["Host: evil.example", "X-Forwarded-Host: localhost"],
+    ["Host:"],
+    ["Origin: https://evil.example"],
+    ["Origin: null"],
+    ["Origin: http://localhost:3000"],
+    ["Host: localhost:8000", "Origin: http://localhost:3000"],
+    ["Host: localhost:8000", "Origin: http://127.0.0.1:8000"],
+    ["Origin: http://localhost", "Origin: http://evil.example"],
+    ["Sec-Fetch-Site: cross-site"],
+    ["Sec-Fetch-Site: same-site"],
+    ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"],
+]
+OWN = [
+    [],
+    ["Host: LOCALHOST:8000"],
+    ["Host: localhost."],
+    ["Host: 127.0.0.1:1"],
+    ["Host: 127.0.0.2"],
+    ["Host: [::1]:8000"],
+    ["Host: [::1%25lo]:8000"],
+    ["Host: [::ffff:127.0.0.1]"],
+    ["Host: localhost:8000", "Origin: http://LOCALHOST:8000", "Sec-Fetch-Site: same-origin"],
+    ["Host: localhost:80", "Origin: http://localhost"],
+    ["Host: localhost", "Origin: https://localhost:443"],
+    ["Sec-Fetch-Site: none"],
+    ["X-Forwarded-Host: evil.example"],
+]
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_without_keys_a_page_of_another_site_may_call_nothing_either_way(served: Served, in_pieces: bool) -> None:
+    connection = served.connect()
+    name = served.create(connection)
+    path = f"/v1/studies/{name}/trials:ask"
+    for headers in FOREIGN:
+        for verb in (path, f"/v1/studies/{name}:cancel"):
+            answer = send(connection, request(verb, ask(), *headers), in_pieces=in_pieces)
+            assert (answer.status, answer.code) == (403, "forbidden"), headers
+            assert "--no-auth" in answer.json["detail"]
+    for headers in OWN:
+        served.application_saw.clear()
+        answer = send(connection, request(path, ask(), *headers), in_pieces=in_pieces)
+        assert answer.status == 200, (headers, answer.json)
+        assert served.reached(path) is in_pieces
+    assert served.service.database.remembered(name).state == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("line", "headers", "status"),
+    [
+        ("GET /v1/studies HTTP/1.1", ["Host: evil.example"], 403),
+        ("GET http://evil.example/v1/studies HTTP/1.1", ["Host: localhost"], 403),
+        ("GET http://localhost/v1/studies HTTP/1.1", ["Host: evil.example"], 200),
+        ("GET /v1/studies HTTP/1.0", [], 200),
+        ("GET /v1/studies HTTP/1.1", ["Host: localhost", "Origin: http://evil.example"], 403),
+        ("GET /v1/studies HTTP/1.1", ["Host: localhost", "Sec-Fetch-Site: cross-site"], 403),
+        ("GET /v1/studies HTTP/1.1", ["Host: localhost", "Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: cors"], 403),
+        (
+            "GET /v1/studies HTTP/1.1",
+            ["Host: localhost", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"],
+            200,
+        ),
+        ("GET /v1/studies HTTP/1.1", ["Host: localhost", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: cors"], 200),
+        ("OPTIONS /v1/studies HTTP/1.1", ["Host: localhost", "Origin: http://evil.example"], 403),
+    ],
+)
+def test_without_keys_a_page_of_another_site_reads_nothing(
+    served: Served, line: str, headers: list[str], status: int
+) -> None:
+    connection = served.connect()
+    connection.sendall("\r\n".join([line, *headers, "Connection: close", "", ""]).encode())
+    assert Answer(connection).status == status
+
+
+def test_every_answer_tells_the_browser_not_to_guess_and_not_to_frame(served: Served) -> None:
+    path = f"/v1/studies/{served.create()}/trials:ask"
+    refused = served.connect()
+    refused.sendall(b"rubbish\r\n\r\n")
+    answers = [
+        send(served.connect(), request(path, ask())),
+        send(served.connect(), request(path, ask()), in_pieces=True),
+        send(served.connect(), request(path, {})),
+        send(served.connect(), request(path, ask(), "Host: evil.example")),
+        send(served.connect(), request("/nowhere", {})),
+        Answer(refused),
+    ]
+    assert [answer.status for answer in answers] == [200, 200, 422, 403, 404, 400]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
 class Guarded:
@@ -324,6 +425,22 @@ def test_a_revoked_key_takes_the_short_way_no_longer_than_a_second(guarded: Guar
     while time.monotonic() < deadline:
         guarded.ask(guarded.admin)  # others go on meanwhile
     assert guarded.ask(token).status == 401
+
+
+def test_with_keys_a_trailer_opens_nothing(guarded: Guarded) -> None:
+    connection = guarded.served.connect()
+    chunked = request(guarded.path, b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    content = json.dumps(ask()).encode()
+    trailer = b"Authorization: Bearer " + guarded.admin.encode()
+    connection.sendall(chunked + b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(content), content, trailer))
+    assert Answer(connection).status == 401
+
+
+def test_with_keys_any_host_and_page_may_call_since_a_page_has_no_key(guarded: Guarded) -> None:
+    shown = f"Authorization: Bearer {guarded.admin}"
+    for header in ("Host: hpo.example.org", "Origin: https://evil.example", "Sec-Fetch-Site: cross-site"):
+        answer = send(guarded.served.connect(), request(guarded.path, ask(), shown, header))
+        assert answer.status == 200
 
 
 def token_id(table: KeyTable, scope: Scope) -> str:

@@ -255,6 +255,24 @@ def test_pages_ask_a_browser_for_the_key_as_a_password(guarded: Guarded, path: s
     assert guarded.call(None, "GET", path, Authorization="Basic %%%").status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+    ],
+)
+def test_a_page_of_another_site_may_not_use_a_password_that_the_browser_keeps(
+    guarded: Guarded, told: dict[str, str], status: int
+) -> None:
+    answer = guarded.call(None, "GET", "/v1/openapi.json", **basic("me", guarded.admin), **told)
+    assert answer.status_code == status
+    assert guarded.call(guarded.admin, "GET", "/v1/openapi.json", **told).status_code == 200
+
+
 def test_a_password_is_for_pages_only(guarded: Guarded) -> None:
     asked = guarded.call(None, "GET", "/v1/studies", **basic("me", guarded.admin))
     assert (asked.status_code, asked.headers["WWW-Authenticate"]) == (401, 'Bearer realm="hpo"')

@@ -12,6 +12,7 @@ from drills import (
     bad_networks,
     changed_keys,
     cold_starts,
+    greedy_connections,
     jumping_clocks,
     kills,
     made_up_calls,
@@ -267,6 +268,34 @@ DRILLS = [
         *(6, 60),
         "keys-by-count",
         *(12, ("a key changed by SQL is seen",)),
+    ),
+    Drill(
+        "Strangers who send requests without waiting for answers neither fill the server nor silence it",
+        "connections without a key send requests one behind the other as fast as they are taken, and read the answers "
+        "or do not; SQLite",
+        greedy_connections.requests_pipelined,
+        "connections",
+        *(4, 30),
+        "takes-all-that-comes",
+        *(8, ("the server stays small", "the server goes on answering")),
+    ),
+    Drill(
+        "Nor do those who send trailers, extensions of chunks, or bodies that nobody wants, without an end",
+        "connections without a key send each of these as fast as it is taken; SQLite",
+        greedy_connections.trailers_sent,
+        "connections",
+        *(4, 30),
+        "takes-all-that-comes",
+        *(2, ("the server stays small", "the server goes on answering")),
+    ),
+    Drill(
+        "Whoever asks whether the server is ready costs the workers no commits",
+        "callers without a key ask /readyz again and again, beside workers and alone; SQLite",
+        greedy_connections.readiness_asked,
+        "callers",
+        *(8, 32),
+        "checks-each-time",
+        *(32, ("readiness is checked once a second",)),
     ),
 ]
 

@@ -223,6 +223,31 @@ def says_nothing() -> None:
     Outage.failed = lambda self, **says: None  # type: ignore[method-assign]
 
 
+def takes_all_that_comes() -> None:
+    """A connection parses requests before their turn, and keeps trailers of any number and size."""
+    from hpo_service.api import connections
+    from hpo_service.api.hot_connections import Trailers
+
+    connection: Any = connections.BoundedConnection
+    for name in ("_is_occupied", "_body_waits", "_weigh"):
+        assert hasattr(connection, name)
+    connection._is_occupied = lambda self: False
+    connection._body_waits = lambda self: bool(self.pipeline)  # as uvicorn pauses: until one of them is answered
+    connection._weigh = lambda self: None
+    connections.LARGEST_END = connections.DRAINED_AND_KEPT = 2**40
+    Trailers.append = list.append  # type: ignore[assignment, method-assign]
+
+
+def checks_each_time() -> None:
+    """Every call of /readyz is a commit."""
+    import asyncio
+
+    from hpo_service.api.readiness import Readiness
+
+    assert hasattr(Readiness, "faults")
+    Readiness.faults = lambda self: asyncio.to_thread(self._check)  # type: ignore[assignment, method-assign]
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -256,6 +281,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         hasty_end,
         says_nothing,
         keys_by_count,
+        takes_all_that_comes,
+        checks_each_time,
     )
 }
 
