@@ -16,7 +16,7 @@ from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
-from hpo_service.operations.reaper import reap
+from hpo_service.operations.reaper import begin, reap
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
@@ -50,6 +50,8 @@ def create_app(
         service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
         app.state.service = service
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
+        if with_reaper:
+            await begin(service)
         beside = [asyncio.create_task(reap(service))] if with_reaper else []
         if reading is not None:
             beside.append(asyncio.create_task(reading.keep()))

@@ -194,6 +194,10 @@ class Service:
         if study is not None:
             self.work_on(record, study).settle()
 
+    async def beat(self) -> None:
+        """Show that this server can serve; what it has missed before counts in no lease."""
+        self.database.uptime.beaten(await self.write(self.database.beat))
+
     # -- workers ------------------------------------------------------------------------------------------
 
     def heard_of(self, worker_id: str, record: Record) -> None:
