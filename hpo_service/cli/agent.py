@@ -12,6 +12,7 @@ import typer
 
 from hpo_service.client import NEVER, Client, new_worker_id
 from hpo_service.domain.errors import Invalid
+from hpo_service.retries import PATIENTLY
 from worker import log_lines
 from worker.command import CommandObjective, check_placeholders
 from worker.departure import Departure, Leaving
@@ -61,7 +62,7 @@ class Team:
 
     def __init__(self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int) -> None:
         self.objective = objective
-        self.heartbeat = Heartbeat(Client(client.server), objective.outbox)
+        self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
         self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
         self.workers = [
             Worker(

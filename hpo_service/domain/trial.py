@@ -66,9 +66,6 @@ def _same_values(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bo
     return len(a) == len(b) and all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
 
 
-HEARTBEATS_IN_A_LEASE = 3  # workers renew a lease about so often before its end
-
-
 @dataclass(frozen=True)
 class Lease:
     """The right to work on one trial, as one attempt, until a time of the database's clock (seconds since 1970).
@@ -82,8 +79,9 @@ class Lease:
     def ends_at(self, outages: Sequence[Outage] = ()) -> float:
         """When it ends unless it is renewed: once its duration has passed without the outages (disjoint, in order).
 
-        After an outage that was felt its holder has at least the time between two heartbeats. That adds no more than
-        one duration in all, so that a dead worker's lease ends under a server that is away again and again.
+        After an outage that was felt it lasts as if it had just been renewed, since its holder may be waiting before it
+        tries again. That adds no more than one duration in all: under a server that is away again and again the lease
+        of a dead worker ends, too.
         """
         renewed_at = self.expires_at - self.duration
         counted = end = heard_by = self.expires_at
@@ -92,7 +90,7 @@ class Lease:
                 break
             counted += max(0.0, outage.ended - max(outage.began, renewed_at))
             if outage.is_felt:
-                heard_by = outage.ended + self.duration / HEARTBEATS_IN_A_LEASE
+                heard_by = outage.ended + self.duration
             end = max(counted, min(heard_by, counted + self.duration))
         return end
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills import (
+    absences,
     bad_disks,
     bad_networks,
     cold_starts,
@@ -245,6 +246,42 @@ DRILLS = [
         *(0, 100),
         "scopes-unchecked",
         *(100, ("a key opens what it is for",)),
+    ),
+    Drill(
+        "A server's absence costs no healthy worker its trial: killed",
+        "kill -9 the server and start it again after more than a lease; some workers die meanwhile; SQLite",
+        absences.server_killed_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A server's absence costs no healthy worker its trial: stopped, as a suspended machine",
+        "SIGSTOP the server for more than a lease, then SIGCONT; some workers die meanwhile; SQLite",
+        absences.server_stopped_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A database's absence costs no healthy worker its trial",
+        "PostgreSQL down for more than a lease under two servers; some workers die meanwhile",
+        absences.postgres_away_for_long,
+        "absences",
+        *(1, 6),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "The absence of one of two servers costs none of its workers a trial",
+        "SIGSTOP or kill -9 one of two servers for more than a lease, by turns; a worker knows one of them; PostgreSQL",
+        absences.one_of_two_away_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
     ),
 ]
 
