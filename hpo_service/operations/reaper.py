@@ -9,12 +9,11 @@ from typing import Any
 import structlog
 
 from hpo_service.domain.errors import HpoError
-from hpo_service.operations.service import Service
+from hpo_service.operations.service import LOOKED_AFTER_AT_ONCE, Service
 from hpo_service.store.outages import BEAT_SECONDS
 
 PERIOD_SECONDS = 1.0
 SAVE_SEEN_EVERY = 5
-LOOKED_AFTER_AT_ONCE = 50  # studies; one that is held by another server keeps no other waiting
 
 log = structlog.get_logger()
 

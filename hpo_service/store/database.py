@@ -111,6 +111,11 @@ class Database:
     def beat(self, record: WritingRecord) -> Beat:
         return record.beat(self._clock)
 
+    @property
+    def studies_aside(self) -> frozenset[str]:
+        """Studies that somebody else holds, so that calls on them will most likely be refused."""
+        return self._writer.studies_aside
+
     def write_all(self, calls: Sequence[Call]) -> None:
         """Raise Unavailable: none of them will run."""
         self._writer.submit_all(calls)

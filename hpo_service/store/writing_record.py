@@ -19,7 +19,7 @@ from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
-from hpo_service.store.engine import Clock, database_time, raw
+from hpo_service.store.engine import Clock, database_time, is_lock_timeout, raw
 from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.outages import Beat, KnownOutages, Uptime, beat, read_known
 from hpo_service.store.pending import Pending
@@ -151,6 +151,11 @@ class Group:
         self.pending.flush(connection, self.memory.mirrors)
         return connection
 
+    @property
+    def can_undo_sql(self) -> bool:
+        """Whether what the call has done by SQL, a statement that failed included, can be undone without the others."""
+        return self._before_sql is not None
+
     def keep_call(self) -> None:
         if self._before_sql is not None:
             self._connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
@@ -186,6 +191,10 @@ class Group:
             _, lock, *answers = sent.received()
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             self._lock.was_not_so(error)
+        except sa.exc.OperationalError as error:
+            if is_lock_timeout(error):
+                self._lock.was_held(error)
+            raise
         self._lock.was_as_known(lock)
         if self._reads_draining:
             self.memory.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
