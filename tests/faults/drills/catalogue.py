@@ -15,6 +15,7 @@ from drills import (
     jumping_clocks,
     kills,
     made_up_calls,
+    one_stopped,
     power_cut,
     slow_connections,
     suites,
@@ -282,6 +283,15 @@ DRILLS = [
         *(1, 8),
         "absence-is-silence",
         *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A server that is stopped in the middle of a transaction stops no other: studies that it does not hold go on",
+        "SIGSTOP one of two servers while it holds a study, for 7 s; PostgreSQL",
+        one_stopped.one_of_two_stopped,
+        "stops",
+        *(1, 8),
+        "locks-are-waited-for",
+        *(2, ("other studies go on",)),
     ),
 ]
 

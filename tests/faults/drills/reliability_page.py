@@ -61,6 +61,7 @@ _BROKEN = {
     "frameworks-refusals": "refusals in the framework's own words",
     "scopes-unchecked": "any key opens every route",
     "slow-ones-stay": "no deadlines for connections",
+    "locks-are-waited-for": "the writer waits for any lock, up to 30 s",
     "absence-is-silence": "a lease ends whether anybody could renew it or not",
 }
 

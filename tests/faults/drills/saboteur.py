@@ -208,6 +208,14 @@ def absence_is_silence() -> None:
     Lease.ends_at = lambda self, outages=(): self.expires_at  # type: ignore[method-assign]
 
 
+def locks_are_waited_for() -> None:
+    """The writer waits for a lock for as long as somebody holds it, and all studies with it."""
+    from hpo_service.store import engine
+
+    assert hasattr(engine, "LOCK_SECONDS")
+    engine.LOCK_SECONDS, engine.IDLE_IN_TRANSACTION_SECONDS = 0.0, 30
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -240,6 +248,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         scopes_unchecked,
         hasty_end,
         absence_is_silence,
+        locks_are_waited_for,
     )
 }
 
