@@ -326,6 +326,7 @@ class Writer:
                 while (rest := self._queue.get_nowait()) is not None:
                     self._run_in_hand(list(rest))
             self._give_up_waiting(all_=True)
+            self._listener.answered()
             with self._taken_in_hand():
                 self._let_go()
 
@@ -346,7 +347,7 @@ class Writer:
             except StudiesHeld:
                 self._aside.add(_asked_for(calls)[0])
                 self._aside.wait(calls)
-                return
+                answers = []
         _answer(answers)
         self._listener.answered()
 
@@ -354,6 +355,7 @@ class Writer:
         with self._taken_in_hand():
             free = self._aside.looked(self._held(sorted(self._aside.wanted())))
         self._give_up_waiting()
+        self._listener.answered()  # who has come meanwhile has waited for the end of this
         for start in range(0, len(free), LARGEST_GROUP):
             self._run_in_hand(free[start : start + LARGEST_GROUP])
 
@@ -362,14 +364,11 @@ class Writer:
         try:
             with self._engine.connect() as connection:
                 return held_by_others(connection, names)
-        except sa.exc.DBAPIError:
+        except sa.exc.SQLAlchemyError:
             return set()
 
     def _give_up_waiting(self, *, all_: bool = False) -> None:
-        given_up = self._aside.given_up(all_=all_)
-        if given_up:
-            _answer((call, _Outcome(None, refusal)) for call, refusal in given_up)
-            self._listener.answered()
+        _answer((call, _Outcome(None, refusal)) for call, refusal in self._aside.given_up(all_=all_))
 
     @contextmanager
     def _taken_in_hand(self) -> Iterator[None]:
