@@ -28,7 +28,7 @@ from hpo_service.api.readiness import Readiness
 from hpo_service.api.response_headers import ResponseHeaders
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
-from hpo_service.operations.reaper import reap
+from hpo_service.operations.reaper import begin, reap
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
@@ -63,6 +63,8 @@ def create_app(
         app.state.service = service
         app.state.readiness = Readiness(service.database.faults)
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
+        if with_reaper:
+            await begin(service)
         beside = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
             beside.append(asyncio.create_task(reap(service)))

@@ -11,6 +11,7 @@ import structlog
 import typer
 
 from hpo_service.client import NEVER, Client, new_worker_id
+from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.command import CommandObjective, check_placeholders
@@ -61,7 +62,7 @@ class Team:
 
     def __init__(self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int) -> None:
         self.objective = objective
-        self.heartbeat = Heartbeat(Client(client.server), objective.outbox)
+        self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
         self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
         self.workers = [
             Worker(

@@ -209,7 +209,7 @@ class ApiCalls:
     def heartbeat(self, study: str, number: int, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         """dataset_sha256: of the data it is trained on; StudyStateConflict if the study is bound to other data."""
         body = {"attempt": attempt, **_given(dataset_sha256=dataset_sha256)}
-        return self._json("POST", _trial(study, number) + ":heartbeat", body)
+        return self._json("POST", _trial(study, number) + ":heartbeat", body, retries=self.retries.for_heartbeats())
 
     def tell(
         self,
@@ -242,7 +242,7 @@ class ApiCalls:
 
     def test_heartbeat(self, study: str, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         body = {"attempt": attempt, **_given(dataset_sha256=dataset_sha256)}
-        return self._json("POST", _study(study) + "/test:heartbeat", body)
+        return self._json("POST", _study(study) + "/test:heartbeat", body, retries=self.retries.for_heartbeats())
 
     def test_tell(self, study: str, attempt: int, state: str, **result: Any) -> Json:
         body = {"attempt": attempt, "state": state, **_given(**result)}

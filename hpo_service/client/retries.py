@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpo_service.domain.errors import HpoError
 
@@ -23,6 +23,10 @@ class Retries:
     def wait(self, failures: int, retry_after: float, rng: random.Random) -> float:
         """Seconds to wait after so many failures, never less than the server asked for."""
         return retry_after + rng.uniform(0, min(self.longest, self.initial * 2.0 ** min(failures - 1, 60)))
+
+    def for_heartbeats(self) -> Retries:
+        """The same with short waits: once a server is back it waits for a heartbeat no longer than a lease lasts."""
+        return replace(self, longest=min(self.longest, 1.0))
 
 
 PATIENTLY = Retries()

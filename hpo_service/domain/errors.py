@@ -16,6 +16,7 @@ HpoError
 ├── RateLimited             too many calls; says when to come back
 ├── PreconditionFailed      If-Match names an older version
 └── Unavailable             the database cannot take the call now; try again
+    └── StudyHeld           somebody else holds this study, and no other
 """
 
 from __future__ import annotations
@@ -108,3 +109,7 @@ class PreconditionFailed(HpoError):
 
 class Unavailable(HpoError):
     code = "unavailable"
+
+
+class StudyHeld(Unavailable):
+    pass

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import LeaseLost, ResultConflict, TrialFinished
+from hpo_service.domain.outage import Outage
 from hpo_service.domain.search_space import Params
 
 
@@ -67,14 +68,35 @@ def _same_values(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bo
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on one trial, as one attempt, until a time of the database's clock (seconds since 1970)."""
+    """The right to work on one trial, as one attempt, until a time of the database's clock (seconds since 1970).
+
+    expires_at: where nothing kept its holder from renewing it; see ends_at.
+    """
 
     expires_at: float
     duration: float
 
-    def is_expired(self, now: float) -> bool:
+    def ends_at(self, outages: Sequence[Outage] = ()) -> float:
+        """When it ends unless it is renewed: once its duration has passed without the outages (disjoint, in order).
+
+        After an outage that was felt it lasts as if it had just been renewed, since its holder may be waiting before it
+        tries again. That adds no more than one duration in all: under a server that is away again and again the lease
+        of a dead worker ends, too.
+        """
+        renewed_at = self.expires_at - self.duration
+        counted = end = heard_by = self.expires_at
+        for outage in outages:
+            if outage.began >= end:
+                break
+            counted += max(0.0, outage.ended - max(outage.began, renewed_at))
+            if outage.is_felt:
+                heard_by = outage.ended + self.duration
+            end = max(counted, min(heard_by, counted + self.duration))
+        return end
+
+    def is_expired(self, now: float, outages: Sequence[Outage] = ()) -> bool:
         # An expiry further away than one lease was set by a clock that has since stepped back.
-        return self.expires_at <= now or self.expires_at > now + self.duration
+        return self.expires_at > now + self.duration or self.ends_at(outages) <= now
 
     def renewed(self, now: float) -> Lease:
         return altered(self, expires_at=now + self.duration)
@@ -144,9 +166,9 @@ class Holding:
             return altered(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
         return altered(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
 
-    def lapse(self, now: float, attempts: int, fail_as: str | None) -> Holding | None:
+    def lapse(self, now: float, attempts: int, fail_as: str | None, outages: Sequence[Outage] = ()) -> Holding | None:
         """The lease ran out: back to WAITING, or FAIL after as many attempts; None while it is held."""
-        if self.state is not TrialState.RUNNING or self.lease is None or not self.lease.is_expired(now):
+        if self.state is not TrialState.RUNNING or self.lease is None or not self.lease.is_expired(now, outages):
             return None
         lapsed = self.lapsed + 1
         if fail_as is None and lapsed >= attempts:

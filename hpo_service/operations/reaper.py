@@ -1,4 +1,4 @@
-"""The reaper: once a second, takes back what has lapsed, in every study."""
+"""The reaper: once a second, takes back what has lapsed, in every study; beside it, the server's beats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import structlog
 from hpo_service.domain.errors import HpoError
 from hpo_service.instruments import leases_expired
 from hpo_service.log_format import limited
-from hpo_service.operations.service import Service
-from hpo_service.outages import Outage
+from hpo_service.logged_state import LoggedState
+from hpo_service.operations.service import LOOKED_AFTER_AT_ONCE, Service
+from hpo_service.store.outages import BEAT_SECONDS
 
 PERIOD_SECONDS = 1.0
 SAVE_SEEN_EVERY = 5
@@ -22,11 +23,34 @@ CUT_LOG_EVERY = 10
 log = structlog.get_logger()
 
 
+async def begin(service: Service) -> None:
+    """Before the first call: what was missed while no server was there counts in no lease."""
+    service.database.uptime.begin()
+    await _carefully(service.beat(), _beating())
+
+
 async def reap(service: Service) -> None:
     """Run until cancelled. A database that is away is tried again at the next tick."""
-    looking = Outage("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
-    saving = Outage("when workers were seen cannot be saved", "when workers were seen is saved again")
-    cutting = Outage("the write-ahead log cannot be cut", "the write-ahead log can be cut again")
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_keep_beating(service))
+        both.create_task(_keep_looking(service))
+
+
+async def _keep_beating(service: Service) -> None:
+    beating = _beating()
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        await _carefully(service.beat(), beating)
+
+
+def _beating() -> LoggedState:
+    return LoggedState("the server's beat cannot be saved", "the server's beat is saved again")
+
+
+async def _keep_looking(service: Service) -> None:
+    looking = LoggedState("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
+    saving = LoggedState("when workers were seen cannot be saved", "when workers were seen is saved again")
+    cutting = LoggedState("the write-ahead log cannot be cut", "the write-ahead log can be cut again")
     expired = leases_expired.value()
     tick = 0
     while True:
@@ -43,7 +67,11 @@ async def reap(service: Service) -> None:
 async def reap_once(service: Service) -> None:
     """One study that cannot be looked after does not keep the others waiting."""
     overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
-    faults = [fault for name in overdue if (fault := await _tried(service.look_after([name]))) is not None]
+    faults: list[Exception] = []
+    for start in range(0, len(overdue), LOOKED_AFTER_AT_ONCE):
+        some = overdue[start : start + LOOKED_AFTER_AT_ONCE]
+        tried = await asyncio.gather(*(_tried(service.look_after([name])) for name in some))
+        faults += [fault for fault in tried if fault is not None]
     if faults:
         raise faults[0]
     service.reaped_at = time.monotonic()
@@ -57,7 +85,7 @@ async def _tried(work: Coroutine[Any, Any, None]) -> Exception | None:
     return None
 
 
-async def _carefully(work: Coroutine[Any, Any, None], outage: Outage) -> None:
+async def _carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
     error = await _tried(work)
     if error is None:
         outage.worked()

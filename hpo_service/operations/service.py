@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from hpo_service.domain.errors import StudyHeld, Unavailable
 from hpo_service.domain.study import Study
 from hpo_service.operations import readings
 from hpo_service.operations.exchange import Done, Exchange
@@ -27,6 +28,7 @@ from hpo_service.store.writing_record import WritingRecord
 T = TypeVar("T")
 
 MOST_WORKERS_IN_MEMORY = 100_000
+LOOKED_AFTER_AT_ONCE = 50  # studies
 
 
 class Service:
@@ -152,7 +154,7 @@ class Service:
     async def read_all(self, work: Callable[[Record], T]) -> T:
         """Read across studies, in a thread, after what time has changed."""
         overdue = await self._in_thread(lambda record: record.overdue())
-        await self.look_after(overdue)
+        await self.look_after_those_free(overdue)
         return await self._in_thread(work)
 
     async def read_all_apart(self, work: Callable[[Record], T]) -> T:
@@ -160,7 +162,7 @@ class Service:
         overdue, result = await self.snapshot_apart(partial(readings.unless_any_overdue, work))
         if not overdue:
             return result  # type: ignore[return-value]
-        await self.look_after(overdue)
+        await self.look_after_those_free(overdue)
         return await self.snapshot_apart(work)
 
     async def snapshot_apart(self, work: Callable[[Record], T]) -> T:
@@ -200,10 +202,24 @@ class Service:
         for name in names:
             await self.write(partial(self._look_after, name), [name])
 
+    async def look_after_those_free(self, names: Sequence[str]) -> None:
+        """The same, but a study that somebody else holds is left as it stands: it keeps none of the others waiting."""
+        for start in range(0, len(names), LOOKED_AFTER_AT_ONCE):
+            some = names[start : start + LOOKED_AFTER_AT_ONCE]
+            free = [name for name in some if name not in self.database.studies_aside]
+            outcomes = await asyncio.gather(*(self.look_after([name]) for name in free), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException) and not isinstance(outcome, StudyHeld):
+                    raise outcome
+
     def _look_after(self, name: str, record: WritingRecord) -> None:
         study = record.find_study(name)
         if study is not None:
             self.work_on(record, study).settle()
+
+    async def beat(self) -> None:
+        """Show that this server can serve; what it has missed before counts in no lease."""
+        self.database.uptime.beaten(await self.write(self.database.beat))
 
     # -- workers ------------------------------------------------------------------------------------------
 
@@ -219,10 +235,11 @@ class Service:
         return worker_id in self._known
 
     async def save_new_worker(self, worker_id: str) -> None:
-        """Save what was heard at once when it comes from a worker not heard of before."""
+        """Save what was heard at once when it comes from a worker not heard of before, or else a little later."""
         if self.knows(worker_id):
             return
-        await self.save_seen_workers()
+        with contextlib.suppress(Unavailable):  # its row may be in the hands of a server that was stopped
+            await self.save_seen_workers()
 
     async def save_seen_workers(self) -> None:
         async with self._saving:

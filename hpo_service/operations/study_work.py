@@ -95,7 +95,8 @@ class StudyWork:
 
     def lapse_one(self, trial: Trial) -> Trial:
         fail_as = self.study.state.reason_for_unfinished or self._stopped(trial)
-        holding = trial.holding.lapse(self.record.now, self.study.spec.limits.attempts, fail_as)
+        attempts = self.study.spec.limits.attempts
+        holding = trial.holding.lapse(self.record.now, attempts, fail_as, self.record.outages())
         return trial if holding is None else self.change(trial, holding)
 
     def release(self, trial: Trial, attempt: int) -> Trial:
@@ -253,7 +254,8 @@ class StudyWork:
     # -- the sealed test ----------------------------------------------------------------------------------
 
     def lapse_test(self, test: SealedTest) -> SealedTest:
-        holding = test.holding.lapse(self.record.now, self.study.spec.limits.attempts, None)
+        attempts = self.study.spec.limits.attempts
+        holding = test.holding.lapse(self.record.now, attempts, None, self.record.outages())
         return test if holding is None else self.change_test(test, holding)
 
     def change_test(self, test: SealedTest, holding: Holding, **fields: object) -> SealedTest:

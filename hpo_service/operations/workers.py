@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy.exc
 
-from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound
+from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, StudyHeld
 from hpo_service.domain.sealed_test import BUILT_IN
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import Report, Told, Trial, TrialState, pruned_values
@@ -96,9 +96,12 @@ async def ask_any(
         if draining:
             return Look({"trials": [], "drain": True}, final=True)
         for name in names:
-            found = await _write_once(service, partial(_ask_one_of_any, service, name, ask, only), [name])
-            if found.final:
-                return found
+            if name in service.database.studies_aside:
+                continue
+            with contextlib.suppress(StudyHeld):  # the next one may have something, too
+                found = await _write_once(service, partial(_ask_one_of_any, service, name, ask, only), [name])
+                if found.final:
+                    return found
         return Look({"trials": []}, final=False)
 
     return await _ask(service, ask, look, caller_left)
@@ -247,7 +250,20 @@ def tell_work(service: Service, name: str, number: int, call: Tell) -> Callable[
 
 async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[Json | HpoError]:
     """All calls in one transaction; each succeeds or is refused by itself, in order. only: what the caller may see."""
-    names = sorted({call.study for call in calls.calls if _may_see(only, call.study)})
+    names = {call.study for call in calls.calls if _may_see(only, call.study)}
+    try:
+        return await _batch(service, calls, names, only, {})
+    except StudyHeld as refusal:
+        held = names & service.database.studies_aside
+        if held in (set(), names):
+            raise
+        return await _batch(service, calls, names - held, only, dict.fromkeys(held, refusal))
+
+
+async def _batch(
+    service: Service, calls: Batch, names: Collection[str], only: Collection[str] | None, held: Mapping[str, StudyHeld]
+) -> list[Json | HpoError]:
+    """held: the studies whose calls are refused, each with its refusal."""
 
     def in_transaction(record: WritingRecord) -> list[Json | HpoError]:
         works: dict[str, StudyWork] = {}
@@ -256,6 +272,8 @@ async def batch(service: Service, calls: Batch, only: Collection[str] | None = N
             try:
                 if not _may_see(only, call.study):
                     raise NotFound(f"there is no study {call.study!r}")
+                if call.study in held:
+                    raise held[call.study]
                 if call.study not in works:
                     works[call.study] = service.work_on(record, record.study(call.study))
                 with works[call.study].undone_if_refused():
@@ -266,7 +284,7 @@ async def batch(service: Service, calls: Batch, only: Collection[str] | None = N
             work.settle()
         return results
 
-    return await service.write(in_transaction, names)
+    return await service.write(in_transaction, sorted(names))
 
 
 def _heard(service: Service, work: StudyWork, number: int) -> StudyWork:

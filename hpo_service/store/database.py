@@ -21,6 +21,7 @@ from hpo_service.store.engine import (
     sqlite_file,
     writing_engine,
 )
+from hpo_service.store.outages import Beat, Uptime
 from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
@@ -105,6 +106,19 @@ class Database:
         """The study as the writer has it in memory; maybe a moment old, and None where it would have to be read."""
         mirror = self._memory.mirrors.get(self._memory.ids.get(name, -1))
         return None if mirror is None else mirror.study
+
+    @property
+    def uptime(self) -> Uptime:
+        """What is known of this server's being able to serve."""
+        return self._memory.uptime
+
+    def beat(self, record: WritingRecord) -> Beat:
+        return record.beat(self._clock)
+
+    @property
+    def studies_aside(self) -> frozenset[str]:
+        """Studies that somebody else holds, so that calls on them will most likely be refused."""
+        return self._writer.studies_aside
 
     def write_all(self, calls: Sequence[Call]) -> None:
         """Raise Unavailable: none of them will run."""

@@ -17,6 +17,14 @@ from sqlalchemy.engine import URL, make_url
 
 from hpo_service.domain.errors import Unavailable
 
+# What a server waits for a lock on PostgreSQL before it sets the study aside: other groups hold one for milliseconds.
+LOCK_SECONDS = 0.25
+# Of a server that was stopped in the middle of a transaction; then others have what it held.
+IDLE_IN_TRANSACTION_SECONDS = 10
+# A machine that has vanished without a word, at either end, is given up about so soon.
+_VANISHED = {"idle": 5, "interval": 2, "count": 3}
+_VANISHED_MILLISECONDS = 10_000
+
 Clock = Callable[[], float]
 
 _dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
@@ -45,11 +53,11 @@ def sqlite_file(url: URL) -> Path | None:
 def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     """The engine of the one writer: every transaction takes the write lock at once.
 
-    waits: whether SQLite waits for a lock that is held, or says at once that it is.
+    waits: whether a lock that is held is waited for, or SQLite says at once that it is and PostgreSQL after a moment.
     """
     if sqlite_file(url) is None:
         # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
-        return _postgres(url, pool_size=2, prepare_threshold=None)
+        return _postgres(url, pool_size=2, lock_seconds=0.0 if waits else LOCK_SECONDS, prepare_threshold=None)
     engine = sa.create_engine(
         url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
     )
@@ -68,7 +76,16 @@ def reading_engine(url: URL) -> sa.Engine:
     return engine
 
 
-def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:
+def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, **options: Any) -> sa.Engine:
+    """lock_seconds: how long a lock is waited for; 0: as long as statements may take."""
+    settings = {
+        "timezone": "UTC",
+        "statement_timeout": 30_000,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_SECONDS * 1000,
+        "lock_timeout": round(lock_seconds * 1000),
+        "tcp_user_timeout": _VANISHED_MILLISECONDS,
+        **{f"tcp_keepalives_{what}": number for what, number in _VANISHED.items()},
+    }
     return sa.create_engine(
         url,
         json_serializer=_dumps,
@@ -77,7 +94,9 @@ def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "tcp_user_timeout": _VANISHED_MILLISECONDS,
+            **{f"keepalives_{what}": number for what, number in _VANISHED.items()},
             **options,
         },
     )
@@ -118,6 +137,11 @@ def is_locked(error: sa.exc.OperationalError) -> bool:
     """Whether SQLite's file was locked by somebody else."""
     code = getattr(error.orig, "sqlite_errorcode", 0)
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether PostgreSQL has waited for a lock for as long as it may."""
+    return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
 def one_line(error: BaseException) -> str:

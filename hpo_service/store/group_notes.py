@@ -10,7 +10,7 @@ import structlog
 
 from hpo_service import instruments, tracing
 from hpo_service.domain.errors import Unavailable
-from hpo_service.outages import Outage
+from hpo_service.logged_state import LoggedState
 
 SLOW_COMMIT_SECONDS = 1.0
 LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
@@ -33,8 +33,10 @@ class Timed(Protocol):
 
 class GroupNotes:
     def __init__(self) -> None:
-        self._database = Outage("the database does not take writes", "the database takes writes again")
-        self._lock = Outage("somebody else holds the database's write lock", "the database's write lock is free again")
+        self._database = LoggedState("the database does not take writes", "the database takes writes again")
+        self._lock = LoggedState(
+            "somebody else holds the database's write lock", "the database's write lock is free again"
+        )
 
     def locked(self, waiting: float) -> None:
         """The file's lock was tried for, and is held by somebody else; waiting: seconds until now."""

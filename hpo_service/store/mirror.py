@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Report, Trial, TrialState
 from hpo_service.store.rows import with_counts
@@ -63,7 +64,7 @@ class Mirror:
     trials: dict[int, Trial] = field(default_factory=dict)
     reports: dict[int, dict[int, Report]] = field(default_factory=dict)
     finished: deque[int] = field(default_factory=deque)
-    # Bounds of the leases' expiry: while the clock lies between them, no lease needs looking at.
+    # Bounds of the leases' ends: while the clock lies between them, no lease needs looking at.
     earliest: float = math.inf
     latest: float = -math.inf
     # What another server has changed, as it was last taken over: from a revision to the next, these trials.
@@ -100,12 +101,13 @@ class Mirror:
     def running(self) -> Iterable[Trial]:
         return (trial for trial in self.trials.values() if trial.state is TrialState.RUNNING)
 
-    def lapsed(self, now: float) -> list[Trial]:
-        """RUNNING trials whose lease has run out, by number."""
+    def lapsed(self, now: float, outages: Callable[[], Sequence[Outage]]) -> list[Trial]:
+        """RUNNING trials whose lease has run out, by number. outages: asked for where one may have."""
         if self.earliest > now and self.latest <= now + self.study.spec.lease_seconds:
             return []
-        leases = [trial.holding.lease for trial in self.running() if trial.holding.lease is not None]
-        self.earliest = min((lease.expires_at for lease in leases), default=math.inf)
-        self.latest = max((lease.expires_at for lease in leases), default=-math.inf)
-        over = [t for t in self.running() if t.holding.lease is not None and t.holding.lease.is_expired(now)]
+        held = [(trial, trial.holding.lease) for trial in self.running() if trial.holding.lease is not None]
+        missed = outages() if held else ()
+        self.earliest = min((lease.ends_at(missed) for _, lease in held), default=math.inf)
+        self.latest = max((lease.expires_at for _, lease in held), default=-math.inf)
+        over = [trial for trial, lease in held if lease.is_expired(now, missed)]
         return sorted(over, key=lambda trial: trial.number)

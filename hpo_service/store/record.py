@@ -15,10 +15,12 @@ from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
     HistoryTrial,
+    Lease,
     Report,
     Trial,
     TrialState,
 )
+from hpo_service.store.outages import read_outages
 from hpo_service.store.rows import (
     ends_at,
     floats,
@@ -82,26 +84,28 @@ _CURVES = (
     .order_by(reports.c.trial_id, reports.c.step)
 )
 
-_OVERDUE = sa.select(studies.c.name).where(
-    _OURS,
-    sa.or_(
-        studies.c.id.in_(
-            sa.select(trials.c.study_id)
-            .join(studies, studies.c.id == trials.c.study_id)
-            .where(trials.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(trials.c.lease_expires_at))
-        ),
-        studies.c.id.in_(
-            sa.select(tests.c.study_id)
-            .join(studies, studies.c.id == tests.c.study_id)
-            .where(tests.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(tests.c.lease_expires_at))
-        ),
-        sa.and_(
-            studies.c.ends_at <= _NOW,
-            studies.c.state == sa.literal_column("'ACTIVE'"),
-            studies.c.running + studies.c.retries == 0,
-        ),
+
+def _lapsed_leases(table: sa.Table) -> sa.Select[Any]:
+    return (
+        sa.select(studies.c.name, table.c.lease_expires_at, studies.c.lease_seconds)
+        .join(table, table.c.study_id == studies.c.id)
+        .where(_OURS, table.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(table.c.lease_expires_at))
+    )
+
+
+# Leases of trials and tests that have run out unless their holders could not be heard, and studies that have no lease
+# but have come to their end.
+_MAYBE_OVERDUE = (
+    *(_lapsed_leases(trials), _lapsed_leases(tests)),
+    sa.select(studies.c.name, sa.null(), studies.c.lease_seconds).where(
+        _OURS,
+        studies.c.ends_at <= _NOW,
+        studies.c.state == sa.literal_column("'ACTIVE'"),
+        studies.c.running + studies.c.retries == 0,
     ),
 )
+_OVERDUE = sa.union_all(*_MAYBE_OVERDUE)
+_OVERDUE_OF_SOME = sa.union_all(*(q.where(studies.c.id.in_(_b("ids", expanding=True))) for q in _MAYBE_OVERDUE))
 _TRIAL = sa.select(trials).where(trials.c.study_id == _b("study_id"), trials.c.number == _b("number"))
 _WAITING = sa.select(trials).where(
     trials.c.study_id == _b("study_id"), trials.c.state == sa.literal_column("'WAITING'")
@@ -248,14 +252,22 @@ class Record:
         return names
 
     def overdue(self, some: Sequence[Study] | None = None) -> list[str]:
-        """Names of the studies in which time alone has changed something: a lease, or a limit of seconds."""
-        query = _OVERDUE
-        if some is not None:
-            if not some:
-                return []
-            query = query.where(studies.c.id.in_([study.id for study in some]))
-        too_long = {"now": self.now}
-        return [name for (name,) in self._db.execute(query, too_long)]
+        """Names of the studies in which time alone has changed something: a lease, or a limit of seconds.
+
+        An outage that has not ended is left to who writes: a lease may turn out to be held after all.
+        """
+        if some is None:
+            found = self._db.execute(_OVERDUE, {"now": self.now}).all()
+        else:
+            found = self._db.execute(_OVERDUE_OF_SOME, {"now": self.now, "ids": [study.id for study in some]}).all()
+        missed = read_outages(self._db) if found else ()
+        return sorted(
+            {
+                name
+                for name, expires_at, duration in found
+                if expires_at is None or Lease(expires_at, duration).is_expired(self.now, missed)
+            }
+        )
 
     # -- rounds -------------------------------------------------------------------------------------------
 

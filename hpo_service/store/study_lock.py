@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import sqlalchemy as sa
 
 from hpo_service.store import one_round_trip
+from hpo_service.store.engine import is_lock_timeout
 from hpo_service.store.rows import STUDY_COUNTERS, trial_of, with_counters
 from hpo_service.store.tables import studies, trials
 
@@ -74,6 +75,10 @@ class OutOfDate(BaseException):
     """The group has gone ahead on something that was not so. No call's error: none may catch it."""
 
 
+class StudiesHeld(OutOfDate):
+    """Somebody else has held one of the group's studies for longer than a group takes."""
+
+
 class DatabaseClock:
     """What the database's clock shows, reckoned on from when it was last read.
 
@@ -99,6 +104,13 @@ class DatabaseClock:
             return None
         self._last = max(self._last, self._shown + passed)
         return self._last
+
+
+def held_by_others(connection: sa.Connection, names: Sequence[str]) -> set[str]:
+    """Those of these studies that cannot be locked now; waits for nobody."""
+    named = sa.select(studies.c.name).where(studies.c.name.in_(names))
+    free = set(connection.execute(named.with_for_update(skip_locked=True)).scalars())
+    return set(connection.execute(named).scalars()) - free
 
 
 def ask_call(study_id: int) -> str:
@@ -142,7 +154,12 @@ class StudyLock:
         changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in followed]
         lock = (_LOCK, (one_round_trip.array(self._names),))
         statements = [("BEGIN", ()), lock, *changed, *_answers(self._keys)]
-        _, locked, *rest = one_round_trip.run(self._connection, statements)
+        try:
+            _, locked, *rest = one_round_trip.run(self._connection, statements)
+        except sa.exc.OperationalError as error:
+            if is_lock_timeout(error):
+                raise StudiesHeld from error
+            raise
         taken_over, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
         found = {}
         for *cells, shown in locked:
@@ -181,6 +198,11 @@ class StudyLock:
             if _OTHERS_WROTE in str(error):
                 self._memory.meet_others(name)
         raise OutOfDate from error
+
+    def was_held(self, error: Exception) -> NoReturn:
+        for name in self._names:
+            self._memory.forget_study(name)
+        raise StudiesHeld from error
 
     def _take_over(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
         """Bring what is known of a study up to its row; False where all of it has to be read again."""

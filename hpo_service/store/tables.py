@@ -198,6 +198,23 @@ workers = sa.Table(
     sa.Column("draining", sa.Boolean, nullable=False),
 )
 
+# The servers that run, or were there a moment ago; see store/outages.py.
+servers = sa.Table(
+    "hpo_servers",
+    metadata,
+    sa.Column("server_id", sa.Text, primary_key=True),  # drawn anew at each start
+    sa.Column("served_until", Seconds, nullable=False),
+)
+
+# When a server could not serve: time that counts in no lease.
+outages = sa.Table(
+    "hpo_outages",
+    metadata,
+    sa.Column("server_id", sa.Text, primary_key=True),
+    sa.Column("began", Seconds, primary_key=True),
+    sa.Column("ended", Seconds, nullable=False),
+)
+
 # The keys of callers. A key itself is stored nowhere: only its hash, by which it is found.
 keys = sa.Table(
     "hpo_keys",

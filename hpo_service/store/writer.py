@@ -8,6 +8,8 @@ Light calls may run in the thread that brings them (`run_here`): handing them to
 they do. That is for calls that wait for nothing: as soon as SQLite's disk is slow, or somebody else holds the file's
 lock, or PostgreSQL has to be asked something, the writer's thread does the waiting. What PostgreSQL answers to a commit
 is not waited for at all: the event loop says when it has come.
+
+A study that somebody else holds for long is set aside with its calls (`studies_aside.py`), and the others go on.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ import sqlalchemy as sa
 
 from hpo_service import tracing
 from hpo_service.domain.errors import Unavailable
-from hpo_service.store.engine import begin, database_errors_translated, is_locked
+from hpo_service.store.engine import begin, database_errors_translated, is_lock_timeout, is_locked, one_line
 from hpo_service.store.group_notes import GroupNotes
 from hpo_service.store.one_round_trip import Sent
-from hpo_service.store.study_lock import MustWait, OutOfDate
+from hpo_service.store.studies_aside import StudiesAside
+from hpo_service.store.study_lock import MustWait, OutOfDate, StudiesHeld, held_by_others
 from hpo_service.store.writing_record import Group, Memory
 
 T = TypeVar("T")
@@ -144,6 +147,7 @@ class Writer:
         self._in_hand = threading.Lock()  # held by whoever runs a group, until it is answered or has landed
         self._is_wanted = False  # by the writer's thread, which would not get it between two groups of the event loop
         self._flight: _Flight | None = None
+        self._aside: StudiesAside[Call] = StudiesAside()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -176,7 +180,7 @@ class Writer:
         if not self._in_hand.acquire(blocking=False):
             return 0
         if self._shared:
-            return self._depart(calls, watch)
+            return self._depart_without_those_aside(calls, watch) if self._aside.names else self._depart(calls, watch)
         try:
             answers = self._run_group(list(calls), patient=False)
         except _Locked:
@@ -186,6 +190,22 @@ class Writer:
         _answer(answers)
         self._listener.answered()
         return len(calls)
+
+    def _depart_without_those_aside(self, calls: Sequence[Call], watch: Watch) -> int:
+        """Leave calls on studies that are held to the thread, where they wait."""
+        is_aside = [self._aside.concerns(call) for call in calls]
+        others = [place for place, aside in enumerate(is_aside) if not aside]
+        if not others:
+            self._in_hand.release()
+            return 0
+        departed = self._depart([calls[place] for place in others], watch)
+        if departed == 0:
+            return 0
+        until = others[departed] if departed < len(others) else len(calls)
+        left = [call for call, aside in zip(calls[:until], is_aside[:until], strict=True) if aside]
+        if left:
+            self._queue.put(left)
+        return until
 
     def _depart(self, calls: Sequence[Call], watch: Watch) -> int:
         """Run what can be run on what is known, and send it; at its landing the lock is let go of."""
@@ -248,7 +268,9 @@ class Writer:
                         self._watch(flight)
                     return
                 flight.group.arrived(flight.sent)
-        except OutOfDate:
+        except OutOfDate as reason:
+            if isinstance(reason, StudiesHeld):
+                self._aside.add(_asked_for(flight.calls)[0])
             self._listener.rolled_back()
             self._disconnect(flight)
             self._queue.put(flight.calls)  # to be run with the lock held
@@ -283,6 +305,11 @@ class Writer:
         self._listener.rolled_back()
 
     @property
+    def studies_aside(self) -> frozenset[str]:
+        """The studies that somebody else holds."""
+        return self._aside.names
+
+    @property
     def is_at_work(self) -> bool:
         """Whether a group runs now; at its end the listener is told."""
         return self._is_wanted or self._in_hand.locked()
@@ -296,23 +323,62 @@ class Writer:
     def _run(self) -> None:
         try:
             last = False
-            while not last and (first := self._queue.get()) is not None:
+            while not last and (first := self._next()) is not None:
                 group, last = self._gather(first)
-                self._run_in_hand(group)
+                if group:
+                    self._run_in_hand(group)
+                if self._aside.seconds_until_look() == 0:
+                    self._look_at_those_aside()
         finally:
             with self._taken_in_hand():
                 pass  # what was on its way has landed, and may have come back to be run again
             with suppress(queue.Empty):
                 while (rest := self._queue.get_nowait()) is not None:
                     self._run_in_hand(list(rest))
+            self._give_up_waiting(all_=True)
+            self._listener.answered()
             with self._taken_in_hand():
                 self._let_go()
 
+    def _next(self) -> Sequence[Call] | None:
+        """The next calls; none when it is time to look at those aside, and None at the end."""
+        try:
+            return self._queue.get(timeout=self._aside.seconds_until_look())
+        except queue.Empty:
+            return ()
+
     def _run_in_hand(self, calls: list[Call]) -> None:
+        if self._aside.names:
+            self._aside.wait(call for call in calls if self._aside.concerns(call))
+            calls = [call for call in calls if not self._aside.concerns(call)]
         with self._taken_in_hand():
-            answers = self._run_group(calls, patient=True)
+            try:
+                answers = self._run_group(calls, patient=True) if calls else []
+            except StudiesHeld:
+                self._aside.add(_asked_for(calls)[0])
+                self._aside.wait(calls)
+                answers = []
         _answer(answers)
         self._listener.answered()
+
+    def _look_at_those_aside(self) -> None:
+        with self._taken_in_hand():
+            free = self._aside.looked(self._held(sorted(self._aside.wanted())))
+        self._give_up_waiting()
+        self._listener.answered()  # who has come meanwhile has waited for the end of this
+        for start in range(0, len(free), LARGEST_GROUP):
+            self._run_in_hand(free[start : start + LARGEST_GROUP])
+
+    def _held(self, names: Sequence[str]) -> set[str]:
+        """Where the database is away nobody is: the calls that wait will be told so."""
+        try:
+            with self._engine.connect() as connection:
+                return held_by_others(connection, names)
+        except sa.exc.SQLAlchemyError:
+            return set()
+
+    def _give_up_waiting(self, *, all_: bool = False) -> None:
+        _answer((call, _Outcome(None, refusal)) for call, refusal in self._aside.given_up(all_=all_))
 
     @contextmanager
     def _taken_in_hand(self) -> Iterator[None]:
@@ -355,13 +421,13 @@ class Writer:
                 group.commit()
                 took = time.perf_counter() - began
                 self.commit_seconds += 0.2 * (took - self.commit_seconds)
-        except _Locked:
+        except (_Locked, StudiesHeld):
             raise
         except BaseException as error:
             self._forget()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
-                return [answer for call in calls for answer in self._run_group([call], patient=True)]
+                return [self._run_alone(call) for call in calls]
             self._notes.failed(calls, error)
             outcomes = [_Outcome(None, error)] * len(calls)
         else:
@@ -369,6 +435,13 @@ class Writer:
             self._listener.committed()
             self._notes.committed(calls, has_begun, took, len(calls))
         return list(zip(calls, outcomes, strict=True))
+
+    def _run_alone(self, call: Call) -> tuple[Call, _Outcome]:
+        try:
+            (answer,) = self._run_group([call], patient=True)
+            return answer
+        except StudiesHeld:
+            return call, _Outcome(None, self._aside.refusal(call))
 
     @contextmanager
     def _transaction(self, patient: bool) -> Iterator[sa.Connection]:
@@ -434,6 +507,8 @@ class Writer:
             self._listener.call_kept()
             return _Outcome(result, None)
         except Exception as error:
+            if is_lock_timeout(error) and group.can_undo_sql:
+                error = Unavailable(f"somebody else holds what the call needs: {one_line(error)}")
             lost = isinstance(error, sa.exc.DBAPIError) and not isinstance(
                 error, sa.exc.IntegrityError | sa.exc.DataError
             )

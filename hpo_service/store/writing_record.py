@@ -16,11 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo_service import instruments
+from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
-from hpo_service.store.engine import Clock, database_time, raw
+from hpo_service.store.engine import Clock, database_time, is_lock_timeout, raw
 from hpo_service.store.mirror import Mirror, Undo
+from hpo_service.store.outages import Beat, KnownOutages, Uptime, beat, read_known
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import AnswerKey, DatabaseClock, MustWait, StudyLock
@@ -40,6 +42,8 @@ class Memory:
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
         self.database_clock = DatabaseClock()
+        self.uptime = Uptime()
+        self.outages: KnownOutages | None = None
         self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
 
     def meet_others(self, name: str) -> None:
@@ -92,6 +96,7 @@ class Group:
         self._lock: StudyLock | None = None
         self._before_sql: list[dict[Any, Any]] | None = None
         self._now: float | None = None
+        self._outages: tuple[Outage, ...] | None = None
         self._reads_draining = False
 
     @property
@@ -114,6 +119,15 @@ class Group:
             else:
                 self._now = database_time(self.connection)
         return self._now
+
+    def outages(self, clock_shows: float) -> tuple[Outage, ...]:
+        """What no lease is charged with, up to now. Raise MustWait."""
+        if self._outages is None:
+            known = self.memory.outages
+            if known is None or not known.is_fresh():
+                known = self.memory.outages = read_known(self.connection, self.memory.uptime.server_id)
+            self._outages = known.until(clock_shows, self.memory.uptime.outage(clock_shows))
+        return self._outages
 
     def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
         """Keep other servers from these studies; requests: (study, request_id) of who asks it. Raise MustWait."""
@@ -138,6 +152,11 @@ class Group:
             connection.exec_driver_sql("SAVEPOINT one_call")
         self.pending.flush(connection, self.memory.mirrors)
         return connection
+
+    @property
+    def can_undo_sql(self) -> bool:
+        """Whether what the call has done by SQL, a statement that failed included, can be undone without the others."""
+        return self._before_sql is not None
 
     def keep_call(self) -> None:
         if self._before_sql is not None:
@@ -175,6 +194,10 @@ class Group:
             _, lock, *answers = sent.received()
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             self._lock.was_not_so(error)
+        except sa.exc.OperationalError as error:
+            if is_lock_timeout(error):
+                self._lock.was_held(error)
+            raise
         self._lock.was_as_known(lock)
         if self._reads_draining:
             self.memory.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
@@ -301,7 +324,19 @@ class WritingRecord(Record):
 
     def lapsed_trials(self, study: Study) -> list[Trial]:
         """RUNNING trials whose lease has run out, or was set by a clock that has since stepped back."""
-        return self._mirror(study).lapsed(self.now)
+        return self._mirror(study).lapsed(self.now, self.outages)
+
+    # -- outages ------------------------------------------------------------------------------------------
+
+    def outages(self) -> tuple[Outage, ...]:
+        """When workers could not be heard, through no fault of theirs. Raise MustWait."""
+        return self._group.outages(self.now)
+
+    def beat(self, clock: Clock | None) -> Beat:
+        """Note that this server serves, and what was missed before. Other calls of the group may have taken long."""
+        self._memory.outages = None
+        db = self._db
+        return beat(db, database_time(db) if clock is None else clock(), self._memory.uptime)
 
     # -- reports and attempts -----------------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ from hpo_service.domain.errors import Unavailable
 from hpo_service.domain.key import Scope
 from hpo_service.operations import export, studies
 from hpo_service.operations.keys import create
-from hpo_service.outages import Outage
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, writer
 from tests.api.test_hot_connections import Answer, Served, ask, request, send

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hpo_service.client import Client, Retries, Unreachable
+from hpo_service.client import NEVER, PATIENTLY, Client, Retries, Unreachable
 from hpo_service.domain.errors import LeaseLost, StudyStateConflict, Unavailable
 
 ASKED = {"trials": [], "study_state": "ACTIVE"}
@@ -124,3 +124,11 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(script, answering):
         answers = list(threads.map(lambda _: client.healthz(), range(200)))
     assert answers == [{"ok": True}] * 200
     assert len(client._kept._idle) <= 8
+
+
+def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
+    rng = random.Random(1)
+    retries = PATIENTLY.for_heartbeats()
+    assert max(retries.wait(failures, 0.0, rng) for failures in range(1, 40)) <= 1.0
+    assert retries.deadline == PATIENTLY.deadline
+    assert NEVER.for_heartbeats().deadline == 0

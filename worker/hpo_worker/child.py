@@ -16,6 +16,7 @@ import structlog
 from threadpoolctl import threadpool_limits
 
 from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated, Unreachable, in_one_line, new_worker_id
+from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
 from hpo_worker import log_lines
 from hpo_worker.departure import Departure, Leaving, leave_with_parent
@@ -68,7 +69,7 @@ def _worker(options: Options, worker_id: str) -> Worker:
     outbox = Outbox()
     return Worker(
         _client(options),
-        Heartbeat(_client(options), outbox),
+        Heartbeat(Client(options.server, retries=PATIENTLY.for_heartbeats()), outbox),
         outbox,
         objective,
         worker_id=worker_id,

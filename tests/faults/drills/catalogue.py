@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills import (
+    absences,
     bad_disks,
     bad_networks,
     changed_keys,
@@ -16,6 +17,7 @@ from drills import (
     jumping_clocks,
     kills,
     made_up_calls,
+    one_stopped,
     power_cut,
     silent_failures,
     slow_connections,
@@ -296,6 +298,51 @@ DRILLS = [
         *(8, 32),
         "checks-each-time",
         *(32, ("readiness is checked once a second",)),
+    ),
+    Drill(
+        "A server's absence costs no healthy worker its trial: killed",
+        "kill -9 the server and start it again after more than a lease; some workers die meanwhile; SQLite",
+        absences.server_killed_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A server's absence costs no healthy worker its trial: stopped, as a suspended machine",
+        "SIGSTOP the server for more than a lease, then SIGCONT; some workers die meanwhile; SQLite",
+        absences.server_stopped_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A database's absence costs no healthy worker its trial",
+        "PostgreSQL down for more than a lease under two servers; some workers die meanwhile",
+        absences.postgres_away_for_long,
+        "absences",
+        *(1, 6),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "The absence of one of two servers costs none of its workers a trial",
+        "SIGSTOP or kill -9 one of two servers for more than a lease, by turns; a worker knows one of them; PostgreSQL",
+        absences.one_of_two_away_for_long,
+        "absences",
+        *(1, 8),
+        "absence-is-silence",
+        *(2, ("a healthy worker keeps its trial",)),
+    ),
+    Drill(
+        "A server that is stopped in the middle of a transaction stops no other: studies that it does not hold go on",
+        "SIGSTOP one of two servers while it holds a study, for 7 s; PostgreSQL",
+        one_stopped.one_of_two_stopped,
+        "stops",
+        *(1, 8),
+        "locks-are-waited-for",
+        *(2, ("other studies go on",)),
     ),
 ]
 

@@ -65,6 +65,8 @@ _BROKEN = {
     "keys-by-count": "keys are read again when their number changes",
     "takes-all-that-comes": "requests are parsed before their turn, and trailers kept",
     "checks-each-time": "a commit for each call of /readyz",
+    "locks-are-waited-for": "the writer waits for any lock, up to 30 s",
+    "absence-is-silence": "a lease ends whether anybody could renew it or not",
 }
 
 

@@ -32,14 +32,14 @@ def leases_never_end() -> None:
     """A trial whose worker died stays RUNNING for ever."""
     from hpo_service.domain.trial import Lease
 
-    Lease.is_expired = lambda self, now: False  # type: ignore[method-assign]
+    Lease.is_expired = lambda self, now, outages=(): False  # type: ignore[method-assign]
 
 
 def no_clock_clamp() -> None:
     """A lease ends at its end, however far away a clock that has stepped back made it."""
     from hpo_service.domain.trial import Lease
 
-    Lease.is_expired = lambda self, now: self.expires_at <= now  # type: ignore[method-assign]
+    Lease.is_expired = lambda self, now, outages=(): self.ends_at(outages) <= now  # type: ignore[method-assign]
 
 
 def answer_before_commit() -> None:
@@ -214,13 +214,13 @@ def hasty_end() -> None:
 def says_nothing() -> None:
     """What fails is answered, and nobody else hears of it."""
     from hpo_service.api import request_log
-    from hpo_service.outages import Outage
+    from hpo_service.logged_state import LoggedState
 
     assert hasattr(request_log, "failed")
-    assert hasattr(Outage, "failed")
+    assert hasattr(LoggedState, "failed")
     request_log.limited.allows = lambda kind: False  # type: ignore[method-assign]
     request_log.limited.tell = lambda: None  # type: ignore[method-assign]
-    Outage.failed = lambda self, **says: None  # type: ignore[method-assign]
+    LoggedState.failed = lambda self, **says: None  # type: ignore[method-assign]
 
 
 def takes_all_that_comes() -> None:
@@ -246,6 +246,22 @@ def checks_each_time() -> None:
 
     assert hasattr(Readiness, "faults")
     Readiness.faults = lambda self: asyncio.to_thread(self._check)  # type: ignore[assignment, method-assign]
+
+
+def absence_is_silence() -> None:
+    """A lease ends at its end, though nobody could have renewed it."""
+    from hpo_service.domain.trial import Lease
+
+    assert hasattr(Lease, "ends_at")
+    Lease.ends_at = lambda self, outages=(): self.expires_at  # type: ignore[method-assign]
+
+
+def locks_are_waited_for() -> None:
+    """The writer waits for a lock for as long as somebody holds it, and all studies with it."""
+    from hpo_service.store import engine
+
+    assert hasattr(engine, "LOCK_SECONDS")
+    engine.LOCK_SECONDS, engine.IDLE_IN_TRANSACTION_SECONDS = 0.0, 30
 
 
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
@@ -283,6 +299,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         keys_by_count,
         takes_all_that_comes,
         checks_each_time,
+        absence_is_silence,
+        locks_are_waited_for,
     )
 }
 

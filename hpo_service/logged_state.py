@@ -11,7 +11,7 @@ from hpo_service.log_format import limited
 log = structlog.get_logger()
 
 
-class Outage:
+class LoggedState:
     """Something that works or does not. begins, ends: how the log says so."""
 
     def __init__(self, begins: str, ends: str) -> None:

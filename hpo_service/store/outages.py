@@ -1,0 +1,179 @@
+"""When servers could not serve: found by each of them from its beats, recorded by the first one that knows better.
+
+Every half second a server commits a beat: until then it has served. What lies between two beats that are far apart is
+an outage: it was stopped or suspended, its event loop or its writer was held up, or the database was away. What lies
+between the last beat of a server that has died and the start of the next one is an outage, too. While one of several
+servers gives no sign, no lease ends that it may be the one to renew, for half a minute.
+
+Only the database's clock says when; that it has jumped is told from an outage by a clock that does not jump.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hpo_service.domain.outage import SHORTEST_OUTAGE_SECONDS, Outage, disjoint
+from hpo_service.store.tables import outages, servers, tests, trials
+
+BEAT_SECONDS = 0.5
+GONE_SECONDS = 30.0  # without a beat: whoever else serves no longer waits for that server
+# A server that has just started most likely takes the place of one that gives no sign.
+TAKES_OVER_SECONDS = 5.0
+AHEAD_SECONDS = 60.0  # that no beat or outage can lie in the future, unless the clock was put back since
+MOST_KEPT = 500  # outages; leases that earlier ones would have lengthened have long been renewed, or are over
+READ_AGAIN_SECONDS = 0.2
+
+
+def elapsed_seconds() -> float:
+    """A clock that goes on while the machine is suspended, and never jumps."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(time.CLOCK_MONOTONIC)  # where it counts that time, too
+
+
+class Beat(NamedTuple):
+    """When a server has served, by the database's clock and by one that does not jump."""
+
+    at: float
+    elapsed: float
+
+
+class Uptime:
+    """What a server knows of itself: when it has served last. Without a beat it never looks."""
+
+    def __init__(self, elapsed: Callable[[], float] = elapsed_seconds) -> None:
+        self.server_id = uuid.uuid4().hex
+        self._elapsed = elapsed
+        self._began = math.inf
+        self._last: Beat | None = None
+
+    def begin(self) -> None:
+        """Beats will come from now on."""
+        self._began = self._elapsed()
+
+    def beaten(self, beat: Beat) -> None:
+        self._last = beat
+
+    def beat_at(self, now: float) -> Beat:
+        return Beat(now, self._elapsed())
+
+    @property
+    def has_beaten(self) -> bool:
+        return self._last is not None
+
+    @property
+    def has_just_started(self) -> bool:
+        return self._elapsed() - self._began < TAKES_OVER_SECONDS
+
+    def outage(self, now: float) -> Outage | None:
+        """The outage that has not been recorded yet, if there is one; it ends now at the earliest."""
+        if self._last is None:
+            return None if math.isinf(self._began) else Outage(0.0, now)
+        if self._elapsed() - self._last.elapsed <= SHORTEST_OUTAGE_SECONDS:
+            return None
+        return Outage(min(self._last.at + BEAT_SECONDS, now), now)
+
+
+@dataclass(frozen=True)
+class KnownOutages:
+    """What the record says: recorded outages, and until when each of the other servers has served."""
+
+    recorded: Sequence[Outage]
+    others: Sequence[float]
+    read_at: float
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.read_at < READ_AGAIN_SECONDS
+
+    def until(self, now: float, own: Outage | None) -> tuple[Outage, ...]:
+        """All that a lease is not charged with. Another server's silence since its last beat is no worker's."""
+        silent = [Outage(at, min(now, at + GONE_SECONDS)) for at in self.others if at < now]
+        return disjoint([*self.recorded, *silent, *([own] if own is not None else [])])
+
+
+def read_outages(db: sa.Connection) -> tuple[Outage, ...]:
+    return disjoint(Outage(began, ended) for began, ended in db.execute(_RECORDED))
+
+
+def read_known(db: sa.Connection, server_id: str) -> KnownOutages:
+    at = time.monotonic()
+    others = [served_until for other, served_until in db.execute(_SERVERS) if other != server_id]
+    return KnownOutages(read_outages(db), others, at)
+
+
+def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
+    """Note that this server serves, and what has been missed; the beat counts once it is committed."""
+    noted = uptime.beat_at(now)
+    known = {row.server_id: row.served_until for row in db.execute(_SERVERS)}
+    mine = known.pop(uptime.server_id, None)
+    own = uptime.outage(now)
+    if own is not None and (uptime.has_beaten or not known):
+        # At the very first start nothing is known of the time before: no lease is charged with any of it.
+        _record(db, uptime.server_id, own, now)
+    for other, served_until in known.items():
+        _take_over(db, other, served_until, now, uptime)
+    if mine is None:
+        db.execute(sa.insert(servers), {"server_id": uptime.server_id, "served_until": now})
+    else:
+        db.execute(_BEAT[db.dialect.name], {"id": uptime.server_id, "now": now})
+    return noted
+
+
+def _take_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> None:
+    """Record the outage of a server that is gone; one that is not comes back with its next beat."""
+    patience = SHORTEST_OUTAGE_SECONDS if uptime.has_just_started else GONE_SECONDS
+    if served_until > now + AHEAD_SECONDS:
+        db.execute(_REMOVE, {"id": other, "at": served_until})
+    elif now - served_until > patience and db.execute(_REMOVE, {"id": other, "at": served_until}).rowcount:
+        ended = now if uptime.has_just_started else served_until + GONE_SECONDS
+        _record(db, other, Outage(served_until, ended), now)
+
+
+def _record(db: sa.Connection, server_id: str, outage: Outage, now: float) -> None:
+    row = {"server_id": server_id, "began": outage.began, "ended": outage.ended}
+    db.execute(_RECORD[db.dialect.name], row)
+    db.execute(_FORGET, {"ahead": now + AHEAD_SECONDS})
+
+
+_b = sa.bindparam
+_RECORD = {
+    dialect: module.insert(outages).on_conflict_do_nothing()
+    for dialect, module in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+_RECORDED = sa.select(outages.c.began, outages.c.ended)
+_SERVERS = sa.select(servers.c.server_id, servers.c.served_until)
+_BEATING = sa.update(servers).where(servers.c.server_id == _b("id")).values(served_until=_b("now"))
+_RUNNING: sa.ColumnElement[str] = sa.literal_column("'RUNNING'")
+_BEAT = {
+    # Nobody else looks at it: it need not be written while no lease is held.
+    "sqlite": _BEATING.where(
+        sa.or_(
+            sa.exists().where(trials.c.state == _RUNNING),
+            sa.exists().where(tests.c.state == _RUNNING),
+        )
+    ),
+    "postgresql": _BEATING,
+}
+# Rows that somebody else has in hand are left to them: nobody waits here.
+_gone = sa.select(servers.c.server_id).where(servers.c.server_id == _b("id"), servers.c.served_until == _b("at"))
+_REMOVE = sa.delete(servers).where(servers.c.server_id.in_(_gone.with_for_update(skip_locked=True)))
+_later = outages.alias()
+_old = (
+    sa.select(outages.c.server_id, outages.c.began)
+    .where(
+        sa.or_(
+            outages.c.ended > _b("ahead"),
+            sa.select(sa.func.count()).where(_later.c.ended > outages.c.ended).scalar_subquery() >= MOST_KEPT,
+        )
+    )
+    .with_for_update(skip_locked=True)
+)
+_FORGET = sa.delete(outages).where(sa.tuple_(outages.c.server_id, outages.c.began).in_(_old))
