@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store import database_file
 
 Clock = Callable[[], float]
 
@@ -50,9 +51,7 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     if sqlite_file(url) is None:
         # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
         return _postgres(url, pool_size=2, prepare_threshold=None)
-    engine = sa.create_engine(
-        url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
-    )
+    engine = _sqlite(url, pool_size=1, max_overflow=1)
     _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False, waits=waits)
     return engine
 
@@ -61,11 +60,15 @@ def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
     if sqlite_file(url) is None:
         return _postgres(url, pool_size=8)
-    engine = sa.create_engine(
-        url, json_serializer=_dumps, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False}
-    )
+    engine = _sqlite(url, pool_size=8, max_overflow=32)
     _on_sqlite(engine, "BEGIN", read_only=True)
     return engine
+
+
+def _sqlite(url: URL, **pool: int) -> sa.Engine:
+    path = sqlite_file(url)
+    assert path is not None
+    return sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
 
 
 def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:

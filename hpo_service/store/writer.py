@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import begin, database_errors_translated, is_locked
 from hpo_service.store.one_round_trip import Sent
 from hpo_service.store.study_lock import MustWait, OutOfDate
@@ -124,12 +125,17 @@ class Writer:
         engine: sa.Engine,
         memory: Memory,
         listener: Listener,
+        file: DatabaseFile | None = None,
     ) -> None:
-        """memory: what the writer knows between transactions; listener: who else keeps something in memory."""
+        """memory: what the writer knows between transactions; listener: who else keeps something in memory.
+
+        file: SQLite's, which is to be in its place before anything is acknowledged.
+        """
         self._engine = engine
         self._memory = memory
         self._shared = engine.dialect.name != "sqlite"  # other servers may write the same database
         self._listener = listener
+        self._file = file
         self._queue: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._connection: sa.Connection | None = None
@@ -343,6 +349,8 @@ class Writer:
                 began = time.perf_counter()
                 group.commit()
                 self.commit_seconds += 0.2 * (time.perf_counter() - began - self.commit_seconds)
+                if self._file is not None:
+                    self._file.check()
         except _Locked:
             raise
         except BaseException as error:
@@ -363,6 +371,8 @@ class Writer:
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
         has not been used for a while goes back there first.
         """
+        if self._file is not None and self._file.is_gone:
+            self._file.check_all()
         connection = self._connection_at_hand()
         if connection is None:
             self._let_go()
