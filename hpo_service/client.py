@@ -10,7 +10,8 @@ The methods of `Client` take and return the JSON of the contract. What goes wron
 HpoError
 ├── Refused             any other refusal; `code` says which
 ├── UnexpectedAnswer    whatever answered, it was not this service
-└── Unreachable         nobody answered
+├── Unreachable         nobody answered
+└── BrokenOff           an answer that comes piece by piece ended before its end
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from urllib3.exceptions import HTTPError
 
 from hpo_service.answers import (
+    BrokenOff,
     Json,
     Refused,
     UnexpectedAnswer,
@@ -52,6 +54,7 @@ from hpo_service.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
 
 __all__ = [
     "NEVER",
+    "BrokenOff",
     "Client",
     "Event",
     "Forbidden",
@@ -183,7 +186,7 @@ class Client:
         return self._json("POST", _study(study) + ":test", {"ensemble": ensemble})
 
     def export(self, study: str, format: ExportFormat = "csv") -> Iterator[bytes]:
-        """The trials as a file, piece by piece."""
+        """The trials as a file, piece by piece; raise BrokenOff where it ends before its end."""
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
@@ -464,7 +467,10 @@ def _pieces(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     try:
         yield from answer.stream(65_536)
     except (HTTPError, OSError) as error:
-        raise Unreachable(f"the export broke off: {root_reason(error)}") from error
+        raise BrokenOff(
+            f"the export broke off before its end ({root_reason(error)}): the study was deleted meanwhile, or the "
+            "server or the network between failed. What has come is not all of it"
+        ) from error
     finally:
         answer.release_conn()
 

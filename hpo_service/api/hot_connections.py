@@ -7,6 +7,9 @@ caller shows a key that admits it. Every other one goes uvicorn's way to the app
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -20,6 +23,9 @@ from hpo_service.api import metrics
 from hpo_service.api.door import Admission
 from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
 from hpo_service.api.one_protocol import Parser
+from hpo_service.api.streams import BREAK_OFF
+
+_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closed without the end of the data being said
 
 
 class HotWay:
@@ -70,7 +76,16 @@ class HotConnection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.parser: Parser = Parser(self)
         self.way = way
+        self.app_state = {**self.app_state, BREAK_OFF: self._break_off}
         self._arriving: HotCycle | None = None
+
+    def _break_off(self) -> None:
+        """Reset the connection: what was sent of an answer is not all of it."""
+        end = self.transport.get_extra_info("socket")
+        if end is not None and not self.transport.is_closing():
+            with socket.socket(fileno=os.dup(end.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

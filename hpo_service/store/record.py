@@ -128,6 +128,13 @@ class Record:
             raise NotFound(f"there is no study {name!r}")
         return found
 
+    def same_study(self, name: str, study_id: int) -> Study:
+        """The study that has had this name and this id; raise NotFound where it was deleted, and maybe made anew."""
+        found = self.find_study(name)
+        if found is None or found.id != study_id:
+            raise NotFound(f"study {name!r} was deleted meanwhile")
+        return found
+
     def find_study(self, name: str) -> Study | None:
         row = self._db.execute(_STUDY_BY_NAME, {"name": name}).one_or_none()
         return None if row is None else study_of(row)
