@@ -15,12 +15,23 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
-from hpo_service.domain.errors import Unavailable
+from hpo_service.domain import nul
+from hpo_service.domain.errors import Fault, Invalid, Unavailable
 from hpo_service.store import database_file
 
 Clock = Callable[[], float]
 
-_dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+
+class _NulRefused(Invalid, sa.exc.DontWrapMixin):
+    """Goes through SQLAlchemy as it is."""
+
+
+def _dumps(document: Any) -> str:
+    """The last door before the record, for what comes past the API too."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    if nul.stands_in(text):
+        raise _NulRefused([Fault("", nul.RULE)])
+    return text
 
 
 def database_url(text: str) -> URL:
