@@ -61,7 +61,7 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     """
     if sqlite_file(url) is None:
         # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
-        return _postgres(url, pool_size=2, prepare_threshold=None)
+        return _postgres(url, pool_size=2)
     engine = _sqlite(url, pool_size=1, max_overflow=1)
     _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False, waits=waits)
     return engine
@@ -82,7 +82,18 @@ def _sqlite(url: URL, **pool: int) -> sa.Engine:
     return sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
 
 
-def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:
+_POSTGRESQL_SETTINGS = {
+    "timezone": "UTC",
+    "statement_timeout": "30000",
+    "idle_in_transaction_session_timeout": "30000",
+    # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
+    "standard_conforming_strings": "on",
+    "extra_float_digits": "1",
+    "default_transaction_isolation": "read\\ committed",
+}
+
+
+def _postgres(url: URL, pool_size: int) -> sa.Engine:
     return sa.create_engine(
         url,
         json_serializer=_dumps,
@@ -91,8 +102,10 @@ def _postgres(url: URL, pool_size: int, **options: Any) -> sa.Engine:
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
-            **options,
+            "client_encoding": "UTF8",
+            "options": " ".join(f"-c {name}={value}" for name, value in _POSTGRESQL_SETTINGS.items()),
+            # psycopg would prepare what it runs often, in whatever session a pooler gives it at the time.
+            "prepare_threshold": None,
         },
     )
 

@@ -19,6 +19,7 @@ from hpo_service.domain.trial import (
     Trial,
     TrialState,
 )
+from hpo_service.store import write_probe
 from hpo_service.store.rows import (
     ends_at,
     floats,
@@ -430,7 +431,8 @@ class Record:
     # -- health and metrics -------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Write a row and take it away again; the commit proves that the disk takes it."""
+        """Write what calls write and undo it; then a row, and delete it: the commit proves that the disk takes it."""
+        write_probe.try_all(self._db, self.now)
         row = {"worker_id": "", "last_seen_at": self.now, "draining": False}
         self._db.execute(sa.insert(workers), row)
         self._db.execute(sa.delete(workers).where(workers.c.worker_id == ""))

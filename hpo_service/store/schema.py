@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL
 
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store import postgres_server
 from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import (
     database_errors_translated,
@@ -49,6 +50,7 @@ def upgrade_if_needed(url: str) -> None:
         engine = reading_engine(parsed)
         try:
             with database_errors_translated(), engine.connect() as connection:
+                postgres_server.check(connection)
                 if current_revision(connection) == _scripts().get_current_head():
                     return
         finally:
@@ -61,19 +63,14 @@ def upgrade_engine(url: URL) -> None:
     engine = writing_engine(url)
     try:
         with database_errors_translated(), engine.connect() as connection:
+            postgres_server.check(connection)
             if engine.dialect.name == "postgresql":
-                connection.execute(sa.text("SET statement_timeout = 0"))
-                connection.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
-                connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
-                connection.commit()
-            try:
-                _migrate(connection)
-                connection.commit()  # all migrations, or none
-            finally:
-                connection.rollback()
-                if engine.dialect.name == "postgresql":
-                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
-                    connection.commit()
+                # All in one transaction, the lock too: a pooler may give the next one another session.
+                for timeout in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
+                    connection.execute(sa.text(f"SET LOCAL {timeout} = 0"))
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            _migrate(connection)
+            connection.commit()  # all migrations, or none
     finally:
         engine.dispose()
 

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import begin, database_errors_translated, is_locked
-from hpo_service.store.one_round_trip import Sent
+from hpo_service.store.one_round_trip import NotThisSession, Sent
 from hpo_service.store.study_lock import MustWait, OutOfDate
 from hpo_service.store.writing_record import Group, Memory
 
@@ -247,6 +247,11 @@ class Writer:
                         self._watch(flight)
                     return
                 flight.group.arrived(flight.sent)
+        except NotThisSession:
+            self._forget()
+            self._disconnect(flight)
+            self._queue.put(flight.calls)
+            self._land((), ())
         except OutOfDate:
             self._listener.rolled_back()
             self._disconnect(flight)
@@ -318,7 +323,7 @@ class Writer:
             flight = self._flight
             if flight is not None and flight.watching is not None and flight.watching.is_over:
                 flight.watching = None
-                with suppress(sa.exc.DBAPIError):
+                with suppress(sa.exc.DBAPIError, NotThisSession):
                     flight.sent.received()
                 self._arrive(flight)
         self._is_wanted = False
@@ -353,6 +358,9 @@ class Writer:
                     self._file.check()
         except _Locked:
             raise
+        except NotThisSession:
+            self._forget()
+            return self._run_group(calls, patient=True)
         except BaseException as error:
             self._forget()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):

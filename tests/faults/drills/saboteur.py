@@ -145,7 +145,7 @@ def no_row_locks() -> None:
 
 def no_migration_lock() -> None:
     """Servers that start at once migrate at once."""
-    _rewrite_sql(("pg_advisory_lock(", "abs("), ("pg_advisory_unlock(", "abs("))
+    _rewrite_sql(("pg_advisory_xact_lock(", "abs("))
 
 
 def no_file_lock() -> None:
