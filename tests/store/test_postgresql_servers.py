@@ -1,4 +1,4 @@
-"""What a PostgreSQL has to be: text stays what it was, what does not fit is said in words, and poolers are no trouble."""
+"""What a PostgreSQL has to be: text stays what it was, what does not fit is said in words, and poolers may be there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +72,6 @@ def test_text_stays_what_it_was_whatever_encoding_clients_have_by_default(
     given_all(postgres, postgres_url)
     if way == "role":
         url = own_role(postgres, postgres_url, "client_encoding = 'LATIN1'", "extra_float_digits = -15")
-        url = url.replace("postgresql://", "postgresql://")
     else:
         url = postgres_url
         monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
@@ -147,11 +147,9 @@ def test_no_second_record_is_begun_in_another_schema(postgres: Postgres, postgre
     upgrade(postgres_url)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA other")
-    elsewhere = f"{postgres_url}?options=-csearch_path%3Dother"
     postgres.execute(f"ALTER DATABASE {postgres_url.rsplit('/', 1)[1]} SET search_path = other")
     with pytest.raises(UnfitDatabase, match="is in the schema public, which is not on the search_path"):
         Database(postgres_url)
-    assert elsewhere
     # Who may not write the one is free to begin the other.
     role = own_role(postgres, postgres_url)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -173,15 +171,16 @@ def test_readiness_names_the_right_that_an_ask_would_miss(postgres: Postgres, po
     upgrade(postgres_url)
     url = own_role(postgres, postgres_url)
     role = url.split("//")[1].split("@")[0]
-    with psycopg.connect(postgres_url, autocommit=True) as connection, opened(url) as client:
+    with ExitStack() as open_:
+        connection = open_.enter_context(psycopg.connect(postgres_url, autocommit=True))
+        connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        client = open_.enter_context(opened(url))
 
         def detail() -> str:
             answer = client.get("/readyz")
             assert answer.status_code == 503
             return str(answer.json()["detail"])
 
-        # The lifespan has opened the database: reading the version is all that it needs.
-        connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
         assert "permission denied for sequence hpo_studies_id_seq" in detail()
         assert f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}" in detail()
         connection.execute(f"GRANT USAGE ON SEQUENCE hpo_studies_id_seq TO {role}")
@@ -267,8 +266,6 @@ def pool(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def _short_folder() -> Any:
-    import tempfile
-
     folder = tempfile.TemporaryDirectory(prefix="hpo-pool-")
     os.chmod(folder.name, 0o755)
     return folder
@@ -297,3 +294,16 @@ def test_servers_that_start_at_once_behind_a_pooler_all_come_up(pool: Pool, post
     starting = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(3)]
     assert [(process.communicate(timeout=120)[1], process.returncode)[1] for process in starting] == [0] * 3
     Database(url).close()  # and none has kept the lock
+
+
+def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: str) -> None:
+    """What a pooler does to a server that needs none of it to be installed."""
+    with opened(postgres_url) as client:
+        assert client.post("/v1/studies", json=STUDY).status_code == 201
+        assert [status for status, _ in told(client)] == [200] * 3
+        database = client.app.state.service.database  # type: ignore[attr-defined]
+        for _ in range(2):
+            forget = "DEALLOCATE ALL"
+            database.write(lambda record: record._group.connection.exec_driver_sql(forget)).result(timeout=30)
+            assert [status for status, _ in told(client)] == [200] * 3
+        assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from drills.histories import History, Outcome as Ended, read_histories
+from drills.histories import History, read_histories
+from drills.histories import Outcome as Ended
 from drills.loaded_study import LoadedStudy, Outcome, Place
 from drills.served import DidNotStart, Server
 
@@ -17,7 +18,7 @@ RECOVERY_SECONDS = 30.0
 
 
 def second_servers_by_other_names(place: Place, size: int) -> Outcome:
-    """Beside a server that runs, another one on the same file: by a symlink, by a hard link, after its lock was deleted."""
+    """Beside a server that runs another one on the same file: by a symlink, a hard link, after its lock was deleted."""
     outcome = Outcome(size)
     started = 0
     for index in range(size):
@@ -58,9 +59,9 @@ _other_names: tuple[Callable[[Path], Path], ...] = (_symlink, _hard_link, _lock_
 
 
 def database_moved(place: Place, size: int) -> Outcome:
-    """The file is moved, removed or replaced, or its log removed, under load; the server is killed, and a restart finds it.
+    """The file is moved, removed or replaced, or its log is, under load; then the server is killed.
 
-    Results acknowledged after that are lost: the restart finds the file as it was moved, or none.
+    What was acknowledged has to be in the file that was moved; where none is left, nothing may have been acknowledged.
     """
     outcome = Outcome(size)
     lost = 0
@@ -116,7 +117,9 @@ def _results(file: Path) -> set[int]:
     with closing(sqlite3.connect(file)) as connection:
         return {
             number
-            for (number,) in connection.execute("SELECT number FROM hpo_trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')")
+            for (number,) in connection.execute(
+                "SELECT number FROM hpo_trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')"
+            )
         }
 
 

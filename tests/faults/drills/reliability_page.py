@@ -61,6 +61,8 @@ _BROKEN = {
     "frameworks-refusals": "refusals in the framework's own words",
     "scopes-unchecked": "any key opens every route",
     "slow-ones-stay": "no deadlines for connections",
+    "locks-names": "only the name is locked",
+    "file-unwatched": "nobody looks where the file is",
 }
 
 

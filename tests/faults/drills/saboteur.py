@@ -152,6 +152,10 @@ def no_file_lock() -> None:
     """Several servers open one SQLite file."""
     import fcntl
 
+    from hpo_service.store import inode_lock
+
+    assert hasattr(inode_lock, "_locked")
+    inode_lock._locked = lambda descriptor: True
     fcntl.flock = lambda *_: None  # type: ignore[assignment]
 
 
@@ -200,6 +204,26 @@ def hasty_end() -> None:
     uvicorn.Server.handle_exit = lambda *_: os._exit(0)
 
 
+def locks_names() -> None:
+    """The file beside the database is locked, which has a name and not an inode."""
+    from hpo_service.store import inode_lock
+
+    assert hasattr(inode_lock, "_locked")
+    inode_lock._locked = lambda descriptor: False
+    inode_lock.InodeLock.lock_file = property(  # type: ignore[method-assign,assignment]
+        lambda self: self._said.with_name(self._said.name + ".lock")
+    )
+
+
+def file_unwatched() -> None:
+    """Nobody looks whether the database is where it was opened."""
+    from hpo_service.store import database_file
+
+    for name in ("check", "check_all"):
+        assert hasattr(database_file.DatabaseFile, name)
+        setattr(database_file.DatabaseFile, name, lambda self: None)
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -231,6 +255,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         frameworks_refusals,
         scopes_unchecked,
         hasty_end,
+        locks_names,
+        file_unwatched,
     )
 }
 
