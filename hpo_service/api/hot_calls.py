@@ -18,6 +18,7 @@ from starlette.datastructures import State
 from hpo_service.api.http import LARGEST_BODY, check_finite
 from hpo_service.api.parameters import STUDY_NAME
 from hpo_service.api.problems import problem_of
+from hpo_service.domain import nul
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations import workers
 from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
@@ -123,7 +124,7 @@ def _answer(result: Any, error: BaseException | None) -> Answer | None:
 
 def _body(model: type[BaseModel], content: bytes) -> Any:
     """The body of the call, or None where the application shall say what is wrong with it."""
-    if len(content) > LARGEST_BODY:
+    if len(content) > LARGEST_BODY or nul.ESCAPE in content:
         return None
     try:
         document = from_json(content, allow_inf_nan=False)

@@ -7,6 +7,9 @@ caller shows a key that admits it. Every other one goes uvicorn's way to the app
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,6 +25,9 @@ from hpo_service.api.door import Admission
 from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
 from hpo_service.api.one_protocol import Parser
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
+from hpo_service.api.streams import BREAK_OFF
+
+_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closed without the end of the data being said
 
 
 class Trailers(list[tuple[bytes, bytes]]):
@@ -93,10 +99,19 @@ class HotConnection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.parser: Parser = Parser(self)
         self.way = way
+        self.app_state = {**self.app_state, BREAK_OFF: self._break_off}
         self._arriving: HotCycle | None = None
         self._trailers = Trailers()
         self._checked: list[tuple[bytes, bytes]] | None = None  # of the last request
         self._is_own_page = False  # what they say, where nobody is asked for a key
+
+    def _break_off(self) -> None:
+        """Reset the connection: what was sent of an answer is not all of it."""
+        end = self.transport.get_extra_info("socket")
+        if end is not None and not self.transport.is_closing():
+            with socket.socket(fileno=os.dup(end.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpo_service.api.problems import problem
+from hpo_service.api.problems import pointer, problem
+from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid
 
 T = TypeVar("T")
@@ -37,15 +38,18 @@ def page(items: bytes, listing: str, key: Any) -> Response:
 
 
 class StrictRequest(Request):
-    """A request whose JSON holds finite numbers and whole characters only."""
+    """A request whose JSON holds finite numbers and whole characters only, and no NUL."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             try:
-                self._json = from_json(await self.body(), allow_inf_nan=False)
+                content = await self.body()
+                self._json = from_json(content, allow_inf_nan=False)
                 check_finite(self._json)
             except ValueError as error:
                 raise HTTPException(400, f"the body is not JSON: {error}") from None
+            if nul.ESCAPE in content and (faults := _nul_faults(self._json)):
+                raise HTTPException(422) from Invalid(faults)
         return self._json
 
 
@@ -62,12 +66,21 @@ def check_finite(value: Any) -> None:
             check_finite(member)
 
 
+def _nul_faults(document: Any) -> list[Fault]:
+    return [Fault(pointer(place, document), nul.RULE) for place in nul.places(document)]
+
+
 class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handler(StrictRequest(request.scope, request.receive))
+            try:
+                return await handler(StrictRequest(request.scope, request.receive))
+            except HTTPException as error:  # the only kind that the framework lets through from reading a body
+                if isinstance(error.__cause__, Invalid):
+                    raise error.__cause__ from None
+                raise
 
         return strict
 

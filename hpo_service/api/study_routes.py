@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from hpo_service.api.documents import (
     ImportancesDocument,
@@ -19,6 +19,7 @@ from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
+from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import events, export, sealed_test, studies, trials
@@ -224,7 +225,7 @@ async def export_trials(
 ) -> Response:
     pieces = await export.pieces(service_of(request), study, format)
     headers = {"Content-Disposition": f'attachment; filename="{study}.{format}"'}
-    return StreamingResponse(pieces, media_type=_MEDIA_TYPES[format], headers=headers)
+    return Stream(pieces, media_type=_MEDIA_TYPES[format], headers=headers)
 
 
 @router.get(
@@ -244,4 +245,4 @@ async def read_events(
 ) -> Response:
     stream = await events.follow(service_of(request), study, last_event_id)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return Stream(stream, media_type="text/event-stream", headers=headers)

@@ -213,19 +213,20 @@ async def list_trials(
 
 
 class _Key(BaseModel):
-    """The last trial of a page: its value, which orders it, and its number."""
+    """The last trial of a page: its value, which orders it, its number, and the id of its study."""
 
     model_config = STRICT
     value: Measure | None
     number: Annotated[int, Field(ge=0, lt=2**31)]
+    study: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _jsonable(key: readings.Key | None) -> Any:
-    return None if key is None else _Key(value=key[0], number=key[1]).model_dump(mode="json")
+    return None if key is None else _Key(value=key[0], number=key[1], study=key[2]).model_dump(mode="json")
 
 
 def _read_key(key: _Key | None) -> readings.Key | None:
-    return None if key is None else (key.value, key.number)
+    return None if key is None else (key.value, key.number, key.study)
 
 
 @router.get(_TRIAL, responses={**ok(TrialDocument, "the trial"), **responses(404)})

@@ -129,6 +129,7 @@ def _threads() -> Iterator[Finding]:
 
 def _database(url: str) -> Iterator[Finding]:
     from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, sqlite_file
+    from hpo_service.store.postgres_server import faults
     from hpo_service.store.schema import current_revision
 
     shown = without_password(url)
@@ -144,6 +145,7 @@ def _database(url: str) -> Iterator[Finding]:
         engine = reading_engine(parsed)
         try:
             with database_errors_translated(), engine.connect() as connection:
+                found = list(faults(connection))
                 revision = current_revision(connection)
         finally:
             engine.dispose()
@@ -152,6 +154,10 @@ def _database(url: str) -> Iterator[Finding]:
     except HpoError as error:
         yield Finding("database", BAD, f"{shown}: {error.detail}")
     else:
+        for fault in found:
+            yield Finding("database", BAD, f"{shown}: {fault}")
+        if found:
+            return
         schema = "no schema yet; the server makes it" if revision is None else f"schema {revision}"
         yield Finding("database", OK, f"{shown}: {schema}")
 

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from hpo_service.cli import figure
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
-from hpo_service.domain import neural_network
+from hpo_service.domain import neural_network, nul
 from hpo_service.domain.errors import Fault, HpoError
 from hpo_service.domain.search_space import (
     CategoricalParameter,
@@ -88,6 +88,7 @@ class StudyFile:
             spec = StudySpec.model_validate(self.body)
         except ValidationError as error:
             faults += self._model_faults(error.errors())
+        faults += [self._fault(place, nul.RULE) for place in nul.places(self.body)]
         known = {fault.place for fault in faults}
         faults += [fault for fault in self._objective_faults() if fault.place not in known]
         faults += self._figure_faults()

@@ -10,10 +10,11 @@ The methods of `Client` take and return the JSON of the contract. What goes wron
 HpoError
 ├── Refused             any other refusal; `code` says which
 ├── UnexpectedAnswer    whatever answered, it was not this service
-└── Unreachable         nobody answered
+├── Unreachable         nobody answered
+└── BrokenOff           an answer that comes piece by piece ended before its end
 """
 
-from hpo_service.client.answers import Json, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
+from hpo_service.client.answers import BrokenOff, Json, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
 from hpo_service.client.conclusion import as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
@@ -26,6 +27,7 @@ from hpo_service.domain.search_space import choice, integer, log_uniform, unifor
 __all__ = [
     "FINAL_STATES",
     "NEVER",
+    "BrokenOff",
     "Client",
     "Event",
     "Forbidden",

@@ -48,6 +48,10 @@ class Unreachable(HpoError):
     code = "unreachable"
 
 
+class BrokenOff(HpoError):
+    code = "broken_off"
+
+
 _ERRORS: Mapping[str, type[HpoError]] = {
     error.code: error
     for error in (

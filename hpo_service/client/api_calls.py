@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from hpo_service.client.answers import (
     HALF_A_CHARACTER,
+    BrokenOff,
     Json,
     Unreachable,
     failure_of,
@@ -30,6 +31,7 @@ from hpo_service.client.answers import (
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
 from hpo_service.client.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
+from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid, NotFound, Unauthenticated
 from hpo_service.domain.key import PREFIX, form_fault
 
@@ -42,6 +44,8 @@ ExportFormat = Literal["csv", "jsonl", "parquet"]
 
 
 _DONE = Answered(204, (), b"")
+# What a trial says must not keep it from its end: here a NUL, which the server refuses, is replaced.
+_TOLD = (":report", ":tell", ":release", ":batch")
 
 
 class ApiCalls:
@@ -127,7 +131,7 @@ class ApiCalls:
         return self._json("POST", _study(study) + ":test", {"ensemble": ensemble})
 
     def export(self, study: str, format: ExportFormat = "csv") -> Iterator[bytes]:
-        """The trials as a file, piece by piece."""
+        """The trials as a file, piece by piece; raise BrokenOff where it ends before its end."""
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
@@ -297,6 +301,8 @@ class ApiCalls:
     ) -> Answered:
         """Make the call until it is answered, refused, or out of time. The body is the same every time."""
         content = None if body is None else write_json(body)
+        if content is not None and path.endswith(_TOLD):
+            content = nul.replaced(content)
         all_headers = {**self._headers, **(headers or {})}
         if content is not None:
             all_headers["Content-Type"] = "application/json"
@@ -424,7 +430,10 @@ def _pieces(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     try:
         yield from answer.stream(65_536)
     except (HTTPError, OSError) as error:
-        raise Unreachable(f"the export broke off: {root_reason(error)}") from error
+        raise BrokenOff(
+            f"the export broke off before its end ({root_reason(error)}): the study was deleted meanwhile, or the "
+            "server or the network between failed. What has come is not all of it"
+        ) from error
     finally:
         answer.release_conn()
 

@@ -24,6 +24,7 @@ from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpo_service.store.inode_lock import Identity
     from hpo_service.store.reader import Reader
 
 NICENESS = 19  # at 10, workers on a machine without a free core still waited twice as long
@@ -59,7 +60,8 @@ def main() -> None:
     with line.makefile("rb") as incoming:
         frame = received(incoming)
         if frame is not None:
-            _answer_readings(frame[2].decode(), line, incoming)
+            database_url, file = pickle.loads(frame[2])  # noqa: S301  # from our own server
+            _answer_readings(database_url, file, line, incoming)
     os._exit(0)  # at once: what is being read is for nobody
 
 
@@ -73,14 +75,21 @@ def _die_with_the_server() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _answer_readings(database_url: str, line: socket.socket, incoming: BufferedReader) -> None:
+def _answer_readings(database_url: str, file: Identity | None, line: socket.socket, incoming: BufferedReader) -> None:
+    """file: what SQLite's is; no other one is read in its place."""
     # imported now, at the priority of this process
     import hpo_service.operations.export
     import hpo_service.operations.readings  # noqa: F401
+    from hpo_service.store import database_file
     from hpo_service.store.engine import database_url as parsed
+    from hpo_service.store.engine import sqlite_file
     from hpo_service.store.reader import Reader
 
-    readings = Readings(line, Reader(parsed(database_url)))
+    url = parsed(database_url)
+    path = sqlite_file(url)
+    if path is not None and file is not None:
+        database_file.expect(path, file)
+    readings = Readings(line, Reader(url))
     readings.send(0, Kind.READY)
     while frame := received(incoming):
         readings.take(*frame)

@@ -26,6 +26,8 @@ Event = tuple[int, str, Any]
 async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
     """Events after that id, then as they come; from now on without one. Raise NotFound."""
     study = await service.read(name, lambda record, study: study)
+    if after is not None and after > study.revision:
+        after = 0  # it is of another study of this name, which was deleted: all of this one is new
     return _counted(service, _follow(service, study, study.revision if after is None else after))
 
 

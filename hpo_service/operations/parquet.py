@@ -24,7 +24,7 @@ PAGE = 1000
 
 
 def pieces(name: str, database: Readable) -> Iterator[bytes]:
-    """Read the study's trials; raise NotFound before the first piece.
+    """Read the study's trials; raise NotFound before the first piece, and when the study is deleted meanwhile.
 
     Values and parameters are numbers where they are numbers; a parameter whose choices are of several types is JSON
     text. Times are UTC, in microseconds.
@@ -38,7 +38,9 @@ def pieces(name: str, database: Readable) -> Iterator[bytes]:
 
 
 def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
-    return record.trials_by_number(study, None, after, PAGE)
+    page = record.trials_by_number(study, None, after, PAGE)
+    record.same_study(study.name, study.id)  # still: else the page may be short because they were deleted
+    return page
 
 
 class _File:

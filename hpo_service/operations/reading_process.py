@@ -22,6 +22,7 @@ import structlog
 
 from hpo_service.instruments import reading_process_restarts
 from hpo_service.operations.answering_reads import HEAD, Kind, decoded_error
+from hpo_service.store.inode_lock import Identity
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
 
@@ -44,6 +45,7 @@ class ReadingProcess:
     def __init__(self, database_url: str) -> None:
         self.is_up = False
         self.pid: int | None = None
+        self.file: Identity | None = None  # what SQLite's is: it reads no other one in its place
         self._database_url = database_url
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -136,7 +138,7 @@ class ReadingProcess:
             reading_process_restarts.inc()
         try:
             incoming, self._line = await asyncio.open_unix_connection(sock=ours)
-            self._send(0, Kind.OPEN, self._database_url.encode())
+            self._send(0, Kind.OPEN, pickle.dumps((self._database_url, self.file)))
             with contextlib.suppress(asyncio.IncompleteReadError, OSError):
                 await self._take_answers(incoming)
         finally:

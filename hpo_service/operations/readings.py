@@ -16,7 +16,7 @@ from hpo_service.operations.resources import attempt_resource, etag, study_resou
 from hpo_service.store.record import Record
 
 T = TypeVar("T")
-Key = tuple[float | None, int]  # the value and the number of the last trial of a page
+Key = tuple[float | None, int, int]  # of the last trial of a page: its value, its number, its study's id
 
 
 def of_study(name: str, work: Callable[[Record, Study], T], record: Record) -> T:
@@ -59,17 +59,19 @@ def attempts(record: Record, study: Study, *, number: int) -> bytes:
 def trials_page(
     record: Record, study: Study, *, state: str | None, order_by: str, after: Key | None, size: int
 ) -> tuple[bytes, Key | None]:
+    if after is not None and after[2] != study.id:
+        raise Invalid([Fault("/page_token", "made for a study of this name that was deleted; begin the list anew")])
     if order_by == "value":
         if len(study.spec.directions) > 1:
             raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
-        found = record.trials_by_value(study, state, after, size + 1)
+        found = record.trials_by_value(study, state, after and after[:2], size + 1)
     else:
         found = record.trials_by_number(study, state, -1 if after is None else after[1], size + 1)
     items = to_json(trial_resources(record, found[:size]))
     if len(found) <= size:
         return items, None
     last = found[size - 1]
-    return items, (last.values[0] if last.values else None, last.number)
+    return items, (last.values[0] if last.values else None, last.number, study.id)
 
 
 def importances(record: Record, study: Study) -> bytes:

@@ -43,6 +43,8 @@ class Service:
         self._exchange = Exchange()
         self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
         self.reading = reading
+        if reading is not None and self.database.file is not None:
+            reading.file = self.database.file.identity
         self.changes = Changes()
         self.figures = KnownFigures(self.database)
         self.leaving = False

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.store import write_ahead_log
+from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import (
     Clock,
     database_errors_translated,
@@ -24,7 +25,7 @@ from hpo_service.store.engine import (
 from hpo_service.store.outages import Beat, Uptime
 from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
-from hpo_service.store.schema import current_revision, sqlite_lock, upgrade_engine
+from hpo_service.store.schema import current_revision, upgrade_engine
 from hpo_service.store.writer import Call, Listener, NobodyListens, Watch, Writer
 from hpo_service.store.writing_record import Group, Memory, WritingRecord
 
@@ -51,17 +52,22 @@ class Database:
         self._open = ExitStack()
         self._path = sqlite_file(self.url)
         with ExitStack() as opening:
+            self.file: DatabaseFile | None = None
             if self._path is not None:
                 # A process killed a moment ago may not be gone from the kernel's books yet.
-                opening.enter_context(sqlite_lock(self._path, patience_seconds=1.0))
+                self.file = opening.enter_context(closing(DatabaseFile(self._path, patience_seconds=1.0)))
             upgrade_engine(self.url)
+            if self.file is not None:
+                self.file.watch()
             self._write_engine = writing_engine(self.url, waits=False)
             opening.callback(self._write_engine.dispose)
             self._reader = Reader(self.url, clock)
             opening.callback(self._reader.close)
             self._memory = Memory()
-            self._writer = Writer(self._write_engine, self._memory, listener or NobodyListens())
+            self._writer = Writer(self._write_engine, self._memory, listener or NobodyListens(), self.file)
             opening.callback(self._writer.close)
+            if self.file is not None:
+                opening.callback(self.file.before_closing)
             self._open = opening.pop_all()
 
     def close(self) -> None:

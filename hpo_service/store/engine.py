@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
-from hpo_service.domain.errors import Unavailable
+from hpo_service.domain import nul
+from hpo_service.domain.errors import Fault, Invalid, Unavailable
+from hpo_service.store import database_file
 
 # What a server waits for a lock on PostgreSQL before it sets the study aside: other groups hold one for milliseconds.
 LOCK_SECONDS = 0.25
@@ -27,7 +29,17 @@ _VANISHED_MILLISECONDS = 10_000
 
 Clock = Callable[[], float]
 
-_dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+
+class _NulRefused(Invalid, sa.exc.DontWrapMixin):
+    """Goes through SQLAlchemy as it is."""
+
+
+def _dumps(document: Any) -> str:
+    """The last door before the record, for what comes past the API too."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    if nul.stands_in(text):
+        raise _NulRefused([Fault("", nul.RULE)])
+    return text
 
 
 def database_url(text: str) -> URL:
@@ -57,10 +69,8 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     """
     if sqlite_file(url) is None:
         # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
-        return _postgres(url, pool_size=2, lock_seconds=0.0 if waits else LOCK_SECONDS, prepare_threshold=None)
-    engine = sa.create_engine(
-        url, json_serializer=_dumps, pool_size=1, max_overflow=1, connect_args={"check_same_thread": False}
-    )
+        return _postgres(url, pool_size=2, lock_seconds=0.0 if waits else LOCK_SECONDS)
+    engine = _sqlite(url, pool_size=1, max_overflow=1)
     _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False, waits=waits)
     return engine
 
@@ -69,17 +79,25 @@ def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
     if sqlite_file(url) is None:
         return _postgres(url, pool_size=8)
-    engine = sa.create_engine(
-        url, json_serializer=_dumps, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False}
-    )
+    engine = _sqlite(url, pool_size=8, max_overflow=32)
     _on_sqlite(engine, "BEGIN", read_only=True)
     return engine
 
 
-def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, **options: Any) -> sa.Engine:
+def _sqlite(url: URL, **pool: int) -> sa.Engine:
+    path = sqlite_file(url)
+    assert path is not None
+    return sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
+
+
+def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0) -> sa.Engine:
     """lock_seconds: how long a lock is waited for; 0: as long as statements may take."""
     settings = {
         "timezone": "UTC",
+        # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
+        "standard_conforming_strings": "on",
+        "extra_float_digits": 1,
+        "default_transaction_isolation": "read\\ committed",
         "statement_timeout": 30_000,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_SECONDS * 1000,
         "lock_timeout": round(lock_seconds * 1000),
@@ -94,10 +112,12 @@ def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, **options: An
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
+            "client_encoding": "UTF8",
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
             "tcp_user_timeout": _VANISHED_MILLISECONDS,
             **{f"keepalives_{what}": number for what, number in _VANISHED.items()},
-            **options,
+            # psycopg would prepare what it runs often, in whatever session a pooler gives it at the time.
+            "prepare_threshold": None,
         },
     )
 

@@ -2,10 +2,15 @@
 
 psycopg's cursors are made for any statement and any value: two statements in its pipeline take 190 µs of CPU, these
 take 20. Statements are prepared once a connection; values go as text, and what type they are the database knows.
+
+A prepared statement's name says what it is, so that a pooler that gives a connection's sessions to others by turns
+cannot have one run in another's place. Where such a pooler has lost what was prepared, or keeps what others prepared,
+nothing is prepared any more.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -13,10 +18,12 @@ import select
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import psycopg
 import sqlalchemy as sa
+import structlog
 from psycopg.pq import ExecStatus
 
 from hpo_service.store.engine import as_sqlalchemy
@@ -27,6 +34,14 @@ Rows = list[tuple[bytes | None, ...]]
 _PREPARED = "hpo_prepared"
 _MOST_PREPARED = 200  # a connection; the statements are few but for the numbers of rows in one
 _WELL = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+_OF_OTHERS = ("26000", "42P05")  # SQLSTATE: there is no such prepared statement, or there is one already
+_pooled: WeakSet[sa.Engine] = WeakSet()  # those whose sessions somebody else hands out: nothing is prepared in them
+
+log = structlog.get_logger()
+
+
+class NotThisSession(BaseException):
+    """What was prepared is not there, or there already; nothing was written. No call's error: none may catch it."""
 
 
 def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows]:
@@ -78,25 +93,18 @@ def _reading(kind: sa.types.TypeEngine[Any]) -> Callable[[bytes], Any]:
     return float if isinstance(kind, sa.Float) else bytes.decode
 
 
-class _Prepared:
-    """What a connection has prepared: each statement's name. No name is given twice, whatever became of the first."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, bytes] = {}
-        self._numbers = itertools.count()
-
-    def new(self, texts: Iterable[str]) -> dict[str, bytes]:
-        """Names for those that are not prepared yet."""
-        return {text: b"hpo_%d" % next(self._numbers) for text in dict.fromkeys(texts) if text not in self.names}
-
-
-def _prepared(connection: sa.Connection, pgconn: Any, wanted: int) -> _Prepared:
+def _prepared(connection: sa.Connection, pgconn: Any, wanted: int) -> set[str]:
     """What is prepared on this connection, with room for so many more."""
-    kept: _Prepared = connection.connection.info.setdefault(_PREPARED, _Prepared())
-    if len(kept.names) + wanted > _MOST_PREPARED:
+    kept: set[str] = connection.connection.info.setdefault(_PREPARED, set())
+    if len(kept) + wanted > _MOST_PREPARED:
         _check(pgconn.exec_(b"DEALLOCATE ALL"))
-        kept.names.clear()
+        kept.clear()
     return kept
+
+
+@lru_cache(maxsize=1000)
+def _name(text: str) -> bytes:
+    return b"hpo_" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest().encode()
 
 
 @lru_cache(maxsize=1000)
@@ -121,18 +129,29 @@ class Sent:
 
     def __init__(self, connection: sa.Connection, pgconn: Any, statements: Sequence[Statement]) -> None:
         self._connection, self._pgconn = connection, pgconn
-        kept = _prepared(connection, pgconn, len({text for text, _ in statements}))
-        self._names, self._new = kept.names, kept.new(text for text, _ in statements)
-        pgconn.enter_pipeline_mode()
-        for text, name in self._new.items():
-            pgconn.send_prepare(name, _numbered(text))
-        for text, values in statements:
-            pgconn.send_query_prepared(self._names.get(text) or self._new[text], list(map(_cell, values)))
+        self._kept: set[str] = set()
+        self._new: list[str] = []
+        if connection.engine in _pooled:
+            pgconn.enter_pipeline_mode()
+            for text, values in statements:
+                pgconn.send_query_params(_numbered(text), list(map(_cell, values)))
+        else:
+            self._send_prepared(statements)
         pgconn.pipeline_sync()
         self._left = len(self._new) + len(statements)  # results that have not come yet
         self._results: list[Any] = []
         self._is_out = not pgconn.flush()
         self._is_all_here = False
+
+    def _send_prepared(self, statements: Sequence[Statement]) -> None:
+        texts = dict.fromkeys(text for text, _ in statements)
+        self._kept = _prepared(self._connection, self._pgconn, len(texts))
+        self._new = [text for text in texts if text not in self._kept]
+        self._pgconn.enter_pipeline_mode()
+        for text in self._new:
+            self._pgconn.send_prepare(_name(text), _numbered(text))
+        for text, values in statements:
+            self._pgconn.send_query_prepared(_name(text), list(map(_cell, values)))
 
     @property
     def socket(self) -> int:
@@ -161,7 +180,9 @@ class Sent:
             self.arrived()
         try:
             return self._rows()
-        except Exception as error:
+        except psycopg.Error as error:
+            if error.sqlstate in _OF_OTHERS:
+                self._prepare_no_more(error)
             raise as_sqlalchemy(self._connection, error) from error
 
     def _take(self) -> None:
@@ -178,16 +199,23 @@ class Sent:
                 self._is_all_here = True
                 return
             pgconn.get_result()  # the end of this statement's results
+            if len(self._results) < len(self._new) and result.status in _WELL:
+                self._kept.add(self._new[len(self._results)])  # whatever becomes of the rest
             self._results.append(result)
             self._left -= 1
 
+    def _prepare_no_more(self, error: psycopg.Error) -> NoReturn:
+        if self._connection.engine not in _pooled:
+            _pooled.add(self._connection.engine)
+            log.warning(
+                "a pooler stands before PostgreSQL that keeps no prepared statements; none are prepared any more"
+            )
+        raise NotThisSession from error
+
     def _rows(self) -> list[Rows]:
-        for result in self._results[: len(self._new)]:
+        for result in self._results:
             _check(result)
-        self._names.update(self._new)
         results = self._results[len(self._new) :]
-        for result in results:
-            _check(result)
         return [
             [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
             for result in results

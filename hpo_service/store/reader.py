@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy.engine import URL
 
-from hpo_service.store.engine import Clock, database_errors_translated, database_time, reading_engine
+from hpo_service.store import database_file
+from hpo_service.store.engine import Clock, database_errors_translated, database_time, reading_engine, sqlite_file
 from hpo_service.store.record import Record
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Reader:
         """clock: seconds since 1970 for tests; by default the database's own."""
         self.url = url
         self.engine = reading_engine(url)
+        self._path = sqlite_file(url)
         self._clock = clock
 
     def close(self) -> None:
@@ -34,5 +36,7 @@ class Reader:
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""
+        if self._path is not None:
+            database_file.check(self._path)
         with database_errors_translated(), self.engine.connect() as connection:
             return work(Record(connection, database_time(connection) if self._clock is None else self._clock()))

@@ -20,6 +20,7 @@ from hpo_service.domain.trial import (
     Trial,
     TrialState,
 )
+from hpo_service.store import write_probe
 from hpo_service.store.outages import read_outages
 from hpo_service.store.rows import (
     ends_at,
@@ -184,6 +185,13 @@ class Record:
         found = self.find_study(name)
         if found is None:
             raise NotFound(f"there is no study {name!r}")
+        return found
+
+    def same_study(self, name: str, study_id: int) -> Study:
+        """The study that has had this name and this id; raise NotFound where it was deleted, and maybe made anew."""
+        found = self.find_study(name)
+        if found is None or found.id != study_id:
+            raise NotFound(f"study {name!r} was deleted meanwhile")
         return found
 
     def find_study(self, name: str) -> Study | None:
@@ -489,7 +497,8 @@ class Record:
     # -- health and metrics -------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Write a row and take it away again; the commit proves that the disk takes it."""
+        """Write what calls write and undo it; then a row, and delete it: the commit proves that the disk takes it."""
+        write_probe.try_all(self._db, self.now)
         row = {"worker_id": "", "last_seen_at": self.now, "draining": False}
         self._db.execute(sa.insert(workers), row)
         self._db.execute(sa.delete(workers).where(workers.c.worker_id == ""))

@@ -28,9 +28,10 @@ import sqlalchemy as sa
 
 from hpo_service import tracing
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import begin, database_errors_translated, is_lock_timeout, is_locked, one_line
 from hpo_service.store.group_notes import GroupNotes
-from hpo_service.store.one_round_trip import Sent
+from hpo_service.store.one_round_trip import NotThisSession, Sent
 from hpo_service.store.studies_aside import StudiesAside
 from hpo_service.store.study_lock import MustWait, OutOfDate, StudiesHeld, held_by_others
 from hpo_service.store.writing_record import Group, Memory
@@ -132,12 +133,17 @@ class Writer:
         engine: sa.Engine,
         memory: Memory,
         listener: Listener,
+        file: DatabaseFile | None = None,
     ) -> None:
-        """memory: what the writer knows between transactions; listener: who else keeps something in memory."""
+        """memory: what the writer knows between transactions; listener: who else keeps something in memory.
+
+        file: SQLite's, which is to be in its place before anything is acknowledged.
+        """
         self._engine = engine
         self._memory = memory
         self._shared = engine.dialect.name != "sqlite"  # other servers may write the same database
         self._listener = listener
+        self._file = file
         self._queue: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._connection: sa.Connection | None = None
@@ -268,6 +274,11 @@ class Writer:
                         self._watch(flight)
                     return
                 flight.group.arrived(flight.sent)
+        except NotThisSession:
+            self._forget()
+            self._disconnect(flight)
+            self._queue.put(flight.calls)
+            self._land((), ())
         except OutOfDate as reason:
             if isinstance(reason, StudiesHeld):
                 self._aside.add(_asked_for(flight.calls)[0])
@@ -388,7 +399,7 @@ class Writer:
             flight = self._flight
             if flight is not None and flight.watching is not None and flight.watching.is_over:
                 flight.watching = None
-                with suppress(sa.exc.DBAPIError):
+                with suppress(sa.exc.DBAPIError, NotThisSession):
                     flight.sent.received()
                 self._arrive(flight)
         self._is_wanted = False
@@ -421,8 +432,13 @@ class Writer:
                 group.commit()
                 took = time.perf_counter() - began
                 self.commit_seconds += 0.2 * (took - self.commit_seconds)
+                if self._file is not None:
+                    self._file.check()
         except (_Locked, StudiesHeld):
             raise
+        except NotThisSession:
+            self._forget()
+            return self._run_group(calls, patient=True)
         except BaseException as error:
             self._forget()
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
@@ -450,6 +466,8 @@ class Writer:
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
         has not been used for a while goes back there first.
         """
+        if self._file is not None and self._file.is_gone:
+            self._file.check_all()
         connection = self._connection_at_hand()
         if connection is None:
             self._let_go()

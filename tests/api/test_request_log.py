@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from hpo_service import log_format, outages
+from hpo_service import log_format
 from hpo_service.api import request_log
 from hpo_service.api.app import create_app
 from hpo_service.domain.errors import Unavailable
 from hpo_service.domain.key import Scope
+from hpo_service.logged_state import LoggedState
 from hpo_service.operations import export, studies
 from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
@@ -267,7 +268,7 @@ def test_who_was_told_what_has_a_line_with_the_key(tmp_path, lines):
 
 
 def test_what_lasts_has_a_line_when_it_begins_and_one_when_it_ends(lines):
-    outage = Outage("it does not work", "it works again")
+    outage = LoggedState("it does not work", "it works again")
     outage.worked()
     for _ in range(5):
         outage.failed(error="because")

@@ -18,7 +18,8 @@ import urllib3
 
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store import Database
-from hpo_service.store.schema import DatabaseInUse, current_revision
+from hpo_service.store.inode_lock import DatabaseInUse
+from hpo_service.store.schema import current_revision
 
 Answer = tuple[int, dict[str, Any]]
 

@@ -17,6 +17,7 @@ from drills import (
     jumping_clocks,
     kills,
     made_up_calls,
+    moved_files,
     one_stopped,
     power_cut,
     silent_failures,
@@ -343,6 +344,34 @@ DRILLS = [
         *(1, 8),
         "locks-are-waited-for",
         *(2, ("other studies go on",)),
+    ),
+    Drill(
+        "SQLite takes one server a file, whatever name it is reached by",
+        "a second server by a symlink, by a hard link, and after `hpo.db.lock` was deleted, beside one that runs",
+        moved_files.second_servers_by_other_names,
+        "servers",
+        *(3, 30),
+        "locks-names",
+        *(3, ("a second server is refused",)),
+    ),
+    Drill(
+        "Nothing is acknowledged that a restart does not find, though the file is moved under the server",
+        "the file is moved, removed, replaced by a backup, its folder renamed, or its log removed, under load; then "
+        "kill -9; SQLite",
+        moved_files.database_moved,
+        "times",
+        *(5, 25),
+        "file-unwatched",
+        *(5, ("acknowledged results are recorded",)),
+    ),
+    Drill(
+        "A file that was moved away and comes back: 503 meanwhile, and all goes on without a restart",
+        "the file and its folder are moved away under load by turns, and back; SQLite",
+        moved_files.database_back,
+        "times",
+        *(2, 20),
+        "file-unwatched",
+        *(4, ("readiness", *LOST)),
     ),
 ]
 

@@ -67,6 +67,8 @@ _BROKEN = {
     "checks-each-time": "a commit for each call of /readyz",
     "locks-are-waited-for": "the writer waits for any lock, up to 30 s",
     "absence-is-silence": "a lease ends whether anybody could renew it or not",
+    "locks-names": "only the name is locked",
+    "file-unwatched": "nobody looks where the file is",
 }
 
 

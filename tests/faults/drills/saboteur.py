@@ -145,13 +145,17 @@ def no_row_locks() -> None:
 
 def no_migration_lock() -> None:
     """Servers that start at once migrate at once."""
-    _rewrite_sql(("pg_advisory_lock(", "abs("), ("pg_advisory_unlock(", "abs("))
+    _rewrite_sql(("pg_advisory_xact_lock(", "abs("))
 
 
 def no_file_lock() -> None:
     """Several servers open one SQLite file."""
     import fcntl
 
+    from hpo_service.store import inode_lock
+
+    assert hasattr(inode_lock, "_locked")
+    inode_lock._locked = lambda descriptor: True
     fcntl.flock = lambda *_: None  # type: ignore[assignment]
 
 
@@ -264,6 +268,26 @@ def locks_are_waited_for() -> None:
     engine.LOCK_SECONDS, engine.IDLE_IN_TRANSACTION_SECONDS = 0.0, 30
 
 
+def locks_names() -> None:
+    """The file beside the database is locked, which has a name and not an inode."""
+    from hpo_service.store import inode_lock
+
+    assert hasattr(inode_lock, "_locked")
+    inode_lock._locked = lambda descriptor: False
+    inode_lock.InodeLock.lock_file = property(  # type: ignore[method-assign,assignment]
+        lambda self: self._said.with_name(self._said.name + ".lock")
+    )
+
+
+def file_unwatched() -> None:
+    """Nobody looks whether the database is where it was opened."""
+    from hpo_service.store import database_file
+
+    for name in ("check", "check_all"):
+        assert hasattr(database_file.DatabaseFile, name)
+        setattr(database_file.DatabaseFile, name, lambda self: None)
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -301,6 +325,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         checks_each_time,
         absence_is_silence,
         locks_are_waited_for,
+        locks_names,
+        file_unwatched,
     )
 }
 

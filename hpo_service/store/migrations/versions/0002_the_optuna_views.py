@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from alembic import op
 
-from hpo_service.store import optuna_views
+from hpo_service.store.migrations import optuna_views_of_0002 as optuna_views
 
 revision = "0002"
 down_revision = "0001"

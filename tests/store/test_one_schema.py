@@ -1,0 +1,223 @@
+"""However old a database is, and whichever of the three versions 5 made it, an upgrade leads to one schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+import hpo_service.store.migrations
+from hpo_service.store import schema, upgrade
+from hpo_service.store.engine import database_url as url_of
+from hpo_service.store.engine import writing_engine
+
+MIGRATIONS = Path(hpo_service.store.migrations.__file__).parent
+
+# A migration that is out has made databases. Whoever edits it makes databases of one number and two schemas.
+# Never change a hash here: put the file back as it was, write a migration of the next number, and add its line.
+FROZEN = {
+    "optuna_views_of_0002.py": "f167afbb9f50c96312e06bcfdeda1d1c220c88c64fc59239833441183053e3fa",
+    "versions/0001_the_record.py": "025f2d0f88d172fc6ed58014f589653f601b970ba5d8a8078e3753461bb5b3be",
+    "versions/0002_the_optuna_views.py": "7c0177ef4686aa32a7ccccd32c41298144cd5ee4486807d5163b7ad77ea80136",
+    "versions/0003_the_keys.py": "00814e392c088ec5d46e1e183b682d05d797e2e2b1dd3b52fd23a69553156c45",
+    "versions/0004_the_dataset.py": "62c65f5f9be33d9cad1d9500ae04a79694b85375d4a093bb1df6cbb708c83cdd",
+    "versions/0005_fewer_rows_a_call.py": "65f7af043a9d405e7ce253ee461dcfac5c8ca4a143faffc25bc8df0960af6242",
+    "versions/0006_one_schema.py": "40b1f5cc025165c00c32dfc3e0b5cb8abb6d2988dcf90341e88eeab999e244ae",
+}
+MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
+
+
+def test_a_migration_that_is_out_is_never_edited() -> None:
+    files = {str(path.relative_to(MIGRATIONS)) for path in MIGRATIONS.rglob("*.py")} - MAY_CHANGE
+    hashes = {name: hashlib.sha256((MIGRATIONS / name).read_bytes()).hexdigest() for name in sorted(files)}
+    changed = [name for name, frozen in FROZEN.items() if hashes.get(name) != frozen]
+    assert not changed, f"put {changed} back as they were, and write a new migration instead"
+    assert set(hashes) == set(FROZEN), f"a new migration is frozen here: {hashes}"
+
+
+def test_a_migration_takes_nothing_from_code_that_may_change() -> None:
+    for name in FROZEN:
+        imports = [line for line in (MIGRATIONS / name).read_text().splitlines() if "hpo_service" in line]
+        assert all(line.startswith("from hpo_service.store.migrations import optuna_views_of_") for line in imports)
+
+
+COUNTS = [
+    "ALTER TABLE hpo_studies ADD COLUMN round_trials INTEGER DEFAULT '0' NOT NULL",
+    "ALTER TABLE hpo_studies ADD COLUMN round_finished INTEGER DEFAULT '0' NOT NULL",
+    "ALTER TABLE hpo_studies ADD COLUMN round_revision BIGINT DEFAULT '0' NOT NULL",
+    "DROP INDEX ix_hpo_answers_study_id",
+]
+# What version 5 did while it was new, by the days on which it did so: on SQLite, and what of it on PostgreSQL too.
+VERSIONS_5 = {
+    "remembered answers without rowids": (
+        COUNTS,
+        [
+            "ALTER TABLE hpo_answers RENAME TO hpo_answers_before",
+            "CREATE TABLE hpo_answers (call TEXT NOT NULL, request_id TEXT NOT NULL, study_id INTEGER NOT NULL, "
+            "answer JSON NOT NULL, CONSTRAINT pk_hpo_answers PRIMARY KEY (call, request_id), "
+            "CONSTRAINT fk_hpo_answers_study_id FOREIGN KEY(study_id) REFERENCES hpo_studies (id) ON DELETE CASCADE) "
+            "WITHOUT ROWID",
+            "INSERT INTO hpo_answers SELECT call, request_id, study_id, answer FROM hpo_answers_before",
+            "DROP TABLE hpo_answers_before",
+        ],
+    ),
+    "the index of leases": (COUNTS, []),
+    "as it is": (
+        [
+            *COUNTS,
+            "DROP INDEX ix_hpo_trials_leases",
+            "CREATE INDEX ix_hpo_trials_running ON hpo_trials (study_id) WHERE state = 'RUNNING'",
+        ],
+        [],
+    ),
+}
+
+
+@contextmanager
+def connected(url: str) -> Iterator[sa.Connection]:
+    engine = writing_engine(url_of(url))
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def move(connection: sa.Connection, revision: str) -> None:
+    config = schema._config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+@pytest.fixture
+def empty(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any schema, of the same kind as the one with it."""
+    if database_url.startswith("postgresql"):
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    (tmp_path / "empty.db").touch()
+    return f"sqlite:///{tmp_path}/empty.db"
+
+
+@pytest.mark.parametrize("version_5", VERSIONS_5)
+def test_every_version_5_becomes_the_schema_of_a_new_database_and_keeps_its_rows(
+    version_5: str, empty: str, database_url: str
+) -> None:
+    everywhere, on_sqlite = VERSIONS_5[version_5]
+    with connected(empty) as connection:
+        move(connection, "0004")
+        for statement in everywhere + (on_sqlite if empty.startswith("sqlite") else []):
+            connection.execute(sa.text(statement))
+        connection.execute(sa.text("UPDATE hpo_alembic_version SET version_num = '0005'"))
+        add_rows(connection, "fine")
+        before = rows(connection)
+    upgrade(empty)
+    with connected(empty) as connection, connected(database_url) as new:
+        assert description(connection) == description(new)
+        assert rows(connection) == before
+
+
+@pytest.mark.parametrize("number", [f"{number:04}" for number in range(1, 6)])
+def test_a_database_of_any_earlier_version_becomes_the_schema_of_a_new_one(
+    number: str, empty: str, database_url: str
+) -> None:
+    with connected(empty) as connection:
+        move(connection, number)
+    upgrade(empty)
+    upgrade(empty)
+    with connected(empty) as connection, connected(database_url) as new:
+        assert description(connection) == description(new)
+
+
+def test_nul_that_was_taken_before_becomes_what_can_be_read(empty: str) -> None:
+    with connected(empty) as connection:
+        move(connection, "0005")
+        add_rows(connection, "a\0\0b, and the text \\u0000, and \\\0")
+        if empty.startswith("postgresql"):  # what one of them did to everybody
+            with pytest.raises(sa.exc.DBAPIError), connection.begin_nested():
+                connection.execute(sa.text("SELECT * FROM study_directions")).all()
+    upgrade(empty)
+    with connected(empty) as connection:
+        shown = "a\ufffd\ufffdb, and the text \\u0000, and \\\ufffd"
+        for document in rows(connection):
+            assert shown in json.dumps(document, ensure_ascii=False).replace("\\\\", "\\"), document
+        for view in ("study_directions", "trial_params", "trial_user_attributes", "study_user_attributes"):
+            assert connection.execute(sa.text(f"SELECT * FROM {view}")).all()
+
+
+def add_rows(connection: sa.Connection, text: str) -> None:
+    """A study, its round, a trial with a report, and an answer, with this text wherever a caller can write one."""
+    space = {"x": {"type": "categorical", "choices": [text, "other"], "when": None}}
+    values = {
+        "spec": {"name": "s", "directions": ["maximize"], "search_space": space, "metadata": {text: text}},
+        "space": space,
+        "params": {"x": text},
+        "attributes": {"note": text},
+        "metrics": {"note": text},
+        "changes": [text],
+        "answer": {"trials": [{"params": {"x": text}}]},
+    }
+    bound = {name: json.dumps(value, separators=(",", ":")) for name, value in values.items()}
+    for statement in (
+        "INSERT INTO hpo_studies (id, name, spec, created_with, state, created_at, lease_seconds, user_attrs) "
+        "VALUES (1, 's', :spec, '', 'ACTIVE', 0, 60, :attributes)",
+        "INSERT INTO hpo_rounds (study_id, round, search_space, trials, finished, from_trials, changes, revision) "
+        "VALUES (1, 0, :space, 1, 1, '[]', :changes, 1)",
+        "INSERT INTO hpo_trials (id, study_id, number, state, params, metrics, seed, attempt, lapsed, revision, "
+        "user_attrs, system_attrs) VALUES (1, 1, 0, 'FAIL', :params, :metrics, 0, 0, 0, 1, :attributes, '{}')",
+        "INSERT INTO hpo_reports (trial_id, step, value, metrics) VALUES (1, 0, 1.0, :metrics)",
+        "INSERT INTO hpo_answers (call, request_id, study_id, answer) VALUES ('ask 1', 'r', 1, :answer)",
+    ):
+        wanted = {name: value for name, value in bound.items() if f":{name}" in statement}
+        connection.execute(sa.text(statement), wanted)
+
+
+def rows(connection: sa.Connection) -> list[Any]:
+    """Each document of those rows."""
+    queries = (
+        "SELECT spec FROM hpo_studies",
+        "SELECT user_attrs FROM hpo_studies",
+        "SELECT search_space FROM hpo_rounds",
+        "SELECT changes FROM hpo_rounds",
+        "SELECT params FROM hpo_trials",
+        "SELECT metrics FROM hpo_trials",
+        "SELECT user_attrs FROM hpo_trials",
+        "SELECT metrics FROM hpo_reports",
+        "SELECT answer FROM hpo_answers",
+    )
+    found = [connection.execute(sa.text(query)).scalar_one() for query in queries]
+    return [json.loads(document) if isinstance(document, str) else document for document in found]
+
+
+_POSTGRESQL = (
+    "SELECT table_name, column_name, data_type, is_nullable, column_default, udt_name FROM information_schema.columns "
+    "WHERE table_schema = 'public'",
+    "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+    "WHERE connamespace = 'public'::regnamespace",
+    "SELECT viewname, definition, '' FROM pg_views WHERE schemaname = 'public'",
+    "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+    "SELECT typname, array_agg(enumlabel::text ORDER BY enumsortorder)::text, '' FROM pg_enum "
+    "JOIN pg_type ON pg_type.oid = enumtypid GROUP BY typname",
+    "SELECT version_num, '', '' FROM hpo_alembic_version",
+)
+
+
+def description(connection: sa.Connection) -> list[tuple[Any, ...]]:
+    """All that makes up the schema, in words of the database itself."""
+    if connection.dialect.name == "sqlite":
+        queries: tuple[str, ...] = (
+            "SELECT type, name, coalesce(sql, '') FROM sqlite_master",
+            "SELECT version_num, '', '' FROM hpo_alembic_version",
+        )
+    else:
+        queries = _POSTGRESQL
+    found = [tuple(row) for query in queries for row in connection.execute(sa.text(query))]
+    return sorted(tuple(" ".join(str(cell).split()) for cell in row) for row in found)
