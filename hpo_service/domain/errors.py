@@ -2,6 +2,7 @@
 
 HpoError
 ├── Invalid                 the request breaks a rule of the contract; carries the places
+├── TooLarge                it would make a trial or a study take more bytes than are kept of one
 ├── NotFound                no such study, trial or worker
 ├── Conflict                the thing exists, but not in a state that allows the call
 │   ├── StudyExists         another study already has that name
@@ -44,6 +45,10 @@ class Invalid(HpoError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults))
         self.faults = tuple(faults)
+
+
+class TooLarge(HpoError):
+    code = "too_large"
 
 
 class NotFound(HpoError):

@@ -52,14 +52,14 @@ def _page(name: str, study_id: int, format: Text, after: int, record: Record) ->
     study = record.find_study(name)
     if study is None or study.id != study_id:
         return b"", None
-    page = record.trials_by_number(study, None, after, PAGE)
+    page, more = record.trials_by_number(study, None, after, PAGE, with_metrics=False)
     columns = columns_of(study)
     rows = [_row(columns, trial) for trial in page]
     if format == "csv":
         text = _csv([_cell(row.get(column)) for column in columns] for row in rows)
     else:
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
-    return text, page[-1].number if len(page) == PAGE else None
+    return text, page[-1].number if more else None
 
 
 def columns_of(study: Study) -> list[str]:

@@ -38,7 +38,8 @@ def pieces(name: str, database: Readable) -> Iterator[bytes]:
 
 
 def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
-    return record.trials_by_number(study, None, after, PAGE)
+    page, _ = record.trials_by_number(study, None, after, PAGE, with_metrics=False)
+    return page
 
 
 class _File:

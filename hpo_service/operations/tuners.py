@@ -102,5 +102,5 @@ class Tuners:
 
 
 def _history(record: WritingRecord, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
-    reports = record.reports(study, trial) if with_reports and trial.state.is_finished else []
-    return trial.as_history(reports)
+    with_curve = with_reports and trial.state.is_finished
+    return trial.as_history(record.curve(study, trial).items() if with_curve else ())

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hpo_service.domain.study import Round, Study
-from hpo_service.domain.trial import Report, Trial, TrialState
+from hpo_service.domain.trial import Trial, TrialState
 from hpo_service.store.rows import with_counts
+from hpo_service.store.trial_reports import KeptReport, TrialReports
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,11 +32,15 @@ class Undo:
     """What has to be put back when the call is refused."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[dict[Any, Any], Any, Any]] = []  # a dict, a key of it, and what it held
+        self._steps: list[tuple[Any, Any, Any]] = []  # a dict (or TrialReports), a key, what it held
 
     def set(self, kept: dict[K, V], key: K, value: V) -> None:
         self._steps.append((kept, key, kept.get(key, _ABSENT)))
         kept[key] = value
+
+    def put(self, kept: TrialReports, step: int, report: KeptReport) -> None:
+        self._steps.append((kept, step, kept.get(step, _ABSENT)))
+        kept[step] = report
 
     def pop(self, kept: dict[K, V], key: K) -> None:
         if key in kept:
@@ -61,7 +66,7 @@ class Mirror:
     study: Study
     rounds: dict[int, Round]
     trials: dict[int, Trial] = field(default_factory=dict)
-    reports: dict[int, dict[int, Report]] = field(default_factory=dict)
+    reports: dict[int, TrialReports] = field(default_factory=dict)
     finished: deque[int] = field(default_factory=deque)
     # Bounds of the leases' expiry: while the clock lies between them, no lease needs looking at.
     earliest: float = math.inf

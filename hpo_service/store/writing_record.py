@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
+from hpo_service.domain.curve import Curve
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
@@ -24,6 +25,7 @@ from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import AnswerKey, DatabaseClock, MustWait, StudyLock
 from hpo_service.store.tables import workers
+from hpo_service.store.trial_reports import KeptReport, TrialReports
 
 MOST_MIRRORS = 500
 DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
@@ -245,7 +247,7 @@ class WritingRecord(Record):
         if (before, after) != (revision, study.revision):
             return None
         return [
-            trial.as_history(self.reports(study, trial) if with_reports and trial.state.is_finished else [])
+            trial.as_history(self.curve(study, trial).items() if with_reports and trial.state.is_finished else ())
             for trial in changed
             if trial.is_known_to_samplers
         ]
@@ -298,14 +300,24 @@ class WritingRecord(Record):
     # -- reports and attempts -----------------------------------------------------------------------------
 
     def reports(self, study: Study, trial: Trial) -> list[Report]:
-        return [report for _, report in sorted(self._reports(study, trial).items())]
+        found = self._reports(study, trial).all()
+        return super().reports(study, trial) if found is None else found
 
-    def _reports(self, study: Study, trial: Trial) -> dict[int, Report]:
+    def curve(self, study: Study, trial: Trial) -> Curve:
+        return self._reports(study, trial).curve
+
+    def carried_reports(self, study: Study, trial: Trial) -> list[Report]:
+        """The last ones, as many as a worker's answer carries."""
+        kept = self._reports(study, trial)
+        found = kept.carried()
+        return self.reports_from(trial, kept.last_step_carried()) if found is None else found
+
+    def _reports(self, study: Study, trial: Trial) -> TrialReports:
         mirror = self._mirror(study)
         known = mirror.reports.get(trial.number)
         if known is None:
-            found = [] if (study.id, trial.number) in self._pending.new_trials else super().reports(study, trial)
-            known = {report.step: report for report in found}
+            is_new = (study.id, trial.number) in self._pending.new_trials
+            known = TrialReports(() if is_new else super().kept_reports(trial))
             if trial.number in mirror.trials:
                 self._undo.set(mirror.reports, trial.number, known)
         return known
@@ -316,19 +328,20 @@ class WritingRecord(Record):
         study = self._memory.mirrors[self._memory.ids[some[0].study]].study
         return {trial.number: self.reports(study, trial) for trial in some}
 
-    def put_reports(self, study: Study, trial: Trial, new: Iterable[Report]) -> None:
-        """One value per step, the last one."""
+    def put_reports(self, study: Study, trial: Trial, new: Mapping[int, KeptReport]) -> None:
+        """By step; one value per step, the last one. Raise Invalid, TooLarge before anything is kept."""
         kept = self._reports(study, trial)
-        for report in new:
-            self._undo.set(kept, report.step, report)
-            self._undo.set(self._pending.reports, (study.id, trial.number, report.step), report)
+        kept.check(new)
+        for step, report in new.items():
+            self._undo.put(kept, step, report)
+            self._undo.set(self._pending.reports, (study.id, trial.number, step), report)
 
     def drop_reports(self, study: Study, trial: Trial) -> None:
         super().drop_reports(study, trial)
-        self._undo.set(self._mirror(study).reports, trial.number, {})
+        self._undo.set(self._mirror(study).reports, trial.number, TrialReports())
 
     def begin_attempt(self, study: Study, trial: Trial) -> None:
-        self._undo.set(self._mirror(study).reports, trial.number, {})  # an attempt begins without any
+        self._undo.set(self._mirror(study).reports, trial.number, TrialReports())  # an attempt begins without any
 
     def end_attempt(self, study: Study, trial: Trial, end: AttemptEnd) -> None:
         """Write how the trial's last attempt has ended: another one may follow."""
