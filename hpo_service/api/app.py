@@ -14,6 +14,7 @@ from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
+from hpo_service.operations.clearing_away import clear_away
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import reap
@@ -50,7 +51,8 @@ def create_app(
         service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
         app.state.service = service
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
-        beside = [asyncio.create_task(reap(service))] if with_reaper else []
+        looking_after = [reap, clear_away] if with_reaper else []
+        beside = [asyncio.create_task(look(service)) for look in looking_after]
         if reading is not None:
             beside.append(asyncio.create_task(reading.keep()))
         try:

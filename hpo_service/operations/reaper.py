@@ -23,19 +23,20 @@ async def reap(service: Service) -> None:
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        await _carefully(reap_once(service))
+        await carefully(reap_once(service))
         if tick % SAVE_SEEN_EVERY == 0:
-            await _carefully(service.save_seen_workers())
+            await carefully(service.save_seen_workers())
 
 
 async def reap_once(service: Service) -> None:
     """One study that cannot be looked after does not keep the others waiting."""
     overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
     for name in overdue:
-        await _carefully(service.look_after([name]))
+        await carefully(service.look_after([name]))
 
 
-async def _carefully(work: Coroutine[Any, Any, None]) -> None:
+async def carefully(work: Coroutine[Any, Any, None]) -> None:
+    """A fault is for the log; what is to be done is tried again at the next tick."""
     try:
         await work
     except HpoError as error:

@@ -186,12 +186,10 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str]
 
 
 def _answered_before(record: Record, request_id: str) -> Json | None:
-    """What the first form of ask has answered; a study that was deleted meanwhile takes its answers along."""
+    """What the first form of ask has answered, unless the study of it was deleted meanwhile."""
     answer = record.answer("ask", request_id)
-    if answer is None:
-        return None
-    studies = {name: record.find_study(name) for name in {trial["study"] for trial in answer["trials"]}}
-    return with_objectives(answer, [study for study in studies.values() if study is not None])
+    study = None if answer is None else record.study_answered("ask", request_id)
+    return None if answer is None or study is None else with_objectives(answer, [study])
 
 
 def _may_see(only: Collection[str] | None, study: str) -> bool:

@@ -237,6 +237,33 @@ def create_statements(dialect: str) -> list[str]:
     return [*types, *views, refuse, *triggers]
 
 
+# A study that is being deleted is marked, and its rows are still there for a while. Whoever reads these views comes to
+# the other ones through its study or its trials.
+_OF_A_STUDY = ("studies", "study_directions", "trials")
+_NOT_DELETED = "SELECT v.* FROM ({query}) AS v WHERE v.study_id NOT IN (SELECT id FROM hpo_studies WHERE deleted)"
+
+
+def without_deleted(dialect: str) -> list[str]:
+    """What makes the views leave out studies that are being deleted."""
+    return _replace(dialect, {name: _NOT_DELETED.format(query=_views(dialect)[name]) for name in _OF_A_STUDY})
+
+
+def with_deleted(dialect: str) -> list[str]:
+    return _replace(dialect, {name: _views(dialect)[name] for name in _OF_A_STUDY})
+
+
+def _replace(dialect: str, queries: dict[str, str]) -> list[str]:
+    if dialect != "sqlite":
+        return [
+            f"CREATE OR REPLACE VIEW {name} AS {query}" for name, query in queries.items()
+        ]  # with rights and triggers
+    return [
+        statement
+        for name, query in queries.items()
+        for statement in (f"DROP VIEW {name}", f"CREATE VIEW {name} AS {query}")
+    ]
+
+
 def drop_statements(dialect: str) -> list[str]:
     views = [f"DROP VIEW {name}" for name in reversed(NAMES)]
     if dialect == "sqlite":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class WorkerRow:
 _b = sa.bindparam
 # Studies that Optuna's own API wrote through its storage are not ours to give out.
 FROM_OPTUNA = "optuna"
-_OURS = studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'")
+_OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
+_DELETED = sa.select(studies.c.id).where(studies.c.deleted)
 _STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), _OURS)
 _STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
 _NOW = _b("now", type_=sa.Double)
@@ -194,12 +196,10 @@ class Record:
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
-        ids = sa.select(trials.c.id).where(trials.c.study_id == study.id).scalar_subquery()
-        for table in (reports, attempts):
-            self._db.execute(sa.delete(table).where(table.c.trial_id.in_(ids)))
-        for table in (answers, tests, rounds, trials):
-            self._db.execute(sa.delete(table).where(table.c.study_id == study.id))
-        self._db.execute(sa.delete(studies).where(studies.c.id == study.id))
+        """Mark it as deleted and free its name: nobody sees it any more. Its rows go by `Deletion`."""
+        counters = dict.fromkeys(("queued", "retries", "running", "complete", "pruned", "fail"), 0)
+        marked = {"name": f":deleted:{study.id}:{secrets.token_hex(8)}", "deleted": True, "ends_at": None, **counters}
+        self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(marked))
 
     def studies_to_ask(self, kinds: Sequence[str] | None) -> list[str]:
         """Names of the studies that may have something to give to a worker of these kinds, fewest running first."""
@@ -477,6 +477,13 @@ class Record:
     def answer(self, call: str, request_id: str) -> Any | None:
         return self._db.execute(_ANSWER, {"call": call, "request_id": request_id}).scalar()
 
+    def study_answered(self, call: str, request_id: str) -> Study | None:
+        """The study of whose trials the answer speaks; None where it was deleted."""
+        mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
+        query = sa.select(studies).join(answers, answers.c.study_id == studies.c.id).where(mine, _OURS)
+        row = self._db.execute(query).one_or_none()
+        return None if row is None else study_of(row)
+
     # -- the sealed test ----------------------------------------------------------------------------------
 
     def test(self, study: Study) -> SealedTest | None:
@@ -509,7 +516,7 @@ class Record:
     def workers(self, after: str, limit: int) -> list[WorkerRow]:
         holding = (
             sa.select(trials.c.worker_id, sa.func.count().label("n"))
-            .where(trials.c.state == sa.literal_column("'RUNNING'"))
+            .where(trials.c.state == sa.literal_column("'RUNNING'"), trials.c.study_id.not_in(_DELETED))
             .group_by(trials.c.worker_id)
             .subquery()
         )
@@ -524,7 +531,9 @@ class Record:
 
     def worker(self, worker_id: str) -> WorkerRow:
         holding = sa.select(sa.func.count()).where(
-            trials.c.state == sa.literal_column("'RUNNING'"), trials.c.worker_id == worker_id
+            trials.c.state == sa.literal_column("'RUNNING'"),
+            trials.c.worker_id == worker_id,
+            trials.c.study_id.not_in(_DELETED),
         )
         row = self._db.execute(sa.select(workers).where(workers.c.worker_id == worker_id)).one_or_none()
         if row is None:

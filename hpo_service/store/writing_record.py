@@ -24,7 +24,7 @@ from hpo_service.store.mirror import Mirror, Undo
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import AnswerKey, DatabaseClock, MustWait, StudyLock
-from hpo_service.store.tables import workers
+from hpo_service.store.tables import answers, workers
 from hpo_service.store.trial_reports import KeptReport, TrialReports
 
 MOST_MIRRORS = 500
@@ -365,6 +365,14 @@ class WritingRecord(Record):
         if found is None:
             return None
         return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+
+    def study_answered(self, call: str, request_id: str) -> Study | None:
+        """The same; an answer that a deleted study has left makes room for another one."""
+        study = super().study_answered(call, request_id)
+        if study is None:
+            mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
+            self._db.execute(sa.delete(answers).where(mine))
+        return study
 
     def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
         """In the table only: it is hardly ever asked for again, and that of an import is as large as the import."""
