@@ -69,5 +69,5 @@ def importances(record: Record, study: Study) -> bytes:
 
     if study.tally.complete < 2:
         raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
-    history = record.history_since(study, 0, with_reports=False)
+    history = list(record.history_since(study, 0, with_reports=False))
     return to_json({"importances": importances_of(study.spec, history)})

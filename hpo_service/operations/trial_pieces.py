@@ -7,7 +7,7 @@ What has been sent of a trial stays as it was read; reports that come meanwhile 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic_core import to_json
 
@@ -34,11 +34,12 @@ class Inside:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page goes on. left, room: so many trials and bytes may still come."""
+    """Where a page goes on. left, room: so many trials and bytes may still come; begun: whether some came already."""
 
     after: Key | None
     left: int
-    room: int = PAGE
+    room: int = field(default_factory=lambda: PAGE)
+    begun: bool = False
     inside: Inside | None = None
 
 
@@ -91,15 +92,14 @@ def page(record: Record, study: Study, *, state: str | None, order_by: str, plac
         return _after(piece, replace(place, inside=None), record, study, state, order_by)
     trials, more = _next(record, study, state, order_by, place)
     some = read_together(record, trials)
-    begins = place.room == PAGE
     if len(some) == 1:
         piece, inside = _begin(record, study, some[0])
     else:
         texts = record.report_texts_of(some)
         piece, inside = b",".join(whole_trial(each, texts.get(each.number, [])) for each in some), None
-    if not begins and some:
+    if place.begun and some:
         piece = b"," + piece
-    place = replace(place, left=place.left - len(some), room=place.room - len(piece) - 1)
+    place = replace(place, left=place.left - len(some), room=place.room - len(piece), begun=True)
     if some:
         place = replace(place, after=_key(some[-1]))
     if inside is not None:

@@ -76,15 +76,16 @@ _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in Tri
 _HISTORY = (
     sa.select(
         *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
-        *(trials.c["values"], trials.c.system_attrs, trials.c.round),
+        *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.revision),
     )
     .where(_CHANGED, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
+    .limit(_b("n"))
 )
+HISTORY_AT_ONCE = 500
 _CURVES = (
     sa.select(reports.c.trial_id, reports.c.step, reports.c.value)
-    .join(trials, trials.c.id == reports.c.trial_id)
-    .where(_CHANGED, _FINISHED)
+    .where(reports.c.trial_id.in_(_b("ids", expanding=True)))
     .order_by(reports.c.trial_id, reports.c.step)
 )
 
@@ -350,23 +351,29 @@ class Record:
         )
         return self._some(query, study, limit)
 
-    def history_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial]:
-        """What samplers and pruners may learn from the trials that have changed since.
+    def history_since(self, study: Study, revision: int, with_reports: bool) -> Iterator[HistoryTrial]:
+        """What samplers and pruners may learn from the trials that have changed since, in the order of their writing.
 
-        A server that starts reads all of them: neither leases nor what was told is made out of the rows.
+        A server that starts reads all of them: neither leases nor what was told is made out of the rows, and they come
+        in parts.
         """
-        changed = {"study_id": study.id, "revision": revision}
-        curves = self._curves(changed) if with_reports else {}
-        return [
-            HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
-            for key, number, state, params, values, attrs, round in self._db.execute(_HISTORY, changed)
-        ]
+        while True:
+            changed = {"study_id": study.id, "revision": revision, "n": HISTORY_AT_ONCE}
+            rows = self._db.execute(_HISTORY, changed).all()
+            curves = self._curves([row.id for row in rows if TrialState(row.state).is_finished]) if with_reports else {}
+            for key, number, state, params, values, attrs, round, _ in rows:
+                curve = curves.get(key, ())
+                yield HistoryTrial(number, TrialState(state), params, floats(values), curve, attrs, round or 0)
+            if len(rows) < HISTORY_AT_ONCE:
+                return
+            revision = rows[-1].revision
 
-    def _curves(self, changed: Mapping[str, Any]) -> dict[int, tuple[tuple[int, float], ...]]:
-        """(step, value) by rising step, of those of the changed trials that have finished, by the trial's id."""
+    def _curves(self, ids: list[int]) -> dict[int, tuple[tuple[int, float], ...]]:
+        """(step, value) by rising step, by the trial's id."""
         found: dict[int, list[tuple[int, float]]] = {}
-        for key, step, value in self._db.execute(_CURVES, changed):
-            found.setdefault(key, []).append((step, nan_if_null(value)))
+        for some in _batches(ids):
+            for key, step, value in self._db.execute(_CURVES, {"ids": some}):
+                found.setdefault(key, []).append((step, nan_if_null(value)))
         return {key: tuple(curve) for key, curve in found.items()}
 
     # -- reports and attempts -----------------------------------------------------------------------------

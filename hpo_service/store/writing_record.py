@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo_service.domain.curve import Curve
+from hpo_service.domain.sizes import MIB
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
@@ -28,6 +30,7 @@ from hpo_service.store.tables import answers, workers
 from hpo_service.store.trial_reports import KeptReport, TrialReports
 
 MOST_MIRRORS = 500
+MOST_BYTES = 64 * MIB  # of all mirrors together
 DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
 _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
 
@@ -36,7 +39,8 @@ class Memory:
     """What one server's writer remembers between transactions. Only the writer's thread touches it."""
 
     def __init__(self) -> None:
-        self.mirrors: dict[int, Mirror] = {}
+        self.mirrors: OrderedDict[int, Mirror] = OrderedDict()  # the least recently written one first
+        self.weight = 0  # of all mirrors
         self.ids: dict[str, int] = {}
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
@@ -57,6 +61,7 @@ class Memory:
     def forget(self, study_id: int) -> None:
         mirror = self.mirrors.pop(study_id, None)
         if mirror is not None:
+            self.weight -= mirror.weight
             self.ids.pop(mirror.study.name, None)
 
     def forget_study(self, name: str) -> None:
@@ -65,15 +70,21 @@ class Memory:
 
     def forget_all(self) -> None:
         self.mirrors.clear()
+        self.weight = 0
         self.ids.clear()
         self.draining = None
 
     def committed(self, touched: Iterable[int]) -> None:
         for study_id in touched:
             if study_id in self.mirrors:
-                self.mirrors[study_id].forget_old()
-        while len(self.mirrors) > MOST_MIRRORS:
+                mirror = self.mirrors[study_id]
+                mirror.forget_old()
+                self.weight += mirror.count()
+                self.mirrors.move_to_end(study_id)
+        while len(self.mirrors) > MOST_MIRRORS or (self.weight > MOST_BYTES and len(self.mirrors) > 1):
             self.forget(next(iter(self.mirrors)))
+        if self.weight > MOST_BYTES:
+            self.weight -= next(iter(self.mirrors.values())).lighten(self.weight - MOST_BYTES)
 
 
 class Group:
@@ -332,6 +343,7 @@ class WritingRecord(Record):
         """By step; one value per step, the last one. Raise Invalid, TooLarge before anything is kept."""
         kept = self._reports(study, trial)
         kept.check(new)
+        self._mirror(study).uncounted.add(trial.number)
         for step, report in new.items():
             self._undo.put(kept, step, report)
             self._undo.set(self._pending.reports, (study.id, trial.number, step), report)
