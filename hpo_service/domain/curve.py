@@ -188,7 +188,9 @@ class Curve:
         numbers = [chunk for chunk in self._chunks if chunk.least <= chunk.greatest]
         if not numbers:
             return None
-        return min(chunk.least for chunk in numbers) if sign > 0 else -max(chunk.greatest for chunk in numbers)
+        if sign > 0:
+            return min([chunk.least for chunk in numbers])
+        return -max([chunk.greatest for chunk in numbers])
 
     def holds(self, value: float) -> bool:
         """Whether some report has this value; looked for once."""

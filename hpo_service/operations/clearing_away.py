@@ -14,11 +14,9 @@ from hpo_service.store.record import Record
 from hpo_service.store.writing_record import WritingRecord
 
 PERIOD_SECONDS = 1.0
-SHORT_SECONDS, LONG_SECONDS = (
-    0.003,
-    0.008,
-)  # a transaction that takes less may do more, one that takes more shall do less
-FEWEST, MOST = 40, 4000  # rows of a transaction
+# A transaction that takes less may do more, one that takes more shall do less.
+SHORT_SECONDS, LONG_SECONDS = 0.006, 0.015
+FEWEST, MOST = 200, 4000  # rows of a transaction
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,10 @@ async def clear_away(service: Service) -> None:
 
 
 async def clear_all(service: Service) -> None:
+    if not await asyncio.to_thread(service.database.read, _is_due):
+        return
     rows = FEWEST
-    while await asyncio.to_thread(service.database.read, _is_due):
-        step = await service.write(partial(_step, rows))
-        if step.study_id is None:
-            return
+    while (step := await service.write(partial(_step, rows))).study_id is not None:
         if step.is_nearly_gone:
             await _end(service, step.study_id)
         if step.seconds < SHORT_SECONDS:
