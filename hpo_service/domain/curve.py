@@ -91,6 +91,11 @@ class Curve:
         if at < len(chunk.steps) and chunk.steps[at] == step:
             self._replace(chunk, at, value, size)
             return
+        if at == _LARGEST_CHUNK:  # as most come: in order
+            chunk = _Chunk(array("q"), array("d"), array("I"))
+            place, at = place + 1, 0
+            chunks.insert(place, chunk)
+            self._firsts.insert(place, step)
         chunk.steps.insert(at, step)
         chunk.values.insert(at, value)
         chunk.sizes.insert(at, size)
@@ -164,33 +169,42 @@ class Curve:
 
         sign: 1 where less is better, -1 where more is.
         """
-        if first == 0 and (end is None or end >= self._length):
-            return self._lowest_of_all(sign)
-        end = self._length if end is None else end
-        found, begins = math.inf, 0
-        is_any = False
-        for chunk in self._chunks:
-            if begins >= end:
-                break
-            length = len(chunk.steps)
-            if begins + length > first:
-                if first <= begins and begins + length <= end:
-                    least, greatest = chunk.least, chunk.greatest
-                else:
-                    least, greatest = _extremes(chunk.values[max(first - begins, 0) : end - begins])
-                if least <= greatest:
-                    is_any = True
-                    found = min(found, least if sign > 0 else -greatest)
-            begins += length
-        return found if is_any else None
-
-    def _lowest_of_all(self, sign: float) -> float | None:
-        numbers = [chunk for chunk in self._chunks if chunk.least <= chunk.greatest]
+        end = self._length if end is None else min(end, self._length)
+        if first >= end:
+            return None
+        place, at = self._find(first)
+        last, before = self._find(end - 1)
+        chunks = self._chunks
+        if place == last:
+            parts = [_extremes(chunks[place].values[at : before + 1])]
+        else:
+            parts = [(chunk.least, chunk.greatest) for chunk in chunks[place + (at > 0) : last]]
+            if at:
+                parts.append(_extremes(chunks[place].values[at:]))
+            whole = before + 1 == len(chunks[last].steps)
+            upto = (
+                (chunks[last].least, chunks[last].greatest) if whole else _extremes(chunks[last].values[: before + 1])
+            )
+            parts.append(upto)
+        numbers = [(least, greatest) for least, greatest in parts if least <= greatest]
         if not numbers:
             return None
-        if sign > 0:
-            return min([chunk.least for chunk in numbers])
-        return -max([chunk.greatest for chunk in numbers])
+        return min([least for least, _ in numbers]) if sign > 0 else -max([greatest for _, greatest in numbers])
+
+    def _find(self, position: int) -> tuple[int, int]:
+        """In which chunk it is, and where there; looked for from the nearer end."""
+        chunks = self._chunks
+        if position < self._length // 2:
+            for place, chunk in enumerate(chunks):
+                if position < len(chunk.steps):
+                    return place, position
+                position -= len(chunk.steps)
+        left = self._length
+        for place in range(len(chunks) - 1, -1, -1):
+            left -= len(chunks[place].steps)
+            if left <= position:
+                return place, position - left
+        raise IndexError(position)
 
     def holds(self, value: float) -> bool:
         """Whether some report has this value; looked for once."""
