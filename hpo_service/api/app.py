@@ -26,6 +26,7 @@ from hpo_service.api.http import BodyLimit
 from hpo_service.api.page_guard import PageGuard
 from hpo_service.api.readiness import Readiness
 from hpo_service.api.response_headers import ResponseHeaders
+from hpo_service.operations.clearing_away import clear_away
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import begin, reap
@@ -67,7 +68,7 @@ def create_app(
             await begin(service)
         beside = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
-            beside.append(asyncio.create_task(reap(service)))
+            beside += [asyncio.create_task(look(service)) for look in (reap, clear_away)]
         if reading is not None:
             beside.append(asyncio.create_task(reading.keep()))
         try:

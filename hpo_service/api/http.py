@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -30,6 +30,23 @@ LARGEST_BODY = 2**20
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """body: bytes are JSON already."""
     return Response(body if isinstance(body, bytes) else to_json(body), status, headers, "application/json")
+
+
+def in_pieces(first: bytes, rest: AsyncIterator[bytes] | None) -> Response:
+    """JSON that may be larger than should be in memory at once."""
+    if rest is None:
+        return answer(first)
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in rest:
+            yield piece
+
+    return Stream(whole(), media_type="application/json")
+
+
+def page_end(listing: str, key: Any) -> bytes:
+    return b'],"next_page_token":%s}' % to_json(page_token(listing, key))
 
 
 def page(items: bytes, listing: str, key: Any) -> Response:

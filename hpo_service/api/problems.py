@@ -27,6 +27,7 @@ STATUS: Mapping[type[HpoError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
+    errors.TooLarge: 413,
     errors.RateLimited: 429,
     errors.Unavailable: 503,
 }

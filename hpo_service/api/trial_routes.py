@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
@@ -19,14 +20,14 @@ from hpo_service.api.documents import (
     TrialsDocument,
 )
 from hpo_service.api.door import studies_of
-from hpo_service.api.http import StrictRoute, answer, page, read_page_token
+from hpo_service.api.http import StrictRoute, answer, in_pieces, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
 from hpo_service.api.problems import body_of, status_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
-from hpo_service.operations import readings, trials, workers
+from hpo_service.operations import trials, workers
 from hpo_service.operations.calls import (
     Ask,
     Batch,
@@ -37,6 +38,7 @@ from hpo_service.operations.calls import (
     Reports,
     Tell,
 )
+from hpo_service.operations.trial_pieces import Key
 
 router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
 
@@ -81,14 +83,15 @@ async def batch(
         Body(examples=[{"calls": [{"study": "mnist", "number": 7, "call": "heartbeat", "attempt": 1}]}]),
     ],
 ) -> Response:
-    results = []
-    for result in await workers.batch(service_of(request), body, studies_of(request)):
-        if isinstance(result, HpoError):
-            results.append({"status": status_of(result), "body": body_of(result)})
-        else:
-            results.append({"status": 200, "body": result})
-    status = 200 if all(result["status"] == 200 for result in results) else 207
-    return answer({"results": results}, status)
+    results = await workers.batch(service_of(request), body, studies_of(request))
+    status = 207 if any(isinstance(result, HpoError) for result in results) else 200
+    return answer(b'{"results":[%s]}' % b",".join(map(_result, results)), status)
+
+
+def _result(result: bytes | HpoError) -> bytes:
+    if isinstance(result, HpoError):
+        return to_json({"status": status_of(result), "body": body_of(result)})
+    return b'{"status":200,"body":%s}' % result
 
 
 @router.post(
@@ -208,8 +211,12 @@ async def list_trials(
 ) -> Response:
     listing = f"trials {study} {state or ''} {order_by}"
     after = _read_key(read_page_token(listing, page_token_, _Key))
-    items, key = await trials.page(service_of(request), study, state, order_by, after, page_size)
-    return page(items, listing, _jsonable(key))
+
+    def ending(key: Key | None) -> bytes:
+        return page_end(listing, _jsonable(key))
+
+    first, rest = await trials.page(service_of(request), study, state, order_by, after, page_size, ending)
+    return in_pieces(b'{"items":[' + first, rest)
 
 
 class _Key(BaseModel):
@@ -221,17 +228,17 @@ class _Key(BaseModel):
     study: Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _jsonable(key: readings.Key | None) -> Any:
+def _jsonable(key: Key | None) -> Any:
     return None if key is None else _Key(value=key[0], number=key[1], study=key[2]).model_dump(mode="json")
 
 
-def _read_key(key: _Key | None) -> readings.Key | None:
+def _read_key(key: _Key | None) -> Key | None:
     return None if key is None else (key.value, key.number, key.study)
 
 
 @router.get(_TRIAL, responses={**ok(TrialDocument, "the trial"), **responses(404)})
 async def read_trial(request: Request, study: StudyPath, number: NumberPath) -> Response:
-    return answer(await trials.read(service_of(request), study, number))
+    return in_pieces(*await trials.read(service_of(request), study, number))
 
 
 @router.get(_TRIAL + "/attempts", responses={**ok(AttemptsDocument, "its attempts"), **responses(404)})

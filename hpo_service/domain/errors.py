@@ -3,6 +3,7 @@
 HpoError
 ├── Invalid                 the request breaks a rule of the contract; carries the places
 ├── MalformedRequest        an address or a header that says nothing
+├── TooLarge                it would make a trial or a study take more bytes than are kept of one
 ├── NotFound                no such study, trial or worker
 ├── Conflict                the thing exists, but not in a state that allows the call
 │   ├── StudyExists         another study already has that name
@@ -53,6 +54,10 @@ class Invalid(HpoError):
 
 class MalformedRequest(HpoError):
     code = "malformed_request"
+
+
+class TooLarge(HpoError):
+    code = "too_large"
 
 
 class NotFound(HpoError):

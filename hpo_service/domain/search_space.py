@@ -23,6 +23,7 @@ from pydantic import (
 
 from hpo_service.domain.measure import WHOLE
 from hpo_service.domain.refusal import STRICT, refuse
+from hpo_service.domain.sizes import CHOICE
 
 Choice = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Value = bool | int | float | str | None
@@ -105,7 +106,10 @@ class CategoricalParameter(BaseModel):
 
     model_config = STRICT
     type: Literal["categorical"] = "categorical"
-    choices: Annotated[list[Choice], Field(min_length=1, max_length=1000)]
+    choices: Annotated[
+        list[Choice],
+        Field(min_length=1, max_length=1000, description=f"each at most {CHOICE:,} bytes of compact JSON (413)"),
+    ]
     when: Condition | None = None
 
     @model_validator(mode="after")

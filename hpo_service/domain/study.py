@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
+from hpo_service.domain import sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
@@ -139,7 +140,8 @@ class Narrowing(BaseModel):
         return self.rounds * self.trials_per_round
 
 
-Objective = dict[str, JsonValue]
+Objective = Annotated[dict[str, JsonValue], sizes.bounded("what the workers train", sizes.OBJECTIVE)]
+Metadata = Annotated[dict[str, JsonValue], sizes.bounded("anything of the caller's", sizes.METADATA)]
 
 
 class StudySpec(BaseModel):
@@ -155,7 +157,7 @@ class StudySpec(BaseModel):
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
     narrowing: Narrowing | None = None
     objective: Objective | None = None
-    metadata: dict[str, JsonValue] = {}
+    metadata: Metadata = {}
 
     @model_validator(mode="before")
     @classmethod

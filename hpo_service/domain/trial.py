@@ -223,12 +223,11 @@ class HistoryTrial:
     round: int = 0
 
 
-def pruned_values(reports: dict[int, float], directions: int) -> tuple[float, ...] | None:
-    """A PRUNED trial without told values is worth its last report, unless that is NaN."""
-    if directions != 1 or not reports:
+def pruned_values(last: float | None, directions: int) -> tuple[float, ...] | None:
+    """A PRUNED trial without told values is worth its last report (None: there is none), unless that is NaN."""
+    if directions != 1 or last is None or math.isnan(last):
         return None
-    last = reports[max(reports)]
-    return None if math.isnan(last) else (last,)
+    return (last,)
 
 
 def trial_seed(study_seed: int, number: int) -> int:
@@ -239,7 +238,10 @@ def trial_seed(study_seed: int, number: int) -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it is recorded. Times are seconds since 1970 by the database's clock."""
+    """A trial as it is recorded. Times are seconds since 1970 by the database's clock.
+
+    weight: the bytes of its metrics as JSON, where they were told to this server.
+    """
 
     study: str
     number: int
@@ -258,6 +260,7 @@ class Trial:
     distributions: dict[str, str] | None = None
     user_attrs: dict[str, Any] = field(default_factory=dict)
     revision: int = 0
+    weight: int = 0
 
     @property
     def state(self) -> TrialState:
@@ -268,13 +271,14 @@ class Trial:
         """Not while it is queued: nobody has chosen all its params yet."""
         return self.holding.attempt > 0 or self.state.is_finished
 
-    def as_history(self, reports: Iterable[Report]) -> HistoryTrial:
+    def as_history(self, reports: Iterable[tuple[int, float]]) -> HistoryTrial:
+        """reports: (step, value), by rising step."""
         return HistoryTrial(
             number=self.number,
             state=self.state,
             params=self.params,
             values=self.values,
-            reports=tuple((report.step, report.value) for report in reports),
+            reports=tuple(reports),
             system_attrs=self.system_attrs,
             round=self.round or 0,
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from hpo_service.domain import sizes
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import Choice
@@ -14,9 +15,16 @@ from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]  # no database keeps NUL
-Metrics = dict[str, JsonValue]
 GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]
+
+
+ReportMetrics = Annotated[dict[str, JsonValue], sizes.bounded("measured at this step", sizes.REPORT_METRICS)]
+TellMetrics = Annotated[dict[str, JsonValue], sizes.bounded("measured in the end", sizes.TELL_METRICS)]
+_REPORTS = (
+    f"of a trial at most {sizes.MOST_STEPS:,} different steps are kept (422), and {sizes.TRIAL_REPORTS:,} bytes of "
+    "compact JSON in all (413), over all its calls"
+)
 
 
 class NextAsk(BaseModel):
@@ -30,7 +38,9 @@ class NextAsk(BaseModel):
 
 class Ask(NextAsk):
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
-    objectives: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] | None = None
+    objectives: (
+        Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=1000)] | None
+    ) = None
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -40,13 +50,16 @@ class ReportedValue(BaseModel):
     model_config = STRICT
     step: Number
     value: Measure
-    metrics: Metrics | None = None
+    metrics: ReportMetrics | None = None
 
 
 class Reports(BaseModel):
     model_config = STRICT
     attempt: Number
-    reports: list[ReportedValue]
+    reports: Annotated[
+        list[ReportedValue],
+        Field(max_length=sizes.MOST_STEPS, description=_REPORTS, json_schema_extra={"x-maxBytes": sizes.TRIAL_REPORTS}),
+    ]
     dataset_sha256: Sha256 | None = None
 
 
@@ -62,7 +75,7 @@ class Result(BaseModel):
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Measure] | None = None
     reason: Reason | None = None
-    metrics: Metrics | None = None
+    metrics: TellMetrics | None = None
     dataset_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
@@ -106,7 +119,7 @@ class ImportedTrial(BaseModel):
     params: GivenParams
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Measure] | None = None
-    reports: list[ReportedValue] = []
+    reports: Annotated[list[ReportedValue], Field(max_length=sizes.MOST_STEPS, description=_REPORTS)] = []
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -134,7 +147,10 @@ class LimitsPatch(BaseModel):
 class Patch(BaseModel):
     model_config = STRICT
     limits: LimitsPatch | SkipJsonSchema[None] = None
-    metadata: dict[str, JsonValue] | SkipJsonSchema[None] = None
+    metadata: (
+        Annotated[dict[str, JsonValue], sizes.bounded("anything of the caller's", sizes.METADATA)]
+        | SkipJsonSchema[None]
+    ) = None
 
     @model_validator(mode="before")
     @classmethod
@@ -162,7 +178,9 @@ class TestResult(BaseModel):
     state: Literal["COMPLETE", "FAIL"]
     test_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     validation_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    members: list[JsonValue] | None = None
+    members: (
+        Annotated[list[JsonValue], Field(max_length=100), sizes.bounded("of the ensemble", sizes.TELL_METRICS)] | None
+    ) = None
     dataset_sha256: Sha256 | None = None
     reason: Reason | None = None
 

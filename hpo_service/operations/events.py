@@ -1,26 +1,31 @@
-"""What changes in a study, as server-sent events: each one the resource as it now reads, with a rising id."""
+"""What changes in a study, as server-sent events: each one the resource as it now reads, with a rising id.
+
+Of a trial with many reports an event carries the last ones, as a worker's answer does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
-from typing import Any
 
 from pydantic_core import to_json
 
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Study
-from hpo_service.operations.resources import round_resource, study_resource, trial_resources
+from hpo_service.domain.trial import Trial
+from hpo_service.operations.resources import round_resource, study_resource
 from hpo_service.operations.service import Service
+from hpo_service.operations.trial_pieces import read_together, whole_trial
 from hpo_service.store.record import Record
 
 PAGE = 200
 LOOK_EVERY_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
 
-Event = tuple[int, str, Any]
+Event = tuple[int, bytes, bytes]  # its id, its name, and the resource as JSON
 
 
 async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
@@ -52,7 +57,7 @@ async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[
             return
         for revision, kind, resource in found:
             after = revision
-            yield b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), revision, to_json(resource))
+            yield b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource)
         if more:
             continue
         silent = 0.0 if found else silent + LOOK_EVERY_SECONDS
@@ -71,18 +76,32 @@ def _since(record: Record, study: Study, study_id: int, after: int) -> tuple[lis
         raise NotFound("the study was deleted")
     if study.revision <= after:
         return [], False
-    trials = record.changed_since(study, after, PAGE)
-    more = len(trials) == PAGE
-    upto = trials[-1].revision if more else study.revision
-    events: list[Event] = [
-        (trial.revision, "trial", resource)
-        for trial, resource in zip(trials, trial_resources(record, trials), strict=True)
-    ]
-    events += [
-        (round_.revision, "round", round_resource(round_))
-        for round_ in record.rounds(study)
-        if after < round_.revision <= upto
+    trials, more = record.changed_since(study, after, PAGE)
+    read = _with_last_reports(record, trials)
+    more = more or len(read) < len(trials)
+    upto = read[-1][0] if more else study.revision
+    events = [
+        *read,
+        *(
+            (round_.revision, b"round", to_json(round_resource(round_)))
+            for round_ in record.rounds(study)
+            if after < round_.revision <= upto
+        ),
     ]
     if after < study.touched <= upto:
-        events.append((study.touched, "study", study_resource(record, study)))
+        events.append((study.touched, b"study", to_json(study_resource(record, study))))
     return sorted(events, key=lambda event: event[0]), more
+
+
+def _with_last_reports(record: Record, trials: Sequence[Trial]) -> list[Event]:
+    """The first of them, as many as are read at once, each with the last reports that fit into an event."""
+    some = read_together(record, trials)
+    texts = record.report_texts_of(some) if len(some) > 1 else {}
+
+    def last_ones(trial: Trial) -> list[bytes]:
+        its = texts.get(trial.number, [])
+        if len(some) > 1 and sum(map(len, its)) + len(its) <= CARRIED_REPORTS:
+            return its
+        return record.last_report_texts(trial)
+
+    return [(trial.revision, b"trial", whole_trial(trial, last_ones(trial))) for trial in some]

@@ -50,14 +50,14 @@ def _head(_record: Record, study: Study) -> tuple[int, bytes]:
 def _page(name: str, study_id: int, format: Text, after: int, record: Record) -> tuple[bytes, int | None]:
     """The next trials, and the last one's number if more may follow. Raise NotFound: the study is another, or gone."""
     study = record.same_study(name, study_id)
-    page = record.trials_by_number(study, None, after, PAGE)
+    page, more = record.trials_by_number(study, None, after, PAGE, with_metrics=False)
     columns = columns_of(study)
     rows = [_row(columns, trial) for trial in page]
     if format == "csv":
         text = _csv([_cell(row.get(column)) for column in columns] for row in rows)
     else:
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
-    if len(page) == PAGE:
+    if more:
         return text, page[-1].number
     record.same_study(name, study_id)  # still: else the page is short because they were deleted
     return text, None

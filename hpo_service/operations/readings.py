@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from pydantic_core import to_json
 
-from hpo_service.domain.errors import Fault, Invalid, StudyStateConflict
+from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.study import Study
-from hpo_service.operations.resources import attempt_resource, etag, study_resource, trial_resource, trial_resources
+from hpo_service.operations.resources import attempt_resource, etag, study_resource
+from hpo_service.operations.trial_pieces import PAGE
 from hpo_service.store.record import Record
 
 T = TypeVar("T")
-Key = tuple[float | None, int, int]  # of the last trial of a page: its value, its number, its study's id
+AT_ONCE = 20  # studies, each of which may be large
 
 
 def of_study(name: str, work: Callable[[Record, Study], T], record: Record) -> T:
@@ -42,36 +43,24 @@ def study(record: Record, study: Study) -> tuple[bytes, str]:
 def studies_page(
     record: Record, *, state: str | None, after: int, size: int, only: Collection[str] | None
 ) -> tuple[bytes, int | None]:
-    found = record.studies(state, after, size + 1, only)
-    items = [study_resource(record, study) for study in found[:size]]
-    return to_json(items), found[size - 1].id if len(found) > size else None
-
-
-def trial(record: Record, study: Study, *, number: int) -> bytes:
-    found = record.trial(study, number)
-    return to_json(trial_resource(found, record.reports(study, found)))
+    """Up to `size` studies, fewer where they are large."""
+    items: list[bytes] = []
+    left = PAGE
+    while True:
+        at_once = min(AT_ONCE, size - len(items))
+        found = record.studies(state, after, at_once + 1, only)
+        for study in found[:at_once]:
+            items.append(to_json(study_resource(record, study)))
+            after, left = study.id, left - len(items[-1])
+            if left < 0:
+                break
+        is_last = len(found) <= at_once and (not found or after == found[-1].id)
+        if is_last or left < 0 or len(items) == size:
+            return b"[%s]" % b",".join(items), None if is_last else after
 
 
 def attempts(record: Record, study: Study, *, number: int) -> bytes:
     return to_json([attempt_resource(row) for row in record.attempts(record.trial(study, number))])
-
-
-def trials_page(
-    record: Record, study: Study, *, state: str | None, order_by: str, after: Key | None, size: int
-) -> tuple[bytes, Key | None]:
-    if after is not None and after[2] != study.id:
-        raise Invalid([Fault("/page_token", "made for a study of this name that was deleted; begin the list anew")])
-    if order_by == "value":
-        if len(study.spec.directions) > 1:
-            raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
-        found = record.trials_by_value(study, state, after and after[:2], size + 1)
-    else:
-        found = record.trials_by_number(study, state, -1 if after is None else after[1], size + 1)
-    items = to_json(trial_resources(record, found[:size]))
-    if len(found) <= size:
-        return items, None
-    last = found[size - 1]
-    return items, (last.values[0] if last.values else None, last.number, study.id)
 
 
 def importances(record: Record, study: Study) -> bytes:
@@ -80,5 +69,5 @@ def importances(record: Record, study: Study) -> bytes:
 
     if study.tally.complete < 2:
         raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
-    history = record.history_since(study, 0, with_reports=False)
+    history = list(record.history_since(study, 0, with_reports=False))
     return to_json({"importances": importances_of(study.spec, history)})

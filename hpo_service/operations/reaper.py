@@ -26,7 +26,7 @@ log = structlog.get_logger()
 async def begin(service: Service) -> None:
     """Before the first call: what was missed while no server was there counts in no lease."""
     service.database.uptime.begin()
-    await _carefully(service.beat(), _beating())
+    await carefully(service.beat(), _beating())
 
 
 async def reap(service: Service) -> None:
@@ -40,7 +40,7 @@ async def _keep_beating(service: Service) -> None:
     beating = _beating()
     while True:
         await asyncio.sleep(BEAT_SECONDS)
-        await _carefully(service.beat(), beating)
+        await carefully(service.beat(), beating)
 
 
 def _beating() -> LoggedState:
@@ -56,12 +56,12 @@ async def _keep_looking(service: Service) -> None:
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        await _carefully(reap_once(service), looking)
+        await carefully(reap_once(service), looking)
         expired = _tell_of_expired(expired)
         if tick % SAVE_SEEN_EVERY == 0:
-            await _carefully(service.save_seen_workers(), saving)
+            await carefully(service.save_seen_workers(), saving)
         if tick % CUT_LOG_EVERY == 0:
-            await _carefully(asyncio.to_thread(service.database.cut_log), cutting)
+            await carefully(asyncio.to_thread(service.database.cut_log), cutting)
 
 
 async def reap_once(service: Service) -> None:
@@ -85,7 +85,7 @@ async def _tried(work: Coroutine[Any, Any, None]) -> Exception | None:
     return None
 
 
-async def _carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
+async def carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
     error = await _tried(work)
     if error is None:
         outage.worked()

@@ -166,6 +166,20 @@ def granted_trial(study: Study, trial: Trial) -> Json:
     }
 
 
+def without_objectives(answer: Json) -> Json:
+    """What an ask has answered, as it is remembered: the objective stands with the study, and never changes."""
+    return {**answer, "trials": [{**trial, "objective": None} for trial in answer["trials"]]}
+
+
+def with_objectives(answer: Json, studies: Sequence[Study]) -> Json:
+    """What was remembered, as it was answered."""
+    objectives = {study.name: study.spec.objective for study in studies}
+    trials = [
+        {**trial, "objective": trial["objective"] or objectives.get(trial["study"])} for trial in answer["trials"]
+    ]
+    return {**answer, "trials": trials}
+
+
 def granted_test(study: Study, test: SealedTest, best: Trial) -> Json:
     """The sealed test as an ask gives it out: like a trial, with a purpose and without a number."""
     return {

@@ -12,6 +12,7 @@ from hpo_service.domain.sealed_test import (
     check_same_test,
     waiting_test,
 )
+from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
 from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
@@ -61,6 +62,7 @@ async def tell(service: Service, name: str, call: TestResult) -> Json | None:
     """Take the result; a repeated tell of the same result answers the same."""
 
     def change(work: StudyWork) -> Json | None:
+        check_size("members", call.members, TELL_METRICS)
         test = _test(work)
         result = call.model_dump(mode="json")
         before = replace(test.holding, told=_told(test.result))

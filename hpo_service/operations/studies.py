@@ -13,7 +13,7 @@ import sqlalchemy.exc
 import structlog
 from pydantic import ValidationError
 
-from hpo_service.domain import neural_network
+from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -21,7 +21,9 @@ from hpo_service.domain.errors import (
     StudyExists,
     StudySealed,
     StudyStateConflict,
+    TooLarge,
 )
+from hpo_service.domain.search_space import CategoricalParameter, SearchSpace
 from hpo_service.domain.study import (
     Limits,
     Round,
@@ -57,6 +59,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
             if record.created_with(existing) != canonical:
                 raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
             return study_resource(record, existing), etag(existing), False
+        check_sizes(seeded)
         study = replace(record.add_study(seeded, canonical), revision=1)
         record.add_round(study, Round(0, spec.search_space, revision=1))
         work = StudyWork(record, study, service.tuners)
@@ -77,6 +80,27 @@ def check(spec: StudySpec) -> None:
         faults += neural_network.objective_faults(spec.objective, spec.search_space)
     if faults:
         raise Invalid(faults)
+
+
+def check_sizes(spec: StudySpec) -> None:
+    """Raise TooLarge for what would be stored and sent again with every round, and every trial."""
+    sizes.check_size("objective", spec.objective, sizes.OBJECTIVE)
+    sizes.check_size("metadata", spec.metadata, sizes.METADATA)
+    for name, parameter in spec.search_space.items():
+        if isinstance(parameter, CategoricalParameter):
+            for choice in parameter.choices:
+                if isinstance(choice, str) and len(choice) > sizes.CHOICE // 6:  # no character takes more bytes
+                    sizes.check_size(f"a choice of {name!r}", choice, sizes.CHOICE)
+    if spec.narrowing is not None:
+        _check_rounds(spec.narrowing.rounds, spec.search_space)
+
+
+def _check_rounds(rounds: int, space: SearchSpace) -> None:
+    if rounds > 1 and rounds * sizes.size_of(space.model_dump(mode="json")) > sizes.ROUNDS:
+        raise TooLarge(
+            f"the search spaces of {rounds} rounds would take more than {sizes.ROUNDS:,} bytes as JSON; "
+            "use fewer rounds, or fewer choices"
+        )
 
 
 async def read(service: Service, name: str) -> tuple[bytes, str]:
@@ -102,6 +126,7 @@ async def patch(service: Service, name: str, body: Patch, if_match: str | None) 
                 raise StudySealed("the test set of this study has been opened; its limits can no longer be raised")
             changed["limits"] = limits
         if body.metadata is not None:
+            sizes.check_size("metadata", body.metadata, sizes.METADATA)
             changed["metadata"] = body.metadata
         if all(getattr(spec, field) == value for field, value in changed.items()):
             return
@@ -179,6 +204,10 @@ async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Jso
             raise StudySealed("the test set of this study has been opened; there are no more rounds")
         if len(work.study.spec.directions) > 1:
             raise StudyStateConflict("a study with several directions has no best trials to narrow around")
+        rounds = work.study.round + 2
+        if rounds > sizes.MOST_ROUNDS:
+            raise Invalid([Fault("", f"the study has {rounds - 1:,} rounds, and more than that are not kept")])
+        _check_rounds(rounds, work.study.spec.search_space)
         return round_resource(work.next_round(body.keep))
 
     return await service.change(name, change)

@@ -9,6 +9,7 @@ from hpo_service.domain import neural_network
 from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.sizes import GRANTED, size_of
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import AttemptEnd, Holding, Trial, TrialState, trial_seed
 from hpo_service.instruments import drawing
@@ -127,20 +128,23 @@ class StudyWork:
             count = min(count, limit - self.study.tally.running)
         if count <= 0:
             return []
-        given = self._give_retries(count, worker_id)
-        given += self._give_new(count - len(given), worker_id)
+        room = Room(self.study, GRANTED)
+        given = self._give_retries(count, worker_id, room)
+        given += self._give_new(count - len(given), worker_id, room)
         return given
 
-    def _give_retries(self, count: int, worker_id: str) -> list[Trial]:
+    def _give_retries(self, count: int, worker_id: str, room: Room) -> list[Trial]:
         if not self.study.tally.retries:
             return []
         given = []
         for trial in self.record.retries(self.study, count):
+            if not room.has_place_for(trial):
+                break
             self.record.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
-    def _give_new(self, count: int, worker_id: str) -> list[Trial]:
+    def _give_new(self, count: int, worker_id: str, room: Room) -> list[Trial]:
         count = min(count, self._new_trials_left())
         if count <= 0:
             return []
@@ -148,12 +152,12 @@ class StudyWork:
         if self.study.tally.queued:
             for trial in self.record.queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
-                if drawn is None:
+                if drawn is None or not room.has_place_for(drawn):
                     return given
                 given.append(self._begin_new(drawn, worker_id))
         while len(given) < count:
             drawn = self._draw(self.study.next_number, None)
-            if drawn is None:
+            if drawn is None or not room.has_place_for(drawn):
                 break
             given.append(self._begin_new(drawn, worker_id))
         return given
@@ -331,6 +335,26 @@ class StudyWork:
         """The trial has taken the next revision, and gone from one counter to another."""
         tally = self.study.tally if before == after else self.study.tally.moved(before, after)
         self.study = altered(self.study, revision=trial.revision, tally=tally)
+
+
+class Room:
+    """For the trials that one ask answers: large ones are fewer than were asked for, but never none."""
+
+    def __init__(self, study: Study, most_bytes: int) -> None:
+        self._study = study
+        self._left = most_bytes
+        self._trials = 0
+        self._objective = 0
+
+    def has_place_for(self, trial: Trial) -> bool:
+        self._trials += 1
+        if self._trials == 1:
+            return True  # as most asks are for one; it need not be measured
+        if self._trials == 2:
+            self._objective = size_of(self._study.spec.objective)
+            self._left -= self._objective
+        self._left -= self._objective + size_of(trial.params)
+        return self._left >= 0
 
 
 def _bounds(spec: StudySpec) -> Bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,30 @@ from hpo_service.domain.errors import (
     TrialFinished,
 )
 from hpo_service.domain.search_space import Params, SearchSpace, describe
-from hpo_service.domain.trial import Holding, Report, Told, Trial, TrialState, pruned_values
-from hpo_service.operations import readings
+from hpo_service.domain.trial import Holding, Told, Trial, TrialState, pruned_values
+from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
-from hpo_service.operations.readings import Key
 from hpo_service.operations.resources import Json, trial_resource, trial_resources
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.trial_pieces import Inside, Key, Place
 from hpo_service.operations.workers import check_value_count, outcome
+from hpo_service.store.trial_reports import KeptReport, checked_report
 from hpo_service.store.writing_record import WritingRecord
 
+Pieces = tuple[bytes, AsyncIterator[bytes] | None]  # the first one, and the others if there are any
 
-async def read(service: Service, name: str, number: int) -> bytes:
-    return await service.read_apart(name, partial(readings.trial, number=number))
+
+async def read(service: Service, name: str, number: int) -> Pieces:
+    """The trial as JSON, in pieces where it is large."""
+    first, inside = await service.read_apart(name, partial(trial_pieces.trial, number=number))
+
+    async def rest(inside: Inside | None) -> AsyncIterator[bytes]:
+        while inside is not None:
+            piece, inside = await service.read_apart(name, partial(trial_pieces.going_on, inside=inside))
+            yield piece
+
+    return first, None if inside is None else rest(inside)
 
 
 async def attempts(service: Service, name: str, number: int) -> bytes:
@@ -36,11 +47,28 @@ async def attempts(service: Service, name: str, number: int) -> bytes:
 
 
 async def page(
-    service: Service, name: str, state: str | None, order_by: str, after: Key | None, size: int
-) -> tuple[bytes, Key | None]:
-    """Return up to `size` trials, and the key to go on after."""
-    work = partial(readings.trials_page, state=state, order_by=order_by, after=after, size=size)
-    return await service.read_apart(name, work)
+    service: Service,
+    name: str,
+    state: str | None,
+    order_by: str,
+    after: Key | None,
+    size: int,
+    ending: Callable[[Key | None], bytes],
+) -> Pieces:
+    """Up to `size` trials, fewer where they are large. ending: what follows them, with the key to go on after."""
+    read = partial(trial_pieces.page, state=state, order_by=order_by)
+    first, place, key = await service.read_apart(name, partial(read, place=Place(after, size)))
+    if place is None:
+        return first + ending(key), None
+
+    async def rest(place: Place | None) -> AsyncIterator[bytes]:
+        key: Key | None = None
+        while place is not None:
+            piece, place, key = await service.read_apart(name, partial(read, place=place))
+            yield piece
+        yield ending(key)
+
+    return first, rest(place)
 
 
 async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
@@ -105,7 +133,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
     told = Told(0, TrialState(given.state), None if given.values is None else tuple(given.values))
     state, values, reason = outcome(told, None)
     if state is TrialState.PRUNED and values is None:
-        values = pruned_values({report.step: report.value for report in given.reports}, directions)
+        last = {report.step: report.value for report in given.reports}
+        values = pruned_values(last[max(last)] if last else None, directions)
     now = work.record.now
     return Trial(
         work.study.name,
@@ -119,8 +148,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
     )
 
 
-def _reports(given: ImportedTrial) -> list[Report]:
-    return [Report(report.step, report.value, report.metrics or {}) for report in given.reports]
+def _reports(given: ImportedTrial) -> dict[int, KeptReport]:
+    return {report.step: checked_report(report.step, report.value, report.metrics) for report in given.reports}
 
 
 def _checked(work: StudyWork, params: Params, index: int) -> Params:
@@ -171,7 +200,7 @@ async def stop(service: Service, name: str, number: int) -> Json:
             trial = work.change(trial, trial.holding.fail_waiting("stopped"))
         elif trial.stop != "stopped":
             trial = work.change(trial, trial.holding, stop="stopped")
-        return trial_resource(trial, work.record.reports(work.study, trial))
+        return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
     return await service.change(name, change)
 

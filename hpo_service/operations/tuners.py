@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning.tuner import Tuner, is_quick
 
 MOST_TUNERS = 200
+MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
+# About what a sampler and a pruner keep of a finished trial, and of each of its reports.
+BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
+MODELS = 10  # so many times its text the search space takes
 
 
 @dataclass
 class _Entry:
     tuner: Tuner
+    weight: int
     seen: int = 0
 
 
@@ -25,6 +31,7 @@ class Tuners:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._weight = 0
         self._shown_by_call: set[int] = set()
         self._shown_by_group: set[int] = set()
 
@@ -63,21 +70,36 @@ class Tuners:
         with_reports = study.spec.pruner.name != "none"
         self._show(study, entry, [_history(record, study, trial, with_reports) for trial in changed])
 
-    def _show(self, study: Study, entry: _Entry, trials: list[HistoryTrial]) -> None:
+    def _show(self, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
         self._shown_by_call.add(study.id)
-        entry.tuner.absorb(trials)
+        entry.tuner.absorb(self._weighed(entry, trials))
         entry.seen = study.revision
 
+    def _weighed(self, entry: _Entry, trials: Iterable[HistoryTrial]) -> Iterator[HistoryTrial]:
+        for trial in trials:
+            if trial.state.is_finished:
+                weight = BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports)
+                entry.weight += weight
+                self._weight += weight
+            yield trial
+
     def forget(self, study: Study) -> None:
-        self._entries.pop(study.id, None)
+        self._drop(study.id)
+
+    def _drop(self, study_id: int) -> None:
+        entry = self._entries.pop(study_id, None)
+        if entry is not None:
+            self._weight -= entry.weight
 
     def _entry(self, study: Study) -> _Entry:
         entry = self._entries.get(study.id)
         if entry is None:
-            entry = self._entries[study.id] = _Entry(Tuner(study.spec))
-            if len(self._entries) > MOST_TUNERS:
-                self._entries.popitem(last=False)
+            weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
+            entry = self._entries[study.id] = _Entry(Tuner(study.spec), weight)
+            self._weight += weight
         self._entries.move_to_end(study.id)
+        while len(self._entries) > MOST_TUNERS or (self._weight > MOST_BYTES and len(self._entries) > 1):
+            self._drop(next(iter(self._entries)))
         return entry
 
     # -- what the writer tells ----------------------------------------------------------------------------
@@ -88,7 +110,7 @@ class Tuners:
 
     def call_refused(self) -> None:
         for study_id in self._shown_by_call:
-            self._entries.pop(study_id, None)
+            self._drop(study_id)
         self._shown_by_call.clear()
 
     def committed(self) -> None:
@@ -97,10 +119,10 @@ class Tuners:
     def rolled_back(self) -> None:
         self.call_kept()
         for study_id in self._shown_by_group:
-            self._entries.pop(study_id, None)
+            self._drop(study_id)
         self._shown_by_group.clear()
 
 
 def _history(record: WritingRecord, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
-    reports = record.reports(study, trial) if with_reports and trial.state.is_finished else []
-    return trial.as_history(reports)
+    with_curve = with_reports and trial.state.is_finished
+    return trial.as_history(record.curve(study, trial).items() if with_curve else ())

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy.exc
+from pydantic_core import to_json
 
-from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, StudyHeld
+from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, StudyHeld, TooLarge
 from hpo_service.domain.sealed_test import BUILT_IN
+from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import Report, Told, Trial, TrialState, pruned_values
+from hpo_service.domain.trial import Told, Trial, TrialState, pruned_values
 from hpo_service.operations.calls import (
     Ask,
     Batch,
@@ -38,12 +40,15 @@ from hpo_service.operations.resources import (
     granted_trial,
     time_text,
     trial_resource,
+    with_objectives,
+    without_objectives,
     worker_resource,
 )
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
+from hpo_service.store.trial_reports import checked_report
 from hpo_service.store.writing_record import WritingRecord
 
 # Another server's changes, and the clock's, are seen this often by an ask that waits.
@@ -86,7 +91,7 @@ async def ask_any(
     async def look() -> Look:
         def candidates(record: Record) -> tuple[Any, bool, list[str]]:
             service.heard_of(ask.worker_id, record)
-            remembered = record.answer("ask", ask.request_id)
+            remembered = _answered_before(record, ask.request_id)
             names = record.studies_to_ask(ask.objectives)
             return remembered, record.is_draining(ask.worker_id), [name for name in names if _may_see(only, name)]
 
@@ -144,7 +149,7 @@ def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> 
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
-        return Look(remembered, final=True)
+        return Look(with_objectives(remembered, [study]), final=True)
     service.heard_of(ask.worker_id, record)
     return _give(service.work_on(record, study), ask)
 
@@ -162,13 +167,13 @@ def _give(work: StudyWork, ask: NextAsk) -> Look:
     if draining:
         answer["drain"] = True
     if given:
-        record.remember_answer(study, ask_call(study.id), ask.request_id, answer)
+        record.remember_answer(study, ask_call(study.id), ask.request_id, without_objectives(answer))
     return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
 def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: WritingRecord) -> Look:
     nothing = Look({"trials": []}, final=False)
-    remembered = record.answer("ask", ask.request_id)
+    remembered = _answered_before(record, ask.request_id)
     if remembered is not None:
         return _remembered(remembered, only)
     study = record.find_study(name)
@@ -183,8 +188,15 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str]
     if not given:
         return nothing
     answer = {"trials": given}
-    record.remember_answer(study, "ask", ask.request_id, answer)
+    record.remember_answer(study, "ask", ask.request_id, without_objectives(answer))
     return Look(answer, final=True)
+
+
+def _answered_before(record: Record, request_id: str) -> Json | None:
+    """What the first form of ask has answered, unless the study of it was deleted meanwhile."""
+    answer = record.answer("ask", request_id)
+    study = None if answer is None else record.study_answered("ask", request_id)
+    return None if answer is None or study is None else with_objectives(answer, [study])
 
 
 def _may_see(only: Collection[str] | None, study: str) -> bool:
@@ -248,8 +260,14 @@ def tell_work(service: Service, name: str, number: int, call: Tell) -> Callable[
     return partial(service.changed, name, lambda work: _tell(_heard(service, work, number), number, call))
 
 
-async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[Json | HpoError]:
-    """All calls in one transaction; each succeeds or is refused by itself, in order. only: what the caller may see."""
+_BATCH_FULL = f"the answers of this batch would take more than {BATCH_ANSWERS:,} bytes; make this call in another one"
+
+
+async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[bytes | HpoError]:
+    """All calls in one transaction; each succeeds or is refused by itself, in order. only: what the caller may see.
+
+    What succeeds is answered with JSON; once the answers take BATCH_ANSWERS, what would be answered more is refused.
+    """
     names = {call.study for call in calls.calls if _may_see(only, call.study)}
     try:
         return await _batch(service, calls, names, only, {})
@@ -262,12 +280,13 @@ async def batch(service: Service, calls: Batch, only: Collection[str] | None = N
 
 async def _batch(
     service: Service, calls: Batch, names: Collection[str], only: Collection[str] | None, held: Mapping[str, StudyHeld]
-) -> list[Json | HpoError]:
+) -> list[bytes | HpoError]:
     """held: the studies whose calls are refused, each with its refusal."""
 
-    def in_transaction(record: WritingRecord) -> list[Json | HpoError]:
+    def in_transaction(record: WritingRecord) -> list[bytes | HpoError]:
         works: dict[str, StudyWork] = {}
-        results: list[Json | HpoError] = []
+        results: list[bytes | HpoError] = []
+        left = BATCH_ANSWERS
         for call in calls.calls:
             try:
                 if not _may_see(only, call.study):
@@ -277,7 +296,11 @@ async def _batch(
                 if call.study not in works:
                     works[call.study] = service.work_on(record, record.study(call.study))
                 with works[call.study].undone_if_refused():
-                    results.append(_one_of_batch(service, works[call.study], call))
+                    answer = to_json(_one_of_batch(service, works[call.study], call))
+                    if len(answer) > left:
+                        raise TooLarge(_BATCH_FULL)
+                left -= len(answer)
+                results.append(answer)
             except HpoError as error:
                 results.append(error)
         for work in works.values():
@@ -308,20 +331,19 @@ def _one_of_batch(service: Service, work: StudyWork, call: BatchCall) -> Json:
 
 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
+    new = {r.step: checked_report(r.step, r.value, r.metrics) for r in call.reports}
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256)
-    new = [Report(r.step, r.value, r.metrics or {}) for r in call.reports]
     work.record.put_reports(work.study, trial, new)
     trial = work.change(trial, holding)
     if new and trial.stop is None and work.study.spec.pruner.name != "none":
-        trial = _judge(work, trial)
+        trial = _judge(work, trial, new)
     return _kept(work.study, trial)
 
 
-def _judge(work: StudyWork, trial: Trial) -> Trial:
-    reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
-    verdict = work.tuner().judge(trial.number, reports)
+def _judge(work: StudyWork, trial: Trial, new: Collection[int]) -> Trial:
+    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), new)
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
@@ -349,6 +371,7 @@ def _kept(study: Study, trial: Trial) -> Json:
 def _tell(work: StudyWork, number: int, call: Result) -> Json:
     directions = len(work.study.spec.directions)
     check_value_count(call.values, directions, "/values")
+    size = 0 if call.metrics is None else check_size("metrics", call.metrics, TELL_METRICS)
     trial = work.record.trial(work.study, number)
     values = None if call.values is None else tuple(call.values)
     told = Told(call.attempt, TrialState(call.state), values)
@@ -357,10 +380,9 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     if holding is not None:
         work.bind(call.dataset_sha256)
         if state is TrialState.PRUNED and values is None:
-            reported = {report.step: report.value for report in work.record.reports(work.study, trial)}
-            values = pruned_values(reported, directions)
-        trial = work.change(trial, holding, values=values, metrics=call.metrics)
-    return trial_resource(trial, work.record.reports(work.study, trial))
+            values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
+        trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
+    return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
 
 def _tell_and_ask(
@@ -372,16 +394,16 @@ def _tell_and_ask(
     work = service.work_on(record, study)
     told = _tell(_heard(service, work, number), number, call)
     work.settle()  # a round may end with this result, or the study
-    if remembered is None:
-        service.heard_of(following.worker_id, record)
-        remembered = _give(work, following).answer
-    return {**told, "next": remembered}
+    if remembered is not None:
+        return {**told, "next": with_objectives(remembered, [study])}
+    service.heard_of(following.worker_id, record)
+    return {**told, "next": _give(work, following).answer}
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
     trial = work.record.trial(work.study, number)
     trial = work.release(trial, call.attempt)
-    return trial_resource(trial, work.record.reports(work.study, trial))
+    return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
 
 def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:

@@ -37,6 +37,9 @@ _TRIAL_COLUMNS = tuple(
 )
 
 
+_THERE = sa.not_(studies.c.deleted)
+
+
 class NotMadeByOptuna(Exception):
     """This study is served by us: only the operations write its trials."""
 
@@ -87,22 +90,23 @@ class OptunaRows:
     # -- reading ------------------------------------------------------------------------------------------
 
     def studies(self) -> list[StudyRow]:
-        return [StudyRow(*row) for row in self._db.execute(sa.select(*_STUDY_COLUMNS).order_by(studies.c.id))]
+        query = sa.select(*_STUDY_COLUMNS).where(_THERE).order_by(studies.c.id)
+        return [StudyRow(*row) for row in self._db.execute(query)]
 
     def study(self, study_id: int) -> StudyRow:
-        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id)).one_or_none()
+        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _THERE)).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")
         return StudyRow(*row)
 
     def study_id(self, name: str) -> int:
-        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name)).scalar()
+        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name, _THERE)).scalar()
         if found is None:
             raise KeyError(f"there is no study {name!r}")
         return int(found)
 
     def revision(self, study_id: int) -> int:
-        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id)).scalar()
+        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id, _THERE)).scalar()
         if found is None:
             raise KeyError(f"there is no study with id {study_id}")
         return int(found)
@@ -154,7 +158,7 @@ class OptunaRows:
 
     def writable(self, study_id: int) -> StudyRow:
         """Return the study, locked until the transaction ends; raise NotMadeByOptuna."""
-        query = sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id).with_for_update()
+        query = sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _THERE).with_for_update()
         row = self._db.execute(query).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.altered import altered
 from hpo_service.domain.study import Round, Study
-from hpo_service.domain.trial import AttemptEnd, Report, Trial
+from hpo_service.domain.trial import AttemptEnd, Trial
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import as_sqlalchemy, commit
 from hpo_service.store.mirror import Mirror
@@ -29,6 +29,7 @@ from hpo_service.store.rows import (
     study_counters,
     trial_cells,
 )
+from hpo_service.store.trial_reports import KeptReport
 
 TrialKey = tuple[int, int]  # study id, number
 AttemptKey = tuple[int, int, int]
@@ -47,7 +48,7 @@ class Pending:
     rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
     new_trials: dict[TrialKey, Trial] = field(default_factory=dict)
     trials: dict[TrialKey, Trial] = field(default_factory=dict)
-    reports: dict[tuple[int, int, int], Report] = field(default_factory=dict)
+    reports: dict[tuple[int, int, int], KeptReport] = field(default_factory=dict)
     # None: the attempt goes on after all, or its end is the trial's.
     ended: dict[AttemptKey, EndedAttempt | None] = field(default_factory=dict)
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
@@ -200,9 +201,9 @@ def _in_one_go(connection: sa.Connection) -> AbstractContextManager[Any]:
     return pipeline
 
 
-def _report_cells(report: Report) -> tuple[float | None, str | None]:
+def _report_cells(report: KeptReport) -> tuple[float | None, str | None]:
     value = None if math.isnan(report.value) else report.value
-    return value, json_text(report.metrics) if report.metrics else None
+    return value, None if report.metrics is None else report.metrics.decode()
 
 
 class _Statements:

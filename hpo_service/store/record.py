@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
 from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
     HistoryTrial,
@@ -34,6 +38,7 @@ from hpo_service.store.rows import (
     trial_of,
 )
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
+from hpo_service.store.trial_reports import KeptReport, kept_report, report_text
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class WorkerRow:
 _b = sa.bindparam
 # Studies that Optuna's own API wrote through its storage are not ours to give out.
 FROM_OPTUNA = "optuna"
-_OURS = studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'")
+_OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
+_DELETED = sa.select(studies.c.id).where(studies.c.deleted)
 _STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), _OURS)
 _STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
 _NOW = _b("now", type_=sa.Double)
@@ -73,15 +79,16 @@ _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in Tri
 _HISTORY = (
     sa.select(
         *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
-        *(trials.c["values"], trials.c.system_attrs, trials.c.round),
+        *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.revision),
     )
     .where(_CHANGED, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
+    .limit(_b("n"))
 )
+HISTORY_AT_ONCE = 500
 _CURVES = (
     sa.select(reports.c.trial_id, reports.c.step, reports.c.value)
-    .join(trials, trials.c.id == reports.c.trial_id)
-    .where(_CHANGED, _FINISHED)
+    .where(reports.c.trial_id.in_(_b("ids", expanding=True)))
     .order_by(reports.c.trial_id, reports.c.step)
 )
 
@@ -113,7 +120,6 @@ _WAITING = sa.select(trials).where(
 )
 _RETRIES = _WAITING.where(trials.c.attempt > sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
 _QUEUED = _WAITING.where(trials.c.attempt == sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
-_REPORTS = sa.select(reports.c.step, reports.c.value, reports.c.metrics).where(reports.c.trial_id == _b("trial_id"))
 _BY_STATE = (
     sa.select(
         studies.c.state,
@@ -168,6 +174,33 @@ _SINCE = (
     .subquery()
 )
 _OLDEST_WAITING = sa.select(sa.func.min(_SINCE.c.since))
+_TRIAL_AND_SIZE = (
+    *trials.c,
+    (
+        sa.func.length(sa.cast(trials.c.params, sa.Text))
+        + sa.func.coalesce(sa.func.length(sa.cast(trials.c.metrics, sa.Text)), 0)
+    ).label("size"),
+)
+_TRIAL_WITHOUT_METRICS = (
+    *(column for column in trials.c if column is not trials.c.metrics),
+    sa.null().label("metrics"),
+    sa.func.length(sa.cast(trials.c.params, sa.Text)).label("size"),
+)
+# As they are taken: not all rows at once.
+_BY_AND_BY = {"stream_results": True, "max_row_buffer": 64}
+PIECE = 2**20  # about so many bytes are read at once of what may be large
+_METRICS_TEXT = sa.cast(reports.c.metrics, sa.Text)  # as it was written
+_REPORTS = (
+    sa.select(reports.c.step, reports.c.value, _METRICS_TEXT)
+    .where(reports.c.trial_id == _b("trial_id"), reports.c.step >= _b("first"))
+    .order_by(reports.c.step)
+)
+_REPORTS_BACKWARDS = (
+    sa.select(reports.c.step, reports.c.value, _METRICS_TEXT)
+    .where(reports.c.trial_id == _b("trial_id"))
+    .order_by(reports.c.step.desc())
+)
+_BYTES_BESIDE_METRICS = 60
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
@@ -230,12 +263,10 @@ class Record:
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
-        ids = sa.select(trials.c.id).where(trials.c.study_id == study.id).scalar_subquery()
-        for table in (reports, attempts):
-            self._db.execute(sa.delete(table).where(table.c.trial_id.in_(ids)))
-        for table in (answers, tests, rounds, trials):
-            self._db.execute(sa.delete(table).where(table.c.study_id == study.id))
-        self._db.execute(sa.delete(studies).where(studies.c.id == study.id))
+        """Mark it as deleted and free its name: nobody sees it any more. Its rows go by `Deletion`."""
+        counters = dict.fromkeys(("queued", "retries", "running", "complete", "pruned", "fail"), 0)
+        marked = {"name": f":deleted:{study.id}:{secrets.token_hex(8)}", "deleted": True, "ends_at": None, **counters}
+        self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(marked))
 
     def studies_to_ask(self, kinds: Sequence[str] | None) -> list[str]:
         """Names of the studies that may have something to give to a worker of these kinds, fewest running first."""
@@ -314,19 +345,34 @@ class Record:
         found = self._db.execute(_WAITING.order_by(trials.c.number), {"study_id": study.id})
         return [trial_of(row, study) for row in found]
 
-    def trials_by_number(self, study: Study, state: str | None, after: int, limit: int) -> list[Trial]:
-        query = sa.select(trials).where(trials.c.study_id == study.id, trials.c.number > after)
+    def trials_by_number(
+        self, study: Study, state: str | None, after: int, limit: int, *, with_metrics: bool = True
+    ) -> tuple[list[Trial], bool]:
+        """Up to so many, and not many more than PIECE bytes of them; and whether there are more."""
+        columns = _TRIAL_AND_SIZE if with_metrics else _TRIAL_WITHOUT_METRICS
+        query = sa.select(*columns).where(trials.c.study_id == study.id, trials.c.number > after)
         if state is not None:
             query = query.where(trials.c.state == state)
-        return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number).limit(limit))]
+        return self._some(query.order_by(trials.c.number), study, limit)
+
+    def _some(self, query: sa.Select[Any], study: Study, limit: int) -> tuple[list[Trial], bool]:
+        found: list[Trial] = []
+        left = PIECE
+        with closing(self._db.execute(query.limit(limit + 1), execution_options=_BY_AND_BY)) as rows:
+            for row in rows:
+                if len(found) == limit or left < 0:
+                    return found, True
+                found.append(trial_of(row, study))
+                left -= row.size
+        return found, False
 
     def trials_by_value(
         self, study: Study, state: str | None, after: tuple[float | None, int] | None, limit: int
-    ) -> list[Trial]:
-        """Best first, those without a value last; after: the (value, number) of the last one seen."""
+    ) -> tuple[list[Trial], bool]:
+        """The same, best first, those without a value last; after: the (value, number) of the last one seen."""
         sign = -1 if study.spec.maximizes else 1
         key = trials.c.value * sign
-        query = sa.select(trials).where(trials.c.study_id == study.id)
+        query = sa.select(*_TRIAL_AND_SIZE).where(trials.c.study_id == study.id)
         if state is not None:
             query = query.where(trials.c.state == state)
         if after is not None:
@@ -336,14 +382,13 @@ class Record:
                 at = value * sign
                 beyond = sa.or_(key.is_(None), key > at, sa.and_(key == at, trials.c.number > number))
             query = query.where(beyond)
-        query = query.order_by(key.is_(None), key, trials.c.number).limit(limit)
-        return [trial_of(row, study) for row in self._db.execute(query)]
+        return self._some(query.order_by(key.is_(None), key, trials.c.number), study, limit)
 
     def best(self, study: Study, count: int = 1) -> list[Trial]:
-        """The best COMPLETE trials by their first value, best first; of equals the earlier one."""
+        """The best COMPLETE trials by their first value, best first; of equals the earlier one. Without metrics."""
         order = trials.c.value.desc() if study.spec.maximizes else trials.c.value
         query = (
-            sa.select(trials)
+            sa.select(*_TRIAL_WITHOUT_METRICS)
             .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"))
             .order_by(order, trials.c.number)
             .limit(count)
@@ -362,46 +407,120 @@ class Record:
         return [Kept(trial.number, trial.params) for trial in self.best(study, count)]
 
     def complete(self, study: Study) -> list[Trial]:
-        query = sa.select(trials).where(
+        """Without metrics."""
+        query = sa.select(*_TRIAL_WITHOUT_METRICS).where(
             trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'")
         )
         return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
 
-    def changed_since(self, study: Study, revision: int, limit: int | None = None) -> list[Trial]:
-        """Trials written after this revision of the study, in the order of their writing."""
+    def changed_since(self, study: Study, revision: int, limit: int) -> tuple[list[Trial], bool]:
+        """Trials written after this revision of the study, in the order of their writing; and whether there are more.
+
+        Up to so many, and not many more than PIECE bytes of them.
+        """
         query = (
-            sa.select(trials)
+            sa.select(*_TRIAL_AND_SIZE)
             .where(trials.c.study_id == study.id, trials.c.revision > revision)
             .order_by(trials.c.revision)
         )
-        if limit is not None:
-            query = query.limit(limit)
-        return [trial_of(row, study) for row in self._db.execute(query)]
+        return self._some(query, study, limit)
 
-    def history_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial]:
-        """What samplers and pruners may learn from the trials that have changed since.
+    def history_since(self, study: Study, revision: int, with_reports: bool) -> Iterator[HistoryTrial]:
+        """What samplers and pruners may learn from the trials that have changed since, in the order of their writing.
 
-        A server that starts reads all of them: neither leases nor what was told is made out of the rows.
+        A server that starts reads all of them: neither leases nor what was told is made out of the rows, and they come
+        in parts.
         """
-        changed = {"study_id": study.id, "revision": revision}
-        curves = self._curves(changed) if with_reports else {}
-        return [
-            HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
-            for key, number, state, params, values, attrs, round in self._db.execute(_HISTORY, changed)
-        ]
+        while True:
+            changed = {"study_id": study.id, "revision": revision, "n": HISTORY_AT_ONCE}
+            rows = self._db.execute(_HISTORY, changed).all()
+            curves = self._curves([row.id for row in rows if TrialState(row.state).is_finished]) if with_reports else {}
+            for key, number, state, params, values, attrs, round, _ in rows:
+                curve = curves.get(key, ())
+                yield HistoryTrial(number, TrialState(state), params, floats(values), curve, attrs, round or 0)
+            if len(rows) < HISTORY_AT_ONCE:
+                return
+            revision = rows[-1].revision
 
-    def _curves(self, changed: Mapping[str, Any]) -> dict[int, tuple[tuple[int, float], ...]]:
-        """(step, value) by rising step, of those of the changed trials that have finished, by the trial's id."""
+    def _curves(self, ids: list[int]) -> dict[int, tuple[tuple[int, float], ...]]:
+        """(step, value) by rising step, by the trial's id."""
         found: dict[int, list[tuple[int, float]]] = {}
-        for key, step, value in self._db.execute(_CURVES, changed):
-            found.setdefault(key, []).append((step, nan_if_null(value)))
+        for some in _batches(ids):
+            for key, step, value in self._db.execute(_CURVES, {"ids": some}):
+                found.setdefault(key, []).append((step, nan_if_null(value)))
         return {key: tuple(curve) for key, curve in found.items()}
 
     # -- reports and attempts -----------------------------------------------------------------------------
 
     def reports(self, study: Study, trial: Trial) -> list[Report]:
-        found = self._db.execute(_REPORTS.order_by(reports.c.step), {"trial_id": trial.id})
-        return [Report(step, nan_if_null(value), metrics or {}) for step, value, metrics in found]
+        return self.reports_from(trial)
+
+    def reports_from(self, trial: Trial, first: int | None = None) -> list[Report]:
+        """By rising step, from this step on."""
+        return [
+            Report(step, report.value, {} if report.metrics is None else from_json(report.metrics))
+            for step, report in self.kept_reports(trial, first)
+        ]
+
+    def kept_reports(self, trial: Trial, first: int | None = None) -> Iterator[tuple[int, KeptReport]]:
+        found = self._db.execute(_REPORTS, {"trial_id": trial.id, "first": -(2**31) if first is None else first})
+        for step, value, metrics in found:
+            yield step, kept_report(step, nan_if_null(value), None if metrics is None else metrics.encode())
+
+    def report_texts(self, trial: Trial, first: int | None = None) -> tuple[list[bytes], int | None]:
+        """Reports as they read, from this step on: about PIECE bytes of them, and the step with which to go on."""
+        found: list[bytes] = []
+        left = PIECE
+        values = {"trial_id": trial.id, "first": -(2**31) if first is None else first}
+        with closing(self._db.execute(_REPORTS, values, execution_options=_BY_AND_BY)) as rows:
+            for step, value, metrics in rows:
+                if left < 0:
+                    return found, step
+                found.append(_text(step, value, metrics))
+                left -= len(found[-1])
+        return found, None
+
+    def last_report_texts(self, trial: Trial) -> list[bytes]:
+        """The last ones that fit into CARRIED_REPORTS, by rising step."""
+        found: list[bytes] = []
+        left = CARRIED_REPORTS
+        values = {"trial_id": trial.id}
+        with closing(self._db.execute(_REPORTS_BACKWARDS, values, execution_options=_BY_AND_BY)) as rows:
+            for step, value, metrics in rows:
+                text = _text(step, value, metrics)
+                left -= len(text) + 1
+                if left < 0:
+                    break
+                found.append(text)
+        return found[::-1]
+
+    def report_texts_of(self, some: Sequence[Trial]) -> dict[int, list[bytes]]:
+        """Those of all of these, by number, by rising step."""
+        found: dict[int, list[bytes]] = {}
+        numbers = {trial.id: trial.number for trial in some}
+        for ids in _batches(list(numbers)):
+            query = (
+                sa.select(reports.c.trial_id, reports.c.step, reports.c.value, _METRICS_TEXT)
+                .where(reports.c.trial_id.in_(ids))
+                .order_by(reports.c.trial_id, reports.c.step)
+            )
+            for key, step, value, metrics in self._db.execute(query):
+                found.setdefault(numbers[key], []).append(_text(step, value, metrics))
+        return found
+
+    def report_bytes_of(self, some: Sequence[Trial]) -> dict[int, int]:
+        """About how many bytes their reports take, by number."""
+        found: dict[int, int] = {}
+        numbers = {trial.id: trial.number for trial in some}
+        size = sa.func.coalesce(sa.func.sum(sa.func.length(_METRICS_TEXT)), 0)
+        for ids in _batches(list(numbers)):
+            query = (
+                sa.select(reports.c.trial_id, sa.func.count() * _BYTES_BESIDE_METRICS + size)
+                .where(reports.c.trial_id.in_(ids))
+                .group_by(reports.c.trial_id)
+            )
+            found.update({numbers[key]: int(size) for key, size in self._db.execute(query)})
+        return found
 
     def reports_of(self, some: Sequence[Trial]) -> dict[int, list[Report]]:
         """The reports of trials of one study, by number, by rising step."""
@@ -439,6 +558,13 @@ class Record:
     def answer(self, call: str, request_id: str) -> Any | None:
         return self._db.execute(_ANSWER, {"call": call, "request_id": request_id}).scalar()
 
+    def study_answered(self, call: str, request_id: str) -> Study | None:
+        """The study of whose trials the answer speaks; None where it was deleted."""
+        mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
+        query = sa.select(studies).join(answers, answers.c.study_id == studies.c.id).where(mine, _OURS)
+        row = self._db.execute(query).one_or_none()
+        return None if row is None else study_of(row)
+
     # -- the sealed test ----------------------------------------------------------------------------------
 
     def test(self, study: Study) -> SealedTest | None:
@@ -471,7 +597,7 @@ class Record:
     def workers(self, after: str, limit: int) -> list[WorkerRow]:
         holding = (
             sa.select(trials.c.worker_id, sa.func.count().label("n"))
-            .where(trials.c.state == sa.literal_column("'RUNNING'"))
+            .where(trials.c.state == sa.literal_column("'RUNNING'"), trials.c.study_id.not_in(_DELETED))
             .group_by(trials.c.worker_id)
             .subquery()
         )
@@ -486,7 +612,9 @@ class Record:
 
     def worker(self, worker_id: str) -> WorkerRow:
         holding = sa.select(sa.func.count()).where(
-            trials.c.state == sa.literal_column("'RUNNING'"), trials.c.worker_id == worker_id
+            trials.c.state == sa.literal_column("'RUNNING'"),
+            trials.c.worker_id == worker_id,
+            trials.c.study_id.not_in(_DELETED),
         )
         row = self._db.execute(sa.select(workers).where(workers.c.worker_id == worker_id)).one_or_none()
         if row is None:
@@ -515,6 +643,16 @@ class Record:
     def oldest_waiting_since(self) -> float | None:
         """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
         return self._db.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
+
+
+def _text(step: int, value: float | None, metrics: str | None) -> bytes:
+    return report_text(step, nan_if_null(value), None if metrics is None else metrics.encode())
+
+
+def _batches(ids: list[Any]) -> Iterator[list[Any]]:
+    """Databases bound the number of bind marks."""
+    for start in range(0, len(ids), 500):
+        yield ids[start : start + 500]
 
 
 def _upserts(table: sa.Table, keys: list[str], columns: list[str]) -> dict[str, Any]:

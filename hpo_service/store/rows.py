@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
@@ -15,8 +14,10 @@ from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.search_space import FloatParameter, SearchSpace
+from hpo_service.domain.sizes import MIB
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState, Tally
 from hpo_service.domain.trial import AttemptEnd, Holding, Lease, Told, Trial, TrialState
+from hpo_service.store.bounded_cache import BoundedCache
 
 TALLY_FIELD = {
     TrialState.RUNNING: "running",
@@ -66,14 +67,9 @@ def _key(document: Any) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-@lru_cache(maxsize=1000)
-def _spec(text: str) -> StudySpec:
-    return StudySpec.model_validate_json(text)
-
-
-@lru_cache(maxsize=1000)
-def _search_space(text: str) -> SearchSpace:
-    return SearchSpace.model_validate_json(text)
+# A model takes some ten times as much memory as its text.
+_spec: BoundedCache[StudySpec] = BoundedCache(StudySpec.model_validate_json, 2 * MIB)
+_search_space: BoundedCache[SearchSpace] = BoundedCache(SearchSpace.model_validate_json, 2 * MIB)
 
 
 def round_of(row: Any, study: Study) -> Round:

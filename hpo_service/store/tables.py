@@ -71,12 +71,21 @@ studies = sa.Table(
     sa.Column("user_attrs", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("system_attrs", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("dataset_sha256", sa.Text),  # of the data that its first trial was trained on
+    # Gone for everybody, under a name that nobody can give; its rows are taken away a few at a time.
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     _one_of("state", STUDY_STATES, "state"),
     sa.CheckConstraint(
         "queued >= 0 AND retries >= 0 AND running >= 0 AND complete >= 0 AND pruned >= 0 AND fail >= 0",
         name="tally",
     ),
     sqlite_autoincrement=True,  # the id of a deleted study never comes back
+)
+
+sa.Index(
+    "ix_hpo_studies_deleted",
+    studies.c.id,
+    sqlite_where=sa.text("deleted"),
+    postgresql_where=sa.text("deleted"),
 )
 
 rounds = sa.Table(
@@ -167,7 +176,8 @@ answers = sa.Table(
     metadata,
     sa.Column("call", sa.Text, primary_key=True),  # the route, with the study where the route names one
     sa.Column("request_id", sa.Text, primary_key=True),
-    _study_id(),
+    # No foreign key: without an index, the end of a study would look through all answers; with one, each ask writes it.
+    sa.Column("study_id", BigId, nullable=False, autoincrement=False),
     sa.Column("answer", sa.JSON, nullable=False),
 )
 

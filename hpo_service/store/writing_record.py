@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from hpo_service import instruments
+from hpo_service.domain.curve import Curve
 from hpo_service.domain.outage import Outage
+from hpo_service.domain.sizes import MIB
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store import one_round_trip
@@ -26,9 +29,11 @@ from hpo_service.store.outages import Beat, KnownOutages, Uptime, beat, read_kno
 from hpo_service.store.pending import Pending
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import AnswerKey, DatabaseClock, MustWait, StudyLock
-from hpo_service.store.tables import workers
+from hpo_service.store.tables import answers, workers
+from hpo_service.store.trial_reports import KeptReport, TrialReports
 
 MOST_MIRRORS = 500
+MOST_BYTES = 64 * MIB  # of all mirrors together
 DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
 _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
 
@@ -37,7 +42,8 @@ class Memory:
     """What one server's writer remembers between transactions. Only the writer's thread touches it."""
 
     def __init__(self) -> None:
-        self.mirrors: dict[int, Mirror] = {}
+        self.mirrors: OrderedDict[int, Mirror] = OrderedDict()  # the least recently written one first
+        self.weight = 0  # of all mirrors
         self.ids: dict[str, int] = {}
         self.draining: frozenset[str] | None = None
         self.draining_read_at = 0.0
@@ -60,6 +66,7 @@ class Memory:
     def forget(self, study_id: int) -> None:
         mirror = self.mirrors.pop(study_id, None)
         if mirror is not None:
+            self.weight -= mirror.weight
             self.ids.pop(mirror.study.name, None)
 
     def forget_study(self, name: str) -> None:
@@ -68,15 +75,21 @@ class Memory:
 
     def forget_all(self) -> None:
         self.mirrors.clear()
+        self.weight = 0
         self.ids.clear()
         self.draining = None
 
     def committed(self, touched: Iterable[int]) -> None:
         for study_id in touched:
             if study_id in self.mirrors:
-                self.mirrors[study_id].forget_old()
-        while len(self.mirrors) > MOST_MIRRORS:
+                mirror = self.mirrors[study_id]
+                mirror.forget_old()
+                self.weight += mirror.count()
+                self.mirrors.move_to_end(study_id)
+        while len(self.mirrors) > MOST_MIRRORS or (self.weight > MOST_BYTES and len(self.mirrors) > 1):
             self.forget(next(iter(self.mirrors)))
+        if self.weight > MOST_BYTES:
+            self.weight -= next(iter(self.mirrors.values())).lighten(self.weight - MOST_BYTES)
 
 
 class Group:
@@ -276,7 +289,7 @@ class WritingRecord(Record):
         if (before, after) != (revision, study.revision):
             return None
         return [
-            trial.as_history(self.reports(study, trial) if with_reports and trial.state.is_finished else [])
+            trial.as_history(self.curve(study, trial).items() if with_reports and trial.state.is_finished else ())
             for trial in changed
             if trial.is_known_to_samplers
         ]
@@ -341,14 +354,24 @@ class WritingRecord(Record):
     # -- reports and attempts -----------------------------------------------------------------------------
 
     def reports(self, study: Study, trial: Trial) -> list[Report]:
-        return [report for _, report in sorted(self._reports(study, trial).items())]
+        found = self._reports(study, trial).all()
+        return super().reports(study, trial) if found is None else found
 
-    def _reports(self, study: Study, trial: Trial) -> dict[int, Report]:
+    def curve(self, study: Study, trial: Trial) -> Curve:
+        return self._reports(study, trial).curve
+
+    def carried_reports(self, study: Study, trial: Trial) -> list[Report]:
+        """The last ones, as many as a worker's answer carries."""
+        kept = self._reports(study, trial)
+        found = kept.carried()
+        return self.reports_from(trial, kept.last_step_carried()) if found is None else found
+
+    def _reports(self, study: Study, trial: Trial) -> TrialReports:
         mirror = self._mirror(study)
         known = mirror.reports.get(trial.number)
         if known is None:
-            found = [] if (study.id, trial.number) in self._pending.new_trials else super().reports(study, trial)
-            known = {report.step: report for report in found}
+            is_new = (study.id, trial.number) in self._pending.new_trials
+            known = TrialReports(() if is_new else super().kept_reports(trial))
             if trial.number in mirror.trials:
                 self._undo.set(mirror.reports, trial.number, known)
         return known
@@ -359,19 +382,21 @@ class WritingRecord(Record):
         study = self._memory.mirrors[self._memory.ids[some[0].study]].study
         return {trial.number: self.reports(study, trial) for trial in some}
 
-    def put_reports(self, study: Study, trial: Trial, new: Iterable[Report]) -> None:
-        """One value per step, the last one."""
+    def put_reports(self, study: Study, trial: Trial, new: Mapping[int, KeptReport]) -> None:
+        """By step; one value per step, the last one. Raise Invalid, TooLarge before anything is kept."""
         kept = self._reports(study, trial)
-        for report in new:
-            self._undo.set(kept, report.step, report)
-            self._undo.set(self._pending.reports, (study.id, trial.number, report.step), report)
+        kept.check(new)
+        self._mirror(study).uncounted.add(trial.number)
+        for step, report in new.items():
+            self._undo.put(kept, step, report)
+            self._undo.set(self._pending.reports, (study.id, trial.number, step), report)
 
     def drop_reports(self, study: Study, trial: Trial) -> None:
         super().drop_reports(study, trial)
-        self._undo.set(self._mirror(study).reports, trial.number, {})
+        self._undo.set(self._mirror(study).reports, trial.number, TrialReports())
 
     def begin_attempt(self, study: Study, trial: Trial) -> None:
-        self._undo.set(self._mirror(study).reports, trial.number, {})  # an attempt begins without any
+        self._undo.set(self._mirror(study).reports, trial.number, TrialReports())  # an attempt begins without any
 
     def end_attempt(self, study: Study, trial: Trial, end: AttemptEnd) -> None:
         """Write how the trial's last attempt has ended: another one may follow."""
@@ -405,6 +430,14 @@ class WritingRecord(Record):
         if found is None:
             return None
         return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+
+    def study_answered(self, call: str, request_id: str) -> Study | None:
+        """The same; an answer that a deleted study has left makes room for another one."""
+        study = super().study_answered(call, request_id)
+        if study is None:
+            mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
+            self._db.execute(sa.delete(answers).where(mine))
+        return study
 
     def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
         """In the table only: it is hardly ever asked for again, and that of an import is as large as the import."""

@@ -1,7 +1,8 @@
 """The pruners by name: they decide as Optuna's do, at a cost that does not grow with the study.
 
-Optuna's pruners look through all trials at every report. These keep what the decision needs as trials come in: per
-step, or per rung, the values in order. The tests compare every decision with that of the Optuna class.
+Optuna's pruners look through all trials at every report, and through all reports of the trial. These keep what the
+decision needs as trials come in: per step, or per rung, the values in order; and a curve of many steps is asked for
+what it keeps of itself. The tests compare every decision with that of the Optuna class.
 
 The resources of halving and hyperband must be given. Optuna's "auto" takes them from the first trials that finish,
 and takes others after a restart.
@@ -12,10 +13,11 @@ from __future__ import annotations
 import binascii
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.measure import from_json, to_json
 from hpo_service.domain.study import StudySpec
@@ -29,9 +31,8 @@ from hpo_service.tuning.options import (
     number,
     number_or_null,
 )
+from hpo_service.tuning.signed_ranks import PairedTest
 from hpo_service.tuning.sorted_values import SortedValues
-
-Reports = Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,18 @@ class Pruner(Protocol):
     def absorb(self, trial: HistoryTrial) -> None:
         """Take note of a new or changed trial."""
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
-        """Whether trial `number` shall end at its latest step."""
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
+        """Whether trial `number` shall end at its latest step.
+
+        new: the steps that have been reported since it was last judged, or nothing if that is not known.
+        """
 
 
 class NoPruner:
     def absorb(self, trial: HistoryTrial) -> None:
         pass
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
         return KEEP
 
 
@@ -69,12 +73,13 @@ class Checkpoints:
     warmup: int
     interval: int
 
-    def is_due(self, reports: Reports) -> bool:
-        step = max(reports)
+    def is_due(self, reports: Curve) -> bool:
+        step, _ = reports.last
         if step < self.warmup:
             return False
         begins = (step - self.warmup) // self.interval * self.interval + self.warmup
-        return max((other for other in reports if other != step), default=-1) < begins
+        before = reports.step_before_the_last
+        return (-1 if before is None else before) < begins
 
 
 class PercentilePruner:
@@ -113,17 +118,17 @@ class PercentilePruner:
             else:
                 self._losses[step].add(self._sign * value)
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
         if not reports or self._complete < self._startup or not self._checkpoints.is_due(reports):
             return KEEP
-        losses = [self._sign * value for value in reports.values() if not math.isnan(value)]
-        if not losses:
+        best = reports.lowest_loss(self._sign)
+        if best is None:
             return PRUNE
-        step = max(reports)
+        step, _ = reports.last
         others = self._losses.get(step)
         if others is None or len(others) + self._nans.get(step, 0) < self._fewest:
             return KEEP
-        return PRUNE if min(losses) > others.percentile(self._percentile) else KEEP
+        return PRUNE if best > others.percentile(self._percentile) else KEEP
 
 
 class HalvingPruner:
@@ -164,14 +169,13 @@ class HalvingPruner:
             self._rungs[rung].add(self._sign * value)
         self._of_trial[number] = values
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
         if not reports:
             return KEEP
-        step = max(reports)
-        value = reports[step]
+        step, value = reports.last
         # A rung that an earlier attempt completed does not count for this one, which began anew.
         mine = self._of_trial.get(number, ())
-        rung = next((k for k, done in enumerate(mine) if done not in reports.values()), len(mine))
+        rung = next((k for k, done in enumerate(mine) if not reports.holds(done)), len(mine))
         attrs: dict[str, Any] = {}
         while step >= self._first * self._factor ** (self._rate + rung):
             if math.isnan(value):
@@ -228,8 +232,8 @@ class HyperbandPruner:
     def absorb(self, trial: HistoryTrial) -> None:
         self._bracket(trial.number).absorb(trial)
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
-        return self._bracket(number).judge(number, reports)
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
+        return self._bracket(number).judge(number, reports, new)
 
 
 class PatientPruner:
@@ -245,16 +249,14 @@ class PatientPruner:
         if self._wrapped is not None:
             self._wrapped.absorb(trial)
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
-        losses = [self._sign * reports[step] for step in sorted(reports)]
-        if len(losses) <= self._patience + 1:
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
+        turn = len(reports) - self._patience - 1
+        if turn <= 0:
             return KEEP
-        turn = len(losses) - self._patience - 1
-        before = [loss for loss in losses[:turn] if not math.isnan(loss)]
-        after = [loss for loss in losses[turn:] if not math.isnan(loss)]
-        if not before or not after or not min(before) + self._min_delta < min(after):
+        before, after = reports.lowest_loss(self._sign, 0, turn), reports.lowest_loss(self._sign, turn)
+        if before is None or after is None or not before + self._min_delta < after:
             return KEEP
-        return PRUNE if self._wrapped is None else self._wrapped.judge(number, reports)
+        return PRUNE if self._wrapped is None else self._wrapped.judge(number, reports, new)
 
 
 class ThresholdPruner:
@@ -274,10 +276,10 @@ class ThresholdPruner:
     def absorb(self, trial: HistoryTrial) -> None:
         pass
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
         if not reports or not self._checkpoints.is_due(reports):
             return KEEP
-        return KEEP if self._lower <= reports[max(reports)] <= self._upper else PRUNE
+        return KEEP if self._lower <= reports.last[1] <= self._upper else PRUNE
 
 
 class WilcoxonPruner:
@@ -289,29 +291,40 @@ class WilcoxonPruner:
         self._startup = max(2, n_startup_steps)
         self._best: tuple[float, int] | None = None
         self._best_reports: dict[int, float] = {}
+        self._best_is_finite = True
+        self._best_mean = 0.0
+        self._tests: dict[int, PairedTest] = {}  # of the trials that run
 
     def absorb(self, trial: HistoryTrial) -> None:
+        if not trial.state.is_finished:
+            return
+        self._tests.pop(trial.number, None)
         if trial.state is not TrialState.COMPLETE or not trial.values:
             return
         rank = self._sign * trial.values[0], trial.number
         if self._best is None or rank < self._best:
             self._best = rank
             self._best_reports = dict(trial.reports)
+            self._best_is_finite = all(map(math.isfinite, self._best_reports.values()))
+            self._best_mean = sum(self._best_reports.values()) / max(len(self._best_reports), 1)
 
-    def judge(self, number: int, reports: Reports) -> Verdict:
-        best = self._best_reports
-        if not all(map(math.isfinite, [*reports.values(), *best.values()])):
+    def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
+        if not self._best_is_finite:
             return KEEP
-        steps = [step for step in reports if step in best]
-        if len(steps) < self._startup:
+        test = self._test(number, reports, new)
+        if not test.is_finite or test.pairs < self._startup:
             return KEEP
-        from scipy.stats import wilcoxon  # 0.4 s to import, for those who use it
-
-        worse_by = [self._sign * (reports[step] - best[step]) for step in steps]
-        p = float(wilcoxon(worse_by, alternative="greater", zero_method="zsplit").pvalue)
-        mean, best_mean = (sum(some.values()) / len(some) for some in (reports, best))
         # A best trial that is no better on average proves nothing.
-        return PRUNE if p < self._p and self._sign * best_mean < self._sign * mean else KEEP
+        if not self._sign * self._best_mean < self._sign * test.mean:
+            return KEEP
+        return PRUNE if test.p_of_worse() < self._p else KEEP
+
+    def _test(self, number: int, reports: Curve, new: Collection[int]) -> PairedTest:
+        test = self._tests.get(number)
+        follows = test is not None and test.reports is reports and test.best is self._best_reports
+        if test is None or not follows or not test.follow(new):
+            test = self._tests[number] = PairedTest(self._sign, self._best_reports, reports)
+        return test
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ Optuna's CMA-ES keeps pickles there, and whoever can write to the database could
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
@@ -60,6 +61,6 @@ class Tuner:
             return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
         return self._sampler.draw(number, self._axes, fixed)
 
-    def judge(self, number: int, reports: Mapping[int, float]) -> Verdict:
-        """Whether the trial shall end at its latest step."""
-        return self._pruner.judge(number, reports)
+    def judge(self, number: int, reports: Curve | Mapping[int, float], new: Collection[int] = ()) -> Verdict:
+        """Whether the trial shall end at its latest step; new: the steps reported since it was last judged."""
+        return self._pruner.judge(number, reports if isinstance(reports, Curve) else Curve.of(reports), new)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from hpo_service import log_format
+from hpo_service import log_format, logged_state
 from hpo_service.api import request_log
 from hpo_service.api.app import create_app
 from hpo_service.domain.errors import Unavailable
@@ -41,7 +41,7 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """The lines of the log since the last time."""
     monkeypatch.setattr(log_format, "limited", log_format.Limited())
     monkeypatch.setattr(request_log, "limited", log_format.limited)
-    monkeypatch.setattr(outages, "limited", log_format.limited)
+    monkeypatch.setattr(logged_state, "limited", log_format.limited)
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
 
 

@@ -135,17 +135,17 @@ def test_a_lease_set_by_a_clock_that_has_stepped_back_is_over(now: float, expire
 
 
 @pytest.mark.parametrize(
-    ("reports", "directions", "values"),
+    ("last", "directions", "values"),
     [
-        ({}, 1, None),
-        ({3: 0.5, 1: 0.9}, 1, (0.5,)),
-        ({1: math.inf}, 1, (math.inf,)),
-        ({1: 0.5, 2: math.nan}, 1, None),
-        ({1: 0.5}, 2, None),
+        (None, 1, None),
+        (0.5, 1, (0.5,)),
+        (math.inf, 1, (math.inf,)),
+        (math.nan, 1, None),
+        (0.5, 2, None),
     ],
 )
-def test_a_pruned_trial_is_worth_its_last_report(reports: Any, directions: int, values: Any) -> None:
-    assert pruned_values(reports, directions) == values
+def test_a_pruned_trial_is_worth_its_last_report(last: float | None, directions: int, values: Any) -> None:
+    assert pruned_values(last, directions) == values
 
 
 def test_seeds_are_32_bits_and_differ_by_study_and_number() -> None:

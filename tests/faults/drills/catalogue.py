@@ -16,6 +16,7 @@ from drills import (
     greedy_connections,
     jumping_clocks,
     kills,
+    large_studies,
     made_up_calls,
     moved_files,
     one_stopped,
@@ -372,6 +373,34 @@ DRILLS = [
         *(2, 20),
         "file-unwatched",
         *(4, ("readiness", *LOST)),
+    ),
+    Drill(
+        "What a trial holds is bounded, and so is what its readers cost",
+        "metrics are reported to one trial as large and as long as they are taken; 8 readers read all of it three "
+        "times, and it is told; SQLite",
+        large_studies.trials_filled_up,
+        "MB of metrics",
+        *(8, 60),
+        "unbounded-trials",
+        *(100, ("memory is bounded", "answers are bounded")),
+    ),
+    Drill(
+        "Nobody waits while a large study is deleted",
+        "a study with as many thousand reports is deleted while a worker of another one sends heartbeats; SQLite",
+        large_studies.large_study_deleted,
+        "thousand reports",
+        *(60, 2000),
+        "deletes-in-one-go",
+        *(2000, ("nobody waits for a deletion",)),
+    ),
+    Drill(
+        "A report costs the same however many steps its trial has",
+        "as many steps are reported to one trial of a study with a pruner; SQLite",
+        large_studies.steps_judged,
+        "steps",
+        *(5_000, 100_000),
+        "reads-the-whole-curve",
+        *(100_000, ("a report costs what it did at first",)),
     ),
 ]
 

@@ -33,10 +33,11 @@ and drained. Then:
   clock itself was moved);
 - a repeated call got the same answer; and every answer was a documented one, never a 500.
 
-Four drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
+Seven drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
 that schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks
 on. Calls in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what
-they are for, on every route, and nothing else.
+they are for, on every route, and nothing else. A trial with as many reports as are kept, a study that is deleted and
+a curve of many steps may cost no more memory, silence and time than is said.
 
 **Sabotage**: each drill is run once more against a server in which one guarantee is broken on purpose, in the server's
 process and never in the product. The column says which, how often that was found, and what was measured then: that is
@@ -69,6 +70,9 @@ _BROKEN = {
     "absence-is-silence": "a lease ends whether anybody could renew it or not",
     "locks-names": "only the name is locked",
     "file-unwatched": "nobody looks where the file is",
+    "unbounded-trials": "no bounds for reports and answers",
+    "deletes-in-one-go": "a study is deleted in one transaction",
+    "reads-the-whole-curve": "each verdict looks at all reports",
 }
 
 

@@ -288,6 +288,68 @@ def file_unwatched() -> None:
         setattr(database_file.DatabaseFile, name, lambda self: None)
 
 
+def unbounded_trials() -> None:
+    """Whatever a body holds is kept with its trial, and every answer about the trial carries all of it."""
+    import asyncio
+
+    from hpo_service.domain import sizes
+    from hpo_service.operations import events, trial_pieces
+    from hpo_service.operations.reading_process import ReadingProcess
+    from hpo_service.store import record, trial_reports, writing_record
+
+    endless = 2**40
+    sizes.REPORT_METRICS = endless
+    for module, names in (
+        (trial_reports, ("TRIAL_REPORTS", "CARRIED_REPORTS", "MOST_STEPS")),
+        (record, ("PIECE", "CARRIED_REPORTS")),
+        (events, ("CARRIED_REPORTS",)),
+        (trial_pieces, ("PIECE", "PAGE")),
+        (writing_record, ("MOST_BYTES",)),
+    ):
+        for name in names:
+            assert hasattr(module, name)
+            setattr(module, name, endless)
+
+    async def never(_self: Any) -> None:
+        await asyncio.Event().wait()
+
+    ReadingProcess.keep = never  # type: ignore[method-assign]  # it would have the bounds
+
+
+def deletes_in_one_go() -> None:
+    """A study's rows are deleted in the transaction that deletes it."""
+    import sqlalchemy as sa
+
+    from hpo_service.store.record import Record
+    from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials
+
+    def delete_study(self: Any, study: Any) -> None:
+        ids = sa.select(trials.c.id).where(trials.c.study_id == study.id).scalar_subquery()
+        for table in (reports, attempts):
+            self._db.execute(sa.delete(table).where(table.c.trial_id.in_(ids)))
+        for table in (answers, tests, rounds, trials):
+            self._db.execute(sa.delete(table).where(table.c.study_id == study.id))
+        self._db.execute(sa.delete(studies).where(studies.c.id == study.id))
+
+    assert hasattr(Record, "delete_study")
+    Record.delete_study = delete_study  # type: ignore[method-assign]
+
+
+def reads_the_whole_curve() -> None:
+    """Each verdict begins with all reports of its trial."""
+    from hpo_service.operations import workers
+
+    judge = workers._judge
+
+    def judge_all(work: Any, trial: Any, new: Any) -> Any:
+        reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
+        max(reports)
+        min(reports.values())
+        return judge(work, trial, new)
+
+    workers._judge = judge_all
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -327,6 +389,9 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         locks_are_waited_for,
         locks_names,
         file_unwatched,
+        unbounded_trials,
+        deletes_in_one_go,
+        reads_the_whole_curve,
     )
 }
 

@@ -1,0 +1,86 @@
+"""Beside the server: takes away what deleted studies have left, in transactions of a few milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from hpo_service.logged_state import LoggedState
+from hpo_service.operations.reaper import carefully
+from hpo_service.operations.service import Service
+from hpo_service.store.deletion import ANSWERS_AT_ONCE, Deletion
+from hpo_service.store.record import Record
+from hpo_service.store.writing_record import WritingRecord
+
+PERIOD_SECONDS = 1.0
+# A transaction that takes less may do more, one that takes more shall do less.
+SHORT_SECONDS, LONG_SECONDS = 0.006, 0.015
+FEWEST, MOST = 200, 4000  # rows of a transaction
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one transaction has done. study_id: None when there was nothing, or another server is at it."""
+
+    study_id: int | None
+    is_nearly_gone: bool
+    seconds: float
+
+
+async def clear_away(service: Service) -> None:
+    """Run until cancelled. What a server leaves undone, the next one finds."""
+    clearing = LoggedState("what deleted studies have left cannot be cleared away", "it is cleared away again")
+    while True:
+        await asyncio.sleep(PERIOD_SECONDS)
+        await carefully(clear_all(service), clearing)
+
+
+async def clear_all(service: Service) -> None:
+    if not await asyncio.to_thread(service.database.read, _is_due):
+        return
+    rows = FEWEST
+    while (step := await service.write(partial(_step, rows))).study_id is not None:
+        if step.is_nearly_gone:
+            await _end(service, step.study_id)
+        if step.seconds < SHORT_SECONDS:
+            rows = min(2 * rows, MOST)
+        elif step.seconds > LONG_SECONDS:
+            rows = max(rows // 2, FEWEST)
+        await asyncio.sleep(step.seconds)  # others come in between
+
+
+def _is_due(record: Record) -> bool:
+    return Deletion(record).is_due()
+
+
+def _step(rows: int, record: WritingRecord) -> Step:
+    began = time.perf_counter()
+    deletion = Deletion(record)
+    study_id = deletion.next_study()
+    nearly = study_id is not None and deletion.delete_some(study_id, rows)
+    return Step(study_id, nearly, time.perf_counter() - began)
+
+
+async def _end(service: Service, study_id: int) -> None:
+    """Look for what the first form of ask has answered, beside the writer: there is no index to find it by."""
+    after: str | None = ""
+    while after is not None:
+        found = await asyncio.to_thread(service.database.read, partial(_answers_of_any, study_id=study_id, after=after))
+        if found:
+            await service.write(partial(_delete_answers, found))
+        after = found[-1] if len(found) == ANSWERS_AT_ONCE else None
+    await service.write(partial(_end_study, study_id))
+
+
+def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:
+    return Deletion(record).answers_of_any(study_id, after)
+
+
+def _delete_answers(request_ids: list[str], record: WritingRecord) -> None:
+    Deletion(record).delete_answers(request_ids)
+
+
+def _end_study(study_id: int, record: WritingRecord) -> None:
+    Deletion(record).end(study_id)
