@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api.problems import pointer, problem
+from hpo_service.api.streams import Stream
 from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid
 
