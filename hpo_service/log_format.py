@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
+from typing import TextIO
 
 import structlog
+
+from hpo_service.printable import printable, printable_lines
 
 
 def configure(**bound: object) -> None:
@@ -22,7 +26,7 @@ def configure(**bound: object) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
     ]
     if pretty:
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+        processors += [_printable, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
@@ -30,6 +34,17 @@ def configure(**bound: object) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=_StandardError(),
     )
+
+
+def _printable(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A server's words and a trial's reason are texts from elsewhere; JSON escapes them by itself."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _traceback(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    target.write(printable_lines(written.getvalue()))
 
 
 class _StandardError:

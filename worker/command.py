@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.printable import printable
 from worker.departure import Leaving
 from worker.objective import FailedTrial, TrainingTrial
 from worker.outbox import Outbox
@@ -249,7 +250,7 @@ class CommandObjective:
                 try:
                     trial.report(said.step, said.value, said.metrics)
                 except ValueError as error:
-                    print(f"hpo: {error}", file=sys.stderr, flush=True)
+                    print(f"hpo: {printable(str(error))}", file=sys.stderr, flush=True)
             elif isinstance(said, Result):
                 run.result = said
             else:

@@ -12,8 +12,9 @@ import typer
 
 from hpo_service import __version__
 from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
+from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
-from hpo_service.cli.exits import OK, fail
+from hpo_service.cli.exits import OK, fail, fail_unexpectedly
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
@@ -57,7 +58,7 @@ def command_line(wanted: str = "") -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        say(__version__)
         raise typer.Exit(OK)
 
 
@@ -79,3 +80,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # whoever read our output has enough; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OK)
+    except Exception as error:
+        fail_unexpectedly(error)

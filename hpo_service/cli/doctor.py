@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hpo_service.cli import wording
+from hpo_service.cli.console import say
 from hpo_service.cli.exits import ERROR
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
 from hpo_service.domain.errors import HpoError
@@ -62,7 +63,7 @@ def doctor(database: Database = DEFAULT_DATABASE, server: Server = None, json: A
     if json:
         print_json({"items": [asdict(finding) for finding in findings]})
     else:
-        print("\n".join(wording.columns((f.state, f.what, f.detail) for f in findings)))
+        say(*wording.columns((f.state, f.what, f.detail) for f in findings))
     if any(finding.state == BAD for finding in findings):
         sys.exit(ERROR)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json as json_format
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo_service.cli.console import say, say_json
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
 from hpo_service.domain.errors import HpoError
@@ -39,18 +39,18 @@ def serve(
     """
     if no_auth and not _is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines: with --no-auth anybody could read and write everything.\n"
-            "Leave out --no-auth, or listen on 127.0.0.1"
+            f"{host} can be reached from other machines: with --no-auth anybody could read and write everything.",
+            "Leave out --no-auth, or listen on 127.0.0.1",
         )
     listener = _listen(host, port)
     with listener:
         address = _url(host, listener.getsockname()[1])
 
         def ready() -> None:
-            shown = (
-                json_format.dumps({"url": address}) if json else f"serving {without_password(database)} at {address}"
-            )
-            print(shown, flush=True)
+            if json:
+                say_json({"url": address}, indent=None)
+            else:
+                say(f"serving {without_password(database)} at {address}")
 
         _serve(database, listener, ready, with_keys=not no_auth)
 
