@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from a2wsgi.wsgi import build_environ
 
+from hpo_service.domain.spreadsheet import quoted_csv
+
 if TYPE_CHECKING:
     from hpo_service.store import Database
     from hpo_service.store.reader import Readable
@@ -36,8 +38,10 @@ def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | by
         dashboard = dashboard_app(database)  # type: ignore[arg-type]  # hashed by its identity
     body = dashboard(build_environ(scope, io.BytesIO()), start_response)  # type: ignore[arg-type]  # it is only read
     try:
-        yield heads[-1]
-        for chunk in body:
+        status, headers = heads[-1]
+        is_csv = any(name == b"content-type" and value.startswith(b"text/csv") for name, value in headers)
+        yield (status, [pair for pair in headers if pair[0] != b"content-length"]) if is_csv else heads[-1]
+        for chunk in quoted_csv(body) if is_csv else body:
             for start in range(0, len(chunk), PIECE_BYTES):
                 yield chunk[start : start + PIECE_BYTES]
     finally:
