@@ -15,6 +15,7 @@ from hpo_service.cli import doctor, import_studies, plot, run, serve, study_comm
 from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, fail, fail_unexpectedly
+from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
@@ -70,8 +71,10 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
-    hold_on_to_lifeline()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and given[:1] == ["agent"]:
+        hide_secrets()
+    hold_on_to_lifeline()
     try:
         command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
     except HpoError as error:

@@ -105,9 +105,7 @@ class Team:
             self.objective.leave()
 
     def _leave(self) -> None:
-        """End the commands while their trials are handed back."""
-        ending = threading.Thread(target=self.objective.leave)
-        ending.start()
+        """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
+        self.objective.leave()
         for worker in self.workers:
             worker.hand_back(self.goodbye)
-        ending.join()

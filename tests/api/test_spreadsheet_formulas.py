@@ -1,4 +1,4 @@
-"""What a spreadsheet would run stands quoted in every CSV file that the server gives: the export's and the dashboard's."""
+"""What a spreadsheet would run is quoted in every CSV file that the server gives: the export and the dashboard."""
 
 from __future__ import annotations
 
