@@ -12,6 +12,7 @@ from drills import (
     bad_networks,
     cold_starts,
     jumping_clocks,
+    killed_agents,
     kills,
     made_up_calls,
     power_cut,
@@ -245,6 +246,16 @@ DRILLS = [
         *(0, 100),
         "scopes-unchecked",
         *(100, ("a key opens what it is for",)),
+    ),
+    Drill(
+        "A command trains a trial beside no other command of it, however the agent before ended",
+        "kill -9, a closed terminal or SIGTERM to `hpo agent` while its command and a daemon of it run and do not mind "
+        "SIGTERM; the next agent; SQLite",
+        killed_agents.commands_orphaned,
+        "agents",
+        *(1, 12),
+        "commands-outlive",
+        *(3, ("one command a trial", "nothing is left")),
     ),
 ]
 
