@@ -40,8 +40,15 @@ class Proxy:
                 stderr=log,
             )
         root = folder / "caddy/pki/authorities/local/root.crt"
-        _wait_for(lambda: root.exists() and _answers(self.https))
+        _wait_for(root.exists)
         self.trust = ssl.create_default_context(cafile=str(root))
+        _wait_for(self._has_its_certificate)
+
+    def _has_its_certificate(self) -> bool:
+        try:
+            return self.call("GET", "/version")[0] == 200
+        except OSError:
+            return False
 
     def connection(self) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection("localhost", self.https, timeout=PATIENCE_SECONDS, context=self.trust)
@@ -66,11 +73,6 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait_for(happened: Any) -> None:
