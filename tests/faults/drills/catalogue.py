@@ -15,6 +15,7 @@ from drills import (
     cold_starts,
     greedy_connections,
     jumping_clocks,
+    killed_agents,
     kills,
     large_studies,
     made_up_calls,
@@ -401,6 +402,16 @@ DRILLS = [
         *(5_000, 100_000),
         "reads-the-whole-curve",
         *(100_000, ("a report costs what it did at first",)),
+    ),
+    Drill(
+        "A command trains a trial beside no other command of it, however the agent before ended",
+        "kill -9, a closed terminal or SIGTERM to `hpo agent` while its command and a daemon of it run and do not mind "
+        "SIGTERM; the next agent; SQLite",
+        killed_agents.commands_orphaned,
+        "agents",
+        *(1, 12),
+        "commands-outlive",
+        *(3, ("one command a trial", "nothing is left")),
     ),
 ]
 

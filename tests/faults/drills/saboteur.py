@@ -350,6 +350,16 @@ def reads_the_whole_curve() -> None:
     workers._judge = judge_all
 
 
+def commands_outlive() -> None:
+    """A command of `hpo agent` knows nothing of the agent's end."""
+    from pathlib import Path
+
+    from hpo_worker import command
+
+    assert command.WATCHDOG.exists()
+    command.WATCHDOG = Path(__file__).with_name("unwatched_command.py")
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -392,6 +402,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         unbounded_trials,
         deletes_in_one_go,
         reads_the_whole_curve,
+        commands_outlive,
     )
 }
 
