@@ -14,6 +14,7 @@ from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Admission, Door
 from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
+from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import reap
@@ -39,7 +40,7 @@ def create_app(
     """The app opens the database when it starts and closes it when it stops.
 
     clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers must show one.
-    with_reading_process: whether a process beside this one reads for it, by the database's own clock.
+    with_reading_process: whether processes beside this one read and draw for it, by the database's own clock.
     """
 
     log_format.configure()
@@ -47,12 +48,12 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reading = ReadingProcess(settings.database_url) if with_reading_process else None
-        service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
+        drawing = DrawingProcess(settings.database_url) if with_reading_process else None
+        service = await asyncio.to_thread(Service, settings.database_url, clock, reading, drawing)
         app.state.service = service
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
         beside = [asyncio.create_task(reap(service))] if with_reaper else []
-        if reading is not None:
-            beside.append(asyncio.create_task(reading.keep()))
+        beside += [asyncio.create_task(process.keep()) for process in (reading, drawing) if process is not None]
         try:
             yield
         finally:

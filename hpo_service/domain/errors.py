@@ -15,6 +15,7 @@ HpoError
 ├── RateLimited             too many calls; says when to come back
 ├── PreconditionFailed      If-Match names an older version
 └── Unavailable             the database cannot take the call now; try again
+    └── DrawFailed          the sampler has not drawn a trial; nothing has changed
 """
 
 from __future__ import annotations
@@ -100,3 +101,7 @@ class PreconditionFailed(HpoError):
 
 class Unavailable(HpoError):
     code = "unavailable"
+
+
+class DrawFailed(Unavailable):
+    pass

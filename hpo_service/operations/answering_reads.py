@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import pickle
+import resource
 import signal
 import socket
 import struct
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from io import BufferedReader
@@ -26,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpo_service.store.reader import Reader
 
-NICENESS = 19  # at 10, workers on a machine without a free core still waited twice as long
 AT_ONCE = 8
 PART_BYTES = 2**16
 _PR_SET_PDEATHSIG = 1
@@ -50,16 +51,22 @@ class Kind(IntEnum):
 
 
 def main() -> None:
-    """The command line says which descriptor is the socket. The database's URL comes by it: it may hold a password."""
+    """The command line says which descriptor is the socket, the niceness, the most bytes of memory (0: any), imports.
+
+    The database's URL comes by the socket: it may hold a password.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they mean the server, and it ends us
     _die_with_the_server()
-    os.nice(NICENESS)
-    line = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, niceness, most_bytes, *imports = sys.argv[1:]
+    os.nice(int(niceness))
+    if int(most_bytes):
+        resource.setrlimit(resource.RLIMIT_DATA, (int(most_bytes), int(most_bytes)))
+    line = socket.socket(fileno=int(descriptor))
     with line.makefile("rb") as incoming:
         frame = received(incoming)
         if frame is not None:
-            _answer_readings(frame[2].decode(), line, incoming)
+            _answer_readings(frame[2].decode(), imports, line, incoming)
     os._exit(0)  # at once: what is being read is for nobody
 
 
@@ -73,10 +80,10 @@ def _die_with_the_server() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _answer_readings(database_url: str, line: socket.socket, incoming: BufferedReader) -> None:
+def _answer_readings(database_url: str, imports: Sequence[str], line: socket.socket, incoming: BufferedReader) -> None:
     # imported now, at the priority of this process
-    import hpo_service.operations.export
-    import hpo_service.operations.readings  # noqa: F401
+    for module in imports:
+        importlib.import_module(module)
     from hpo_service.store.engine import database_url as parsed
     from hpo_service.store.reader import Reader
 

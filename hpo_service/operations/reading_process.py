@@ -15,7 +15,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -29,6 +29,7 @@ T = TypeVar("T")
 AGAIN_SECONDS = 5.0  # from one start to the next, at least
 _MODULE = "hpo_service.operations.answering_reads"
 _END = object()
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # its matrices are small: more threads would wait for each other
 
 log = structlog.get_logger()
 
@@ -38,7 +39,16 @@ class ReadingProcessEnded(Exception):
 
 
 class ReadingProcess:
-    """Its methods are coroutines of one event loop."""
+    """Its methods are coroutines of one event loop.
+
+    niceness: at 10, workers on a machine without a free core still waited twice as long for its readings' sake.
+    imports: what it works with, imported when it starts. most_bytes: of memory of its own, or None.
+    """
+
+    name = "the reading process"
+    niceness = 19
+    imports: Sequence[str] = ("hpo_service.operations.export", "hpo_service.operations.readings")
+    most_bytes: int | None = None
 
     def __init__(self, database_url: str) -> None:
         self.is_up = False
@@ -101,10 +111,10 @@ class ReadingProcess:
             pause = asyncio.create_task(asyncio.sleep(AGAIN_SECONDS))
             try:
                 code = await self._live()
-                log.warning("the reading process has ended; the server reads until it is back", exit_code=code)
+                log.warning(f"{self.name} has ended; the server does its work until it is back", exit_code=code)
                 await pause
             except OSError as error:
-                log.warning("the reading process cannot be started; the server reads", error=str(error))
+                log.warning(f"{self.name} cannot be started; the server does its work", error=str(error))
                 await pause
             finally:
                 pause.cancel()
@@ -114,11 +124,11 @@ class ReadingProcess:
         with its:
             try:
                 process = subprocess.Popen(  # noqa: S603  # this interpreter, on a module of ours
-                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno())],
+                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno()), *self._arguments()],
                     pass_fds=(its.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # nothing is to be printed there; what is all the same is for the log
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             except OSError:
                 ours.close()
@@ -134,6 +144,9 @@ class ReadingProcess:
             process.kill()  # it only reads
             code = await asyncio.to_thread(process.wait)
         return code
+
+    def _arguments(self) -> list[str]:
+        return [str(self.niceness), str(self.most_bytes or 0), *self.imports]
 
     async def _take_answers(self, incoming: asyncio.StreamReader) -> None:
         while True:

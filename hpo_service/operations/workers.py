@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy.exc
 
-from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound
+from hpo_service.domain.errors import DrawFailed, Fault, HpoError, Invalid, NotFound
 from hpo_service.domain.sealed_test import BUILT_IN
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import Report, Told, Trial, TrialState, pruned_values
@@ -32,6 +32,7 @@ from hpo_service.operations.calls import (
     Result,
     Tell,
 )
+from hpo_service.operations.not_ready import InTwo
 from hpo_service.operations.resources import (
     Json,
     granted_test,
@@ -133,7 +134,7 @@ def ask_work(service: Service, name: str, ask: Ask) -> Callable[[WritingRecord],
     return lambda record: _ask_study(service, record, name, ask)
 
 
-def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> Look:
+def _ask_study(service: Service, record: WritingRecord, name: str, ask: NextAsk) -> Look:
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
@@ -344,16 +345,33 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
 def _tell_and_ask(
     service: Service, name: str, number: int, call: Tell, following: NextAsk, record: WritingRecord
 ) -> Json:
-    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened."""
+    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened.
+
+    Raise InTwo where the draw takes long, or fails: what was told does not wait for that.
+    """
     study = record.study(name)
+    if service.tuners.draws_apart(study):
+        raise _in_two(service, study, number, call, following)
     remembered = record.answer(ask_call(study.id), following.request_id)
     work = service.work_on(record, study)
     told = _tell(_heard(service, work, number), number, call)
     work.settle()  # a round may end with this result, or the study
     if remembered is None:
         service.heard_of(following.worker_id, record)
-        remembered = _give(work, following).answer
+        try:
+            remembered = _give(work, following).answer
+        except DrawFailed:
+            raise _in_two(service, study, number, call, following) from None
     return {**told, "next": remembered}
+
+
+def _in_two(service: Service, study: Study, number: int, call: Tell, following: NextAsk) -> InTwo:
+    def joined(told: Json, look: Look | None) -> Json:
+        nothing = {"trials": [], "study_state": study.state}
+        return {**told, "next": nothing if look is None else look.answer}
+
+    tell = partial(service.changed, study.name, lambda work: _tell(_heard(service, work, number), number, call))
+    return InTwo(tell, lambda record: _ask_study(service, record, study.name, following), joined)
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
-from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.sealed_test import BUILT_IN, SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
     HistoryTrial,
@@ -31,6 +31,13 @@ from hpo_service.store.rows import (
     trial_of,
 )
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
+
+
+class Change(NamedTuple):
+    """What somebody may have waited for: the study as it is now, and its round where a call has looked at it."""
+
+    study: Study
+    round: Round | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,17 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
     return sa.or_(expires_at <= _NOW, expires_at > _NOW + studies.c.lease_seconds)
 
 
-_CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
+LARGEST_REVISION = 2**62
+_CHANGED = sa.and_(
+    trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"), trials.c.revision <= _b("upto")
+)
+_NTH_CHANGED = (
+    sa.select(trials.c.revision)
+    .where(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
+    .order_by(trials.c.revision)
+    .offset(_b("n") - 1)
+    .limit(1)
+)
 _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (
@@ -112,13 +129,38 @@ _REPORTS = sa.select(reports.c.step, reports.c.value, reports.c.metrics).where(r
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
+_TO_ASK = sa.select(studies.c.name, studies.c.running)
+_MAY_GIVE = sa.and_(
+    studies.c.state == sa.literal_column("'ACTIVE'"),
+    studies.c.kind.is_not(None),
+    sa.not_(studies.c.sealed),
+    sa.or_(studies.c.limit_running.is_(None), studies.c.running < studies.c.limit_running),
+    sa.or_(
+        studies.c.retries > 0,
+        sa.and_(
+            sa.not_(studies.c.exhausted),
+            sa.or_(studies.c.limit_trials.is_(None), studies.c.given_out < studies.c.limit_trials),
+        ),
+    ),
+)
+_TEST_WAITS = sa.and_(
+    studies.c.sealed,
+    studies.c.id.in_(sa.select(tests.c.study_id).where(tests.c.state == sa.literal_column("'WAITING'"))),
+)
+
+
+def _limits(spec: StudySpec) -> dict[str, int | None]:
+    return {"limit_trials": spec.limits.trials, "limit_running": spec.limits.running}
+
+
 class Record:
     """One transaction's view of the record. `now` is the database's clock when it began."""
 
     def __init__(self, connection: sa.Connection, now: float) -> None:
         self._db = connection
         self.now = now
-        self.wakes = False  # whether who waits for a trial should look again
+        self.wakes: tuple[Change, ...] = ()
+        self.draws: Mapping[int, Any] = {}  # that the call brings along, by the trial's number
 
     # -- studies ------------------------------------------------------------------------------------------
 
@@ -155,12 +197,15 @@ class Record:
             "created_at": self.now,
             "lease_seconds": spec.lease_seconds,
             "ends_at": ends_at(spec, self.now),
+            "kind": spec.kind,
+            **_limits(spec),
         }
         key = self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one()
         return Study(key, spec, StudyState.ACTIVE, self.now)
 
     def save_spec(self, study: Study) -> None:
-        changed = {"spec": study.spec.model_dump(mode="json"), "ends_at": ends_at(study.spec, study.created_at)}
+        spec = study.spec
+        changed = {"spec": spec.model_dump(mode="json"), "ends_at": ends_at(spec, study.created_at), **_limits(spec)}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
@@ -171,27 +216,29 @@ class Record:
             self._db.execute(sa.delete(table).where(table.c.study_id == study.id))
         self._db.execute(sa.delete(studies).where(studies.c.id == study.id))
 
-    def studies_to_ask(self, kinds: Sequence[str] | None) -> list[str]:
-        """Names of the studies that may have something to give to a worker of these kinds, fewest running first."""
-        busy = studies.c.running
-        query = (
-            sa.select(studies.c.name, studies.c.spec, busy)
-            .outerjoin(tests, tests.c.study_id == studies.c.id)
-            .where(
-                _OURS,
-                sa.or_(
-                    studies.c.state == StudyState.ACTIVE,
-                    sa.and_(studies.c.sealed, tests.c.state.in_(("WAITING", "RUNNING"))),
-                ),
-            )
-            .order_by(busy, studies.c.id)
-        )
-        names = []
-        for name, spec, _running in self._db.execute(query):
-            kind = (spec.get("objective") or {}).get("kind")
-            if kind is not None and (kinds is None or kind in kinds):
-                names.append(name)
-        return names
+    def studies_to_ask(
+        self, kinds: Collection[str] | None, only: Collection[str] | None, limit: int
+    ) -> list[tuple[str, int]]:
+        """Some studies that may have something to give to a worker of these kinds, fewest running first.
+
+        Each with how many trials of it run. only: of these names.
+        """
+        kept = _TO_ASK
+        if kinds is not None:
+            kept = kept.where(studies.c.kind.in_(kinds))
+        if only is not None:
+            kept = kept.where(studies.c.name.in_(only))
+        idle = kept.where(_MAY_GIVE, studies.c.running == sa.literal_column("0"))
+        found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
+        if kinds is None or BUILT_IN in kinds:
+            found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
+        if len(found) < limit:  # these have to be sorted, all of them
+            busy = kept.where(_MAY_GIVE, studies.c.running > sa.literal_column("0"))
+            found += self._some_to_ask(busy.order_by(studies.c.running, studies.c.id), limit - len(found))
+        return found[:limit]
+
+    def _some_to_ask(self, query: sa.Select[Any], limit: int) -> list[tuple[str, int]]:
+        return [(name, running) for name, running in self._db.execute(query.limit(limit))]
 
     def overdue(self, some: Sequence[Study] | None = None) -> list[str]:
         """Names of the studies in which time alone has changed something: a lease, or a limit of seconds."""
@@ -309,12 +356,23 @@ class Record:
 
         A server that starts reads all of them: neither leases nor what was told is made out of the rows.
         """
-        changed = {"study_id": study.id, "revision": revision}
+        return self._history({"study_id": study.id, "revision": revision, "upto": LARGEST_REVISION}, with_reports)
+
+    def _history(self, changed: Mapping[str, Any], with_reports: bool) -> list[HistoryTrial]:
         curves = self._curves(changed) if with_reports else {}
         return [
             HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
             for key, number, state, params, values, attrs, round in self._db.execute(_HISTORY, changed)
         ]
+
+    def history_page(
+        self, study: Study, revision: int, with_reports: bool, limit: int
+    ) -> tuple[list[HistoryTrial], int]:
+        """The first of these, so many, and the revision up to which they are all of them."""
+        changed = {"study_id": study.id, "revision": revision, "n": limit}
+        last = self._db.execute(_NTH_CHANGED, changed).scalar()
+        upto = study.revision if last is None else int(last)
+        return self._history({"study_id": study.id, "revision": revision, "upto": upto}, with_reports), upto
 
     def _curves(self, changed: Mapping[str, Any]) -> dict[int, tuple[tuple[int, float], ...]]:
         """(step, value) by rising step, of those of the changed trials that have finished, by the trial's id."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from hpo_service.tuning.parzen import LEAST_WIDTH, MANY, Coordinates, Floats, Mixture
 
-
 # Of how many axes one trial more moves so many kernels that all are measured in less time than these.
 _MANY_MOVED = 0.2
 
