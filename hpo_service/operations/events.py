@@ -11,15 +11,13 @@ from pydantic_core import to_json
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Study
+from hpo_service.operations.feeds import Event, Page
 from hpo_service.operations.resources import round_resource, study_resource, trial_resources
 from hpo_service.operations.service import Service
 from hpo_service.store.record import Record
 
 PAGE = 200
-LOOK_EVERY_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
-
-Event = tuple[int, str, Any]
 
 
 async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
@@ -29,47 +27,56 @@ async def follow(service: Service, name: str, after: int | None) -> AsyncIterato
 
 
 async def _follow(service: Service, study: Study, after: int) -> AsyncIterator[bytes]:
+    async def read(after: int) -> Page:
+        return await service.read(study.name, partial(_since, study_id=study.id, after=after))
+
     yield b"retry: 1000\n\n"
-    silent = 0.0
-    while not service.leaving:
-        changed = service.changes.following()
-        try:
-            found, more = await service.read(study.name, partial(_since, study_id=study.id, after=after))
-        except NotFound:
-            return
-        for revision, kind, resource in found:
-            after = revision
-            yield b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), revision, to_json(resource))
-        if more:
-            continue
-        silent = 0.0 if found else silent + LOOK_EVERY_SECONDS
-        if silent >= KEEP_ALIVE_SECONDS:
-            silent = 0.0
-            yield b": still here\n\n"
-        try:
-            await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
-        except TimeoutError:
-            continue
+    with service.feeds.followed(study, read) as feed:
+        service.watch.begin()
+        while not service.leaving:
+            news = feed.news
+            found = feed.since(after)
+            if found is None:  # further back than the feed goes
+                try:
+                    page = await read(after)
+                except NotFound:
+                    return
+                found, after = page.events, page.upto
+            elif found:
+                after = found[-1].revision
+            elif feed.ended:
+                return
+            else:
+                try:
+                    await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+                except TimeoutError:
+                    yield b": still here\n\n"
+            for event in found:
+                yield event.sent
 
 
-def _since(record: Record, study: Study, study_id: int, after: int) -> tuple[list[Event], bool]:
-    """The next events in the order of their revisions, and whether there are more."""
+def _since(record: Record, study: Study, study_id: int, after: int) -> Page:
+    """The next events in the order of their revisions."""
     if study.id != study_id:
         raise NotFound("the study was deleted")
     if study.revision <= after:
-        return [], False
+        return Page([], after, more=False)
     trials = record.changed_since(study, after, PAGE)
     more = len(trials) == PAGE
     upto = trials[-1].revision if more else study.revision
-    events: list[Event] = [
-        (trial.revision, "trial", resource)
+    events = [
+        _event(trial.revision, "trial", resource)
         for trial, resource in zip(trials, trial_resources(record, trials), strict=True)
     ]
     events += [
-        (round_.revision, "round", round_resource(round_))
+        _event(round_.revision, "round", round_resource(round_))
         for round_ in record.rounds(study)
         if after < round_.revision <= upto
     ]
     if after < study.touched <= upto:
-        events.append((study.touched, "study", study_resource(record, study)))
-    return sorted(events, key=lambda event: event[0]), more
+        events.append(_event(study.touched, "study", study_resource(record, study)))
+    return Page(sorted(events, key=lambda event: event.revision), upto, more)
+
+
+def _event(revision: int, kind: str, resource: Any) -> Event:
+    return Event(revision, b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), revision, to_json(resource)))

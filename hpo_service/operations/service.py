@@ -18,11 +18,15 @@ from hpo_service.domain.study import Study
 from hpo_service.operations import readings
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.exchange import Done, Exchange
+from hpo_service.operations.feeds import Feeds
 from hpo_service.operations.long_draws import PATIENCE_SECONDS, LongDraws, too_slow
 from hpo_service.operations.not_ready import Draws, InTwo, NotReady
 from hpo_service.operations.reading_process import ReadingProcess, ReadingProcessEnded
+from hpo_service.operations.shared_readings import SharedReadings
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
+from hpo_service.operations.waiting import AnyStudy, WaitingAsks
+from hpo_service.operations.watching import Watch
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock
 from hpo_service.store.reader import Readable
@@ -56,7 +60,10 @@ class Service:
         self.reading = reading
         self.long_draws = LongDraws(self.database, drawing)
         self._going_on: set[asyncio.Task[None]] = set()  # calls that were not ready
-        self.changes = Changes()
+        self.asks = WaitingAsks()
+        self.feeds = Feeds()
+        self.watch = Watch(self)
+        self._to_ask = SharedReadings(self._read_studies_to_ask)
         self.leaving = False
         self._seen: dict[str, float] = {}
         self._known: set[str] = set()
@@ -66,7 +73,8 @@ class Service:
     def leave(self) -> None:
         """Send everybody home who waits: the server is about to stop."""
         self.leaving = True
-        self.changes.announce()
+        self.asks.leave()
+        self.feeds.leave()
 
     def close(self) -> None:
         self.database.close()
@@ -138,8 +146,12 @@ class Service:
 
         def written(outcome: tuple[Any, tuple[Change, ...]] | None, error: BaseException | None) -> None:
             result, wakes = outcome or (None, ())
-            if wakes:
-                self.changes.announce()
+            if wakes and self.asks:
+                for change in wakes:
+                    self.asks.changed(change)
+            if self.feeds:
+                for name in studies:
+                    self.feeds.changed(name)
             done(result, error)
 
         self._exchange.submit(self.database, in_transaction, studies, written, light=light, request_id=request_id)
@@ -295,6 +307,14 @@ class Service:
         while some := await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1))):
             yield some[0]
 
+    async def studies_to_ask(self, awaited: AnyStudy, limit: int) -> dict[str, int]:
+        """Some that may have something to give, and how many trials of each run; one reading for all who ask now."""
+        return await self._to_ask.of((awaited, limit))
+
+    async def _read_studies_to_ask(self, wanted: tuple[AnyStudy, int]) -> dict[str, int]:
+        (kinds, only), limit = wanted
+        return dict(await self.read_all(lambda record: record.studies_to_ask(kinds, only, limit)))
+
     async def _in_thread(self, work: Callable[[Record], T]) -> T:
         return await asyncio.to_thread(self.database.read, work)
 
@@ -362,18 +382,3 @@ class _Listener:
         self.call_kept, self.call_refused = tuners.call_kept, tuners.call_refused
         self.committed, self.rolled_back = tuners.committed, tuners.rolled_back
         self.answered = exchange.answered
-
-
-class Changes:
-    """Wakes who waits for the record to change. Waiting holds no thread and no database connection."""
-
-    def __init__(self) -> None:
-        self._next = asyncio.Event()
-
-    def announce(self) -> None:
-        self._next.set()
-        self._next = asyncio.Event()
-
-    def following(self) -> asyncio.Event:
-        """Take this before looking; it is set by the first change after."""
-        return self._next

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -43,13 +42,12 @@ from hpo_service.operations.resources import (
 )
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.waiting import AnyStudy
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.writing_record import WritingRecord
 
-# Another server's changes, and the clock's, are seen this often by an ask that waits.
-LOOK_AGAIN_SECONDS = 1.0
-
+FEW_TO_ASK = 16  # studies
 
 T = TypeVar("T")
 CallerLeft = Callable[[], Awaitable[bool]]
@@ -76,49 +74,74 @@ async def ask_study(service: Service, name: str, ask: Ask, caller_left: CallerLe
     async def look() -> Look:
         return await _write_once(service, ask_work(service, name, ask), [name])
 
-    return await _ask(service, ask, look, caller_left)
+    return await _ask(service, ask, name, look, caller_left)
 
 
 async def ask_any(
     service: Service, ask: Ask, caller_left: CallerLeft = _never, only: Collection[str] | None = None
 ) -> Json:
     """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
+    awaited = AnyStudy.of(ask.objectives, only)
+
+    def asked_before(record: Record) -> tuple[Any, bool]:
+        service.heard_of(ask.worker_id, record)
+        return record.answer("ask", ask.request_id), record.is_draining(ask.worker_id)
 
     async def look() -> Look:
-        def candidates(record: Record) -> tuple[Any, bool, list[str]]:
-            service.heard_of(ask.worker_id, record)
-            remembered = record.answer("ask", ask.request_id)
-            names = record.studies_to_ask(ask.objectives)
-            return remembered, record.is_draining(ask.worker_id), [name for name in names if _may_see(only, name)]
-
-        remembered, draining, names = await service.read_all(candidates)
+        remembered, draining = await asyncio.to_thread(service.database.read, asked_before)
         if remembered is not None:
             return _remembered(remembered, only)
         if draining:
             return Look({"trials": [], "drain": True}, final=True)
-        for name in names:
+        async for name in _to_ask(service, awaited):
             found = await _write_once(service, partial(_ask_one_of_any, service, name, ask, only), [name])
             if found.final:
                 return found
         return Look({"trials": []}, final=False)
 
-    return await _ask(service, ask, look, caller_left)
+    return await _ask(service, ask, awaited, look, caller_left)
 
 
-async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[Look]], caller_left: CallerLeft) -> Json:
-    deadline = time.monotonic() + ask.wait_seconds
+async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
+    """Studies that may have something to give, fewest running first: a few, and more as long as these have nothing."""
+    tried: set[str] = set()
+    few = FEW_TO_ASK
     while True:
-        changed = service.changes.following()
-        found = await look()
-        await service.save_new_worker(ask.worker_id)
-        left = deadline - time.monotonic()
-        if found.final or left <= 0 or service.leaving:
-            return found.answer
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
-        # Who has hung up while waiting shall not be given a trial that nobody trains.
-        if await caller_left():
-            return found.answer
+        running = await service.studies_to_ask(awaited, few)
+        while untried := running.keys() - tried:
+            name = min(untried, key=running.__getitem__)
+            running[name] += 1  # those who look at the same time go to others
+            tried.add(name)
+            yield name
+        if len(running) < few:
+            return
+        few *= 16
+
+
+async def _ask(
+    service: Service,
+    ask: Ask,
+    awaited: str | AnyStudy,
+    look: Callable[[], Awaitable[Look]],
+    caller_left: CallerLeft,
+) -> Json:
+    """Look, and look again when there is reason to; at the end of the time once more, whatever has happened."""
+    deadline = time.monotonic() + ask.wait_seconds
+    with service.asks.entered(awaited, ask.worker_id, ask.request_id) as waiter:
+        while True:
+            waiter.begin_to_look()
+            found = await look()
+            await service.save_new_worker(ask.worker_id)
+            left = deadline - time.monotonic()
+            if found.final or left <= 0 or service.leaving:
+                break
+            service.watch.begin()
+            await waiter.wait(left)
+            # Who has hung up while waiting shall not be given a trial that nobody trains.
+            if await caller_left():
+                break
+        waiter.was_served = bool(found.answer["trials"])
+    return found.answer
 
 
 async def _write_once(service: Service, work: Callable[[WritingRecord], T], studies: list[str]) -> T:
@@ -414,4 +437,6 @@ async def drain(service: Service, worker_id: str) -> Json:
         return worker_resource(record.worker(worker_id))
 
     await service.save_seen_workers()
-    return await service.write(in_transaction)
+    drained = await service.write(in_transaction)
+    service.asks.drain([worker_id])
+    return drained

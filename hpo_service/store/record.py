@@ -240,13 +240,26 @@ class Record:
     def _some_to_ask(self, query: sa.Select[Any], limit: int) -> list[tuple[str, int]]:
         return [(name, running) for name, running in self._db.execute(query.limit(limit))]
 
-    def overdue(self, some: Sequence[Study] | None = None) -> list[str]:
-        """Names of the studies in which time alone has changed something: a lease, or a limit of seconds."""
+    def revisions(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The ids and revisions of those of these studies that there are."""
+        found = {}
+        for start in range(0, len(names), 500):
+            query = sa.select(studies.c.name, studies.c.id, studies.c.revision).where(
+                studies.c.name.in_(names[start : start + 500])
+            )
+            found.update({name: (key, revision) for name, key, revision in self._db.execute(query)})
+        return found
+
+    def overdue(self, some: Sequence[int] | None = None) -> list[str]:
+        """Names of the studies in which time alone has changed something: a lease, or a limit of seconds.
+
+        some: ids; by default all.
+        """
         query = _OVERDUE
         if some is not None:
             if not some:
                 return []
-            query = query.where(studies.c.id.in_([study.id for study in some]))
+            query = query.where(studies.c.id.in_(some))
         too_long = {"now": self.now}
         return [name for (name,) in self._db.execute(query, too_long)]
 
@@ -440,6 +453,10 @@ class Record:
     def is_draining(self, worker_id: str) -> bool:
         query = sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)
         return bool(self._db.execute(query).scalar())
+
+    def draining(self) -> frozenset[str]:
+        """The ids of the workers that are to be sent home."""
+        return frozenset(self._db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
 
     def see_workers(self, seen: Mapping[str, float]) -> None:
         """Note when workers were last heard of, by the database's clock."""

@@ -84,7 +84,6 @@ studies = sa.Table(
 )
 
 
-
 def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
     condition = sa.text(where)
     return sa.Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
@@ -144,7 +143,9 @@ trials = sa.Table(
 
 _some(trials, "ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
 _some(trials, "ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")
-_some(trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'")  # without leases, which every report moves
+_some(
+    trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'"
+)  # without leases, which every report moves
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
