@@ -6,9 +6,10 @@ a factor of two does not matter.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
@@ -107,24 +108,24 @@ def too_slow(spec: StudySpec) -> list[Fault]:
     seconds = draw_seconds(spec)
     if seconds <= MOST_SECONDS:
         return []
-    parameters = len(spec.search_space)
     if spec.sampler.name == "nsgaii":
-        most = math.isqrt(int(MOST_SECONDS / (13e-9 * len(spec.directions))))
         what = f"a population of {_population(spec):,} in {len(spec.directions)} direction(s)"
-        return [_fault("population_size", what, seconds, f"{most:,}")]
-    beyond_none = tpe_seconds(spec, 0)
-    most = int((MOST_SECONDS - beyond_none) / (seconds - beyond_none) * _candidates(spec))
-    choices = max(
-        (len(p.choices) for p in spec.search_space.root.values() if isinstance(p, CategoricalParameter)), default=0
-    )
+        return [_fault("population_size", what, seconds, _most(_population(spec), partial(nsgaii_seconds, spec)))]
+    categorical = [p for p in spec.search_space.root.values() if isinstance(p, CategoricalParameter)]
+    choices = max((len(parameter.choices) for parameter in categorical), default=0)
     of_choices = f" (of up to {choices:,} choices)" if choices else ""
-    what = f"{_candidates(spec):,} candidates × {parameters} parameters{of_choices}"
-    return [_fault("n_ei_candidates", what, seconds, f"{max(most, 1):,}")]
+    what = f"{_candidates(spec):,} candidates × {len(spec.search_space)} parameters{of_choices}"
+    return [_fault("n_ei_candidates", what, seconds, _most(_candidates(spec), partial(tpe_seconds, spec)))]
 
 
-def _fault(option: str, what: str, seconds: float, most: str) -> Fault:
+def _most(asked: int, seconds: Callable[[int], float]) -> int:
+    """The most that can be drawn in time, below what was asked for."""
+    return bisect_right(range(1, asked), MOST_SECONDS, key=seconds)
+
+
+def _fault(option: str, what: str, seconds: float, most: int) -> Fault:
     detail = (
         f"{what} would take about {seconds:.1f} s a draw, and a draw may take {MOST_SECONDS:g} s; "
-        f"with these parameters {option} may be at most {most}"
+        f"with these parameters {option} may be at most {most:,}"
     )
     return Fault(f"/sampler/params/{option}", detail)
