@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
@@ -264,6 +265,7 @@ def spec_of(sampler: dict[str, Any], parameters: int, choices: int = 0, directio
     ],
 )
 def test_what_cannot_be_drawn_in_time_is_refused_with_the_number_that_could_be(client, spec, option, said):
+    spec = copy.deepcopy(spec)
     refused = client.post("/v1/studies", json=spec)
     assert refused.status_code == 422
     (fault,) = refused.json()["errors"]

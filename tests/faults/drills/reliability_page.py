@@ -61,6 +61,8 @@ _BROKEN = {
     "frameworks-refusals": "refusals in the framework's own words",
     "scopes-unchecked": "any key opens every route",
     "slow-ones-stay": "no deadlines for connections",
+    "every-change-wakes-all": "every change wakes every waiting call, and each stream reads by itself twice a second",
+    "draws-in-the-writer": "draws are made in the writer, inside a transaction",
 }
 
 
