@@ -70,7 +70,7 @@ class Feed:
             while not self.ended:
                 self._changed.clear()
                 began = time.monotonic()
-                if await self._read_page():
+                if await self._read_page() or self.ended:
                     continue
                 await self._changed.wait()
                 await asyncio.sleep(max(0.0, began + READ_EVERY_SECONDS - time.monotonic()))

@@ -108,7 +108,7 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
     few = FEW_TO_ASK
     while True:
         running = await service.studies_to_ask(awaited, few)
-        while untried := running.keys() - tried:
+        while untried := [name for name in running if name not in tried]:
             name = min(untried, key=running.__getitem__)
             running[name] += 1  # those who look at the same time go to others
             tried.add(name)

@@ -255,7 +255,7 @@ DRILLS = [
         "waiting calls",
         *(40, 200),
         "every-change-wakes-all",
-        *(100, ("waiting costs those who work nothing",)),
+        *(200, ("waiting costs those who work nothing",)),
     ),
     Drill(
         "A draw holds up nobody but who asked for it",
