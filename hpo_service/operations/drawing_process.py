@@ -11,7 +11,7 @@ import signal
 
 from hpo_service.operations.reading_process import ReadingProcess
 
-START_SECONDS = 20.0
+START_SECONDS = 5.0  # so long a draw waits for its start
 
 
 class DrawingProcess(ReadingProcess):
@@ -29,9 +29,13 @@ class DrawingProcess(ReadingProcess):
         await self._is_wanted.wait()
         await super().keep()
 
+    def want(self) -> None:
+        """It may be needed soon."""
+        self._is_wanted.set()
+
     async def is_there(self) -> bool:
         """Whether it is up, after some time for its start."""
-        self._is_wanted.set()
+        self.want()
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not self.is_up and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.02)

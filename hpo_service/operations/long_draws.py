@@ -54,6 +54,11 @@ class LongDraws:
         self._studies: dict[int, _Study] = {}
         self._histories: dict[int, asyncio.Task[tuple[Tuner, int]]] = {}
 
+    def expect(self) -> None:
+        """There is a study whose draws take long: they may be wanted soon."""
+        if self._process is not None:
+            self._process.want()
+
     @contextlib.asynccontextmanager
     async def turn(self, study: Study) -> AsyncIterator[None]:
         """Raise DrawFailed when it has not come in time."""

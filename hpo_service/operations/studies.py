@@ -64,6 +64,8 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
         study = work.settle()
         return study_resource(record, study), etag(study), True
 
+    if not tuner.is_quick(seeded):
+        service.long_draws.expect()
     try:
         return await service.write(in_transaction)
     except sqlalchemy.exc.IntegrityError:  # another server has just created it
