@@ -85,7 +85,7 @@ def _by_optuna(parameter: object, candidates: int) -> float:
 
 def nsgaii_seconds(spec: StudySpec, population: int) -> float:
     """Of the draw that chooses the parents of a generation: each is compared with each."""
-    return 1e-3 + 13e-9 * population**2 * len(spec.directions)
+    return 0.01 + 13e-9 * population**2 * len(spec.directions)
 
 
 def _candidates(spec: StudySpec) -> int:

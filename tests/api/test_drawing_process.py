@@ -16,7 +16,7 @@ from hpo_service.api.app import create_app
 from hpo_service.operations import long_draws, reading_process
 from hpo_service.settings import Settings
 
-SPACE = {f"p{number}": {"type": "float", "low": 0.0, "high": 1.0} for number in range(24)}
+SPACE = {f"p{number}": {"type": "float", "low": 0.0, "high": 1.0} for number in range(6)}
 _requests = itertools.count()
 
 
@@ -26,6 +26,9 @@ def eventually(holds: Callable[[], Any], seconds: float = 120.0) -> Any:
         assert time.monotonic() < end, "it has not come to hold"
         time.sleep(0.05)
     return found
+
+
+pytestmark = pytest.mark.timeout(400)  # importing what samplers need takes a while on a loaded machine
 
 
 @pytest.fixture
