@@ -13,6 +13,7 @@ from drills import (
     bad_networks,
     changed_keys,
     cold_starts,
+    crowds,
     greedy_connections,
     jumping_clocks,
     killed_agents,
@@ -412,6 +413,25 @@ DRILLS = [
         *(1, 12),
         "commands-outlive",
         *(3, ("one command a trial", "nothing is left")),
+    ),
+    Drill(
+        "Who waits costs those who work nothing, and is given a trial when there is one",
+        "two workers beside long polls of a paused study, then of one with nothing to give, then streams of a quiet "
+        "study, then of the one they work on; the server's processor time for a trial is compared; SQLite",
+        crowds.crowd_waits,
+        "waiting calls",
+        *(40, 200),
+        "every-change-wakes-all",
+        *(200, ("waiting costs those who work nothing",)),
+    ),
+    Drill(
+        "A draw holds up nobody but who asked for it",
+        "draws that take seconds, while a worker of another study sends heartbeats; SQLite",
+        crowds.draws_long,
+        "draws",
+        *(2, 8),
+        "draws-in-the-writer",
+        *(2, ("a draw holds up nobody",)),
     ),
 ]
 

@@ -371,6 +371,44 @@ def _rewrite_sql(*changes: tuple[str, str]) -> None:
         return statement, parameters
 
 
+def every_change_wakes_all() -> None:
+    """Whatever changes wakes whoever waits, each stream reads by itself, and all look twice a second anyway."""
+    import itertools
+
+    from hpo_service.domain.altered import altered
+    from hpo_service.operations import feeds
+    from hpo_service.operations.waiting import WaitingAsks
+    from hpo_service.operations.watching import Watch
+
+    ids = itertools.count(2**40)
+    followed = feeds.Feeds.followed
+
+    def change_all(self: Any, _name: str = "") -> None:
+        for of_one in self._of.values():
+            for feed in of_one.values():
+                feed.change()
+
+    async def look(self: Any) -> None:
+        self._service.asks.leave()
+        change_all(self._service.feeds)
+
+    assert hasattr(WaitingAsks, "changed")
+    assert hasattr(Watch, "look")
+    WaitingAsks.changed = lambda self, _change: self.leave()  # type: ignore[method-assign]
+    Watch.look = look  # type: ignore[method-assign]
+    feeds.Feeds.changed = change_all  # type: ignore[method-assign]
+    feeds.Feeds.followed = lambda self, study, read: followed(self, altered(study, id=next(ids)), read)  # type: ignore[method-assign]
+    feeds.READ_EVERY_SECONDS = 0.0
+
+
+def draws_in_the_writer() -> None:
+    """Every draw is made inside of its call's transaction."""
+    from hpo_service.operations import tuners
+
+    assert hasattr(tuners.Tuners, "draws_apart")
+    tuners.Tuners.draws_apart = lambda self, study: False  # type: ignore[method-assign]
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -403,6 +441,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         deletes_in_one_go,
         reads_the_whole_curve,
         commands_outlive,
+        every_change_wakes_all,
+        draws_in_the_writer,
     )
 }
 
