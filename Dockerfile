@@ -1,4 +1,4 @@
-# One image for all services: the server, the workers, the migration and the dashboard.
+# One image for the server, the workers, the migration and the dashboard.
 FROM python:3.12-slim AS build
 WORKDIR /build
 RUN python -m venv /opt/hpo
@@ -15,10 +15,10 @@ FROM python:3.12-slim
 ENV PATH=/opt/hpo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TZ=UTC HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 COPY --from=build /opt/hpo /opt/hpo
-# Volumes made here belong to the user that the services run as.
-RUN mkdir -p /secrets /data /keys/admin /keys/worker \
-    && chown 10001:10001 /secrets /data /keys/admin /keys/worker \
-    && chmod 711 /secrets && chmod 700 /keys/admin /keys/worker
+# Volumes made here belong to the user that the services run as; the backups' to the one that makes them.
+RUN mkdir -p /secrets/owner /secrets/reader /secrets/before /data /keys/admin /keys/worker /backups \
+    && chown -R 10001:10001 /secrets /data /keys && chown 10004:10004 /backups \
+    && chmod 711 /secrets /secrets/owner /secrets/reader && chmod 700 /keys/admin /keys/worker /backups
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

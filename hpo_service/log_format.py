@@ -6,6 +6,7 @@ A server must not wait for whoever reads its log, and does not end for want of a
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import queue
@@ -13,8 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Hashable
+from typing import TextIO
 
 import structlog
+
+from hpo_service.printable import printable, printable_lines
 
 LONGEST_LINE = 2**14  # characters; a traceback has a few thousand
 MOST_LINES = 2**12  # that wait to be written
@@ -37,7 +41,7 @@ def configure(**bound: object) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
     ]
     if pretty:
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+        processors += [_printable, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
@@ -45,6 +49,17 @@ def configure(**bound: object) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_arguments: structlog.WriteLogger(_output),  # type: ignore[arg-type]
     )
+
+
+def _printable(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A server's words and a trial's reason are texts from elsewhere; JSON escapes them by itself."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _traceback(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    target.write(printable_lines(written.getvalue()))
 
 
 class _Output:

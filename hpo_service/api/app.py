@@ -27,6 +27,7 @@ from hpo_service.api.page_guard import PageGuard
 from hpo_service.api.readiness import Readiness
 from hpo_service.api.response_headers import ResponseHeaders
 from hpo_service.operations.clearing_away import clear_away
+from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.keyring import Keyring
 from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import begin, reap
@@ -52,7 +53,7 @@ def create_app(
     """The app opens the database when it starts and closes it when it stops.
 
     clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers must show one.
-    with_reading_process: whether a process beside this one reads for it, by the database's own clock.
+    with_reading_process: whether processes beside this one read and draw for it, by the database's own clock.
     """
 
     log_format.configure()
@@ -60,7 +61,8 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reading = ReadingProcess(settings.database_url) if with_reading_process else None
-        service = await asyncio.to_thread(Service, settings.database_url, clock, reading)
+        drawing = DrawingProcess(settings.database_url) if with_reading_process else None
+        service = await asyncio.to_thread(Service, settings.database_url, clock, reading, drawing)
         app.state.service = service
         app.state.readiness = Readiness(service.database.faults)
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
@@ -69,8 +71,7 @@ def create_app(
         beside = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
             beside += [asyncio.create_task(look(service)) for look in (reap, clear_away)]
-        if reading is not None:
-            beside.append(asyncio.create_task(reading.keep()))
+        beside += [asyncio.create_task(process.keep()) for process in (reading, drawing) if process is not None]
         try:
             yield
         finally:

@@ -12,8 +12,10 @@ import typer
 
 from hpo_service import __version__
 from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
+from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
-from hpo_service.cli.exits import OK, fail
+from hpo_service.cli.exits import OK, fail, fail_unexpectedly
+from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
 from hpo_service.cli.token_commands import token_app
@@ -58,7 +60,7 @@ def command_line(wanted: str = "") -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        say(__version__)
         raise typer.Exit(OK)
 
 
@@ -70,8 +72,10 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
-    hold_on_to_lifeline()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and given[:1] == ["agent"]:
+        hide_secrets()
+    hold_on_to_lifeline()
     try:
         check_environment(given)
         command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
@@ -81,3 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # whoever read our output has enough; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OK)
+    except Exception as error:
+        fail_unexpectedly(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_form
 import threading
 from collections import Counter
 from typing import Annotated
@@ -10,6 +9,8 @@ from typing import Annotated
 import structlog
 import typer
 
+from hpo_service.cli.console import say_json
+from hpo_service.cli.exits import UsageError
 from hpo_service.client import NEVER, Client, new_worker_id
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import Invalid
@@ -47,12 +48,12 @@ def agent(
     try:
         check_placeholders(command, names)
     except Invalid as error:
-        raise typer.BadParameter("; ".join(fault.detail for fault in error.faults), param_hint="COMMAND") from error
+        raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
     team = Team(client, study, CommandObjective(command, names, Outbox()), worker_id, workers)
     team.run()
     tally = sum((worker.tally for worker in team.workers), Counter[str]())
     if json:
-        typer.echo(json_form.dumps({"trials": dict(tally)}))
+        say_json({"trials": dict(tally)}, indent=None)
     else:
         log.info("trials", **tally)
 
@@ -105,9 +106,7 @@ class Team:
             self.objective.leave()
 
     def _leave(self) -> None:
-        """End the commands while their trials are handed back."""
-        ending = threading.Thread(target=self.objective.leave)
-        ending.start()
+        """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
+        self.objective.leave()
         for worker in self.workers:
             worker.hand_back(self.goodbye)
-        ending.join()

@@ -21,6 +21,7 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.axisbelow": True,
+    "text.parse_math": False,  # $ in a name or a choice is a dollar sign
 }
 SOLID, DASHED = "-", "--"
 FULL = (0, 1.02)  # an axis of accuracies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from hpo_service.cli.console import say
 from hpo_service.cli.exits import UsageError
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json, without_password
 
@@ -27,4 +28,4 @@ def upgrade(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> None
     if json:
         print_json({"database": without_password(database), "upgraded": True})
         return
-    print(f"{without_password(database)} has the schema of this version")
+    say(f"{without_password(database)} has the schema of this version")

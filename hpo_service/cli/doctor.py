@@ -17,6 +17,7 @@ from pathlib import Path
 import typer
 
 from hpo_service.cli import wording
+from hpo_service.cli.console import say
 from hpo_service.cli.exits import ERROR, USAGE
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
 from hpo_service.cli.settings_in_force import settings_in_force
@@ -75,7 +76,7 @@ def doctor(
     if json:
         print_json({"items": [asdict(finding) for finding in findings]})
     else:
-        print("\n".join(wording.columns((f.state, f.what, f.detail) for f in findings)))
+        say(*wording.columns((f.state, f.what, f.detail) for f in findings))
     bad = [finding for finding in findings if finding.state == BAD]
     if bad:
         sys.exit(

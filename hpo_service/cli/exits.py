@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
+from hpo_service.cli.console import note
 from hpo_service.domain.errors import HpoError
 
 OK, ERROR, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE = range(6)
@@ -29,13 +31,21 @@ _HINTS: Mapping[str, str] = {
 _OF_THE_SERVER = frozenset({"internal", "unavailable"})
 
 
-class CommandFailed(HpoError):
+class ErrorInLines(HpoError):
+    """An error that takes more than one line to say; a line break inside of one came with a text from elsewhere."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class CommandFailed(ErrorInLines):
     """A command that could not do its work; the message says why and what to do."""
 
     code = "command_failed"
 
 
-class UsageError(HpoError):
+class UsageError(ErrorInLines):
     """Options that do not go together, or are refused."""
 
     code = "usage"
@@ -47,8 +57,17 @@ def exit_code(error: HpoError) -> int:
 
 def fail(error: HpoError) -> NoReturn:
     """Say what went wrong and what to do, and end with the code that stands for it."""
-    hint = f"\n{_HINTS[error.code]}" if error.code in _HINTS else ""
-    sys.stdout.flush()
-    said = str(error) if error.code in _OF_THE_SERVER else error.detail
-    print(f"hpo: {said}{hint}", file=sys.stderr)
+    lines = (
+        error.lines
+        if isinstance(error, ErrorInLines)
+        else [str(error) if error.code in _OF_THE_SERVER else error.detail]
+    )
+    hint = [_HINTS[error.code]] if error.code in _HINTS else []
+    note(f"hpo: {lines[0]}", *lines[1:], *hint)
     sys.exit(exit_code(error))
+
+
+def fail_unexpectedly(error: Exception) -> NoReturn:
+    """Show where a fault of our own lies; what the error says may come from elsewhere, like all that is shown."""
+    note(*"".join(traceback.format_exception(error)).splitlines())
+    sys.exit(ERROR)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo_service.cli.console import note
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.key_file import write_new
 
@@ -60,7 +61,7 @@ def make_first_key(table: KeyTable, database: str) -> Path | None:
 def _say(words: str, **values: object) -> None:
     """On stderr, so that it is in no pipe and in no line of JSON."""
     if sys.stderr is not None:
-        print(words.format(**values), end="", file=sys.stderr, flush=True)
+        note(*words.format(**values).splitlines())
 
 
 class KeyNotKept(CommandFailed):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.options import AsJson, Server, connect, print_json, without_password
 
@@ -35,7 +36,7 @@ def import_studies(
                 taken.append(client.study(foreign.name))
                 if not json:
                     left = f", {foreign.left_out} unfinished ones left out" if foreign.left_out else ""
-                    print(f"study {foreign.name}: {len(foreign.trials)} trials imported{left}")
+                    say(f"study {foreign.name}: {len(foreign.trials)} trials imported{left}")
     except CannotBeRead as error:
         raise CommandFailed(f"{without_password(url)}: {error}") from None
     if json:

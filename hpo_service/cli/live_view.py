@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_service.cli import wording
+from hpo_service.printable import printable, printable_values
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
@@ -40,6 +41,10 @@ class Snapshot:
     @property
     def is_done(self) -> bool:
         return self.study["state"] in wording.DONE
+
+    def printable(self) -> Snapshot:
+        """The same in texts that a terminal only shows; made before the view is laid out, since they are longer."""
+        return replace(self, study=printable_values(self.study), running=printable_values(list(self.running)))
 
 
 @dataclass
@@ -98,9 +103,10 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """A line of its own, which stays above the view."""
-        self._console.print(Text(text))
+        self._console.print(Text(printable(text)))
 
     def show(self, snapshot: Snapshot) -> None:
+        snapshot = snapshot.printable()
         if self._live is not None:
             self._live.update(view(snapshot, self._server), refresh=True)
             return
@@ -196,7 +202,8 @@ def _ranges(study: Json) -> RenderableType:
         table.add_column(f"round {one['round']}", style="bold" if one is rounds[-1] else "dim", no_wrap=True)
     for name in list(study["search_space"])[:MOST_PARAMETERS]:
         cells = (one["search_space"].get(name) for one in shown)
-        table.add_row(name, *("-" if cell is None else wording.parameter_range(cell) for cell in cells))
+        ranges = ("-" if cell is None else wording.parameter_range(cell) for cell in cells)
+        table.add_row(*map(Text, (name, *ranges)))
     return table
 
 
@@ -207,7 +214,8 @@ def _running(snapshot: Snapshot) -> Iterator[RenderableType]:
     for trial in snapshot.running:
         last = trial["reports"][-1] if trial["reports"] else None
         value = "" if last is None else wording.number(last["value"])
-        table.add_row(f"  trial {trial['number']}", _step(snapshot.study, trial, last), value, trial["worker_id"] or "")
+        cells = (f"  trial {trial['number']}", _step(snapshot.study, trial, last), value, trial["worker_id"] or "")
+        table.add_row(*map(Text, cells))  # as they are: rich would read [red] in a plain string as markup
     if snapshot.running:
         yield table
     if running > len(snapshot.running) > 0:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -66,12 +66,12 @@ class Child:
                 return self.process.stdout.readline().decode()
         return ""
 
-    def last_words(self) -> str:
-        """The end of what it has logged."""
+    def last_words(self) -> list[str]:
+        """The last lines of what it has logged."""
         with suppress(OSError), self._log.open("rb") as log:
             log.seek(self._log_began)
-            return "\n".join(log.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:])
-        return ""
+            return log.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:]
+        return []
 
     def stop(self) -> None:
         """Ask it to end; a process that does not is killed, with all it has started."""
@@ -130,9 +130,10 @@ class LocalService:
         if self._given_up():
             return False
         self._server.stop()
-        said = self._server.last_words().removeprefix("hpo: ") or "it said nothing"
+        said = self._server.last_words() or ["it said nothing"]
         failure = UsageError if self._server.exit_code == USAGE else CommandFailed
-        raise failure(f"the server could not start: {said}{_how_to_use_the_other(said)}")
+        said[0] = f"the server could not start: {said[0].removeprefix('hpo: ')}"
+        raise failure(*said, *_how_to_use_the_other(said))
 
     def start_workers(self, processes: int, study: str | None) -> None:
         """For one study until it is done; or, without one, for whatever the server gives out."""
@@ -188,16 +189,16 @@ class LocalService:
         if self._deaths >= MOST_DEATHS:
             raise CommandFailed(
                 f"the {name} ended {self._deaths} times without a trial finished ({ending}); its last words, "
-                f"from {log}:\n{child.last_words() or '(none)'}"
+                f"from {log}:",
+                *(child.last_words() or ["(none)"]),
             )
         return ending
 
 
-def _how_to_use_the_other(said: str) -> str:
-    if "another server" not in said:
-        return ""
-    return (
-        "\nto use the server that is running (http://127.0.0.1:8000 unless it was started otherwise): "
-        "hpo study create STUDY_FILE, then hpo worker --study NAME --until-done, and hpo watch NAME; "
-        "each takes --server URL"
-    )
+def _how_to_use_the_other(said: Sequence[str]) -> Iterator[str]:
+    if any("another server" in line for line in said):
+        yield (
+            "to use the server that is running (http://127.0.0.1:8000 unless it was started otherwise): "
+            "hpo study create STUDY_FILE, then hpo worker --study NAME --until-done, and hpo watch NAME; "
+            "each takes --server URL"
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from hpo_service.cli.console import say_json
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
@@ -44,7 +45,7 @@ def connect(server: str | None, token: str | None = None) -> Client:
 
 
 def print_json(result: Any) -> None:
-    print(json.dumps(result, ensure_ascii=False, indent=2))
+    say_json(result)
 
 
 def without_password(database_url: str) -> str:

@@ -12,6 +12,7 @@ from hpo_service.cli.canvas import BEST, DASHED, FULL, TRAINING, VALIDATION, fin
 from hpo_service.cli.comparing_pictures import ensemble, grid, rounds, settings
 from hpo_service.cli.figure import Figure as Asked
 from hpo_service.cli.figure import figure_of
+from hpo_service.printable import printable_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
 
     mpl.use("Agg")
     with mpl.rc_context(canvas.STYLE):
-        figure = _figure(study, trials)
+        figure = _figure(printable_values(study), printable_values(list(trials)))
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=130, format=file.suffix.lstrip(".").lower())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
 
@@ -31,7 +32,7 @@ def plot(study: StudyName, output: Picture, server: Server = None, json: AsJson 
     if json:
         print_json({"picture": str(output)})
         return
-    print(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 def check_picture_file(file: Path) -> None:

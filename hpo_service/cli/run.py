@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_service.cli import wording
+from hpo_service.cli.console import note, say
 from hpo_service.cli.exits import ERROR, CommandFailed
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
@@ -71,12 +72,12 @@ def run(
             if service.start_server():
                 job.run(workers or _cores(), picture, with_test=not no_test)
         if not job.is_finished:
-            print(_how_to_go_on(job, file, database), file=sys.stderr)
+            note(*_how_to_go_on(job, file, database))
             sys.exit(ERROR)
     if json:
         print_json(job.study)
         return
-    print("\n".join([*job.summary, "", *_afterwards(job, database)]))
+    say(*job.summary, "", *_afterwards(job, database))
 
 
 class Job:
@@ -120,10 +121,10 @@ class Job:
         except StudyExists:
             study = self._described_anew(client)
         if done := wording.finished(study):
-            _say(f"{self.name} goes on: {wording.count(done, 'trial')} finished before")
+            note(f"{self.name} goes on: {wording.count(done, 'trial')} finished before")
         if study["state"] == "PAUSED":
             study = client.resume(self.name)
-            _say(f"{self.name} was paused; it is resumed")
+            note(f"{self.name} was paused; it is resumed")
         return study
 
     def _described_anew(self, client: Client) -> Json:
@@ -174,7 +175,7 @@ class Job:
         try:
             draw_study(client, self.name, picture)
         except CommandFailed as error:
-            _say(f"no picture: {error.detail}")
+            note(f"no picture: {error.detail}")
         else:
             self.files.insert(0, ("picture", str(picture)))
 
@@ -194,21 +195,17 @@ class Job:
         ensemble = test_plan_of(self.study).ensemble if self.study["test"] is None else self.study["test"]["ensemble"]
         self.study = study = client.test(self.name, ensemble)
         if study["test"]["state"] in OPEN:
-            _say("evaluating the best configuration on the test set, once")
+            note("evaluating the best configuration on the test set, once")
             # the job comes to workers of any study only
             self._service.start_workers(1, study=None)
         while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
             if self._service.server_died:
-                _say(self._service.revive_server())
+                note(self._service.revive_server())
             if self._service.workers_died:
-                _say(self._service.revive_workers())
+                note(self._service.revive_workers())
             with suppress(Unavailable):
                 self.study = study = client.study(self.name)
         self._service.stop_workers()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _cores() -> int:
@@ -225,17 +222,18 @@ def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:
     what = "no objective" if kind is None else f"an objective of the kind {kind!r}"
     return CommandFailed(
         f"{file}: {name} has {what}, and hpo run trains only the built-in {TRAINABLE!r}. Train it with your own "
-        "workers:\n"
-        f"  {wording.hpo()} serve\n"
-        f"  {wording.hpo()} study create {file}\n"
-        f"  {wording.hpo()} worker --study {name} --objective package.module:function --until-done\n"
-        f'or name the built-in one in the file: [objective] with kind = "{TRAINABLE}"'
+        "workers:",
+        f"  {wording.hpo()} serve",
+        f"  {wording.hpo()} study create {file}",
+        f"  {wording.hpo()} worker --study {name} --objective package.module:function --until-done",
+        f'or name the built-in one in the file: [objective] with kind = "{TRAINABLE}"',
     )
 
 
-def _how_to_go_on(job: Job, file: Path, database: str) -> str:
+def _how_to_go_on(job: Job, file: Path, database: str) -> Iterator[str]:
     done = "" if job.study is None else f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded"
-    return f"interrupted{done} in {without_password(database)}\ngo on: {wording.hpo()} run {file}{_option(database)}"
+    yield f"interrupted{done} in {without_password(database)}"
+    yield f"go on: {wording.hpo()} run {file}{_option(database)}"
 
 
 def _option(database: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json as json_format
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo_service.cli.console import say, say_json
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.first_key import make_first_key
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, without_password
@@ -42,8 +42,8 @@ def serve(
     """
     if no_auth and not _is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines: with --no-auth anybody could read and write everything.\n"
-            "Leave out --no-auth, or listen on 127.0.0.1"
+            f"{host} can be reached from other machines: with --no-auth anybody could read and write everything.",
+            "Leave out --no-auth, or listen on 127.0.0.1",
         )
     listener = _listen(host, port)
     with listener:
@@ -51,12 +51,10 @@ def serve(
 
         def ready(key_file: Path | None) -> None:
             first_key = {} if key_file is None else {"key_file": str(key_file)}
-            shown = (
-                json_format.dumps({"url": address, **first_key})
-                if json
-                else f"serving {without_password(database)} at {address}"
-            )
-            print(shown, flush=True)
+            if json:
+                say_json({"url": address, **first_key}, indent=None)
+            else:
+                say(f"serving {without_password(database)} at {address}")
 
         _serve(database, listener, address, ready, with_keys=not no_auth)
 

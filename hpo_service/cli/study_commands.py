@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo_service.cli import wording
+from hpo_service.cli.console import note, say, say_export
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
 from hpo_service.domain.errors import Invalid, StudyExists
@@ -53,8 +54,8 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
     if json:
         print_json(study)
         return
-    print(f"study {study['name']} is {study['state']} on {address}")
-    print(f"train its trials: hpo worker --server {address} --study {study['name']} --until-done")
+    say(f"study {study['name']} is {study['state']} on {address}")
+    say(f"train its trials: hpo worker --server {address} --study {study['name']} --until-done")
 
 
 def other_study_exists(body: Study, existing: Study) -> CommandFailed:
@@ -67,8 +68,8 @@ def other_study_exists(body: Study, existing: Study) -> CommandFailed:
     ]
     where = f" (it differs in {', '.join(different)})" if different else ""
     return CommandFailed(
-        f"there is another study {name!r} already{where}; a study never changes once it is created:\n"
-        f"give this one another name, use another database, or remove the old one with `hpo study delete {name}`"
+        f"there is another study {name!r} already{where}; a study never changes once it is created:",
+        f"give this one another name, use another database, or remove the old one with `hpo study delete {name}`",
     )
 
 
@@ -92,7 +93,7 @@ def list_studies(
         print_json({"items": studies})
         return
     if not studies:
-        print("no studies yet; create one: hpo study create studies/mnist.toml")
+        say("no studies yet; create one: hpo study create studies/mnist.toml")
         return
     rows = [("NAME", "STATE", "FINISHED", "RUNNING", "BEST", "CREATED")]
     for study in studies:
@@ -109,7 +110,7 @@ def list_studies(
                 study["created_at"],
             )
         )
-    print("\n".join(wording.columns(rows, indent="")))
+    say(*wording.columns(rows, indent=""))
 
 
 @app.command()
@@ -121,7 +122,7 @@ def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
         if json:
             print_json(client.study(study))
             return
-        print("\n".join(summary_lines(observe(client, study))))
+        say(*summary_lines(observe(client, study)))
 
 
 def _verb(name: str, says: str) -> None:
@@ -153,9 +154,9 @@ def narrow(
     if json:
         print_json(started)
         return
-    print(f"round {started['round']} of {study}, drawn from {wording.count(len(started['from_trials']), 'trial')}:")
+    say(f"round {started['round']} of {study}, drawn from {wording.count(len(started['from_trials']), 'trial')}:")
     ranges = ((name, wording.parameter_range(given)) for name, given in started["search_space"].items())
-    print("\n".join(wording.columns(ranges)))
+    say(*wording.columns(ranges))
 
 
 @app.command()
@@ -203,9 +204,9 @@ def open_the_test_set(
         return
     test_set = sealed["test"]
     if test_set and test_set["state"] == "COMPLETE":
-        print(f"test accuracy {wording.number(test_set['test_accuracy'], 4)}, evaluated once; {study} is sealed")
+        say(f"test accuracy {wording.number(test_set['test_accuracy'], 4)}, evaluated once; {study} is sealed")
         return
-    print(f"{study} is sealed; a worker evaluates it on the test set: hpo worker --server {address}")
+    say(f"{study} is sealed; a worker evaluates it on the test set: hpo worker --server {address}")
 
 
 @app.command()
@@ -220,6 +221,9 @@ def export(
         raise UsageError("parquet is binary: name a file with -o")
     with connect(server) as client:
         pieces = client.export(study, format.value)
+        if output is None and sys.stdout.isatty():
+            say_export(pieces, as_csv=format is ExportFormat.csv)
+            return
         if output is None:
             sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()
@@ -233,7 +237,7 @@ def export(
             raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
         finally:
             unfinished.unlink(missing_ok=True)
-    print(f"wrote {output}", file=sys.stderr)
+    note(f"wrote {output}")
 
 
 @app.command()
@@ -245,7 +249,7 @@ def delete(
     """Remove a study and its trials for good."""
     with connect(server) as client:
         client.delete(study, force=force)
-    print(f"deleted {study}", file=sys.stderr)
+    note(f"deleted {study}")
 
 
 def _show_state(study: Study, as_json: bool) -> None:
@@ -254,6 +258,4 @@ def _show_state(study: Study, as_json: bool) -> None:
         return
     running = study["counts"]["RUNNING"]
     still = f"; {wording.count(running, 'trial')} still running" if running else ""
-    print(
-        f"study {study['name']} is {study['state']}, {wording.count(wording.finished(study), 'trial')} finished{still}"
-    )
+    say(f"study {study['name']} is {study['state']}, {wording.count(wording.finished(study), 'trial')} finished{still}")

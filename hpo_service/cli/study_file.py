@@ -15,9 +15,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpo_service.cli import figure
+from hpo_service.cli.exits import ErrorInLines
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
 from hpo_service.domain import neural_network, nul
-from hpo_service.domain.errors import Fault, HpoError
+from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -42,7 +43,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 
 
-class StudyFileRefused(HpoError):
+class StudyFileRefused(ErrorInLines):
     """The file cannot become a study; the message shows every fault."""
 
     code = "study_file"
@@ -62,11 +63,13 @@ class FileFault:
     def pointer(self) -> str:
         return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in self.place) or "/"
 
-    def __str__(self) -> str:
+    def lines(self) -> Iterator[str]:
         where = f"line {self.line}" if self.line is not None else "the file"
         value = "" if self.value is _ABSENT else f" = {_shown(self.value)}"
-        hint = f"\n      -> {self.hint}" if self.hint else ""
-        return f"  {where}: {self.pointer}{value}\n      {self.rule}{hint}"
+        yield f"  {where}: {self.pointer}{value}"
+        yield f"      {self.rule}"
+        if self.hint:
+            yield f"      -> {self.hint}"
 
 
 _ABSENT = object()
@@ -104,7 +107,7 @@ class StudyFile:
     def refusal(self, faults: Sequence[FileFault]) -> StudyFileRefused:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         in_order = sorted(faults, key=lambda fault: fault.line or 0)
-        return StudyFileRefused("\n".join([f"{self.path}: {count}", *map(str, in_order)]))
+        return StudyFileRefused(f"{self.path}: {count}", *(line for fault in in_order for line in fault.lines()))
 
     def server_refusal(self, faults: Iterable[Fault]) -> StudyFileRefused:
         """The same for faults that only the server found, such as a sampler's unknown option."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_service.cli import wording
+from hpo_service.cli.console import note, say
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.key_file import write_new
 from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json
@@ -70,8 +70,8 @@ def create_token(
     elif json:
         print_json(_shown(drawn))
     else:
-        print(f"{_described(drawn)}. It is shown this once:", file=sys.stderr, flush=True)
-        print(drawn.token)
+        note(f"{_described(drawn)}. It is shown this once:")
+        say(drawn.token)
 
 
 @token_app.command("list")
@@ -83,12 +83,12 @@ def list_tokens(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> 
         items = operations.listed(table)
         unreadable = table.unreadable
     for said in unreadable:
-        print(f"hpo: {said}; it opens nothing", file=sys.stderr)
+        note(f"hpo: {said}; it opens nothing")
     if json:
         print_json({"items": items})
         return
     rows = [("id", "scope", "studies", "state", "created", "expires", "label"), *(_row(item) for item in items)]
-    print("\n".join(wording.columns(rows)))
+    say(*wording.columns(rows))
 
 
 @token_app.command("revoke")
@@ -107,7 +107,7 @@ def revoke_token(
     if json:
         print_json(key)
         return
-    print(f"key {id} is revoked")
+    say(f"key {id} is revoked")
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _holds_live_key(table: KeyTable, file: Path, scope: Scope, studies: list[str
         )
     mode = file.stat().st_mode & 0o777
     if mode & 0o077:
-        print(f"hpo: {file} has the mode {mode:04o}, so that others may read the key: chmod 600 it", file=sys.stderr)
+        note(f"hpo: {file} has the mode {mode:04o}, so that others may read the key: chmod 600 it")
     return True
 
 
@@ -183,9 +183,9 @@ def _say_written(file: Path, drawn: Drawn | None, json: bool) -> None:
     if json:
         print_json({"file": str(file), "created": drawn is not None})
     elif drawn is None:
-        print(f"{file} holds such a key already")
+        say(f"{file} holds such a key already")
     else:
-        print(f"{_described(drawn)}, in {file}")
+        say(f"{_described(drawn)}, in {file}")
 
 
 def _described(drawn: Drawn) -> str:

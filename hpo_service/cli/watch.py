@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpo_service.cli.console import say
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
 
@@ -22,4 +23,4 @@ def watch(study: StudyName, server: Server = None, json: AsJson = False) -> None
         if json:
             print_json(client.study(study))
         elif snapshot.is_done:
-            print("\n".join(summary_lines(observe(client, study))))
+            say(*summary_lines(observe(client, study)))

@@ -17,7 +17,8 @@ HpoError
 ├── RateLimited             too many calls; says when to come back
 ├── PreconditionFailed      If-Match names an older version
 └── Unavailable             the database cannot take the call now; try again
-    └── StudyHeld           somebody else holds this study, and no other
+    ├── StudyHeld           somebody else holds this study, and no other
+    └── DrawFailed          the sampler has not drawn a trial; nothing has changed
 """
 
 from __future__ import annotations
@@ -117,4 +118,8 @@ class Unavailable(HpoError):
 
 
 class StudyHeld(Unavailable):
+    pass
+
+
+class DrawFailed(Unavailable):
     pass

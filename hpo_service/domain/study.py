@@ -295,6 +295,20 @@ class Study:
             return False
         return best >= limits.target if self.spec.maximizes else best <= limits.target
 
+    def may_give(self, round: Round | None) -> int:
+        """How many trials it could give out now, at most. round: the one under way, if it is known.
+
+        Nobody looks at its seconds and its target here, nor at trials that an enqueue has left waiting for no limit.
+        """
+        limits, narrowing = self.spec.limits, self.spec.narrowing
+        if not self.state.gives_out or self.sealed:
+            return 0
+        new = 2**31 if limits.trials is None else limits.trials - self.given_out
+        if narrowing is not None and round is not None and round.round + 1 < narrowing.rounds:
+            new = min(new, narrowing.trials_per_round - round.trials)
+        may = self.tally.retries + (0 if self.exhausted else max(new, 0))
+        return may if limits.running is None else min(may, limits.running - self.tally.running)
+
     def settled(self, now: float, best: float | None) -> StudyState:
         """The state that what has happened leads to."""
         if self.state is StudyState.STOPPING and self.tally.running == 0:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import pickle
+import resource
 import signal
 import socket
 import struct
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from io import BufferedReader
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from hpo_service.store.inode_lock import Identity
     from hpo_service.store.reader import Reader
 
-NICENESS = 19  # at 10, workers on a machine without a free core still waited twice as long
 AT_ONCE = 8
 PART_BYTES = 2**16
 _PR_SET_PDEATHSIG = 1
@@ -51,17 +52,23 @@ class Kind(IntEnum):
 
 
 def main() -> None:
-    """The command line says which descriptor is the socket. The database's URL comes by it: it may hold a password."""
+    """The command line says which descriptor is the socket, the niceness, the most bytes of memory (0: any), imports.
+
+    The database's URL comes by the socket: it may hold a password.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they mean the server, and it ends us
     _die_with_the_server()
-    os.nice(NICENESS)
-    line = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, niceness, most_bytes, *imports = sys.argv[1:]
+    os.nice(int(niceness))
+    if int(most_bytes):
+        resource.setrlimit(resource.RLIMIT_DATA, (int(most_bytes), int(most_bytes)))
+    line = socket.socket(fileno=int(descriptor))
     with line.makefile("rb") as incoming:
         frame = received(incoming)
         if frame is not None:
             database_url, file = pickle.loads(frame[2])  # noqa: S301  # from our own server
-            _answer_readings(database_url, file, line, incoming)
+            _answer_readings(database_url, file, imports, line, incoming)
     os._exit(0)  # at once: what is being read is for nobody
 
 
@@ -75,11 +82,13 @@ def _die_with_the_server() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _answer_readings(database_url: str, file: Identity | None, line: socket.socket, incoming: BufferedReader) -> None:
+def _answer_readings(
+    database_url: str, file: Identity | None, imports: Sequence[str], line: socket.socket, incoming: BufferedReader
+) -> None:
     """file: what SQLite's is; no other one is read in its place."""
     # imported now, at the priority of this process
-    import hpo_service.operations.export
-    import hpo_service.operations.readings  # noqa: F401
+    for module in imports:
+        importlib.import_module(module)
     from hpo_service.store import database_file
     from hpo_service.store.engine import database_url as parsed
     from hpo_service.store.engine import sqlite_file

@@ -16,16 +16,14 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
+from hpo_service.operations.feeds import Event, Page
 from hpo_service.operations.resources import round_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.trial_pieces import read_together, whole_trial
 from hpo_service.store.record import Record
 
 PAGE = 200
-LOOK_EVERY_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
-
-Event = tuple[int, bytes, bytes]  # its id, its name, and the resource as JSON
 
 
 async def follow(service: Service, name: str, after: int | None) -> AsyncIterator[bytes]:
@@ -47,50 +45,56 @@ async def _counted(service: Service, stream: AsyncGenerator[bytes, None]) -> Asy
 
 
 async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[bytes, None]:
+    async def read(after: int) -> Page:
+        return await service.read(study.name, partial(_since, study_id=study.id, after=after))
+
     yield b"retry: 1000\n\n"
-    silent = 0.0
-    while not service.leaving:
-        changed = service.changes.following()
-        try:
-            found, more = await service.read(study.name, partial(_since, study_id=study.id, after=after))
-        except NotFound:
-            return
-        for revision, kind, resource in found:
-            after = revision
-            yield b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource)
-        if more:
-            continue
-        silent = 0.0 if found else silent + LOOK_EVERY_SECONDS
-        if silent >= KEEP_ALIVE_SECONDS:
-            silent = 0.0
-            yield b": still here\n\n"
-        try:
-            await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
-        except TimeoutError:
-            continue
+    with service.feeds.followed(study, read) as feed:
+        service.watch.begin()
+        while not service.leaving:
+            news = feed.news
+            found = feed.since(after)
+            if found is None:  # further back than the feed goes
+                try:
+                    page = await read(after)
+                except NotFound:
+                    return
+                found, after = page.events, page.upto
+            elif found:
+                after = found[-1].revision
+            elif feed.ended:
+                return
+            else:
+                try:
+                    await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+                except TimeoutError:
+                    yield b": still here\n\n"
+            for event in found:
+                yield event.sent
 
 
-def _since(record: Record, study: Study, study_id: int, after: int) -> tuple[list[Event], bool]:
-    """The next events in the order of their revisions, and whether there are more."""
+def _since(record: Record, study: Study, study_id: int, after: int) -> Page:
+    """The next events in the order of their revisions."""
     if study.id != study_id:
         raise NotFound("the study was deleted")
     if study.revision <= after:
-        return [], False
+        return Page([], after, more=False)
     trials, more = record.changed_since(study, after, PAGE)
-    read = _with_last_reports(record, trials)
-    more = more or len(read) < len(trials)
-    upto = read[-1][0] if more else study.revision
-    events = [
-        *read,
-        *(
-            (round_.revision, b"round", to_json(round_resource(round_)))
-            for round_ in record.rounds(study)
-            if after < round_.revision <= upto
-        ),
+    events = _with_last_reports(record, trials)
+    more = more or len(events) < len(trials)
+    upto = events[-1].revision if more else study.revision
+    events += [
+        _event(round_.revision, b"round", to_json(round_resource(round_)))
+        for round_ in record.rounds(study)
+        if after < round_.revision <= upto
     ]
     if after < study.touched <= upto:
-        events.append((study.touched, b"study", to_json(study_resource(record, study))))
-    return sorted(events, key=lambda event: event[0]), more
+        events.append(_event(study.touched, b"study", to_json(study_resource(record, study))))
+    return Page(sorted(events, key=lambda event: event.revision), upto, more)
+
+
+def _event(revision: int, kind: bytes, resource: bytes) -> Event:
+    return Event(revision, b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource))
 
 
 def _with_last_reports(record: Record, trials: Sequence[Trial]) -> list[Event]:
@@ -104,4 +108,4 @@ def _with_last_reports(record: Record, trials: Sequence[Trial]) -> list[Event]:
             return its
         return record.last_report_texts(trial)
 
-    return [(trial.revision, b"trial", whole_trial(trial, last_ones(trial))) for trial in some]
+    return [_event(trial.revision, b"trial", whole_trial(trial, last_ones(trial))) for trial in some]

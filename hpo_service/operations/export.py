@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo_service.domain.measure import to_json
+from hpo_service.domain.spreadsheet import cell, csv_text
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.operations import parquet
@@ -44,7 +43,7 @@ async def _text(service: Service, name: str, format: Text, study_id: int, head: 
 
 
 def _head(_record: Record, study: Study) -> tuple[int, bytes]:
-    return study.id, _csv([columns_of(study)])
+    return study.id, csv_text([columns_of(study)]).encode()
 
 
 def _page(name: str, study_id: int, format: Text, after: int, record: Record) -> tuple[bytes, int | None]:
@@ -54,7 +53,7 @@ def _page(name: str, study_id: int, format: Text, after: int, record: Record) ->
     columns = columns_of(study)
     rows = [_row(columns, trial) for trial in page]
     if format == "csv":
-        text = _csv([_cell(row.get(column)) for column in columns] for row in rows)
+        text = csv_text([cell(row.get(column)) for column in columns] for row in rows).encode()
     else:
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
     if more:
@@ -85,26 +84,3 @@ def _row(columns: Sequence[str], trial: Trial) -> Row:
 
 def _json_values(trial: Trial) -> list[Any]:
     return [to_json(value) for value in trial.values or ()]
-
-
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula is quoted."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") and not _is_number(value):
-        return "'" + value
-    return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\r\n").writerows(rows)
-    return buffer.getvalue().encode()

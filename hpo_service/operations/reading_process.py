@@ -15,12 +15,12 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import structlog
 
-from hpo_service.instruments import reading_process_restarts
+from hpo_service.instruments import Counter, reading_process_restarts
 from hpo_service.operations.answering_reads import HEAD, Kind, decoded_error
 from hpo_service.store.inode_lock import Identity
 from hpo_service.store.reader import Readable
@@ -31,6 +31,7 @@ T = TypeVar("T")
 AGAIN_SECONDS = 5.0  # from one start to the next, at least
 _MODULE = "hpo_service.operations.answering_reads"
 _END = object()
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # its matrices are small: more threads would wait for each other
 
 log = structlog.get_logger()
 
@@ -40,7 +41,17 @@ class ReadingProcessEnded(Exception):
 
 
 class ReadingProcess:
-    """Its methods are coroutines of one event loop."""
+    """Its methods are coroutines of one event loop.
+
+    niceness: at 10, workers on a machine without a free core still waited twice as long for its readings' sake.
+    imports: what it works with, imported when it starts. most_bytes: of memory of its own, or None.
+    """
+
+    name = "the reading process"
+    niceness = 19
+    imports: Sequence[str] = ("hpo_service.operations.export", "hpo_service.operations.readings")
+    most_bytes: int | None = None
+    restarts: Counter | None = reading_process_restarts
 
     def __init__(self, database_url: str) -> None:
         self.is_up = False
@@ -111,10 +122,10 @@ class ReadingProcess:
             try:
                 code = await self._live()
                 self._has_died = True
-                log.warning("the reading process has ended; the server reads until it is back", exit_code=code)
+                log.warning(f"{self.name} has ended; the server does its work until it is back", exit_code=code)
                 await pause
             except OSError as error:
-                log.warning("the reading process cannot be started; the server reads", error=str(error))
+                log.warning(f"{self.name} cannot be started; the server does its work", error=str(error))
                 await pause
             finally:
                 pause.cancel()
@@ -124,18 +135,18 @@ class ReadingProcess:
         with its:
             try:
                 process = subprocess.Popen(  # noqa: S603  # this interpreter, on a module of ours
-                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno())],
+                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno()), *self._arguments()],
                     pass_fds=(its.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # nothing is to be printed there; what is all the same is for the log
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             except OSError:
                 ours.close()
                 raise
         self.pid = process.pid
-        if self._has_died:
-            reading_process_restarts.inc()
+        if self._has_died and self.restarts is not None:
+            self.restarts.inc()
         try:
             incoming, self._line = await asyncio.open_unix_connection(sock=ours)
             self._send(0, Kind.OPEN, pickle.dumps((self._database_url, self.file)))
@@ -147,6 +158,9 @@ class ReadingProcess:
             code = await asyncio.to_thread(process.wait)
         return code
 
+    def _arguments(self) -> list[str]:
+        return [str(self.niceness), str(self.most_bytes or 0), *self.imports]
+
     async def _take_answers(self, incoming: asyncio.StreamReader) -> None:
         while True:
             number, kind, length = HEAD.unpack(await incoming.readexactly(HEAD.size))
@@ -154,7 +168,7 @@ class ReadingProcess:
             if kind == Kind.READY:
                 self.is_up = True
                 if self._has_died:
-                    log.info("the reading process is back", pid=self.pid)
+                    log.info(f"{self.name} is back", pid=self.pid)
             elif number in self._waiting:
                 self._take(number, Kind(kind), payload)
 

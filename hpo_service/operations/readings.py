@@ -27,7 +27,7 @@ def of_study(name: str, work: Callable[[Record, Study], T], record: Record) -> T
 def unless_overdue(name: str, work: Callable[[Record, Study], T], record: Record) -> tuple[bool, T | None]:
     """Whether a lease of the study has run out; else what `work` finds."""
     study = record.study(name)
-    return (True, None) if record.overdue([study]) else (False, work(record, study))
+    return (True, None) if record.overdue([study.id]) else (False, work(record, study))
 
 
 def unless_any_overdue(work: Callable[[Record], T], record: Record) -> tuple[list[str], T | None]:

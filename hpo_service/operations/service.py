@@ -7,23 +7,34 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from hpo_service.domain.errors import StudyHeld, Unavailable
+import structlog
+
+from hpo_service.domain.errors import HpoError, StudyHeld, Unavailable
 from hpo_service.domain.study import Study
 from hpo_service.operations import readings
+from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.exchange import Done, Exchange
+from hpo_service.operations.feeds import Feeds
 from hpo_service.operations.figures import KnownFigures
+from hpo_service.operations.long_draws import PATIENCE_SECONDS, LongDraws, too_slow
+from hpo_service.operations.not_ready import Draws, InTwo, NotReady
 from hpo_service.operations.reading_process import ReadingProcess, ReadingProcessEnded
+from hpo_service.operations.shared_readings import SharedReadings
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
+from hpo_service.operations.waiting import AnyStudy, WaitingAsks
+from hpo_service.operations.watching import Watch
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock
 from hpo_service.store.reader import Readable
-from hpo_service.store.record import Record
+from hpo_service.store.record import Change, Record
 from hpo_service.store.writing_record import WritingRecord
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -34,8 +45,14 @@ LOOKED_AFTER_AT_ONCE = 50  # studies
 class Service:
     """Open for one server process; its methods are coroutines of one event loop."""
 
-    def __init__(self, database_url: str, clock: Clock | None = None, reading: ReadingProcess | None = None) -> None:
-        """reading: who reads for the server, by the database's own clock; without it threads do.
+    def __init__(
+        self,
+        database_url: str,
+        clock: Clock | None = None,
+        reading: ReadingProcess | None = None,
+        drawing: DrawingProcess | None = None,
+    ) -> None:
+        """reading: who reads for the server, by the database's own clock; drawing: who draws; without them threads do.
 
         Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
         """
@@ -43,10 +60,16 @@ class Service:
         self._exchange = Exchange()
         self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
         self.reading = reading
-        if reading is not None and self.database.file is not None:
-            reading.file = self.database.file.identity
-        self.changes = Changes()
+        for process in (reading, drawing):
+            if process is not None and self.database.file is not None:
+                process.file = self.database.file.identity
         self.figures = KnownFigures(self.database)
+        self.long_draws = LongDraws(self.database, drawing)
+        self._going_on: set[asyncio.Task[None]] = set()  # calls that were not ready
+        self.asks = WaitingAsks()
+        self.feeds = Feeds()
+        self.watch = Watch(self)
+        self._to_ask = SharedReadings(self._read_studies_to_ask)
         self.leaving = False
         self.reaped_at = time.monotonic()  # when the reaper last finished a look
         self.long_polls = 0  # asks that wait
@@ -59,7 +82,8 @@ class Service:
     def leave(self) -> None:
         """Send everybody home who waits: the server is about to stop."""
         self.leaving = True
-        self.changes.announce()
+        self.asks.leave()
+        self.feeds.leave()
 
     def close(self) -> None:
         self.database.close()
@@ -87,18 +111,8 @@ class Service:
         return work
 
     async def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> T:
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(result: Any, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(result)
-
-        self.begin(work, studies, done)
-        return await answer
+        result: T = await self._run(work, studies, None)
+        return result
 
     def begin(
         self,
@@ -114,13 +128,39 @@ class Service:
         light: whether the work is short enough for the event loop itself. request_id: of an ask.
         """
 
-        def in_transaction(record: WritingRecord) -> tuple[Any, bool]:
+        def written(result: Any, error: BaseException | None) -> None:
+            if isinstance(error, NotReady | InTwo):
+                self._go_on(partial(self._made_ready, work, studies, request_id, error), done)
+            else:
+                done(result, error)
+
+        self._submit(work, studies, written, light=light, request_id=request_id)
+
+    def _submit(
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        done: Done,
+        *,
+        light: bool = False,
+        request_id: str | None = None,
+        draws: Draws | None = None,
+    ) -> None:
+        """draws: that the call brings along."""
+
+        def in_transaction(record: WritingRecord) -> tuple[Any, tuple[Change, ...]]:
+            if draws is not None:
+                record.draws = draws
             return work(record), record.wakes
 
-        def written(outcome: tuple[Any, bool] | None, error: BaseException | None) -> None:
-            result, wakes = outcome or (None, False)
-            if wakes:
-                self.changes.announce()
+        def written(outcome: tuple[Any, tuple[Change, ...]] | None, error: BaseException | None) -> None:
+            result, wakes = outcome or (None, ())
+            if wakes and self.asks:
+                for change in wakes:
+                    self.asks.changed(change)
+            if self.feeds:
+                for name in studies:
+                    self.feeds.changed(name)
             done(result, error)
 
         self._exchange.submit(self.database, in_transaction, studies, written, light=light, request_id=request_id)
@@ -129,6 +169,93 @@ class Service:
     def calls_waiting(self) -> int:
         """How many writing calls have no answer yet."""
         return self._exchange.waiting
+
+    # -- what is long to compute --------------------------------------------------------------------------
+
+    def _go_on(self, work: Callable[[], Awaitable[Any]], done: Done) -> None:
+        """Run the rest of a call as a task of its own."""
+
+        async def rest() -> None:
+            try:
+                result = await work()
+            except BaseException as error:
+                done(None, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                done(result, None)
+
+        task = asyncio.create_task(rest())
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+
+    async def _made_ready(
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        request_id: str | None,
+        needed: NotReady | InTwo,
+    ) -> Any:
+        """Make ready what the call lacks, and run it again; again, when something else has changed meanwhile."""
+        if isinstance(needed, InTwo):
+            return await self._in_two(needed, studies, request_id)
+        if not needed.wanted:
+            return await self._knowing_history(work, studies, request_id, needed)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        async with self.long_draws.turn(needed.study):
+            draws: Draws = {}
+            while True:
+                try:
+                    return await self._written(work, studies, request_id, draws)
+                except NotReady as error:
+                    if time.monotonic() > deadline:
+                        raise too_slow(needed.study) from None
+                    if not error.wanted:
+                        await self._read_history(error.study)
+                    else:
+                        draws = await self.long_draws.draws(error, deadline)
+
+    async def _written(
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        request_id: str | None,
+        draws: Draws | None = None,
+    ) -> Any:
+        """Raise NotReady as any other error."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._submit(work, studies, partial(_answer, answer), request_id=request_id, draws=draws)
+        return await answer
+
+    async def _knowing_history(
+        self,
+        work: Callable[[WritingRecord], Any],
+        studies: Sequence[str],
+        request_id: str | None,
+        needed: NotReady,
+    ) -> Any:
+        await self._read_history(needed.study)
+        return await self._run(work, studies, request_id)
+
+    async def _read_history(self, study: Study) -> None:
+        """Show the writer's tuner what is in the record, read elsewhere."""
+        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.draws_apart(study))
+        await self._written(lambda record: self.tuners.adopt(study, tuner, seen), (), None)
+
+    async def _in_two(self, call: InTwo, studies: Sequence[str], request_id: str | None) -> Any:
+        """What is told is kept, whatever becomes of the ask."""
+        told = await self._run(call.tell, studies, None)
+        try:
+            asked = await self._run(call.ask, studies, request_id)
+        except HpoError as error:
+            log.warning("told, but nothing could be given out", studies=list(studies), error=error.detail)
+            return call.joined(told, None)
+        return call.joined(told, asked)
+
+    async def _run(self, work: Callable[[WritingRecord], Any], studies: Sequence[str], request_id: str | None) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.begin(work, studies, partial(_answer, answer), request_id=request_id)
+        return await answer
 
     def is_light(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
@@ -193,6 +320,14 @@ class Service:
         iterator = await asyncio.to_thread(work, self.database)
         while some := await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1))):
             yield some[0]
+
+    async def studies_to_ask(self, awaited: AnyStudy, limit: int) -> dict[str, int]:
+        """Some that may have something to give, and how many trials of each run; one reading for all who ask now."""
+        return await self._to_ask.of((awaited, limit))
+
+    async def _read_studies_to_ask(self, wanted: tuple[AnyStudy, int]) -> dict[str, int]:
+        (kinds, only), limit = wanted
+        return dict(await self.read_all(lambda record: record.studies_to_ask(kinds, only, limit)))
 
     async def _in_thread(self, work: Callable[[Record], T]) -> T:
         return await asyncio.to_thread(self.database.read, work)
@@ -260,6 +395,15 @@ class Service:
             self._known.update(seen)
 
 
+def _answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
 class _Listener:
     """Who listens to the writer: the tuners to what is kept and undone, the answers to when they come."""
 
@@ -267,18 +411,3 @@ class _Listener:
         self.call_kept, self.call_refused = tuners.call_kept, tuners.call_refused
         self.committed, self.rolled_back = tuners.committed, tuners.rolled_back
         self.answered = exchange.answered
-
-
-class Changes:
-    """Wakes who waits for the record to change. Waiting holds no thread and no database connection."""
-
-    def __init__(self) -> None:
-        self._next = asyncio.Event()
-
-    def announce(self) -> None:
-        self._next.set()
-        self._next = asyncio.Event()
-
-    def following(self) -> asyncio.Event:
-        """Take this before looking; it is set by the first change after."""
-        return self._next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Collection
@@ -14,6 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from hpo_service.domain import neural_network, sizes
+from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -38,6 +40,7 @@ from hpo_service.operations.calls import NarrowByHand, Patch
 from hpo_service.operations.resources import Json, etag, round_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.store.record import Change
 from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning import tuner
 
@@ -51,7 +54,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     seed = secrets.randbits(32) if spec.sampler.seed is None else spec.sampler.seed
     seeded = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"seed": seed})})
-    check(seeded)
+    await asyncio.to_thread(check, seeded)  # to count the points of an entangled grid takes a while
 
     def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
         existing = record.find_study(spec.name)
@@ -67,6 +70,8 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
         study = work.settle()
         return study_resource(record, study), etag(study), True
 
+    if not tuner.is_quick(seeded):
+        service.long_draws.expect()
     try:
         return await service.write(in_transaction)
     except sqlalchemy.exc.IntegrityError:  # another server has just created it
@@ -169,7 +174,7 @@ async def delete(service: Service, name: str, force: bool) -> None:
             )
         record.delete_study(study)
         service.tuners.forget(study)
-        record.wakes = True
+        record.wakes += (Change(altered(study, state=StudyState.CANCELLED), None),)  # nobody waits for it any more
 
     await service.write(in_transaction, [name])
 

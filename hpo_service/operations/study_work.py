@@ -13,10 +13,12 @@ from hpo_service.domain.sizes import GRANTED, size_of
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import AttemptEnd, Holding, Trial, TrialState, trial_seed
 from hpo_service.instruments import drawing
+from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
 from hpo_service.operations.tuners import Tuners
+from hpo_service.store.record import Change
 from hpo_service.store.rows import tally_field
 from hpo_service.store.writing_record import WritingRecord
-from hpo_service.tuning.tuner import Exhausted, Tuner
+from hpo_service.tuning.tuner import Drawn, Exhausted, Tuner
 
 KEEP_BY_HAND = 0.2
 
@@ -128,6 +130,8 @@ class StudyWork:
             count = min(count, limit - self.study.tally.running)
         if count <= 0:
             return []
+        if self.tuners.draws_apart(self.study):
+            self._check_draws(count)
         room = Room(self.study, GRANTED)
         given = self._give_retries(count, worker_id, room)
         given += self._give_new(count - len(given), worker_id, room)
@@ -173,20 +177,48 @@ class StudyWork:
             left = min(left, narrowing.trials_per_round - current.trials)
         return left
 
+    def _check_draws(self, count: int) -> None:
+        """Raise NotReady, before anything has changed, when a draw that takes long is not at hand."""
+        count = min(count - min(count, self.study.tally.retries), self._new_trials_left())
+        queued = self.record.queued(self.study, count) if count > 0 and self.study.tally.queued else []
+        wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
+        following = range(self.study.next_number, self.study.next_number + count - len(wanted))
+        wanted += [Wanted(number, self.study.round, {}) for number in following]
+        for each in wanted:
+            ready = self.record.draws.get(each.number)
+            if ready is None or ready.wanted != each:
+                raise NotReady(self.study, tuple(wanted))
+            if ready.drawn is None:
+                return
+
     def _draw(self, number: int, queued: Trial | None) -> Trial | None:
         """The trial with its params; None when the search space is exhausted."""
-        spec = self.study.spec
-        learns = spec.sampler.name != "random"
-        tuner = self.tuner() if learns else self.tuners.without_history(self.study)
-        space = self.round(self.study.round).search_space
-        try:
-            with drawing():
-                drawn = tuner.draw(number, space, {} if queued is None else queued.params)
-        except Exhausted:
+        wanted = Wanted(number, self.study.round, {} if queued is None else queued.params)
+        drawn = self._at_hand(wanted) if self.tuners.draws_apart(self.study) else self._drawn_now(wanted)
+        if drawn is None:
             self.study = altered(self.study, exhausted=True)
             return None
         trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
         return altered(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+
+    def _at_hand(self, wanted: Wanted) -> Drawn | None:
+        ready = self.record.draws.get(wanted.number)
+        if ready is None or ready.wanted != wanted:
+            raise NotReady(self.study, (wanted,))
+        drawn: Drawn | None = ready.drawn
+        return drawn
+
+    def _drawn_now(self, wanted: Wanted) -> Drawn | None:
+        """Raise DrawFailed."""
+        learns = self.study.spec.sampler.name != "random"
+        tuner = self.tuner() if learns else self.tuners.without_history(self.study)
+        try:
+            with drawing():
+                return tuner.draw(wanted.number, self.round(wanted.round).search_space, wanted.fixed)
+        except Exhausted:
+            return None
+        except Exception as error:
+            raise draw_failed(self.study, wanted.number, error) from error
 
     def tuner(self) -> Tuner:
         """The study's tuner, knowing everything up to now."""
@@ -302,7 +334,7 @@ class StudyWork:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
             if self._test_changed or not self.study.differs_in_revision_only(self._as_saved):
-                self.record.wakes = True
+                self.record.wakes += (Change(self.study, self._rounds.get(self.study.round)),)
             self._as_saved = self.study
         self._show_tuner()
         return self.study

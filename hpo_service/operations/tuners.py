@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial
+from hpo_service.operations.not_ready import NotReady
 from hpo_service.store.writing_record import WritingRecord
 from hpo_service.tuning.tuner import Tuner, is_quick
 
@@ -17,6 +18,9 @@ MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
 # About what a sampler and a pruner keep of a finished trial, and of each of its reports.
 BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
 MODELS = 10  # so many times its text the search space takes
+MOST_APART = 10_000
+# What has changed by so many revisions is read outside of the writer.
+MOST_READ_HERE = 1_000
 
 
 @dataclass
@@ -34,25 +38,46 @@ class Tuners:
         self._weight = 0
         self._shown_by_call: set[int] = set()
         self._shown_by_group: set[int] = set()
+        self._apart: dict[int, bool] = {}  # a study's sampler and search space never change
+
+    def draws_apart(self, study: Study) -> bool:
+        """Whether a draw may take long, so that it is made outside of the writer."""
+        apart = self._apart.get(study.id)
+        if apart is None:
+            if len(self._apart) >= MOST_APART:
+                self._apart.clear()
+            apart = self._apart[study.id] = not is_quick(study.spec)
+        return apart
 
     def without_history(self, study: Study) -> Tuner:
         """The tuner for a draw or a judgement that learns from nothing."""
         return self._entry(study).tuner
 
     def is_quick(self, study: Study) -> bool:
-        """Whether a draw and a judgement take no longer than a call: nothing has to be read, nothing fitted."""
-        if not is_quick(study.spec):
-            return False
-        if study.spec.sampler.name == "random" and study.spec.pruner.name == "none":
+        """Whether its calls have nothing to read for a draw or a judgement."""
+        if study.spec.pruner.name == "none" and (study.spec.sampler.name == "random" or self.draws_apart(study)):
             return True
         entry = self._entries.get(study.id)
         return entry is not None and entry.seen == study.revision
 
     def up_to_date(self, record: WritingRecord, study: Study) -> Tuner:
+        """Raise NotReady when there is much to be read before."""
         entry = self._entry(study)
+        if entry.seen < study.revision - MOST_READ_HERE:
+            raise NotReady(study)
         if entry.seen < study.revision:
             self._show(study, entry, record.history_since(study, entry.seen, study.spec.pruner.name != "none"))
         return entry.tuner
+
+    def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:
+        """Take a tuner that was shown the study up to this revision elsewhere, unless there is a better one."""
+        entry = self._entry(study)
+        if entry.seen < seen:
+            entry.tuner, entry.seen = tuner, seen
+            tally = study.tally
+            added = BYTES_A_TRIAL * (tally.complete + tally.pruned + tally.fail)
+            entry.weight += added
+            self._weight += added
 
     def take_over(self, record: WritingRecord, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
@@ -95,7 +120,7 @@ class Tuners:
         entry = self._entries.get(study.id)
         if entry is None:
             weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
-            entry = self._entries[study.id] = _Entry(Tuner(study.spec), weight)
+            entry = self._entries[study.id] = _Entry(Tuner(study.spec, draws=not self.draws_apart(study)), weight)
             self._weight += weight
         self._entries.move_to_end(study.id)
         while len(self._entries) > MOST_TUNERS or (self._weight > MOST_BYTES and len(self._entries) > 1):

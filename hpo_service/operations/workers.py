@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy.exc
 from pydantic_core import to_json
 
-from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, StudyHeld, TooLarge
+from hpo_service.domain.errors import DrawFailed, Fault, HpoError, Invalid, NotFound, StudyHeld, TooLarge
 from hpo_service.domain.sealed_test import BUILT_IN
 from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
@@ -34,6 +34,7 @@ from hpo_service.operations.calls import (
     Result,
     Tell,
 )
+from hpo_service.operations.not_ready import InTwo
 from hpo_service.operations.resources import (
     Json,
     granted_test,
@@ -46,14 +47,13 @@ from hpo_service.operations.resources import (
 )
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.waiting import AnyStudy
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.trial_reports import checked_report
 from hpo_service.store.writing_record import WritingRecord
 
-# Another server's changes, and the clock's, are seen this often by an ask that waits.
-LOOK_AGAIN_SECONDS = 1.0
-
+FEW_TO_ASK = 16  # studies
 
 T = TypeVar("T")
 CallerLeft = Callable[[], Awaitable[bool]]
@@ -80,27 +80,26 @@ async def ask_study(service: Service, name: str, ask: Ask, caller_left: CallerLe
     async def look() -> Look:
         return await _write_once(service, ask_work(service, name, ask), [name])
 
-    return await _ask(service, ask, look, caller_left)
+    return await _ask(service, ask, name, look, caller_left)
 
 
 async def ask_any(
     service: Service, ask: Ask, caller_left: CallerLeft = _never, only: Collection[str] | None = None
 ) -> Json:
     """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
+    awaited = AnyStudy.of(ask.objectives, only)
+
+    def asked_before(record: Record) -> tuple[Any, bool]:
+        service.heard_of(ask.worker_id, record)
+        return record.answer("ask", ask.request_id), record.is_draining(ask.worker_id)
 
     async def look() -> Look:
-        def candidates(record: Record) -> tuple[Any, bool, list[str]]:
-            service.heard_of(ask.worker_id, record)
-            remembered = _answered_before(record, ask.request_id)
-            names = record.studies_to_ask(ask.objectives)
-            return remembered, record.is_draining(ask.worker_id), [name for name in names if _may_see(only, name)]
-
-        remembered, draining, names = await service.read_all(candidates)
+        remembered, draining = await asyncio.to_thread(service.database.read, asked_before)
         if remembered is not None:
             return _remembered(remembered, only)
         if draining:
             return Look({"trials": [], "drain": True}, final=True)
-        for name in names:
+        async for name in _to_ask(service, awaited):
             if name in service.database.studies_aside:
                 continue
             with contextlib.suppress(StudyHeld):  # the next one may have something, too
@@ -109,27 +108,53 @@ async def ask_any(
                     return found
         return Look({"trials": []}, final=False)
 
-    return await _ask(service, ask, look, caller_left)
+    return await _ask(service, ask, awaited, look, caller_left)
 
 
-async def _ask(service: Service, ask: Ask, look: Callable[[], Awaitable[Look]], caller_left: CallerLeft) -> Json:
-    deadline = time.monotonic() + ask.wait_seconds
+async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
+    """Studies that may have something to give, fewest running first: a few, and more as long as these have nothing."""
+    tried: set[str] = set()
+    few = FEW_TO_ASK
     while True:
-        changed = service.changes.following()
-        found = await look()
-        await service.save_new_worker(ask.worker_id)
-        left = deadline - time.monotonic()
-        if found.final or left <= 0 or service.leaving:
-            return found.answer
-        service.long_polls += 1
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN_SECONDS))
-        finally:
-            service.long_polls -= 1
-        # Who has hung up while waiting shall not be given a trial that nobody trains.
-        if await caller_left():
-            return found.answer
+        running = await service.studies_to_ask(awaited, few)
+        while untried := [name for name in running if name not in tried]:
+            name = min(untried, key=running.__getitem__)
+            running[name] += 1  # those who look at the same time go to others
+            tried.add(name)
+            yield name
+        if len(running) < few:
+            return
+        few *= 16
+
+
+async def _ask(
+    service: Service,
+    ask: Ask,
+    awaited: str | AnyStudy,
+    look: Callable[[], Awaitable[Look]],
+    caller_left: CallerLeft,
+) -> Json:
+    """Look, and look again when there is reason to; at the end of the time once more, whatever has happened."""
+    deadline = time.monotonic() + ask.wait_seconds
+    with service.asks.entered(awaited, ask.worker_id, ask.request_id) as waiter:
+        while True:
+            waiter.begin_to_look()
+            found = await look()
+            await service.save_new_worker(ask.worker_id)
+            left = deadline - time.monotonic()
+            if found.final or left <= 0 or service.leaving:
+                break
+            service.watch.begin()
+            service.long_polls += 1
+            try:
+                await waiter.wait(left)
+            finally:
+                service.long_polls -= 1
+            # Who has hung up while waiting shall not be given a trial that nobody trains.
+            if await caller_left():
+                break
+        waiter.was_served = bool(found.answer["trials"])
+    return found.answer
 
 
 async def _write_once(service: Service, work: Callable[[WritingRecord], T], studies: list[str]) -> T:
@@ -145,7 +170,7 @@ def ask_work(service: Service, name: str, ask: Ask) -> Callable[[WritingRecord],
     return lambda record: _ask_study(service, record, name, ask)
 
 
-def _ask_study(service: Service, record: WritingRecord, name: str, ask: Ask) -> Look:
+def _ask_study(service: Service, record: WritingRecord, name: str, ask: NextAsk) -> Look:
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
@@ -388,8 +413,13 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
 def _tell_and_ask(
     service: Service, name: str, number: int, call: Tell, following: NextAsk, record: WritingRecord
 ) -> Json:
-    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened."""
+    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened.
+
+    Raise InTwo where the draw takes long, or fails: what was told does not wait for that.
+    """
     study = record.study(name)
+    if service.tuners.draws_apart(study):
+        raise _in_two(service, study, number, call, following)
     remembered = record.answer(ask_call(study.id), following.request_id)
     work = service.work_on(record, study)
     told = _tell(_heard(service, work, number), number, call)
@@ -397,7 +427,20 @@ def _tell_and_ask(
     if remembered is not None:
         return {**told, "next": with_objectives(remembered, [study])}
     service.heard_of(following.worker_id, record)
-    return {**told, "next": _give(work, following).answer}
+    try:
+        given = _give(work, following).answer
+    except DrawFailed:
+        raise _in_two(service, study, number, call, following) from None
+    return {**told, "next": given}
+
+
+def _in_two(service: Service, study: Study, number: int, call: Tell, following: NextAsk) -> InTwo:
+    def joined(told: Json, look: Look | None) -> Json:
+        nothing = {"trials": [], "study_state": study.state}
+        return {**told, "next": nothing if look is None else look.answer}
+
+    tell = partial(service.changed, study.name, lambda work: _tell(_heard(service, work, number), number, call))
+    return InTwo(tell, lambda record: _ask_study(service, record, study.name, following), joined)
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
@@ -440,4 +483,6 @@ async def drain(service: Service, worker_id: str) -> Json:
         return worker_resource(record.worker(worker_id))
 
     await service.save_seen_workers()
-    return await service.write(in_transaction)
+    drained = await service.write(in_transaction)
+    service.asks.drain([worker_id])
+    return drained

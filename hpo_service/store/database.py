@@ -99,6 +99,11 @@ class Database:
         return self._writer.run_here(calls, watch)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other servers may write it, too."""
+        return self._path is None
+
+    @property
     def is_writing(self) -> bool:
         """Whether calls are being written now; at their end the listener is told."""
         return self._writer.is_at_work

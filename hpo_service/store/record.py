@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from pydantic_core import from_json
@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
-from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.sealed_test import BUILT_IN, SealedTest
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
@@ -39,6 +39,13 @@ from hpo_service.store.rows import (
 )
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
 from hpo_service.store.trial_reports import KeptReport, kept_report, report_text
+
+
+class Change(NamedTuple):
+    """What somebody may have waited for: the study as it is now, and its round where a call has looked at it."""
+
+    study: Study
+    round: Round | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,17 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
     return sa.or_(expires_at <= _NOW, expires_at > _NOW + studies.c.lease_seconds)
 
 
-_CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
+LARGEST_REVISION = 2**62
+_CHANGED = sa.and_(
+    trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"), trials.c.revision <= _b("upto")
+)
+_NTH_CHANGED = (
+    sa.select(trials.c.revision)
+    .where(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
+    .order_by(trials.c.revision)
+    .offset(_b("n") - 1)
+    .limit(1)
+)
 _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (
@@ -204,13 +221,38 @@ _BYTES_BESIDE_METRICS = 60
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
+_TO_ASK = sa.select(studies.c.name, studies.c.running).where(_OURS)
+_MAY_GIVE = sa.and_(
+    studies.c.state == sa.literal_column("'ACTIVE'"),
+    studies.c.kind.is_not(None),
+    sa.not_(studies.c.sealed),
+    sa.or_(studies.c.limit_running.is_(None), studies.c.running < studies.c.limit_running),
+    sa.or_(
+        studies.c.retries > 0,
+        sa.and_(
+            sa.not_(studies.c.exhausted),
+            sa.or_(studies.c.limit_trials.is_(None), studies.c.given_out < studies.c.limit_trials),
+        ),
+    ),
+)
+_TEST_WAITS = sa.and_(
+    studies.c.sealed,
+    studies.c.id.in_(sa.select(tests.c.study_id).where(tests.c.state == sa.literal_column("'WAITING'"))),
+)
+
+
+def _limits(spec: StudySpec) -> dict[str, int | None]:
+    return {"limit_trials": spec.limits.trials, "limit_running": spec.limits.running}
+
+
 class Record:
     """One transaction's view of the record. `now` is the database's clock when it began."""
 
     def __init__(self, connection: sa.Connection, now: float) -> None:
         self._db = connection
         self.now = now
-        self.wakes = False  # whether who waits for a trial should look again
+        self.wakes: tuple[Change, ...] = ()
+        self.draws: Mapping[int, Any] = {}  # that the call brings along, by the trial's number
 
     # -- studies ------------------------------------------------------------------------------------------
 
@@ -254,12 +296,15 @@ class Record:
             "created_at": self.now,
             "lease_seconds": spec.lease_seconds,
             "ends_at": ends_at(spec, self.now),
+            "kind": spec.kind,
+            **_limits(spec),
         }
         key = self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one()
         return Study(key, spec, StudyState.ACTIVE, self.now)
 
     def save_spec(self, study: Study) -> None:
-        changed = {"spec": study.spec.model_dump(mode="json"), "ends_at": ends_at(study.spec, study.created_at)}
+        spec = study.spec
+        changed = {"spec": spec.model_dump(mode="json"), "ends_at": ends_at(spec, study.created_at), **_limits(spec)}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
     def delete_study(self, study: Study) -> None:
@@ -268,37 +313,52 @@ class Record:
         marked = {"name": f":deleted:{study.id}:{secrets.token_hex(8)}", "deleted": True, "ends_at": None, **counters}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(marked))
 
-    def studies_to_ask(self, kinds: Sequence[str] | None) -> list[str]:
-        """Names of the studies that may have something to give to a worker of these kinds, fewest running first."""
-        busy = studies.c.running
-        query = (
-            sa.select(studies.c.name, studies.c.spec, busy)
-            .outerjoin(tests, tests.c.study_id == studies.c.id)
-            .where(
-                _OURS,
-                sa.or_(
-                    studies.c.state == StudyState.ACTIVE,
-                    sa.and_(studies.c.sealed, tests.c.state.in_(("WAITING", "RUNNING"))),
-                ),
-            )
-            .order_by(busy, studies.c.id)
-        )
-        names = []
-        for name, spec, _running in self._db.execute(query):
-            kind = (spec.get("objective") or {}).get("kind")
-            if kind is not None and (kinds is None or kind in kinds):
-                names.append(name)
-        return names
+    def studies_to_ask(
+        self, kinds: Collection[str] | None, only: Collection[str] | None, limit: int
+    ) -> list[tuple[str, int]]:
+        """Some studies that may have something to give to a worker of these kinds, fewest running first.
 
-    def overdue(self, some: Sequence[Study] | None = None) -> list[str]:
+        Each with how many trials of it run. only: of these names.
+        """
+        kept = _TO_ASK
+        if kinds is not None:
+            kept = kept.where(studies.c.kind.in_(kinds))
+        if only is not None:
+            kept = kept.where(studies.c.name.in_(only))
+        idle = kept.where(_MAY_GIVE, studies.c.running == sa.literal_column("0"))
+        found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
+        if kinds is None or BUILT_IN in kinds:
+            found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
+        if len(found) < limit:  # these have to be sorted, all of them
+            busy = kept.where(_MAY_GIVE, studies.c.running > sa.literal_column("0"))
+            found += self._some_to_ask(busy.order_by(studies.c.running, studies.c.id), limit - len(found))
+        return found[:limit]
+
+    def _some_to_ask(self, query: sa.Select[Any], limit: int) -> list[tuple[str, int]]:
+        return [(name, running) for name, running in self._db.execute(query.limit(limit))]
+
+    def revisions(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The ids and revisions of those of these studies that there are."""
+        found = {}
+        for start in range(0, len(names), 500):
+            query = sa.select(studies.c.name, studies.c.id, studies.c.revision).where(
+                _OURS, studies.c.name.in_(names[start : start + 500])
+            )
+            found.update({name: (key, revision) for name, key, revision in self._db.execute(query)})
+        return found
+
+    def overdue(self, some: Sequence[int] | None = None) -> list[str]:
         """Names of the studies in which time alone has changed something: a lease, or a limit of seconds.
 
+        some: ids of studies; by default all.
         An outage that has not ended is left to who writes: a lease may turn out to be held after all.
         """
+        if some is not None and not some:
+            return []
         if some is None:
             found = self._db.execute(_OVERDUE, {"now": self.now}).all()
         else:
-            found = self._db.execute(_OVERDUE_OF_SOME, {"now": self.now, "ids": [study.id for study in some]}).all()
+            found = self._db.execute(_OVERDUE_OF_SOME, {"now": self.now, "ids": list(some)}).all()
         missed = read_outages(self._db) if found else ()
         return sorted(
             {
@@ -432,15 +492,23 @@ class Record:
         in parts.
         """
         while True:
-            changed = {"study_id": study.id, "revision": revision, "n": HISTORY_AT_ONCE}
-            rows = self._db.execute(_HISTORY, changed).all()
-            curves = self._curves([row.id for row in rows if TrialState(row.state).is_finished]) if with_reports else {}
-            for key, number, state, params, values, attrs, round, _ in rows:
-                curve = curves.get(key, ())
-                yield HistoryTrial(number, TrialState(state), params, floats(values), curve, attrs, round or 0)
-            if len(rows) < HISTORY_AT_ONCE:
+            page, upto = self.history_page(study, revision, with_reports, HISTORY_AT_ONCE)
+            yield from page
+            if len(page) < HISTORY_AT_ONCE:
                 return
-            revision = rows[-1].revision
+            revision = upto
+
+    def history_page(
+        self, study: Study, revision: int, with_reports: bool, limit: int
+    ) -> tuple[list[HistoryTrial], int]:
+        """The first of these, so many, and the revision up to which they are all of them."""
+        rows = self._db.execute(_HISTORY, {"study_id": study.id, "revision": revision, "n": limit}).all()
+        curves = self._curves([row.id for row in rows if TrialState(row.state).is_finished]) if with_reports else {}
+        page = [
+            HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
+            for key, number, state, params, values, attrs, round, _ in rows
+        ]
+        return page, rows[-1].revision if len(rows) == limit else study.revision
 
     def _curves(self, ids: list[int]) -> dict[int, tuple[tuple[int, float], ...]]:
         """(step, value) by rising step, by the trial's id."""
@@ -582,6 +650,10 @@ class Record:
     def is_draining(self, worker_id: str) -> bool:
         query = sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)
         return bool(self._db.execute(query).scalar())
+
+    def draining(self) -> frozenset[str]:
+        """The ids of the workers that are to be sent home."""
+        return frozenset(self._db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
 
     def see_workers(self, seen: Mapping[str, float]) -> None:
         """Note when workers were last heard of, by the database's clock."""

@@ -50,6 +50,10 @@ studies = sa.Table(
     sa.Column("created_at", Seconds, nullable=False),
     sa.Column("lease_seconds", Seconds, nullable=False),
     sa.Column("ends_at", Seconds),  # created_at + limits.seconds
+    # Of the spec, for whoever asks whatever study has something to give; kind: of the objective.
+    sa.Column("kind", sa.Text),
+    sa.Column("limit_trials", sa.BigInteger),
+    sa.Column("limit_running", sa.BigInteger),
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("touched", sa.BigInteger, nullable=False, server_default="0"),  # the revision of the last version
@@ -87,6 +91,16 @@ sa.Index(
     sqlite_where=sa.text("deleted"),
     postgresql_where=sa.text("deleted"),
 )
+
+
+def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
+    condition = sa.text(where)
+    return sa.Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
+
+
+# Neither holds a counter, which every call changes.
+_some(studies, "ix_hpo_studies_to_ask", "kind", "id", where="state = 'ACTIVE' AND kind IS NOT NULL")
+_some(studies, "ix_hpo_studies_ends_at", "ends_at", where="ends_at IS NOT NULL")
 
 rounds = sa.Table(
     "hpo_rounds",
@@ -136,16 +150,12 @@ trials = sa.Table(
     sqlite_autoincrement=True,
 )
 
-
-def _some_trials(name: str, *columns: str, where: str) -> sa.Index:
-    condition = sa.text(where)
-    return sa.Index(name, *(trials.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
-
-
-_some_trials("ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
-_some_trials("ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")
-_some_trials("ix_hpo_trials_running", "study_id", where="state = 'RUNNING'")  # without leases, which every report moves
-_some_trials("ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
+_some(trials, "ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
+_some(trials, "ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")
+_some(
+    trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'"
+)  # without leases, which every report moves
+_some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
 # The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.
@@ -199,6 +209,8 @@ tests = sa.Table(
     sa.Column("finished_at", Seconds),
     _one_of("state", ("WAITING", "RUNNING", "COMPLETE", "FAIL"), "state"),
 )
+
+_some(tests, "ix_hpo_tests_waiting", "study_id", where="state = 'WAITING'")
 
 workers = sa.Table(
     "hpo_workers",

@@ -232,7 +232,8 @@ class WritingRecord(Record):
         self._undo = group.undo
         self._memory = group.memory
         self.now = now
-        self.wakes = False
+        self.wakes = ()
+        self.draws = {}
 
     @property
     def _db(self) -> sa.Connection:  # type: ignore[override]

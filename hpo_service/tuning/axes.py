@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -28,7 +28,6 @@ from hpo_service.domain.search_space import (
     Params,
     SearchSpace,
     Value,
-    index_of_choice,
 )
 
 AnyParameter = FloatParameter | IntParameter | CategoricalParameter
@@ -211,6 +210,25 @@ class Whole:
         return IntDistribution(self.low, self.point(self.size - 1), log=self.log, step=self.step)
 
 
+class ChoicePlaces:
+    """The places of choices in a list, each found at once: true is not 1, but 1.0 is, as `same_choice` says."""
+
+    def __init__(self, choices: Iterable[Value]) -> None:
+        self._places: dict[tuple[bool, Value], int] = {}
+        for choice in choices:
+            self.add(choice)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, choice: Value) -> int:
+        """Put it at the end, unless it is there."""
+        return self._places.setdefault((isinstance(choice, bool), choice), len(self._places))
+
+    def of(self, value: Value) -> int | None:
+        return self._places.get((isinstance(value, bool), value))
+
+
 @dataclass(frozen=True)
 class Choices:
     """Choices under their numbers in the list first given."""
@@ -218,6 +236,14 @@ class Choices:
     name: str
     values: Sequence[Value]
     numbers: tuple[int, ...]
+
+    @cached_property
+    def _places(self) -> ChoicePlaces:
+        return ChoicePlaces(self.values)
+
+    @cached_property
+    def _place_of_number(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self.numbers)}
 
     @property
     def size(self) -> int:
@@ -234,13 +260,17 @@ class Choices:
         return self.values[min(max(k, 0), len(self.values) - 1)]
 
     def index_of(self, value: Value) -> int | None:
-        return index_of_choice(self.values, value)
+        return self._places.of(value)
+
+    def place_of(self, number: int) -> int:
+        """Where the choice with this number stands; raise KeyError where there is none."""
+        return self._place_of_number[number]
 
     def nearest(self, number: Any) -> Value:
-        return self.values[self.numbers.index(int(number))]
+        return self.values[self.place_of(int(number))]
 
     def number_of(self, value: Value) -> float | None:
-        index = index_of_choice(self.values, value)
+        index = self._places.of(value)
         return None if index is None else self.numbers[index]
 
     def distribution(self) -> BaseDistribution:
@@ -255,10 +285,8 @@ def grid_size(low: float, high: float, step: float) -> int:
 def axis(name: str, parameter: AnyParameter, first: AnyParameter) -> Axis:
     """first: the parameter as the study was created with."""
     if isinstance(parameter, CategoricalParameter):
-        given = list(first.choices) if isinstance(first, CategoricalParameter) else []
-        given += [choice for choice in parameter.choices if index_of_choice(given, choice) is None]
-        numbers = [index_of_choice(given, choice) for choice in parameter.choices]
-        return Choices(name, parameter.choices, tuple(number for number in numbers if number is not None))
+        given = ChoicePlaces(first.choices if isinstance(first, CategoricalParameter) else ())
+        return Choices(name, parameter.choices, tuple(given.add(choice) for choice in parameter.choices))
     if isinstance(parameter, IntParameter):
         return Whole(name, parameter.low, parameter.high, parameter.step or 1, parameter.log)
     if parameter.step is not None:

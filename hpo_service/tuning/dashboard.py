@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from a2wsgi.wsgi import build_environ
 
 from hpo_service.domain.errors import HpoError, MalformedRequest, NotFound, Unavailable
+from hpo_service.domain.spreadsheet import quoted_csv
 
 if TYPE_CHECKING:
     from hpo_service.store import Database
@@ -59,8 +60,10 @@ def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | by
     try:
         if heads[-1][0] >= 400:
             raise _refusal(heads[-1][0], body)
-        yield heads[-1]
-        for chunk in body:
+        status, headers = heads[-1]
+        is_csv = any(name == b"content-type" and value.startswith(b"text/csv") for name, value in headers)
+        yield (status, [pair for pair in headers if pair[0] != b"content-length"]) if is_csv else heads[-1]
+        for chunk in quoted_csv(body) if is_csv else body:
             for start in range(0, len(chunk), PIECE_BYTES):
                 yield chunk[start : start + PIECE_BYTES]
     finally:

@@ -12,6 +12,9 @@ import numpy as np
 
 from hpo_service.tuning.parzen import LEAST_WIDTH, MANY, Coordinates, Floats, Mixture
 
+# Of how many axes one trial more moves so many kernels that all are measured in less time than these.
+_MANY_MOVED = 0.2
+
 
 class Others:
     """On some axes together. Trials are known by number, which is their age.
@@ -73,6 +76,8 @@ class Others:
             self._mixture.measure()
         elif self._neighbours is None:
             self._neighbours = [Neighbours(self._ranked_by(d)) for d in range(self._numeric)]
+            self._mixture.measure()
+        elif len(self._moved) > len(self._numbers) * _MANY_MOVED:
             self._mixture.measure()
         else:
             for number in self._moved:

@@ -77,7 +77,7 @@ class Coordinate:
     def place(self, number: Any) -> float:
         """Where a trial's number lies."""
         if isinstance(self.axis, Choices):
-            return self.axis.numbers.index(number)
+            return self.axis.place_of(int(number))
         return ((math.log(number) if self.log else number) - self.low) / self.span
 
     def value(self, place: float) -> Value:
@@ -323,7 +323,7 @@ class Mixture:
         for d in range(on.smooth, D):
             kernels *= self._masses(d, points[d])
         for c, each in enumerate(on.each[D:]):
-            kernels *= self._own_and_other(c, each.cells)[points[D + c].astype(np.intp)]
+            kernels *= self._own_or_other(c, each.cells, points[D + c].astype(np.intp))
         density: Floats = kernels @ self._factors
         return density
 
@@ -331,19 +331,25 @@ class Mixture:
         """(B, N): of the cells, in proportion to their extent."""
         of, N = self._on.each[d], self._size
         if d in self._cells:
-            masses: Floats = self._cells[d].T[:, :N].take(of.bounds.searchsorted(middles) - 1, axis=0)
-            return masses
+            return self._cells[d].T[:, :N].take(of.bounds.searchsorted(middles) - 1, axis=0)
+        if len(middles) > of.cells:  # each cell comes more than once on the average
+            masses = self._masses_between(d, of.bounds[:-1], of.bounds[1:])
+            return masses.take(of.bounds.searchsorted(middles) - 1, axis=0)
+        return self._masses_between(d, *of.edges(middles))
+
+    def _masses_between(self, d: int, low: Floats, high: Floats) -> Floats:
+        N = self._size
         centres, precisions = self._centres[:N, d], 1 / self._widths[:N, d]
-        low, high = of.edges(middles)
-        masses = ndtr((high[:, None] - centres) * precisions) - ndtr((low[:, None] - centres) * precisions)
+        masses: Floats = ndtr((high[:, None] - centres) * precisions) - ndtr((low[:, None] - centres) * precisions)
         masses *= (1 / (high - low))[:, None]
         return masses
 
-    def _own_and_other(self, c: int, choices: int) -> Floats:
-        """(number of choices, N): the share of each, in proportion to what chance would give it."""
+    def _own_or_other(self, c: int, choices: int, drawn: NDArray[np.intp]) -> Floats:
+        """(B, N): the share of each drawn choice in each kernel, in proportion to what chance would give it."""
         N, own = self._size, self._own_share(choices)
-        shares = np.full((choices, N), 1 - own)
-        shares[self._choices[1:N, c].astype(np.intp), np.arange(1, N)] = 1 - own + own * choices
+        if len(drawn) > choices:  # each choice is drawn more than once on the average
+            return self._own_or_other(c, choices, np.arange(choices)).take(drawn, axis=0)
+        shares = np.where(drawn[:, None] == self._choices[:N, c], 1 - own + own * choices, 1 - own)
         shares[:, 0] = 1.0
         return shares
 

@@ -21,10 +21,9 @@ from hpo_service.domain.search_space import (
     Params,
     SearchSpace,
     Value,
-    index_of_choice,
 )
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.axes import Axes, Axis
+from hpo_service.tuning.axes import Axes, Axis, ChoicePlaces
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -141,6 +140,7 @@ class Column:
         self._choices: list[Choice] | None = None
         if isinstance(parameter, CategoricalParameter):
             self._choices = list(parameter.choices)
+            self._places = ChoicePlaces(self._choices)
 
     def code(self, params: Params) -> float:
         if self.name not in params:
@@ -148,11 +148,10 @@ class Column:
         value = params[self.name]
         if self._choices is None:
             return OUTSIDE if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
-        index = index_of_choice(self._choices, value)
-        if index is None:
-            index = len(self._choices)
+        place = self._places.add(value)
+        if place == len(self._choices):
             self._choices.append(value)
-        return float(index)
+        return float(place)
 
     def value(self, code: float) -> Value:
         if self._choices is not None:

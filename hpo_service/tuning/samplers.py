@@ -15,6 +15,7 @@ from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import Axes, grid_size
 from hpo_service.tuning.covariance import CmaEs
+from hpo_service.tuning.draw_cost import too_slow
 from hpo_service.tuning.drawing import Sampler
 from hpo_service.tuning.gaussian import GaussianProcess
 from hpo_service.tuning.genetic import Nsga2
@@ -197,7 +198,7 @@ def check_sampler(spec: StudySpec) -> list[Fault]:
     name = spec.sampler.name
     kind = SAMPLERS[name]
     found = faults(f"the sampler {name}", kind.options, spec.sampler.params, "/sampler/params")
-    return [*found, *too_fine(spec)] or kind.refusals(spec)
+    return [*found, *too_fine(spec)] or kind.refusals(spec) or too_slow(spec)
 
 
 def make_sampler(spec: StudySpec) -> Sampler:
@@ -205,8 +206,3 @@ def make_sampler(spec: StudySpec) -> Sampler:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     assert spec.sampler.seed is not None
     return SAMPLERS[spec.sampler.name].make(spec, spec.sampler.seed)
-
-
-def is_quick(spec: StudySpec) -> bool:
-    """Whether a draw takes a fraction of a millisecond, at any size of the study."""
-    return spec.sampler.name in ("random", "grid", "qmc") or (spec.sampler.name == "tpe" and len(spec.directions) == 1)

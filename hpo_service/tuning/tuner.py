@@ -15,10 +15,11 @@ from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.draw_cost import is_quick
 from hpo_service.tuning.drawing import Drawn, Exhausted
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
-from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
+from hpo_service.tuning.samplers import check_sampler, make_sampler
 
 __all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "importances", "is_quick"]
 
@@ -31,10 +32,10 @@ def check(spec: StudySpec) -> list[Fault]:
 class Tuner:
     """Samples and prunes for one study; holds its history in memory. Its caller holds the study's lock."""
 
-    def __init__(self, spec: StudySpec) -> None:
-        """spec: one in which `check` finds no fault, with sampler.seed set."""
+    def __init__(self, spec: StudySpec, *, draws: bool = True) -> None:
+        """spec: one in which `check` finds no fault, with sampler.seed set. draws: else it only judges."""
         self._spec = spec
-        self._sampler = make_sampler(spec)
+        self._sampler = make_sampler(spec) if draws else None
         self._pruner = make_pruner(spec)
         self._space = spec.search_space
         self._axes = Axes(spec.search_space, spec.search_space)
@@ -45,7 +46,8 @@ class Tuner:
         A trial that was drawn counts as drawn once it is absorbed.
         """
         for trial in trials:
-            self._sampler.absorb(trial)
+            if self._sampler is not None:
+                self._sampler.absorb(trial)
             self._pruner.absorb(trial)
 
     def draw(self, number: int, space: SearchSpace, fixed: Params) -> Drawn:
@@ -59,6 +61,7 @@ class Tuner:
             self._space = space
         if fixed and self._axes.are_complete(fixed):
             return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
+        assert self._sampler is not None
         return self._sampler.draw(number, self._axes, fixed)
 
     def judge(self, number: int, reports: Curve | Mapping[int, float], new: Collection[int] = ()) -> Verdict:

@@ -50,7 +50,7 @@ def test_every_command_refuses_a_name_that_is_no_setting(
 
 def test_the_worker_alone_refuses_it_too() -> None:
     surroundings = {**os.environ, "HPO_TOKN": "x"}
-    command = [sys.executable, "-m", "worker", "--study", "x"]
+    command = [sys.executable, "-m", "hpo_worker", "--study", "x"]
     done = subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "HPO_TOKEN is" in done.stderr

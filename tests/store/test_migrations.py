@@ -92,3 +92,26 @@ def move(url: str, revision: str) -> Any:
             return last, connection.execute(sa.text("SELECT count(*) FROM hpo_attempts")).scalar()
     finally:
         engine.dispose()
+
+
+def test_version_8_finds_in_the_specs_whom_to_ask(database_url: str) -> None:
+    async def create(service: Service) -> None:
+        for name, fields in {
+            "own": {},
+            "kind": {"objective": {"kind": "k"}},
+            "both": {"objective": {"kind": "k"}, "limits": {"trials": 3, "running": 2}},
+        }.items():
+            await studies.create(service, StudySpec.model_validate({"name": name, "search_space": SPACE, **fields}))
+
+    async def columns(service: Service) -> Any:
+        def look(record: Record) -> Any:
+            query = sa.text("SELECT name, kind, limit_trials, limit_running FROM hpo_studies ORDER BY id")
+            return [tuple(row) for row in record._db.execute(query)]
+
+        return service.database.read(look)
+
+    _, before = opened(database_url, create, columns)
+    assert before == [("own", None, None, None), ("kind", "k", None, None), ("both", "k", 3, 2)]
+    move(database_url, "0005")
+    move(database_url, "head")
+    assert opened(database_url, columns) == [before]

@@ -108,7 +108,7 @@ def wait_until_gone(pids):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("objective", ["one_epoch_after_another", "one_long_epoch"])
 def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective, signum):
     process = start(objective)

@@ -10,6 +10,6 @@ from hpo_worker.start import worker
 
 if __name__ == "__main__":
     if "--help" not in sys.argv and (wrong := faults(os.environ)):
-        print("\n".join(wrong), file=sys.stderr)
+        sys.stderr.write("\n".join(wrong) + "\n")
         sys.exit(2)
     typer.run(worker)

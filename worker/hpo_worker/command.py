@@ -1,7 +1,8 @@
 """Trains a trial by running a command, in any language: parameters go in by placeholders, values come out by lines.
 
 {name} in an argument       the parameter; {{name}} stays {name}
-HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED
+HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED; HPO_SERVER and
+                            HPO_DATA as the agent has them, and nothing of what gives access to the service
 {"step": 3, "value": 0.8}   a line on standard output reports
 {"value": 0.9}              is the result
 """
@@ -19,16 +20,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.printable import printable
 from hpo_worker.departure import Leaving
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
+from hpo_worker.shared_variables import is_passed_on
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
-REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended
-KEY_VARIABLES = ("HPO_TOKEN", "HPO_TOKEN_FILE")
+KILL_SECONDS = 2.0  # for the watchdogs to end what is left
+REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended, where something holds them open
+WATCHDOG = Path(__file__).with_name("command_watchdog.py")
 LONGEST_LINE = 1 << 16
 LAST_WORDS = 300  # of the last line on standard error, in the reason of a failed trial
 
@@ -98,11 +103,11 @@ def as_text(value: Any) -> str:
 
 
 def environment_of(trial: TrainingTrial, around: Mapping[str, str]) -> dict[str, str]:
-    """The environment around the worker with the trial's parameters, and without the worker's key.
+    """The environment around the worker with the trial's parameters, and without its keys and passwords.
 
     The command talks to the worker alone; what it runs and logs is somebody else's.
     """
-    kept = {name: value for name, value in around.items() if name not in KEY_VARIABLES}
+    kept = {name: value for name, value in around.items() if is_passed_on(name)}
     named = {f"HPO_PARAM_{_as_variable(name)}": as_text(value) for name, value in trial.params.items()}
     return {**kept, **named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
 
@@ -154,17 +159,21 @@ def _number(value: Any) -> float:
 
 @dataclass
 class RunningCommand:
-    """One run of the command: its process, and what it has said so far."""
+    """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far."""
 
     process: subprocess.Popen[str]
+    lifeline: IO[bytes]
     result: Result | None = None
     last_words: str = ""
     ended: bool = False
 
-    def signal(self, signum: signal.Signals) -> None:
-        """To the command and all it has started: it leads a process group of its own."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signum)
+    def terminate(self) -> None:
+        """Ask the command to end; its watchdog passes the signal on to its process group."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Have its watchdog end it and all it has started, as when we are gone."""
+        self.lifeline.close()
 
 
 @dataclass
@@ -186,9 +195,10 @@ class CommandObjective:
                 _thread(self._wait, run),
             ]
             self._follow(run, trial)
-            _finish_reading(run, readers)
+            for reader in readers:
+                reader.join(REST_SECONDS)
         finally:
-            run.signal(signal.SIGKILL)  # nothing of a trial outlives it
+            run.kill()
             self.running.remove(run)
         if self.leaving:
             raise Leaving
@@ -206,29 +216,23 @@ class CommandObjective:
         with self.outbox.changed:
             self.leaving = True
             for run in self.running:
-                run.signal(signal.SIGTERM)
-            self.outbox.changed.wait_for(lambda: not self.running, GRACE_SECONDS)
-        self.kill()
+                run.terminate()
+            if not self.outbox.changed.wait_for(self._all_ended, GRACE_SECONDS):
+                self.kill()
+                self.outbox.changed.wait_for(self._all_ended, KILL_SECONDS)
+
+    def _all_ended(self) -> bool:
+        return all(run.ended for run in self.running)
 
     def kill(self) -> None:
         for run in list(self.running):
-            run.signal(signal.SIGKILL)
+            run.kill()
 
     def _start(self, trial: TrainingTrial) -> RunningCommand:
         with self.outbox.changed:
             if self.leaving:
                 raise Leaving
-            process = subprocess.Popen(  # noqa: S603 (the user's own command, and no shell)
-                fill_in(self.command, trial.params, self.names),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env=environment_of(trial, os.environ),
-                start_new_session=True,
-            )
-            run = RunningCommand(process)
+            run = _run(fill_in(self.command, trial.params, self.names), environment_of(trial, os.environ))
             self.running.append(run)
             return run
 
@@ -237,9 +241,9 @@ class CommandObjective:
         with self.outbox.changed:
             self.outbox.changed.wait_for(lambda: run.ended or self.leaving or trial.should_stop)
             if not run.ended and not self.leaving:
-                run.signal(signal.SIGTERM)
+                run.terminate()
             if not self.outbox.changed.wait_for(lambda: run.ended, GRACE_SECONDS):
-                run.signal(signal.SIGKILL)
+                run.kill()
                 self.outbox.changed.wait_for(lambda: run.ended)
 
     def _read_output(self, run: RunningCommand, trial: TrainingTrial) -> None:
@@ -249,15 +253,15 @@ class CommandObjective:
                 try:
                     trial.report(said.step, said.value, said.metrics)
                 except ValueError as error:
-                    print(f"hpo: {error}", file=sys.stderr, flush=True)
+                    _pass_on(f"hpo: {printable(str(error))}\n")
             elif isinstance(said, Result):
                 run.result = said
             else:
-                print(line, end="", file=sys.stderr, flush=True)
+                _pass_on(line)
 
     def _read_errors(self, run: RunningCommand) -> None:
         for line in _lines(run.process.stderr):
-            print(line, end="", file=sys.stderr, flush=True)
+            _pass_on(line)
             run.last_words = line.strip() or run.last_words
 
     def _wait(self, run: RunningCommand) -> None:
@@ -265,6 +269,35 @@ class CommandObjective:
         with self.outbox.changed:
             run.ended = True
             self.outbox.changed.notify_all()
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCommand:
+    ends_with_us, ours = os.pipe()
+    lifeline = os.fdopen(ours, "wb")
+    try:
+        process = subprocess.Popen(  # noqa: S603 (the user's own command, and no shell)
+            [sys.executable, "-I", "-S", str(WATCHDOG), str(ends_with_us), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment,
+            pass_fds=(ends_with_us,),
+            start_new_session=True,
+        )
+    except BaseException:
+        lifeline.close()
+        raise
+    finally:
+        os.close(ends_with_us)
+    return RunningCommand(process, lifeline)
+
+
+def _pass_on(line: str) -> None:
+    """What the command writes, as it writes it: it is the user's own. A terminal that is gone holds nothing up."""
+    with suppress(OSError, ValueError):
+        print(line, end="", file=sys.stderr, flush=True)
 
 
 def _thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
@@ -278,14 +311,6 @@ def _lines(stream: IO[str] | None) -> Iterable[str]:
     with stream:
         while line := stream.readline(LONGEST_LINE):
             yield line
-
-
-def _finish_reading(run: RunningCommand, readers: Sequence[threading.Thread]) -> None:
-    """Read what the command has left; what it started in the background may hold the pipes open, and is ended."""
-    for _ in range(2):
-        for reader in readers:
-            reader.join(REST_SECONDS)
-        run.signal(signal.SIGKILL)
 
 
 def _how_it_ended(run: RunningCommand) -> str:

@@ -1,4 +1,7 @@
-"""How a worker leaves: the first SIGTERM or SIGINT hands its trials back, the second ends it at once.
+"""How a worker leaves: the first signal hands its trials back, the second ends it at once.
+
+SIGHUP, a closed terminal, comes twice (from the kernel and from the shell), and systemd may send it after SIGTERM: it
+is never the second one. Where it is ignored, as under nohup, it stays so.
 
 Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
 long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
@@ -10,11 +13,12 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 GRACE_SECONDS = 1.5
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+AT_ONCE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)  # when they come second
 
 
 class Leaving(BaseException):
@@ -45,7 +49,7 @@ class Departure:
     def install(self) -> None:
         # The number of a signal is written here at once, even while the main thread is inside a C function.
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for each in SIGNALS:
+        for each in heeded():
             signal.signal(each, self._raise)
         # A process that an objective forks (multiprocessing) is not this worker: what ends it is its own. No signal
         # gets through before the handlers are out of the way: it would be lost.
@@ -79,20 +83,25 @@ class Departure:
             raise Leaving
 
     def _see_it_through(self) -> None:
-        self._wait_for_signal(None)
+        self._wait_for_signal(SIGNALS, None)
         for _ in range(2):  # for the training to break off, and for the calls that hand back
-            if (second := self._wait_for_signal(self._grace_seconds / 2)) is not None:
+            if (second := self._wait_for_signal(AT_ONCE, self._grace_seconds / 2)) is not None:
                 self._at_once()
                 os._exit(128 + second)
             self.hand_back()
         os._exit(0)
 
-    def _wait_for_signal(self, seconds: float | None) -> int | None:
+    def _wait_for_signal(self, awaited: Sequence[int], seconds: float | None) -> int | None:
         while select.select([self._received], [], [], seconds)[0]:
             (signum,) = os.read(self._received, 1)
-            if signum in SIGNALS:
+            if signum in awaited:
                 return int(signum)
         return None
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that ask us to leave: those that nohup has had ignored are left alone."""
+    return [each for each in SIGNALS if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def leave_with_parent() -> None:

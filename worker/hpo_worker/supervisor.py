@@ -16,9 +16,9 @@ from typing import IO
 
 import structlog
 
+from hpo_worker.departure import AT_ONCE, heeded
 from hpo_worker.worker_options import Options
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
 
 # Before NumPy is imported: a second BLAS thread gains nothing on networks this small, a second process does.
@@ -73,7 +73,7 @@ class Supervisor:
         os.set_blocking(wakeup, False)
         os.set_blocking(received, False)
         signal.set_wakeup_fd(wakeup)
-        for each in SIGNALS:
+        for each in heeded():
             signal.signal(each, lambda signum, frame: None)
         with selectors.DefaultSelector() as selector:
             selector.register(received, selectors.EVENT_READ)
@@ -120,6 +120,8 @@ class Supervisor:
 
     def _leave(self, signums: bytes) -> None:
         for signum in signums:
+            if self.signals and signum not in AT_ONCE:
+                continue
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum

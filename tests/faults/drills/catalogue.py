@@ -13,8 +13,10 @@ from drills import (
     bad_networks,
     changed_keys,
     cold_starts,
+    crowds,
     greedy_connections,
     jumping_clocks,
+    killed_agents,
     kills,
     large_studies,
     made_up_calls,
@@ -401,6 +403,35 @@ DRILLS = [
         *(5_000, 100_000),
         "reads-the-whole-curve",
         *(100_000, ("a report costs what it did at first",)),
+    ),
+    Drill(
+        "A command trains a trial beside no other command of it, however the agent before ended",
+        "kill -9, a closed terminal or SIGTERM to `hpo agent` while its command and a daemon of it run and do not mind "
+        "SIGTERM; the next agent; SQLite",
+        killed_agents.commands_orphaned,
+        "agents",
+        *(1, 12),
+        "commands-outlive",
+        *(3, ("one command a trial", "nothing is left")),
+    ),
+    Drill(
+        "Who waits costs those who work nothing, and is given a trial when there is one",
+        "two workers beside long polls of a paused study, then of one with nothing to give, then streams of a quiet "
+        "study, then of the one they work on; the server's processor time for a trial is compared; SQLite",
+        crowds.crowd_waits,
+        "waiting calls",
+        *(40, 200),
+        "every-change-wakes-all",
+        *(200, ("waiting costs those who work nothing",)),
+    ),
+    Drill(
+        "A draw holds up nobody but who asked for it",
+        "draws that take seconds, while a worker of another study sends heartbeats; SQLite",
+        crowds.draws_long,
+        "draws",
+        *(2, 8),
+        "draws-in-the-writer",
+        *(2, ("a draw holds up nobody",)),
     ),
 ]
 

@@ -350,6 +350,16 @@ def reads_the_whole_curve() -> None:
     workers._judge = judge_all
 
 
+def commands_outlive() -> None:
+    """A command of `hpo agent` knows nothing of the agent's end."""
+    from pathlib import Path
+
+    from hpo_worker import command
+
+    assert command.WATCHDOG.exists()
+    command.WATCHDOG = Path(__file__).with_name("unwatched_command.py")
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -359,6 +369,44 @@ def _rewrite_sql(*changes: tuple[str, str]) -> None:
         for before, after in changes:
             statement = statement.replace(before, after)
         return statement, parameters
+
+
+def every_change_wakes_all() -> None:
+    """Whatever changes wakes whoever waits, each stream reads by itself, and all look twice a second anyway."""
+    import itertools
+
+    from hpo_service.domain.altered import altered
+    from hpo_service.operations import feeds
+    from hpo_service.operations.waiting import WaitingAsks
+    from hpo_service.operations.watching import Watch
+
+    ids = itertools.count(2**40)
+    followed = feeds.Feeds.followed
+
+    def change_all(self: Any, _name: str = "") -> None:
+        for of_one in self._of.values():
+            for feed in of_one.values():
+                feed.change()
+
+    async def look(self: Any) -> None:
+        self._service.asks.leave()
+        change_all(self._service.feeds)
+
+    assert hasattr(WaitingAsks, "changed")
+    assert hasattr(Watch, "look")
+    WaitingAsks.changed = lambda self, _change: self.leave()  # type: ignore[method-assign]
+    Watch.look = look  # type: ignore[method-assign]
+    feeds.Feeds.changed = change_all  # type: ignore[method-assign]
+    feeds.Feeds.followed = lambda self, study, read: followed(self, altered(study, id=next(ids)), read)  # type: ignore[method-assign]
+    feeds.READ_EVERY_SECONDS = 0.0
+
+
+def draws_in_the_writer() -> None:
+    """Every draw is made inside of its call's transaction."""
+    from hpo_service.operations import tuners
+
+    assert hasattr(tuners.Tuners, "draws_apart")
+    tuners.Tuners.draws_apart = lambda self, study: False  # type: ignore[method-assign]
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {
@@ -392,6 +440,9 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         unbounded_trials,
         deletes_in_one_go,
         reads_the_whole_curve,
+        commands_outlive,
+        every_change_wakes_all,
+        draws_in_the_writer,
     )
 }
 

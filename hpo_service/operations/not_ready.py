@@ -1,0 +1,68 @@
+"""What a call may find while it runs: that something has to be computed first, outside of its transaction.
+
+Nobody else's call waits for that. The call is undone, what it lacks is made ready, and it runs once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import structlog
+
+from hpo_service.domain.errors import DrawFailed
+from hpo_service.domain.search_space import Params
+from hpo_service.domain.study import Study
+from hpo_service.store.writing_record import WritingRecord
+from hpo_service.tuning.drawing import Drawn
+
+log = structlog.get_logger()
+
+Work = Callable[[WritingRecord], Any]
+
+
+class Wanted(NamedTuple):
+    """A draw: of which trial, within which round's ranges, with which params given."""
+
+    number: int
+    round: int
+    fixed: Params
+
+
+class Ready(NamedTuple):
+    """drawn: None where the search space is exhausted."""
+
+    wanted: Wanted
+    drawn: Drawn | None
+
+
+Draws = Mapping[int, Ready]  # by the trial's number
+
+
+@dataclass
+class NotReady(Exception):
+    """The call needs these draws, which take long; or, without any, the study's history in its tuner."""
+
+    study: Study
+    wanted: tuple[Wanted, ...] = ()
+
+
+@dataclass
+class InTwo(Exception):
+    """A call that tells and asks: to be told by itself, and then to ask, since the draw takes long or has failed.
+
+    joined: the answer to both, from the two; the second is None where asking has failed.
+    """
+
+    tell: Work
+    ask: Work
+    joined: Callable[[Any, Any], Any]
+
+
+def draw_failed(study: Study, number: int, error: Exception) -> DrawFailed:
+    """The error for who asks; where it was raised goes into the log."""
+    sampler = study.spec.sampler.name
+    log.error("a draw failed", study=study.name, number=number, sampler=sampler, exc_info=error)
+    detail = f"the sampler {sampler} failed to draw trial {number} of study {study.name!r}: {error!r}"[:500]
+    return DrawFailed(f"{detail}; nothing was given out")

@@ -1,0 +1,168 @@
+"""Asks that wait for a trial: who is woken by what.
+
+Who waits for a study is woken by changes of that study, and no more of them than it may have trials to give; who waits
+for any study, by changes of studies of a kind that he can train. Waiting holds no thread and no database connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hpo_service.domain.sealed_test import BUILT_IN
+from hpo_service.domain.study import Study
+from hpo_service.store.record import Change
+
+EVERYBODY = 2**31
+
+
+@dataclass(eq=False)
+class Waiter:
+    worker_id: str
+    request_id: str
+    was_served: bool = False
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin_to_look(self) -> None:
+        """Take note from here on of what happens while one looks."""
+        self._woken.clear()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether there is reason to look, and nobody has yet."""
+        return self._woken.is_set()
+
+    async def wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
+
+
+class AnyStudy(NamedTuple):
+    """kinds: of the objective, or every one; only: the studies that a key is bound to, or every one."""
+
+    kinds: frozenset[str] | None
+    only: frozenset[str] | None
+
+    @classmethod
+    def of(cls, kinds: Collection[str] | None, only: Collection[str] | None) -> AnyStudy:
+        return cls(None if kinds is None else frozenset(kinds), None if only is None else frozenset(only))
+
+    def admits(self, study: Study) -> bool:
+        kind = study.spec.kind
+        if kind is None or (self.only is not None and study.name not in self.only):
+            return False
+        return self.kinds is None or kind in self.kinds or (study.sealed and BUILT_IN in self.kinds)
+
+
+class Room:
+    """Those who wait for the same, the first come first."""
+
+    def __init__(self) -> None:
+        self.waiters: dict[Waiter, None] = {}
+
+    def wake(self, count: int) -> None:
+        """See to it that so many are awake, or all."""
+        for waiter in self.waiters:
+            if count <= 0:
+                return
+            waiter.wake()
+            count -= 1
+
+
+class WaitingAsks:
+    def __init__(self) -> None:
+        self._of_study: dict[str, Room] = {}
+        self._of_any: dict[AnyStudy, Room] = {}
+        self._last: dict[str, Change] = {}  # of the studies that somebody waits for
+
+    def __bool__(self) -> bool:
+        return bool(self._of_study or self._of_any)
+
+    @property
+    def studies(self) -> list[str]:
+        """The names of those that somebody waits for."""
+        return list(self._of_study)
+
+    @property
+    def kinds_of_any(self) -> list[AnyStudy]:
+        return list(self._of_any)
+
+    @contextlib.contextmanager
+    def entered(self, awaited: str | AnyStudy, worker_id: str, request_id: str) -> Iterator[Waiter]:
+        """Enter before looking, so that nothing that happens after the look is missed. awaited: a study by its name."""
+        rooms: dict[str, Room] | dict[AnyStudy, Room] = self._of_study if isinstance(awaited, str) else self._of_any
+        room = rooms.setdefault(awaited, Room())  # type: ignore[arg-type]
+        waiter = Waiter(worker_id, request_id)
+        room.waiters[waiter] = None
+        try:
+            yield waiter
+            goes_on = waiter.was_served or waiter.is_awake
+        except BaseException:
+            goes_on = True
+            raise
+        finally:
+            del room.waiters[waiter]
+            if goes_on:
+                self._pass_on(awaited, room, waiter)
+            if not room.waiters:
+                del rooms[awaited]  # type: ignore[arg-type]
+                if isinstance(awaited, str):
+                    self._last.pop(awaited, None)
+
+    def _pass_on(self, awaited: str | AnyStudy, room: Room, gone: Waiter) -> None:
+        """There may be something for the next: one was given something, or was woken for nothing."""
+        if isinstance(awaited, AnyStudy):
+            room.wake(1)
+            return
+        last = self._last.get(awaited)
+        if last is not None:
+            self._wake_those_of(awaited, last)
+        for other in room.waiters:
+            if gone.was_served and other.request_id == gone.request_id:
+                other.wake()  # the call was repeated: it has its answer now
+
+    def changed(self, change: Change) -> None:
+        study = change.study
+        if study.name in self._of_study:
+            self._last[study.name] = change
+            self._wake_those_of(study.name, change)
+        if self._of_any and study.spec.kind is not None:
+            count = 1 if study.sealed else study.may_give(change.round)
+            for awaited, room in self._of_any.items():
+                if count and awaited.admits(study):
+                    room.wake(count)
+
+    def _wake_those_of(self, name: str, change: Change) -> None:
+        study = change.study
+        goes_home = study.sealed or not study.state.waits
+        self._of_study[name].wake(EVERYBODY if goes_home else study.may_give(change.round))
+
+    def gone(self, name: str) -> None:
+        """The study was deleted."""
+        if name in self._of_study:
+            self._of_study[name].wake(EVERYBODY)
+
+    def may_be_served(self, awaited: AnyStudy, count: int) -> None:
+        """So many studies have something for those who wait for any."""
+        if awaited in self._of_any:
+            self._of_any[awaited].wake(count)
+
+    def drain(self, workers: Collection[str]) -> None:
+        """Wake these workers, who are to be sent home."""
+        for waiter in self._all():
+            if waiter.worker_id in workers:
+                waiter.wake()
+
+    def leave(self) -> None:
+        for waiter in self._all():
+            waiter.wake()
+
+    def _all(self) -> Iterator[Waiter]:
+        for room in (*self._of_study.values(), *self._of_any.values()):
+            yield from room.waiters
