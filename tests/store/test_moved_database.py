@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from hpo_service.api import readiness
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store.database_file import DatabaseFile
 
 STUDY = {"name": "s", "search_space": {"x": {"type": "float", "low": 0.0, "high": 1.0}}, "sampler": {"name": "random"}}
 _requests = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def readiness_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is good for a second otherwise."""
+    monkeypatch.setattr(readiness, "GOOD_FOR_SECONDS", 0.0)
 
 
 class Served:
