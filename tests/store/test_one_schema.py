@@ -30,6 +30,9 @@ FROZEN = {
     "versions/0004_the_dataset.py": "62c65f5f9be33d9cad1d9500ae04a79694b85375d4a093bb1df6cbb708c83cdd",
     "versions/0005_fewer_rows_a_call.py": "65f7af043a9d405e7ce253ee461dcfac5c8ca4a143faffc25bc8df0960af6242",
     "versions/0006_one_schema.py": "40b1f5cc025165c00c32dfc3e0b5cb8abb6d2988dcf90341e88eeab999e244ae",
+    "versions/0007_outages.py": "34cadf9509e7805441c8ebe9c0669b1160e6ed31cda4b7a750686ea172959bfc",
+    "versions/0008_deletion_in_pieces.py": "25cce81fce81da7e2a4ccd36da17755387fcc8ca30057de17769f36934b30fc4",
+    "versions/0009_whom_to_ask.py": "b3922fb3a5825971bf72538b9f9057ff565701b6410129eee151b13cd9199529",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 
