@@ -202,16 +202,16 @@ def test_metrics_of_the_end_are_kept_with_the_trial(either: Any) -> None:
 
 
 @pytest.mark.parametrize("reason", ["\u0000", "a\u0000b"])
-def test_a_reason_with_a_nul_is_answered_alike_on_both_databases(either: Any, reason: str) -> None:
+def test_a_reason_with_a_nul_is_refused(either: Any, reason: str) -> None:
     name = either.create()
     either.ask(name, count=2)
     for number, call in ((0, {"state": "FAIL"}), (1, None)):
         verb = "tell" if call else "release"
         answer = either.work(name, number, verb, reason=reason, **(call or {}))
-        assert answer.status_code in (200, 422)
+        assert either.pointers(answer) == ["/reason"]
 
 
-@pytest.mark.parametrize("text", ["é ü 中 🙂", "a\u0000b", "\u007f\u0085\u2028"])
+@pytest.mark.parametrize("text", ["é ü 中 🙂", "\u007f\u0085\u2028"])
 def test_any_text_in_metrics_metadata_choices_and_objective_comes_back(either: Any, text: str) -> None:
     space = {"c": {"type": "categorical", "choices": [text]}}
     name = either.create(
