@@ -80,6 +80,9 @@ class Curve:
         if value in self._held:
             self._held[value] = True
         chunks = self._chunks
+        if self.is_beyond(step) and chunks and len(chunks[-1].steps) < _LARGEST_CHUNK:
+            self._append(chunks[-1], step, value, size)  # as most come
+            return
         place = bisect_right(self._firsts, step) - 1
         if place < 0:
             if not chunks:
@@ -107,6 +110,21 @@ class Curve:
             upper = chunk.split()
             chunks.insert(place + 1, upper)
             self._firsts.insert(place + 1, upper.steps[0])
+
+    def is_beyond(self, step: int) -> bool:
+        """Whether it lies beyond all that are there."""
+        return not self._chunks or step > self._chunks[-1].steps[-1]
+
+    def _append(self, chunk: _Chunk, step: int, value: float, size: int) -> None:
+        chunk.steps.append(step)
+        chunk.values.append(value)
+        chunk.sizes.append(size)
+        if value < chunk.least:
+            chunk.least = value
+        if value > chunk.greatest:
+            chunk.greatest = value
+        self._length += 1
+        self.bytes += size
 
     def _replace(self, chunk: _Chunk, at: int, value: float, size: int) -> None:
         self.bytes += size - chunk.sizes[at]
@@ -138,6 +156,8 @@ class Curve:
 
     def find(self, step: int) -> tuple[float, int] | None:
         """The value and the bytes of this step's report."""
+        if self.is_beyond(step):
+            return None
         place = bisect_right(self._firsts, step) - 1
         if place < 0:
             return None

@@ -17,7 +17,7 @@ from hpo_service.store.writing_record import WritingRecord
 PERIOD_SECONDS = 1.0
 # A transaction that takes less may do more, one that takes more shall do less.
 SHORT_SECONDS, LONG_SECONDS = 0.006, 0.015
-FEWEST, MOST = 200, 4000  # rows of a transaction
+FEWEST, MOST = 100, 4000  # rows of a transaction
 
 
 @dataclass(frozen=True)

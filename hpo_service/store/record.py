@@ -80,17 +80,7 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
     return sa.or_(expires_at <= _NOW, expires_at > _NOW + studies.c.lease_seconds)
 
 
-LARGEST_REVISION = 2**62
-_CHANGED = sa.and_(
-    trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"), trials.c.revision <= _b("upto")
-)
-_NTH_CHANGED = (
-    sa.select(trials.c.revision)
-    .where(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
-    .order_by(trials.c.revision)
-    .offset(_b("n") - 1)
-    .limit(1)
-)
+_CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
 _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (

@@ -37,8 +37,9 @@ class KeptReport(NamedTuple):
 
 
 def kept_report(step: int, value: float, metrics: bytes | None) -> KeptReport:
-    beside = _BESIDE_METRICS + len(b"%d" % step) + len(to_json(jsonable(value)))
-    return KeptReport(value, beside + len(metrics or _NONE), metrics)
+    value_text = to_json(value) if value - value == 0 else to_json(jsonable(value))  # finite, as nearly all are
+    size = _BESIDE_METRICS + len(b"%d" % step) + len(value_text) + len(metrics or _NONE)
+    return KeptReport(value, size, metrics)
 
 
 def checked_report(step: int, value: float, metrics: Mapping[str, Any] | None) -> KeptReport:
@@ -91,7 +92,8 @@ class TrialReports:
 
     def __setitem__(self, step: int, report: KeptReport) -> None:
         self.curve.put(step, report.value, report.size)
-        self._drop_metrics(step)
+        if step in self._metrics:
+            self._drop_metrics(step)
         if report.metrics is not None:
             self._metrics[step] = report.metrics
             self._metrics_bytes += len(report.metrics)

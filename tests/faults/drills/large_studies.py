@@ -124,7 +124,7 @@ def _high_water_mark(pid: int) -> int:
 _TRIALS = 200
 _FILL = (
     "WITH RECURSIVE steps(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < ?) "
-    "INSERT INTO hpo_reports (trial_id, step, value) SELECT t.id, steps.step, 0.5 FROM hpo_trials t, steps "
+    "INSERT INTO hpo_reports (trial_id, step, value) SELECT t.id, steps.step, 0.5 FROM hpo_trials t CROSS JOIN steps "
     "WHERE t.study_id = (SELECT id FROM hpo_studies WHERE name = 'large')"
 )
 
