@@ -1,4 +1,4 @@
-"""Writes what asks, reports, beats and deletions write, and undoes it: whether the database lets a server do its work."""
+"""Writes what asks, reports, beats and deletions write, and undoes it: whether the database lets a server work."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _write_and_delete_who_is_there(connection: sa.Connection, now: float) -> Non
         (servers, {"server_id": name, "served_until": now}, "served_until"),
         (outages, {"server_id": name, "began": now, "ended": now}, "ended"),
     ):
-        mine = list(table.primary_key)[0] == name
+        mine = next(iter(table.primary_key)) == name
         connection.execute(sa.insert(table), row)
         connection.execute(sa.select(table).where(mine).with_for_update()).one()
         connection.execute(sa.update(table).where(mine).values({column: now}))

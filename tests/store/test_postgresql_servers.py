@@ -175,19 +175,12 @@ def test_a_standby_is_refused_in_words(own_postgres: Postgres, tmp_path: Path) -
 
 
 # Each that a server's own work takes, but for the keys, which `hpo token` writes.
+_TABLES = ("studies", "rounds", "trials", "attempts", "reports", "answers", "tests", "workers", "servers", "outages")
 RIGHTS = [
-    *itertools.product(
-        ("INSERT", "DELETE"),
-        (
-            *("hpo_studies", "hpo_rounds", "hpo_trials", "hpo_attempts", "hpo_reports", "hpo_answers", "hpo_tests"),
-            *("hpo_workers", "hpo_servers", "hpo_outages"),
-        ),
-    ),
-    *itertools.product(
-        ("UPDATE",),
-        ("hpo_studies", "hpo_rounds", "hpo_trials", "hpo_attempts", "hpo_reports", "hpo_tests", "hpo_workers")
-        + ("hpo_servers", "hpo_outages"),
-    ),
+    (right, f"hpo_{name}")
+    for right in ("INSERT", "UPDATE", "DELETE")
+    for name in _TABLES
+    if (right, name) != ("UPDATE", "answers")  # which nobody changes
 ]
 
 
