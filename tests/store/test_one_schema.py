@@ -266,8 +266,8 @@ def objects(connection: sa.Connection) -> Any:
         return description(connection)
     look = sa.inspect(connection)
     tables = [name for name in look.get_table_names() if name.startswith("hpo_")]
-    whole = [row for row in description(connection) if row[0] not in ("table",)]
-    return whole, {
+    others = [row for row in description(connection) if row[0] != "table"]
+    return others, {
         name: (
             sorted(
                 (column["name"], str(column["type"]), column["nullable"], column["default"])
