@@ -1,4 +1,4 @@
-"""Writes what an ask, a report and a deletion write, and undoes it: whether the database lets a server do its work."""
+"""Writes what asks, reports, beats and deletions write, and undoes it: whether the database lets a server work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.engine import one_line
-from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials
+from hpo_service.store.tables import (
+    answers,
+    attempts,
+    outages,
+    reports,
+    rounds,
+    servers,
+    studies,
+    tests,
+    trials,
+    workers,
+)
 
 _NO_RIGHT = "42501"  # SQLSTATE
 
@@ -17,7 +28,8 @@ def try_all(connection: sa.Connection, now: float) -> None:
     """Raise Unavailable, in words, with the transaction as it was before."""
     connection.exec_driver_sql("SAVEPOINT tried")
     try:
-        _write_and_delete(connection, now)
+        _write_and_delete_a_study(connection, now)
+        _write_and_delete_who_is_there(connection, now)
     except sa.exc.DBAPIError as error:
         if error.connection_invalidated:
             raise
@@ -27,7 +39,7 @@ def try_all(connection: sa.Connection, now: float) -> None:
     connection.exec_driver_sql("RELEASE SAVEPOINT tried")
 
 
-def _write_and_delete(connection: sa.Connection, now: float) -> None:
+def _write_and_delete_a_study(connection: sa.Connection, now: float) -> None:
     """A study with all that can belong to it, under a name that none can have."""
     name = f" {secrets.token_hex(8)}"
     study = {"name": name, "spec": {}, "created_with": "", "state": "PAUSED", "created_at": now, "lease_seconds": 1}
@@ -45,11 +57,29 @@ def _write_and_delete(connection: sa.Connection, now: float) -> None:
     connection.execute(sa.select(studies.c.id).where(studies.c.id == study_id).with_for_update()).one()
     for table, key in ((studies, studies.c.id), (trials, trials.c.study_id), (rounds, rounds.c.study_id)):
         connection.execute(sa.update(table).where(key == study_id).values(revision=2))
+    connection.execute(sa.update(tests).where(tests.c.study_id == study_id).values(state="FAIL"))
     for table, column in ((attempts, "started_at"), (reports, "value")):
         connection.execute(sa.update(table).where(table.c.trial_id == trial_id).values({column: now}))
     for table in (reports, attempts):
         connection.execute(sa.delete(table).where(table.c.trial_id == trial_id))
+    for table in (trials, answers, tests, rounds):
+        connection.execute(sa.delete(table).where(table.c.study_id == study_id))
     connection.execute(sa.delete(studies).where(studies.c.id == study_id))
+
+
+def _write_and_delete_who_is_there(connection: sa.Connection, now: float) -> None:
+    """A worker, a server and an outage, under names that none can have."""
+    name = f" {secrets.token_hex(8)}"
+    for table, row, column in (
+        (workers, {"worker_id": name, "last_seen_at": now, "draining": False}, "last_seen_at"),
+        (servers, {"server_id": name, "served_until": now}, "served_until"),
+        (outages, {"server_id": name, "began": now, "ended": now}, "ended"),
+    ):
+        mine = next(iter(table.primary_key)) == name
+        connection.execute(sa.insert(table), row)
+        connection.execute(sa.select(table).where(mine).with_for_update()).one()
+        connection.execute(sa.update(table).where(mine).values({column: now}))
+        connection.execute(sa.delete(table).where(mine))
 
 
 def _words(connection: sa.Connection, error: sa.exc.DBAPIError) -> str:

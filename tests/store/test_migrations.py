@@ -94,7 +94,7 @@ def move(url: str, revision: str) -> Any:
         engine.dispose()
 
 
-def test_version_8_finds_in_the_specs_whom_to_ask(database_url: str) -> None:
+def test_version_9_finds_in_the_specs_whom_to_ask(database_url: str) -> None:
     async def create(service: Service) -> None:
         for name, fields in {
             "own": {},

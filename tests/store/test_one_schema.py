@@ -99,6 +99,21 @@ def move(connection: sa.Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
+def move_back(connection: sa.Connection, revision: str) -> None:
+    config = schema._config()
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
+VERSIONS = sorted(script.revision for script in schema._scripts().walk_revisions())
+
+
+def test_the_versions_follow_each_other_as_their_numbers_do() -> None:
+    scripts = {script.revision: script for script in schema._scripts().walk_revisions()}
+    assert [scripts[number].down_revision for number in VERSIONS] == [None, *VERSIONS[:-1]]
+    assert all(Path(scripts[number].path).name.startswith(f"{number}_") for number in VERSIONS)
+
+
 @pytest.fixture
 def empty(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without any schema, of the same kind as the one with it."""
@@ -127,7 +142,7 @@ def test_every_version_5_becomes_the_schema_of_a_new_database_and_keeps_its_rows
         assert rows(connection) == before
 
 
-@pytest.mark.parametrize("number", [f"{number:04}" for number in range(1, 6)])
+@pytest.mark.parametrize("number", VERSIONS[:-1])
 def test_a_database_of_any_earlier_version_becomes_the_schema_of_a_new_one(
     number: str, empty: str, database_url: str
 ) -> None:
@@ -137,6 +152,25 @@ def test_a_database_of_any_earlier_version_becomes_the_schema_of_a_new_one(
     upgrade(empty)
     with connected(empty) as connection, connected(database_url) as new:
         assert description(connection) == description(new)
+
+
+def test_each_version_is_gone_back_to_as_it_was(empty: str) -> None:
+    """Version 5 has made databases of three schemas; who goes back further than 6 finds one that 5 could have made."""
+    later = VERSIONS[VERSIONS.index("0006") :]
+    with connected(empty) as connection:
+        on_the_way_up = {}
+        for number in later:
+            move(connection, number)
+            on_the_way_up[number] = objects(connection)
+        add_rows(connection, "fine")
+        before = rows(connection)
+        for number in reversed(later[:-1]):
+            move_back(connection, number)
+            assert objects(connection) == on_the_way_up[number], number
+            assert rows(connection) == before
+        move(connection, "head")
+        assert objects(connection) == on_the_way_up[later[-1]]
+        assert rows(connection) == before
 
 
 def test_nul_that_was_taken_before_becomes_what_can_be_read(empty: str) -> None:
@@ -224,3 +258,25 @@ def description(connection: sa.Connection) -> list[tuple[Any, ...]]:
         queries = _POSTGRESQL
     found = [tuple(row) for query in queries for row in connection.execute(sa.text(query))]
     return sorted(tuple(" ".join(str(cell).split()) for cell in row) for row in found)
+
+
+def objects(connection: sa.Connection) -> Any:
+    """The same, free of the order in which constraints and columns came to be there, and of the words for it."""
+    if connection.dialect.name == "postgresql":
+        return description(connection)
+    look = sa.inspect(connection)
+    tables = [name for name in look.get_table_names() if name.startswith("hpo_")]
+    others = [row for row in description(connection) if row[0] != "table"]
+    return others, {
+        name: (
+            sorted(
+                (column["name"], str(column["type"]), column["nullable"], column["default"])
+                for column in look.get_columns(name)
+            ),
+            look.get_pk_constraint(name),
+            sorted(map(str, look.get_foreign_keys(name))),
+            sorted(map(str, look.get_unique_constraints(name))),
+            sorted(map(str, look.get_check_constraints(name))),
+        )
+        for name in tables
+    }
