@@ -19,7 +19,7 @@ from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_jso
 from hpo_service.client.conclusion import as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
-from hpo_service.client.retries import NEVER, Retries
+from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
 from hpo_service.domain.search_space import choice, integer, log_uniform, uniform
@@ -27,6 +27,7 @@ from hpo_service.domain.search_space import choice, integer, log_uniform, unifor
 __all__ = [
     "FINAL_STATES",
     "NEVER",
+    "PATIENTLY",
     "BrokenOff",
     "Client",
     "Event",
