@@ -14,11 +14,16 @@ TOKEN, TOKEN_FILE, PRIVATE_KEY_HASH = "HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_PRIVAT
 # Of the commands that speak to a server, of the SDK, and of workers.
 OF_CALLERS = ("HPO_SERVER", TOKEN, TOKEN_FILE, "HPO_DATA")
 # docker-compose.yml fills these in by itself; in somebody's shell they mean nothing to the commands.
-OF_COMPOSE = ("HPO_PORT", "HPO_DASHBOARD_PORT", "HPO_WORKER_PROCESSES")
+OF_COMPOSE = (
+    *("HPO_PORT", "HPO_DASHBOARD_PORT", "HPO_WORKER_PROCESSES", "HPO_BACKUP_SECONDS", "HPO_BACKUPS_KEPT"),
+    *("HPO_DB_MEMORY", "HPO_SERVER_MEMORY", "HPO_WORKER_MEMORY"),
+    *("HPO_DOMAIN", "HPO_TLS", "HPO_TLS_ADDRESS", "HPO_HTTP", "HPO_HTTPS", "HPO_HTTP_PORT", "HPO_HTTPS_PORT"),
+    "HPO_UPSTREAM",
+)
 # hpo agent gives these to the command that it runs, which may be a command of ours.
 OF_A_TRIAL = ("HPO_STUDY", "HPO_TRIAL", "HPO_SEED")
 # Between our own processes, and in the tests.
-INNER = ("HPO_LIFELINE", "HPO_PICTURES")
+INNER = ("HPO_LIFELINE", "HPO_PICTURES", "HPO_SECRETS_DESCRIPTOR")
 FAMILIES = ("HPO_PARAM_", "HPO_DRILL_")  # hpo agent's, and the drills'
 
 _OTHERS = frozenset(OF_CALLERS + OF_COMPOSE + OF_A_TRIAL + INNER)

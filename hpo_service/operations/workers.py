@@ -47,7 +47,7 @@ from hpo_service.operations.resources import (
 )
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.operations.waiting import AnyStudy
+from hpo_service.operations.waiting import AnyStudy, Waiter
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.trial_reports import checked_report
@@ -55,6 +55,7 @@ from hpo_service.store.writing_record import WritingRecord
 
 FEW_TO_ASK = 16  # studies
 
+CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
 T = TypeVar("T")
 CallerLeft = Callable[[], Awaitable[bool]]
 
@@ -147,14 +148,22 @@ async def _ask(
             service.watch.begin()
             service.long_polls += 1
             try:
-                await waiter.wait(left)
+                # Who has hung up while waiting shall not be given a trial that nobody trains.
+                if await _has_left_while_waiting(waiter, deadline, caller_left):
+                    break
             finally:
                 service.long_polls -= 1
-            # Who has hung up while waiting shall not be given a trial that nobody trains.
-            if await caller_left():
-                break
         waiter.was_served = bool(found.answer["trials"])
     return found.answer
+
+
+async def _has_left_while_waiting(waiter: Waiter, deadline: float, caller_left: CallerLeft) -> bool:
+    """Wait until there is reason to look, or the time is over; a caller who goes, or whose key does, is noticed."""
+    while not waiter.is_awake and (left := deadline - time.monotonic()) > 0:
+        await waiter.wait(min(left, CALLER_LOOKED_AT_SECONDS))
+        if await caller_left():
+            return True
+    return await caller_left()
 
 
 async def _write_once(service: Service, work: Callable[[WritingRecord], T], studies: list[str]) -> T:

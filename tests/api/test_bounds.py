@@ -305,11 +305,13 @@ def test_an_event_carries_the_last_reports_that_fit(own: Any) -> None:
             lambda record: events._since(record, record.study(study), record.study(study).id, 0)
         )
 
-    found, _ = look(name)
-    (trial,) = [json.loads(data) for _, kind, data in found if kind == b"trial"]
+    def trials_in(study: str) -> list[Any]:
+        sent = [event.sent.decode().split("\n") for event in look(study).events]
+        return [json.loads(data.removeprefix("data: ")) for kind, _, data, *_ in sent if kind == "event: trial"]
+
+    (trial,) = trials_in(name)
     assert trial["reports"] == the_last_that_fit(every, sizes.CARRIED_REPORTS)
-    found, _ = look(small)
-    assert [json.loads(data)["reports"] for _, kind, data in found if kind == b"trial"] == [few]
+    assert [trial["reports"] for trial in trials_in(small)] == [few]
 
 
 @pytest.mark.parametrize("order_by", ["number", "value"])

@@ -171,7 +171,7 @@ def test_a_long_poll_and_a_stream_are_seen_while_they_last(tmp_path):
         asking, streaming = server.connect(), server.connect()
         body = {"worker_id": "w", "request_id": "r", "wait_seconds": 30}
         asking.sendall(request(f"/v1/studies/{name}/trials:ask", body))
-        streaming.sendall(f"GET /v1/studies/{name}/events HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        streaming.sendall(f"GET /v1/studies/{name}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         eventually(lambda: (server.service.long_polls, server.service.streams) == (1, 1))
         found = Exposed(_get(server, "/metrics"))
         assert found("hpo_connections_open") >= 3
@@ -184,7 +184,7 @@ def test_a_long_poll_and_a_stream_are_seen_while_they_last(tmp_path):
 
 def _get(server: Served, path: str) -> str:
     with server.connect() as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         read = b"".join(iter(lambda: connection.recv(65536), b""))
     return read.partition(b"\r\n\r\n")[2].decode()
 
@@ -218,7 +218,7 @@ def test_what_is_refused_at_the_gate_and_wrong_keys_are_counted(tmp_path):
         def refused(status: str) -> float:
             with server.connect() as connection:
                 connection.sendall(
-                    b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer %s\r\n\r\n"
+                    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer %s\r\n\r\n"
                     % token.encode()
                 )
                 read = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")[2].decode()
@@ -228,12 +228,14 @@ def test_what_is_refused_at_the_gate_and_wrong_keys_are_counted(tmp_path):
             return found("hpo_connections_refused_total", status=status)
 
         before = {what: refused(what) for what in ("400", "408", "431", "key")}
-        for sent in (b"NONSENSE\r\n\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 70_000):
+        for sent in (b"NONSENSE\r\n\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000):
             with server.connect() as connection:
                 connection.sendall(sent)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 4")
         with server.connect() as connection:
-            connection.sendall(b"GET /v1/studies HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer hpo_wrong\r\n\r\n")
+            connection.sendall(
+                b"GET /v1/studies HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer hpo_wrong\r\n\r\n"
+            )
             assert connection.recv(65536).startswith(b"HTTP/1.1 401")
         after = {what: refused(what) for what in before}
         assert after == {what: count + 1 for what, count in before.items()}

@@ -54,7 +54,7 @@ def served(tmp_path: Path, lines: Any) -> Iterator[Served]:
 
 def get(server: Served, path: str, *headers: str) -> Answer:
     with server.connect() as connection:
-        return send(connection, "\r\n".join([f"GET {path} HTTP/1.1", "Host: h", *headers, "", ""]).encode())
+        return send(connection, "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
 
 
 # -- ids --------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines
     [
         (b"NONSENSE\r\n\r\n", 400, "malformed_request"),
         (b"GET / HTTP/1.1\r\nX-Request-Id: mine\r\nX", 408, "request_timeout"),
-        (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 70_000, 431, "too_large"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000, 431, "too_large"),
     ],
 )
 def test_each_refusal_at_the_gate_has_a_line(tmp_path, lines, sent, status, code):
@@ -189,10 +189,10 @@ def test_too_many_connections_and_too_large_a_body_have_a_line(tmp_path, lines):
     server = Served(f"sqlite:///{tmp_path}/hpo.db", connections=1)
     try:
         first = server.connect()
-        send(first, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        send(first, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with server.connect() as second:
             assert Answer(second).status == 503
-        answer = send(first, b"POST /v1/studies HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n")
+        answer = send(first, b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n")
         assert answer.status == 413
     finally:
         server.stop()
@@ -227,7 +227,7 @@ def test_a_stream_that_breaks_off_has_a_line_and_is_not_ended_as_if_it_were_whol
     monkeypatch.setattr(export, "pieces", broken)
     name = served.create()
     with served.connect() as connection:
-        connection.sendall(f"GET /v1/studies/{name}/trials:export HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        connection.sendall(f"GET /v1/studies/{name}/trials:export HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         read = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b"the beginning" in read
     assert not read.endswith(b"0\r\n\r\n")
@@ -239,7 +239,7 @@ def test_a_stream_that_breaks_off_has_a_line_and_is_not_ended_as_if_it_were_whol
 
 def test_a_caller_that_hangs_up_is_no_fault_of_the_server(served, lines):
     with served.connect() as connection:
-        connection.sendall(b"POST /v1/studies HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         time.sleep(0.1)
     assert get(served, "/healthz").status == 200
     assert [line for line in lines() if line["level"] != "info"] == []

@@ -86,7 +86,7 @@ def _moved_once(place: Place, how: Callable[[Path], Path | None]) -> Outcome:
         study.work_on(40)
         left = how(file)
         time.sleep(0.7)
-        ready = server.call("GET", "/readyz")[0]
+        ready = _readiness(server)
         server.kill()
     history = read_histories(study.crew.histories())
     told = _acknowledged_results(history)
@@ -169,13 +169,21 @@ def database_back(place: Place, size: int) -> Outcome:
             there, back = (file, away) if index % 2 else (file.parent, place.folder / "away")
             there.rename(back)
             time.sleep(place.random.uniform(0.05, 0.5))
-            if server.call("GET", "/readyz")[0] != 503:
+            if _readiness(server) != 503:
                 violations.append("readiness: /readyz was not 503 while the file was away")
             back.rename(there)
             violations += _ready_again(server)
         outcome = study.drained(size)
     outcome.violations += violations
     return outcome
+
+
+def _readiness(server: Server) -> int:
+    """The answer of /readyz, which may be a second old: 503 as soon as it is that."""
+    deadline = time.monotonic() + 3.0
+    while (status := server.call("GET", "/readyz")[0]) != 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return int(status)
 
 
 def _ready_again(server: Server) -> list[str]:

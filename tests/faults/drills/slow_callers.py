@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 
-_HEAD = b"POST /v1/studies HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
+_HEAD = b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
 DRIBBLE_SECONDS = 0.4
 PAUSE_SECONDS = 1.0
 

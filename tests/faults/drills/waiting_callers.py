@@ -38,7 +38,7 @@ class Callers:
                 "wait_seconds": WAIT_SECONDS,
             }
             body = json.dumps(ask)
-            head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             try:
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
@@ -52,7 +52,7 @@ class Callers:
     async def _follow(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            writer.write(f"GET /v1/studies/{self._study}/events HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            writer.write(f"GET /v1/studies/{self._study}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             while line := await reader.readline():
                 self.events += line.startswith(b"id:")
         finally:
