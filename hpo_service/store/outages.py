@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,9 +77,11 @@ class Uptime:
         """The outage that has not been recorded yet, if there is one; it ends now at the earliest."""
         if self._last is None:
             return None if math.isinf(self._began) else Outage(0.0, now)
-        if self._elapsed() - self._last.elapsed <= SHORTEST_OUTAGE_SECONDS:
+        elapsed = self._elapsed() - self._last.elapsed
+        if elapsed <= SHORTEST_OUTAGE_SECONDS:
             return None
-        return Outage(min(self._last.at + BEAT_SECONDS, now), now)
+        # Never longer than the time that has passed: the database's clock may have jumped meanwhile.
+        return Outage(max(min(self._last.at + BEAT_SECONDS, now), now - (elapsed - BEAT_SECONDS)), now)
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,26 @@ class KnownOutages:
     def until(self, now: float, own: Outage | None) -> tuple[Outage, ...]:
         """All that a lease is not charged with. Another server's silence since its last beat is no worker's."""
         silent = [Outage(at, min(now, at + GONE_SECONDS)) for at in self.others if at < now]
-        return disjoint([*self.recorded, *silent, *([own] if own is not None else [])])
+        return disjoint([*_before(self.recorded, now), *silent, *([own] if own is not None else [])])
 
 
-def read_outages(db: sa.Connection) -> tuple[Outage, ...]:
-    return disjoint(Outage(began, ended) for began, ended in db.execute(_RECORDED))
+def _before(recorded: Iterable[Outage], now: float) -> list[Outage]:
+    """Those that can have been: one that ends in the future was recorded before the clock was put back."""
+    return [outage for outage in recorded if outage.ended <= now + AHEAD_SECONDS]
+
+
+def read_outages(db: sa.Connection, now: float) -> tuple[Outage, ...]:
+    return disjoint(_before(_recorded(db), now))
+
+
+def _recorded(db: sa.Connection) -> list[Outage]:
+    return [Outage(began, ended) for began, ended in db.execute(_RECORDED)]
 
 
 def read_known(db: sa.Connection, server_id: str) -> KnownOutages:
     at = time.monotonic()
     others = [served_until for other, served_until in db.execute(_SERVERS) if other != server_id]
-    return KnownOutages(read_outages(db), others, at)
+    return KnownOutages(_recorded(db), others, at)
 
 
 def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:

@@ -349,7 +349,7 @@ class Record:
             found = self._db.execute(_OVERDUE, {"now": self.now}).all()
         else:
             found = self._db.execute(_OVERDUE_OF_SOME, {"now": self.now, "ids": list(some)}).all()
-        missed = read_outages(self._db) if found else ()
+        missed = read_outages(self._db, self.now) if found else ()
         return sorted(
             {
                 name

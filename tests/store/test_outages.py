@@ -18,8 +18,18 @@ from hpo_service.operations import studies, workers
 from hpo_service.operations.calls import Ask, Heartbeat
 from hpo_service.operations.reaper import begin, reap_once
 from hpo_service.operations.service import Service
-from hpo_service.store.outages import BEAT_SECONDS, GONE_SECONDS, MOST_KEPT, TAKES_OVER_SECONDS
+from hpo_service.store.outages import (
+    BEAT_SECONDS,
+    GONE_SECONDS,
+    MOST_KEPT,
+    TAKES_OVER_SECONDS,
+    Beat,
+    KnownOutages,
+    Uptime,
+)
 from hpo_service.store.tables import outages, servers
+
+DAY = 86_400.0
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 LEASE = 60
@@ -232,3 +242,18 @@ def test_a_server_that_starts_takes_the_place_of_one_that_was_killed(pair, serve
     time.passes_for(TAKES_OVER_SECONDS + 1, one, third)
     live = one.database.read(lambda record: set(record._db.execute(sa.select(servers.c.server_id)).scalars()))
     assert live == {one.database.uptime.server_id, third.database.uptime.server_id}
+
+
+def test_an_outage_is_no_longer_than_the_time_that_has_passed_though_the_clock_has_jumped() -> None:
+    elapsed = [0.0]
+    uptime = Uptime(lambda: elapsed[0])
+    uptime.begin()
+    uptime.beaten(Beat(1000.0, 0.0))
+    elapsed[0] = 2.0
+    assert uptime.outage(1002.0) == Outage(1000.5, 1002.0)
+    assert uptime.outage(1002.0 + DAY) == Outage(1000.5 + DAY, 1002.0 + DAY)
+
+
+def test_an_outage_recorded_before_the_clock_was_put_back_lengthens_no_lease() -> None:
+    known = KnownOutages([Outage(0.0, 3 * DAY), Outage(DAY - 10, DAY - 5)], (), 0.0)
+    assert known.until(DAY, None) == (Outage(DAY - 10, DAY - 5),)
