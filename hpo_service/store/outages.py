@@ -69,9 +69,10 @@ class Uptime:
     def has_beaten(self) -> bool:
         return self._last is not None
 
-    @property
-    def has_just_started(self) -> bool:
-        return self._elapsed() - self._began < TAKES_OVER_SECONDS
+    def takes_the_place_of(self, served_until: float, now: float) -> bool:
+        """Whether this server has just started, and a server that served until then has given no sign since."""
+        since_start = self._elapsed() - self._began
+        return since_start < TAKES_OVER_SECONDS and served_until < now - since_start
 
     def outage(self, now: float) -> Outage | None:
         """The outage that has not been recorded yet, if there is one; it ends now at the earliest."""
@@ -140,11 +141,12 @@ def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
 
 def _take_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> None:
     """Record the outage of a server that is gone; one that is not comes back with its next beat."""
-    patience = SHORTEST_OUTAGE_SECONDS if uptime.has_just_started else GONE_SECONDS
+    replaces = uptime.takes_the_place_of(served_until, now)
+    patience = SHORTEST_OUTAGE_SECONDS if replaces else GONE_SECONDS
     if served_until > now + AHEAD_SECONDS:
         db.execute(_REMOVE, {"id": other, "at": served_until})
     elif now - served_until > patience and db.execute(_REMOVE, {"id": other, "at": served_until}).rowcount:
-        ended = now if uptime.has_just_started else served_until + GONE_SECONDS
+        ended = now if replaces else served_until + GONE_SECONDS
         _record(db, other, Outage(served_until, ended), now)
 
 

@@ -254,6 +254,17 @@ def test_an_outage_is_no_longer_than_the_time_that_has_passed_though_the_clock_h
     assert uptime.outage(1002.0 + DAY) == Outage(1000.5 + DAY, 1002.0 + DAY)
 
 
+def test_a_server_that_has_just_started_takes_the_place_of_one_that_was_silent_before_and_of_no_other() -> None:
+    elapsed = [0.0]
+    uptime = Uptime(lambda: elapsed[0])
+    uptime.begin()
+    elapsed[0] = 3.0
+    assert uptime.takes_the_place_of(1000.0 - 4.5, 1003.0)
+    assert not uptime.takes_the_place_of(1000.5, 1003.0)  # it was stopped after this one had started
+    elapsed[0] = TAKES_OVER_SECONDS + 1
+    assert not uptime.takes_the_place_of(1000.0 - 4.5, 1006.0)
+
+
 def test_an_outage_recorded_before_the_clock_was_put_back_lengthens_no_lease() -> None:
     known = KnownOutages([Outage(0.0, 3 * DAY), Outage(DAY - 10, DAY - 5)], (), 0.0)
     assert known.until(DAY, None) == (Outage(DAY - 10, DAY - 5),)
