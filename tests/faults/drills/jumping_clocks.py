@@ -108,6 +108,8 @@ def faketime_library() -> Path:
     places = [Path(found.origin).parent] if found is not None and found.origin else []
     places += [Path("/usr/lib")]
     for place in places:
+        if " " in str(place):
+            raise NotHere("the loader takes no library from a path with spaces, as that of this checkout is")
         for library in sorted(place.glob("**/libfaketime.so.1")):
             return library
     raise NotHere("libfaketime is not installed (pip install libfaketime, or Debian's faketime)")
