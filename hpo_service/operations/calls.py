@@ -14,7 +14,8 @@ from hpo_service.domain.search_space import Choice
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
-Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]  # no database keeps NUL
+NO_NUL = r"^[^\x00]*$"  # no database keeps one
+Reason = Annotated[str, StringConstraints(max_length=2000, pattern=NO_NUL)]
 GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]
 
@@ -39,7 +40,10 @@ class NextAsk(BaseModel):
 class Ask(NextAsk):
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0
     objectives: (
-        Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=1000)] | None
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]], Field(max_length=1000)
+        ]
+        | None
     ) = None
 
 
