@@ -101,14 +101,20 @@ class DatabaseFile:
         self._keeper.execute("PRAGMA busy_timeout=500")
         self._keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
         self._beside = {name: Identity.at(name) for name in (self._log, self._log.removesuffix("-wal") + "-shm")}
-        self._lock.note(" ".join(map(str, (*self.identity, *(self._beside[self._log] or ())))))
+        self._committed_to = (*self.identity, *(self._beside[self._log] or ()))
+        self._lock.note(" ".join(map(str, self._committed_to)))
         looking = threading.Thread(target=self._keep_looking, name="database file", daemon=True)
         looking.start()
         self._open.callback(self._end, looking)
 
     def check(self) -> None:
-        """Raise DatabaseGone where a restart would not find what has just been committed."""
-        if Identity.at(self._name) != self.identity or Identity.at(self._log) != self._beside[self._log]:
+        """Raise DatabaseGone where a restart would not find what has just been committed. Asked with each commit."""
+        try:
+            database, its_log = os.stat(self._name), os.stat(self._log)
+        except OSError:
+            self.check_all()
+            return
+        if (database.st_dev, database.st_ino, its_log.st_dev, its_log.st_ino) != self._committed_to:
             self.check_all()
 
     def check_all(self) -> None:
