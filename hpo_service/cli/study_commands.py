@@ -55,7 +55,19 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
         print_json(study)
         return
     say(f"study {study['name']} is {study['state']} on {address}")
-    say(f"train its trials: hpo worker --server {address} --study {study['name']} --until-done")
+    say(*_who_trains(study, address))
+
+
+def _who_trains(study: Study, address: str) -> list[str]:
+    """The commands that train it; the built-in network trains no study without an objective of its own."""
+    worker = f"hpo worker --server {address} --study {study['name']} --until-done"
+    if study["objective"] is not None:
+        return [f"train its trials: {worker}"]
+    return [
+        "train its trials with a function of yours, or with a command a trial:",
+        f"  {worker} --objective package.module:function",
+        f"  hpo agent --server {address} {study['name']} -- COMMAND",
+    ]
 
 
 def other_study_exists(body: Study, existing: Study) -> CommandFailed:

@@ -66,6 +66,17 @@ def test_a_study_is_created_from_a_file_and_created_again_as_the_same(hpo, write
     assert json.loads(first.out) == json.loads(again.out) == client.study("from-a-file")
 
 
+def test_who_creates_a_study_is_told_the_commands_that_train_it_and_no_other(hpo, write, server):
+    own = hpo("study", "create", str(write("own.toml", MINE.format(name="own", more=""))), "--server", server)
+    assert f"hpo worker --server {server} --study own --until-done --objective package.module:function" in own.out
+    assert f"hpo agent --server {server} own -- COMMAND" in own.out
+
+    network = 'name = "net"\n[search_space]\nlearning_rate = { type = "float", low = 1e-6, high = 1e-2, log = true }\n'
+    network += '[objective]\nkind = "neural_network"\n'
+    built_in = hpo("study", "create", str(write("net.toml", network)), "--server", server)
+    assert f"train its trials: hpo worker --server {server} --study net --until-done\n" in built_in.out
+
+
 def test_another_study_under_that_name_is_refused_with_what_differs(hpo, write, server):
     file = write("mine.toml", MINE.format(name="twice", more=""))
     hpo("study", "create", str(file), "--server", server)
