@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hpo_service.domain.errors import NotFound
@@ -17,6 +19,7 @@ from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
 from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
+from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.writing_record import WritingRecord
 
@@ -41,51 +44,53 @@ async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[
     return await service.write(in_transaction, [name])
 
 
-async def heartbeat(service: Service, name: str, call: Heartbeat) -> Json:
-    def change(work: StudyWork) -> Json:
-        test = _test(work)
-        holding = test.holding.keep(call.attempt, work.record.now)
-        work.bind(call.dataset_sha256)
-        work.change_test(test, holding)
-        assert holding.lease is not None
-        return {
-            "should_stop": False,
-            "reason": None,
-            "lease_expires_at": time_text(holding.lease.expires_at),
-            "study_state": work.study.state,
-        }
-
-    return await service.change(name, change)
+def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
+    """verb: a key of ON_TEST, which also says of what kind the body is."""
+    return StudyCall(name, partial(service.changed, name, partial(ON_TEST[verb], body)), light=False)
 
 
-async def tell(service: Service, name: str, call: TestResult) -> Json | None:
+def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
+    test = _test(work)
+    holding = test.holding.keep(call.attempt, work.record.now)
+    work.bind(call.dataset_sha256)
+    work.change_test(test, holding)
+    assert holding.lease is not None
+    return {
+        "should_stop": False,
+        "reason": None,
+        "lease_expires_at": time_text(holding.lease.expires_at),
+        "study_state": work.study.state,
+    }
+
+
+def _tell(call: TestResult, work: StudyWork) -> Json | None:
     """Take the result; a repeated tell of the same result answers the same."""
-
-    def change(work: StudyWork) -> Json | None:
-        check_size("members", call.members, TELL_METRICS)
-        test = _test(work)
-        result = call.model_dump(mode="json")
-        before = replace(test.holding, told=_told(test.result))
-        told = _told(result)
-        assert told is not None
-        holding = before.finish(told, TrialState(call.state), call.reason)
-        if holding is not None:
-            work.bind(call.dataset_sha256)
-            work.change_test(test, holding, result=result)
-        return test_resource(work.record, work.study)
-
-    return await service.change(name, change)
+    check_size("members", call.members, TELL_METRICS)
+    test = _test(work)
+    result = call.model_dump(mode="json")
+    before = replace(test.holding, told=_told(test.result))
+    told = _told(result)
+    assert told is not None
+    holding = before.finish(told, TrialState(call.state), call.reason)
+    if holding is not None:
+        work.bind(call.dataset_sha256)
+        work.change_test(test, holding, result=result)
+    return test_resource(work.record, work.study)
 
 
-async def release(service: Service, name: str, call: Release) -> Json | None:
-    def change(work: StudyWork) -> Json | None:
-        test = _test(work)
-        holding = test.holding.release(call.attempt, None)
-        if holding is not None:
-            work.change_test(test, holding)
-        return test_resource(work.record, work.study)
+def _release(call: Release, work: StudyWork) -> Json | None:
+    test = _test(work)
+    holding = test.holding.release(call.attempt, None)
+    if holding is not None:
+        work.change_test(test, holding)
+    return test_resource(work.record, work.study)
 
-    return await service.change(name, change)
+
+ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
+    "heartbeat": _heartbeat,
+    "tell": _tell,
+    "release": _release,
+}
 
 
 def _test(work: StudyWork) -> SealedTest:

@@ -7,10 +7,11 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import sqlalchemy.exc
 import structlog
 
 from hpo_service.domain.errors import HpoError, StudyHeld, Unavailable
@@ -122,17 +123,23 @@ class Service:
         *,
         light: bool = False,
         request_id: str | None = None,
+        again: bool = False,
     ) -> None:
         """The same without a task that waits: `done` takes the result or the error, later, in the event loop.
 
-        light: whether the work is short enough for the event loop itself. request_id: of an ask.
+        light: whether the work is short enough for the event loop itself. request_id: of an ask. again: it has been
+        tried before, when another server has answered the same ask in that moment.
         """
 
         def written(result: Any, error: BaseException | None) -> None:
-            if isinstance(error, NotReady | InTwo):
-                self._go_on(partial(self._made_ready, work, studies, request_id, error), done)
+            if error is None:
+                done(result, None)
+            elif isinstance(error, NotReady | InTwo):
+                self.go_on(self._made_ready(work, studies, request_id, error), done)
+            elif isinstance(error, sqlalchemy.exc.IntegrityError) and request_id is not None and not again:
+                self.begin(work, studies, done, request_id=request_id, again=True)
             else:
-                done(result, error)
+                done(None, error)
 
         self._submit(work, studies, written, light=light, request_id=request_id)
 
@@ -172,12 +179,12 @@ class Service:
 
     # -- what is long to compute --------------------------------------------------------------------------
 
-    def _go_on(self, work: Callable[[], Awaitable[Any]], done: Done) -> None:
+    def go_on(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
         """Run the rest of a call as a task of its own."""
 
         async def rest() -> None:
             try:
-                result = await work()
+                result = await work
             except BaseException as error:
                 done(None, error)
                 if not isinstance(error, Exception):
@@ -224,7 +231,7 @@ class Service:
     ) -> Any:
         """Raise NotReady as any other error."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._submit(work, studies, partial(_answer, answer), request_id=request_id, draws=draws)
+        self._submit(work, studies, partial(set_answer, answer), request_id=request_id, draws=draws)
         return await answer
 
     async def _knowing_history(
@@ -254,7 +261,7 @@ class Service:
 
     async def _run(self, work: Callable[[WritingRecord], Any], studies: Sequence[str], request_id: str | None) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.begin(work, studies, partial(_answer, answer), request_id=request_id)
+        self.begin(work, studies, partial(set_answer, answer), request_id=request_id)
         return await answer
 
     def is_light(self, name: str) -> bool:
@@ -395,7 +402,7 @@ class Service:
             self._known.update(seen)
 
 
-def _answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def set_answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if answer.done():
         return
     if error is not None:

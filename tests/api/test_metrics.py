@@ -21,7 +21,7 @@ from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
 from hpo_service.store.reader import Reader
 from tests.api.conftest import Api
-from tests.api.test_hot_connections import Served, request, send
+from tests.api.test_fast_path import Served, request, send
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 _ROW = re.compile(r"\| `(hpo_\w+)` \| (\w+) \|([^|]*)\| (record|server) \| .+ \|")

@@ -30,7 +30,7 @@ from hpo_service.operations import export, studies
 from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, writer
-from tests.api.test_hot_connections import Answer, Served, ask, request, send
+from tests.api.test_fast_path import Answer, Served, ask, request, send
 
 MADE = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

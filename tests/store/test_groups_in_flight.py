@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store import one_round_trip, writer
@@ -79,13 +80,13 @@ def begun(service: Service, work: Any, request_id: str | None = None, name: str 
 async def asked(service: Service, request_id: str | None = None, name: str = "mine") -> list[int]:
     """Ask, and return the numbers of the trials."""
     ask = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
-    look = await begun(service, workers.ask_work(service, name, ask), ask.request_id, name)
+    look = await begun(service, partial(asking.look_in_study, service, name, ask), ask.request_id, name)
     return [trial["number"] for trial in look.answer["trials"]]
 
 
 def told(service: Service, number: int) -> asyncio.Future[Any]:
     tell = Tell(attempt=1, state="COMPLETE", values=[0.5])
-    return begun(service, workers.tell_work(service, "mine", number, tell))
+    return begun(service, workers.on_trial(service, "tell", "mine", number, tell).transaction)
 
 
 def complete(other: psycopg.Connection[Any]) -> int:

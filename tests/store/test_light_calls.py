@@ -7,13 +7,14 @@ import itertools
 import sqlite3
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
 from hpo_service.store import pending, writer
@@ -39,7 +40,9 @@ async def asked(service: Service, *, light: bool = True, name: str = "mine") -> 
         else:
             answer.set_result([trial["number"] for trial in look.answer["trials"]])
 
-    service.begin(workers.ask_work(service, name, ask), [name], done, light=light, request_id=ask.request_id)
+    service.begin(
+        partial(asking.look_in_study, service, name, ask), [name], done, light=light, request_id=ask.request_id
+    )
     found: list[int] = await answer
     return found
 

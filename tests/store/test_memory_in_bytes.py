@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, tuners, workers
-from hpo_service.operations.calls import Ask, Reports, Tell
+from hpo_service.operations import studies, tuners
+from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store import writing_record
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 KIB = 2**10
@@ -26,19 +27,21 @@ async def create(service: Service, name: str, **fields: Any) -> None:
 
 async def ask(service: Service, name: str) -> int:
     asked = Ask(worker_id="w", request_id=f"r{next(_requests)}")
-    (trial,) = (await workers.ask_study(service, name, asked))["trials"]
+    (trial,) = (await worker_calls.ask_study(service, name, asked))["trials"]
     number: int = trial["number"]
     return number
 
 
 async def report(service: Service, name: str, number: int, steps: range, kib: int) -> None:
     some = [{"step": step, "value": 0.5, "metrics": {"text": "x" * (kib * KIB)}} for step in steps]
-    await workers.report(service, name, number, Reports.model_validate({"attempt": 1, "reports": some}))
+    await worker_calls.report(service, name, number, Reports.model_validate({"attempt": 1, "reports": some}))
 
 
 async def tell(service: Service, name: str, number: int, kib: int) -> Any:
     metrics = {"text": "x" * (kib * KIB)}
-    return await workers.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5], metrics=metrics))
+    return await worker_calls.tell(
+        service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5], metrics=metrics)
+    )
 
 
 def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +91,8 @@ def test_a_refused_call_leaves_the_count_of_bytes_as_it_was(service: Service) ->
         await report(service, "a", number, range(3), kib=10)
         before = memory.weight
         with pytest.raises(Exception, match="does not hold"):
-            await workers.report(service, "a", number, Reports.model_validate({"attempt": 7, "reports": []}))
-        await workers.heartbeat(service, "a", number, workers.Heartbeat(attempt=1))
+            await worker_calls.report(service, "a", number, Reports.model_validate({"attempt": 7, "reports": []}))
+        await worker_calls.heartbeat(service, "a", number, Heartbeat(attempt=1))
         assert memory.weight == before
 
     asyncio.run(work())

@@ -87,15 +87,16 @@ def commit_errors_swallowed() -> None:
 
 def forgets_answers() -> None:
     """A repeated ask is a new one."""
-    from hpo_service.operations import workers
+    from hpo_service.operations import asking
 
     first = iter(range(2**62))
-    ask_work = workers.ask_work
+    look = asking.look_in_study
 
-    def forgetful(service: Any, name: str, ask: Any) -> Any:
-        return ask_work(service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}))
+    def forgetful(service: Any, name: str, ask: Any, record: Any) -> Any:
+        renamed = ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"})
+        return look(service, name, renamed, record)
 
-    workers.ask_work = forgetful
+    asking.look_in_study = forgetful
 
 
 def replays_refused() -> None:
@@ -230,7 +231,7 @@ def says_nothing() -> None:
 def takes_all_that_comes() -> None:
     """A connection parses requests before their turn, and keeps trailers of any number and size."""
     from hpo_service.api import connections
-    from hpo_service.api.hot_connections import Trailers
+    from hpo_service.api.fast_path import Trailers
 
     connection: Any = connections.BoundedConnection
     for name in ("_is_occupied", "_body_waits", "_weigh"):
