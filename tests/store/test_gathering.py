@@ -11,7 +11,6 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies
 from hpo_service.operations.service import Service
 from hpo_service.store import batch_runner, write_scheduler
-from hpo_service.store.database import Database
 
 CALLERS, CALLS = 4, 200
 
@@ -60,7 +59,8 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
     opened = []
 
     def open_it(seconds: float) -> Service:
-        monkeypatch.setattr(Database, "commit_seconds", seconds)
+        taken = property(lambda _: seconds, lambda *_: None)
+        monkeypatch.setattr(batch_runner.BatchRunner, "commit_seconds", taken, raising=False)
         opened.append(Service(f"sqlite:///{tmp_path / 'hpo.db'}"))
         return opened[-1]
 
