@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from hpo_service.domain.sizes import MIB, size_of
@@ -96,16 +96,13 @@ class Tuners:
 
     def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
         record.shown.add(study.id)
-        entry.tuner.absorb(self._weighed(entry, trials))
+        shown = list(trials)
+        finished = [trial for trial in shown if trial.state.is_finished]
+        weight = sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
+        entry.weight += weight
+        self._weight += weight
+        entry.tuner.absorb(shown)
         entry.seen = study.revision
-
-    def _weighed(self, entry: _Entry, trials: Iterable[HistoryTrial]) -> Iterator[HistoryTrial]:
-        for trial in trials:
-            if trial.state.is_finished:
-                weight = BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports)
-                entry.weight += weight
-                self._weight += weight
-            yield trial
 
     def forget(self, study: Study) -> None:
         self._drop(study.id)
