@@ -153,7 +153,7 @@ class BatchRunner:
         try:
             result = work(transaction)
         except BaseException as error:
-            self._refuse(transaction, error)
+            self._refuse(batch, transaction, error)
             if not isinstance(error, Exception):
                 raise
             if is_lock_timeout(error) and transaction.has_savepoint:
@@ -162,10 +162,14 @@ class BatchRunner:
         transaction.keep()
         return Outcome(result, None, transaction.changes)
 
-    def _refuse(self, transaction: Transaction, error: BaseException) -> None:
-        """Raise the error where nobody in this batch can be sure of anything: the connection, or the disk."""
+    def _refuse(self, batch: WriteBatch, transaction: Transaction, error: BaseException) -> None:
+        """Raise the error where nobody in this batch can be sure of anything: the connection, the disk, or what calls
+        before have changed.
+        """
         if transaction.shown:
             self._undone(transaction.shown)
+        if batch.failure is not None:
+            raise batch.failure
         refuses_rows = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
         waited = is_lock_timeout(error) and transaction.has_savepoint
         if isinstance(error, sa.exc.DBAPIError) and not refuses_rows and not waited:

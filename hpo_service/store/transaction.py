@@ -49,7 +49,7 @@ class Transaction:
         self._trials: dict[TrialKey, Trial] = {}
         self._reported: set[TrialKey] = set()  # trials whose reports were changed in the cache
         self._lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}
-        self._loaded: list[int] = []  # studies that came into the cache after the call had written SQL
+        self._loaded: list[int] = []  # studies that came into the cache with changes of this call in them
         self.has_savepoint = False
 
     # -- the call as a whole ------------------------------------------------------------------------------
@@ -132,13 +132,14 @@ class Transaction:
                 cached.keep(trial)
             self._cache.studies[study.id] = cached
             self._cache.ids[study.name] = study.id
-            self._loaded.append(study.id)
+            if self._studies or self._rounds or self._trials:
+                self._loaded.append(study.id)
         return cached
 
     def save_study(self, study: Study) -> None:
-        self._cached(study)  # whoever works on it next finds it there
         self._studies[study.id] = study
         self._rows.studies[study.id] = study
+        self._cached(study)  # whoever works on it next finds it there
 
     def delete_study(self, study: Study) -> None:
         self.sql().delete_study(study)

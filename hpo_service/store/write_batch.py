@@ -51,6 +51,7 @@ class WriteBatch:
         self.touched: set[int] = set()
         self.shown: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
+        self.failure: Exception | None = None  # of what kept calls have changed: no call's that was running
         self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
         self._connection = connection
         self._clock = clock
@@ -120,7 +121,12 @@ class WriteBatch:
 
     def flush(self) -> None:
         """Write what kept calls have changed, so that SQL sees it. Raise MustWait."""
-        self.cache.take_ids(self.rows.flush(self.connection, self.cache.trial_id))
+        connection = self.connection
+        try:
+            self.cache.take_ids(self.rows.flush(connection, self.cache.trial_id))
+        except Exception as error:
+            self.failure = error
+            raise
 
     def commit(self) -> None:
         self.cache.take_ids(self.rows.commit(self.connection, self.cache.trial_id))
