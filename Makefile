@@ -54,8 +54,8 @@ audit: $(INSTALLED)
 	$(BIN)/python tests/supply_chain/lock_files.py
 
 lock:
-	uv pip compile pyproject.toml --extra build $(LOCK) -o requirements.lock
-	uv pip compile pyproject.toml --extra build --extra dev --extra otel -c requirements.lock $(LOCK) -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra all --extra build $(LOCK) -o requirements.lock
+	uv pip compile pyproject.toml --extra all --extra build --extra dev -c requirements.lock $(LOCK) -o requirements-dev.lock
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

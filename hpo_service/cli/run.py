@@ -14,7 +14,7 @@ import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.console import note, say
-from hpo_service.cli.exits import ERROR, CommandFailed
+from hpo_service.cli.exits import ERROR, CommandFailed, NotInstalled, need
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
 from hpo_service.cli.options import (
@@ -66,6 +66,7 @@ def run(
         raise _nobody_trains(file, spec.name, spec.kind)
     picture = picture or Path("pictures") / f"{spec.name}.png"
     check_picture_file(picture)
+    need("server")
     with Interruption() as interruption:
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
             job = Job(study_file, spec.name, service, interruption)
@@ -173,8 +174,9 @@ class Job:
 
     def _draw(self, client: Client, picture: Path) -> None:
         try:
+            need("plot")
             draw_study(client, self.name, picture)
-        except CommandFailed as error:
+        except (CommandFailed, NotInstalled) as error:
             note(f"no picture: {error.detail}")
         else:
             self.files.insert(0, ("picture", str(picture)))

@@ -72,12 +72,12 @@ _ERRORS: Mapping[str, type[HpoError]] = {
 
 
 def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failure:
-    """What an answer that is no success means, and whether to try again."""
+    """What an answer that is no success means, and whether to try again; headers by their names in small letters."""
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
     error = _error(status, problem)
-    _name_request(error, headers.get("X-Request-Id"))
-    return Failure(error, retry=retry, retry_after=_seconds(headers.get("Retry-After")) if retry else 0.0)
+    _name_request(error, headers.get("x-request-id"))
+    return Failure(error, retry=retry, retry_after=_seconds(headers.get("retry-after")) if retry else 0.0)
 
 
 def _name_request(error: HpoError, request_id: str | None) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
+from hpo_service import extras
 from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid, Unavailable
 from hpo_service.store import database_file
@@ -54,6 +55,8 @@ def database_url(text: str) -> URL:
             raise ValueError("SQLite needs a file, such as sqlite:///hpo.db: what is in memory dies with the process")
         return url
     if backend == "postgresql":
+        if not extras.is_installed("postgres"):
+            raise ValueError(f"PostgreSQL needs psycopg, which is not installed: {extras.install('postgres')}")
         return url.set(drivername="postgresql+psycopg")
     raise ValueError(f"{backend} is not supported; use sqlite:///… or postgresql://…")
 

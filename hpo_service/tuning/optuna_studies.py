@@ -37,6 +37,8 @@ def read_studies(url: str, names: Sequence[str] = ()) -> Iterator[ForeignStudy]:
     try:
         storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
         found = optuna.get_all_study_names(storage)
+    except ModuleNotFoundError:
+        raise  # the driver of that kind of database: the command says how to get it
     except Exception as error:
         raise CannotBeRead(f"no database of Optuna's can be read there: {' '.join(str(error).split())[:300]}") from None
     missing = sorted(set(names) - set(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from optuna.exceptions import ExperimentalWarning
 
+from hpo_service import extras
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
@@ -88,9 +88,9 @@ def cmaes_refusals(spec: StudySpec) -> list[Fault]:
 
 
 def gp_refusals(spec: StudySpec) -> list[Fault]:
-    if importlib.util.find_spec("torch") is not None:
+    if extras.is_installed("gp"):
         return []
-    return [Fault("/sampler/name", "gp needs torch on the server: pip install 'hpo-service[gp]'; or use tpe")]
+    return [Fault("/sampler/name", f"gp needs torch on the server: {extras.install('gp')}; or use tpe")]
 
 
 def no_choices(spec: StudySpec) -> list[Fault]:

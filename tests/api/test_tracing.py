@@ -170,7 +170,7 @@ def test_asked_for_and_not_installed_is_one_clear_line_and_no_reason_not_to_serv
     done = run(_NOT_INSTALLED, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318")
     assert done.stdout == "False\n"
     (line,) = done.stderr.splitlines()
-    assert "pip install hpo-service[otel]" in json.loads(line)["event"]
+    assert "pip install 'hpo-service[otel]'" in json.loads(line)["event"]
 
 
 @pytest.mark.parametrize(
