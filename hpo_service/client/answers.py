@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic_core import from_json
 
@@ -26,8 +26,7 @@ from hpo_service.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-
-Json = dict[str, Any]
+from hpo_service.domain.json_types import Json
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
 

@@ -19,7 +19,6 @@ from pydantic_core import PydanticSerializationError, to_json
 from hpo_service.client.answers import (
     HALF_A_CHARACTER,
     BrokenOff,
-    Json,
     Unreachable,
     failure_of,
     in_one_line,
@@ -31,6 +30,7 @@ from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
 from hpo_service.client.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
 from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid, NotFound, Unauthenticated
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.key import PREFIX, form_fault
 
 if TYPE_CHECKING:

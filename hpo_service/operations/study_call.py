@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hpo_service.domain.json_types import Json
 from hpo_service.operations.exchange import Done
-from hpo_service.operations.resources import Json
 from hpo_service.operations.service import Service, set_answer
 from hpo_service.store.writing_record import WritingRecord
 

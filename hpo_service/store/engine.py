@@ -145,6 +145,19 @@ def _on_sqlite(engine: sa.Engine, begins: str, *, read_only: bool, waits: bool =
             raw(connection, begins, ())
 
 
+class WrittenMeanwhile(Unavailable):
+    """A row is there already: another server has written it in this moment. Who looks again sees it."""
+
+
+def in_words_of_the_store(error: BaseException | None) -> BaseException | None:
+    """What whoever wrote is told of it: a rule of the schema that was broken is WrittenMeanwhile."""
+    if not isinstance(error, sa.exc.IntegrityError):
+        return error
+    told = WrittenMeanwhile(f"somebody else has written the same in this moment: {one_line(error)}")
+    told.__cause__ = error
+    return told
+
+
 @contextmanager
 def database_errors_translated() -> Iterator[None]:
     """A database that is away, full or locked is Unavailable; a broken rule stays an IntegrityError."""

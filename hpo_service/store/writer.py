@@ -29,7 +29,14 @@ import sqlalchemy as sa
 from hpo_service import tracing
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.database_file import DatabaseFile
-from hpo_service.store.engine import begin, database_errors_translated, is_lock_timeout, is_locked, one_line
+from hpo_service.store.engine import (
+    begin,
+    database_errors_translated,
+    in_words_of_the_store,
+    is_lock_timeout,
+    is_locked,
+    one_line,
+)
 from hpo_service.store.group_notes import GroupNotes
 from hpo_service.store.one_round_trip import NotThisSession, Sent
 from hpo_service.store.studies_aside import StudiesAside
@@ -545,4 +552,4 @@ def _asked_for(calls: Sequence[Call]) -> tuple[list[str], list[tuple[str, str]]]
 
 def _answer(answers: Iterable[tuple[Call, _Outcome]]) -> None:
     for call, outcome in answers:
-        call.done(*outcome)
+        call.done(outcome.result, in_words_of_the_store(outcome.error))
