@@ -32,7 +32,6 @@ from optuna.distributions import (
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain import measure
@@ -40,6 +39,7 @@ from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.search_space import index_of_choice
 from hpo_service.store import Database
 from hpo_service.store.optuna_rows import NotMadeByOptuna, OptunaRows, StudyRow, TrialRow
+from hpo_service.tuning.optuna_study import FrozenStudy
 
 T = TypeVar("T")
 MOST_STUDIES = 8
