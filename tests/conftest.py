@@ -91,7 +91,7 @@ class Postgres:
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement.encode())
 
 
 def _cluster() -> Iterator[Postgres]:

@@ -28,7 +28,7 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import export, studies, trials
 from hpo_service.operations.calls import Import
-from hpo_service.operations.export import PAGE
+from hpo_service.operations.parquet import PAGE
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
 
@@ -98,7 +98,7 @@ def test_events_of_a_study_made_anew_do_not_wait_for_where_the_old_one_was(own_s
         client.import_trials("s", [{"params": {"x": 0.5}, "state": "COMPLETE", "values": [0.5]}] * 50)
         events = client.events("s", last_event_id="0")
         last = [next(events).id for _ in range(50)][-1]
-        events.close()
+        events.close()  # type: ignore[attr-defined]  # it is a generator
         client.delete("s")
         client.create({"name": "s", "search_space": SPACE})
         client.import_trials("s", [{"params": {"x": 0.5}, "state": "COMPLETE", "values": [0.5]}])

@@ -25,8 +25,8 @@ from hpo_service.api.connections import (
     BoundedConnection,
     Bounds,
 )
-from hpo_service.api.metrics import registry
 from hpo_service.api.request_heads import MOST_HEADERS
+from hpo_service.instruments import registry
 from hpo_service.settings import Settings
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

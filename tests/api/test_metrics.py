@@ -73,7 +73,7 @@ def test_the_page_has_every_metric_with_its_type_and_labels_and_no_other(databas
     monkeypatch.setattr(reading_process, "AGAIN_SECONDS", 1.0)
     app = create_app(Settings(database_url=database_url), with_keys=False, with_reading_process=True)
     with TestClient(app, raise_server_exceptions=False) as client:
-        eventually(lambda: client.app.state.service.reading.is_up)
+        eventually(lambda: app.state.service.reading.is_up)
         Api(client, time.time).finish(Api(client, time.time).create(), 0.5)
         found = exposed(client)
 

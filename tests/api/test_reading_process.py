@@ -25,7 +25,7 @@ from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.api.conftest import Api
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
     "layers": {"type": "int", "low": 1, "high": 9},
     "name": {"type": "categorical", "choices": ["=sum", "ä", None, 2]},

@@ -12,7 +12,7 @@ import pytest
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import asking, events, studies
+from hpo_service.operations import asking, events, known_workers, studies
 from hpo_service.operations.calls import Ask, Heartbeat, Tell
 from hpo_service.operations.service import Service
 from tests import worker_calls

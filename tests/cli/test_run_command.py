@@ -45,9 +45,10 @@ ENDLESS = STUDY.format(epochs=200, more="")  # for what must still run when the 
 class Run:
     """`hpo run` in a folder of its own."""
 
+    process: subprocess.Popen[str]
+
     def __init__(self, folder):
         self.folder = folder
-        self.process = None
 
     def start(self, text, *options):
         (self.folder / "study.toml").write_text(text)

@@ -222,7 +222,7 @@ def test_a_first_key_that_is_not_recorded_leaves_no_file(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     table = KeyTable(database_url)
-    written = []
+    written: list[Any] = []
 
     def refused(statement: Any, *_: Any) -> None:
         written.extend(tmp_path.rglob("*.key"))

@@ -42,7 +42,7 @@ class Installation:
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
-            answer = connection.execute(statement)  # type: ignore[call-overload]
+            answer = connection.execute(statement.encode())
             return list(answer.fetchall()) if answer.description else []
 
     def around(self, user: str, **more: str) -> Mapping[str, str]:
@@ -114,7 +114,7 @@ def train(client: Client, stop: threading.Event, told: list[int]) -> None:
     while not stop.is_set():
         for trial in study.ask(count=5):
             trial.report(1, 1)
-            trial.tell(trial.params["x"])
+            trial.tell(float(str(trial.params["x"])))
             told.append(trial.number)
 
 
@@ -158,7 +158,7 @@ def test_a_record_at_rest_comes_back_row_by_row(installation: Installation) -> N
     with Serving(installation.url) as client:
         study = client.create_study("s", search_space={"x": {"type": "float", "low": 0, "high": 1}})
         for trial in study.ask(count=20):
-            trial.tell(trial.params["x"])
+            trial.tell(float(str(trial.params["x"])))
 
     def rows() -> list[Any]:
         return [installation.ask(f"SELECT * FROM {table} ORDER BY 1, 2") for table in COUNTED]

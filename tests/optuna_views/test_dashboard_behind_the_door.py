@@ -44,7 +44,7 @@ def host_and_key(tmp_path: Path) -> Iterator[tuple[str, str]]:
         with Client(url, admin) as client:
             space = {"width": {"type": "float", "low": 0.0, "high": 1.0}}
             study = client.create_study("behind-the-door", search_space=space)
-            study.optimize(lambda trial: trial.params["width"], n_trials=6)
+            study.optimize(lambda trial: float(str(trial.params["width"])), n_trials=6)
         yield url.removeprefix("http://"), reader
         server.terminate()
 

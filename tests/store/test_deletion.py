@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import asking, clearing_away, studies, trials, workers
+from hpo_service.operations import asking, clearing_away, known_workers, studies, trials
 from hpo_service.operations.calls import Ask, Enqueue, Import, Release, Reports, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store.deletion import Deletion
@@ -99,7 +99,7 @@ def test_a_deleted_study_is_gone_at_once_for_everybody_and_its_rows_later(opened
             await studies.read(opened, "mine")
         page, _ = await studies.page(opened, None, 0, 10)
         assert [study["name"] for study in json.loads(page)] == ["other"]
-        found, _ = await workers.page(opened, "", 10)
+        found, _ = await known_workers.page(opened, "", 10)
         assert [(worker["worker_id"], worker["trials"]) for worker in found] == [("w", 0)]
         by_state, _ = opened.database.read(lambda record: record.counts_by_state())
         assert sum(by_state.values()) == 0

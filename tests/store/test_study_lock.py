@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import study_lock
 from hpo_service.store.study_lock import CLOCK_SECONDS, LATE_SECONDS, DatabaseClock
 from tests import worker_calls
 
@@ -111,7 +111,7 @@ def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner
 @pytest.fixture
 def monotonic(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(study_lock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

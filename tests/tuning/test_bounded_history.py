@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo_service.domain.search_space import SearchSpace
+from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
@@ -139,7 +139,7 @@ def test_a_finished_trial_takes_a_few_dozen_bytes(pruner: dict[str, Any]) -> Non
     tuner = Tuner(spec)
     tracemalloc.start()
     for number in range(5_000):
-        params = {"lr": 0.1, "kind": None}
+        params: Params = {"lr": 0.1, "kind": None}
         tuner.absorb([HistoryTrial(number, TrialState.COMPLETE, params, (number % 17,), reports)])
     tuner.draw(5_000, spec.search_space, {})
     grown, _ = tracemalloc.get_traced_memory()

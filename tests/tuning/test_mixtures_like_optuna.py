@@ -67,7 +67,7 @@ class Both:
         self.ours = Mixture(on).fit(self._places(trials), np.ones(len(trials)))
         names = [each.axis.name for each in on.each]
         observed = {name: np.array([trial[name] for trial in trials], dtype=float) for name in names}
-        choices = {each.axis.name: each.axis for each in on.each if each.is_choice}
+        choices: dict[str, Any] = {each.axis.name: each.axis for each in on.each if each.is_choice}
         for name, axis in choices.items():
             observed[name] = np.array([axis.numbers.index(int(k)) for k in observed[name]], dtype=float)
         ranges = {name: axes.distributions[name] for name in names}

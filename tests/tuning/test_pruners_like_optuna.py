@@ -125,7 +125,7 @@ class Study(StudyInMemory):
         if not complete:
             raise ValueError("no trial is complete")
         best = max if self.direction.name == "MAXIMIZE" else min
-        return best(complete, key=lambda trial: trial.value)
+        return best(complete, key=lambda trial: float(trial.values[0]))
 
 
 class _Storage(Notes, optuna.storages.InMemoryStorage):

@@ -8,6 +8,7 @@ import pytest
 
 from hpo_service.domain.objectives import OBJECTIVES, built_in
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
+from hpo_service.domain.search_space import Params
 from hpo_service.domain.study import SamplerName, StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.samplers import SAMPLERS, is_quick
@@ -25,10 +26,11 @@ def spec(sampler: str) -> StudySpec:
     return StudySpec.model_validate({"name": "s", "search_space": SPACE, "sampler": asked})
 
 
-def drawn(sampler: str, sign: float) -> list[dict[str, object]]:
+def drawn(sampler: str, sign: float) -> list[Params]:
     """What is drawn one after the other when the results are these; sign 0: when nothing is shown to the sampler."""
     study = spec(sampler)
-    tuner, found = Tuner(study), []
+    tuner = Tuner(study)
+    found: list[Params] = []
     for number in range(DRAWN):
         draw = tuner.draw(number, study.search_space, {})
         found.append(dict(draw.params))

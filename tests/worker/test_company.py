@@ -151,6 +151,7 @@ def test_trials_of_another_shape_train_apart(setting: str, value: object) -> Non
 
 def test_trials_that_differ_in_numbers_only_train_together() -> None:
     common = configuration({"samples": 500}, {})
-    numbers = {"learning_rate": 0.5, "weight_decay": 0.1, "momentum": 0.1, "weight_init": 0.3, "epochs": 9}
+    numbers: dict[str, float] = {"learning_rate": 0.5, "weight_decay": 0.1, "momentum": 0.1}
+    numbers |= {"weight_init": 0.3, "epochs": 9}
 
-    assert can_train_together(common, configuration({"samples": 500} | numbers, {}))
+    assert can_train_together(common, configuration({"samples": 500, **numbers}, {}))

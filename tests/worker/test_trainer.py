@@ -37,12 +37,12 @@ def small_dataset(training: int = 400, test: int = 100) -> Dataset:
 def reports(
     settings: Mapping[str, object] = {}, seed: int = 7, study_seed: int = 1, dataset: Dataset = MNIST
 ) -> list[EpochReport]:
-    return list(train(configuration(SMALL | settings, {}), seed=seed, study_seed=study_seed, dataset=dataset))
+    return list(train(configuration({**SMALL, **settings}, {}), seed=seed, study_seed=study_seed, dataset=dataset))
 
 
 SETTINGS: list[dict[str, object]] = [
-    *({"optimizer": name, "learning_rate": 0.01} for name in OPTIMIZERS),
-    *({"activation": name, "weight_init": "xavier"} for name in ACTIVATIONS),
+    *(dict[str, object](optimizer=name, learning_rate=0.01) for name in OPTIMIZERS),
+    *(dict[str, object](activation=name, weight_init="xavier") for name in ACTIVATIONS),
     {"batch_norm": True},
     {"dropout": 0.2},
     {"weight_decay": 0.01},

@@ -206,6 +206,7 @@ def test_the_agent_still_has_its_key(tmp_path):
     token = json.loads(made.stdout)["token"]
     server = subprocess.Popen([*run, "serve", "--port", "0", "--json", *database], stdout=subprocess.PIPE)
     try:
+        assert server.stdout is not None
         address = json.loads(server.stdout.readline())["url"]
         (tmp_path / "key").write_text(token)
         file = tmp_path / "study.json"
