@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
@@ -20,6 +21,12 @@ from fastapi.testclient import TestClient
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
+
+# How long an example takes, or drawing one, says something about the machine.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -31,6 +31,7 @@ from hpo_service.operations.calls import Import
 from hpo_service.operations.parquet import PAGE
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, Any] = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 FORMATS = ("csv", "jsonl", "parquet")
@@ -113,7 +114,7 @@ def own_server(tmp_path: Path) -> Iterator[str]:
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())["url"]
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def breaking() -> Iterator[str]:
 
 
 def by_the_standard_library(url: str) -> bytes:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
     connection.request("GET", "/v1/studies/s/trials:export")
     return connection.getresponse().read()
 
@@ -156,7 +157,7 @@ def by_urllib3(url: str) -> bytes:
 def by_http_1_0(url: str) -> bytes:
     """To which an answer is whole when its connection is closed."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"GET /v1/studies/s/trials:export HTTP/1.0\r\n\r\n")
         got = b""
         while piece := connection.recv(65_536):

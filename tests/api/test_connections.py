@@ -28,6 +28,7 @@ from hpo_service.api.connections import (
 from hpo_service.api.request_heads import MOST_HEADERS
 from hpo_service.instruments import registry
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
@@ -71,7 +72,7 @@ class Served:
         self.thread.start()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.listener.getsockname(), timeout=10)
+        return socket.create_connection(self.listener.getsockname(), timeout=PATIENCE_SECONDS)
 
     def connected(self) -> int:
         return len(self.connections())
@@ -143,13 +144,13 @@ def test_a_dribbled_head_gains_no_time(serve: Any) -> None:
     connection = serve().connect()
     began = time.monotonic()
     connection.sendall(GET[:-2] + b"X: ")
-    while time.monotonic() < began + 5:
+    while time.monotonic() < began + 60:
         try:
             connection.sendall(b"a")
         except OSError:
             break
         time.sleep(0.05)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # it would go on for a minute
 
 
 def test_a_body_that_does_not_end_is_408(serve: Any) -> None:
@@ -613,7 +614,7 @@ def test_refusals_and_connections_are_counted(serve: Any) -> None:
     wait_for(lambda: value("hpo_connections_open") == before[1])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

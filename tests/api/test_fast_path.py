@@ -29,6 +29,7 @@ from hpo_service.instruments import group_calls
 from hpo_service.operations.keys import create, revoke
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _numbers = itertools.count()
@@ -59,7 +60,7 @@ class Served:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(PATIENCE_SECONDS)
 
     async def _serve(self) -> None:
         application = create_app(self.settings, with_keys=self.with_keys)
@@ -79,7 +80,7 @@ class Served:
             await self.server.serve([self._listener])
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self._listener.getsockname(), timeout=20)
+        return socket.create_connection(self._listener.getsockname(), timeout=PATIENCE_SECONDS)
 
     def stop(self) -> None:
         self.service.leave()

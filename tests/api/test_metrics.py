@@ -22,6 +22,7 @@ from hpo_service.store import KeyTable
 from hpo_service.store.reader import Reader
 from tests.api.conftest import Api
 from tests.api.test_fast_path import Served, request, send
+from tests.patience import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 _ROW = re.compile(r"\| `(hpo_\w+)` \| (\w+) \|([^|]*)\| (record|server) \| .+ \|")
@@ -61,7 +62,7 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "REST", 0)
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, "it has not come to hold"
@@ -264,7 +265,7 @@ def test_it_waits_no_longer_than_a_moment_for_a_database_that_hangs(own, anew, m
     read = Reader.read
 
     def slow(reader: Reader, work: Any) -> Any:
-        hangs.wait(20)
+        hangs.wait(PATIENCE_SECONDS)
         return read(reader, work)
 
     monkeypatch.setattr(figures, "PATIENCE_SECONDS", 0.1)

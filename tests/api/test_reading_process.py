@@ -24,6 +24,7 @@ from hpo_service.operations import reading_process
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.api.conftest import Api
+from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, dict[str, Any]] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
@@ -34,7 +35,7 @@ SPACE: dict[str, dict[str, Any]] = {
 ENDLESS = partial(functools.reduce, operator.is_, range(10**15))
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, "it has not come to hold"
@@ -205,7 +206,7 @@ def test_a_reading_under_way_when_the_process_dies_is_read_again_by_the_server(a
         time.sleep(0.05)
         if reading.pid is not None:
             os.kill(reading.pid, signal.SIGKILL)
-    reader.join(30)
+    reader.join(PATIENCE_SECONDS)
 
     assert lines == [4002]
 
@@ -342,7 +343,7 @@ def test_hpo_serve_leaves_no_process_behind(serve: Any, tmp_path: Path, send: An
     eventually(lambda: niceness(child) > niceness(server.pid))
 
     send(server.pid, how)
-    _, errors = server.communicate(timeout=10)
+    _, errors = server.communicate(timeout=PATIENCE_SECONDS)
 
     assert server.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 0)
     assert {json.loads(line)["level"] for line in errors.splitlines()} <= {"info"}

@@ -31,6 +31,7 @@ from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, writer
 from tests.api.test_fast_path import Answer, Served, ask, request, send
+from tests.patience import PATIENCE_SECONDS
 
 MADE = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -286,7 +287,7 @@ def test_leases_that_run_out_have_a_line_that_counts_them_and_the_reaper_is_not_
         client.post("/v1/studies", json={"name": "mine", "search_space": space, "lease_seconds": 1})
         client.post("/v1/studies/mine/trials:ask", json={"worker_id": "w", "request_id": "r", "count": 3})
         found: list[Any] = []
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while sum(line["leases"] for line in found) < 3 and time.monotonic() < deadline:
             found += [line for line in lines() if line["event"] == "leases have run out"]
             time.sleep(0.1)
@@ -413,7 +414,7 @@ def test_a_pipe_that_nobody_reads_holds_up_no_call_and_no_end(serve, tmp_path):
             assert client.get("/healthz") == 200
         assert client.get("/nowhere") == 404
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
     os.close(reading)
     os.close(writing)
 
@@ -426,7 +427,7 @@ def test_a_pipe_that_is_read_again_says_how_many_lines_were_lost(serve):
         for _ in range(log_format.MOST_LINES + 1000):  # 64 KiB of the pipe's are a few hundred lines
             client.get("/healthz")
         read = ""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while "lines of this log were lost" not in read and time.monotonic() < deadline:
             read += os.read(reading, 2**20).decode()
             client.get("/healthz")
@@ -438,7 +439,7 @@ class Caller:
     """Calls on one connection."""
 
     def __init__(self, url: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_SECONDS)
 
     def __enter__(self) -> Caller:
         return self
@@ -459,7 +460,7 @@ def test_the_log_says_how_the_server_begins_and_ends(serve, tmp_path):
         server = serve(errors)
         url = url_of(server)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
     begun, *_, ended = [json.loads(line) for line in log.read_text().splitlines()]
     assert begun["event"] == "serving"
     assert begun["address"] == url

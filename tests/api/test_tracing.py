@@ -19,6 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from hpo_service import tracing
+from tests.patience import PATIENCE_SECONDS
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -90,7 +91,7 @@ def post(url: str, path: str, body: Any, **headers: str) -> Any:
     sent = urllib.request.Request(
         url + path, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}, method="POST"
     )
-    with urllib.request.urlopen(sent, timeout=30) as answer:
+    with urllib.request.urlopen(sent, timeout=PATIENCE_SECONDS) as answer:
         return answer.headers["X-Request-Id"]
 
 
@@ -103,11 +104,11 @@ def test_a_calls_spans_arrive_under_the_callers_trace(serve, receiver):
         body = {"worker_id": "w", "request_id": f"r{number}"}
         traceparent = f"00-{TRACE}-{PARENT}-01" if number else "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
         request_id = post(url, "/v1/studies/mine/trials:ask?secret=1", body, traceparent=traceparent)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len(receiver.of_trace()) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
 
     spans = receiver.of_trace()
     request = spans["POST /v1/studies/{study:segment}/trials:ask"]
@@ -125,7 +126,7 @@ def test_a_collector_that_is_away_holds_up_neither_calls_nor_the_end(serve):
     server, url = serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_BSP_SCHEDULE_DELAY="100")
     post(url, "/v1/studies", {"name": "mine", "search_space": SPACE})
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hpo_service.operations import asking, events, known_workers, studies
 from hpo_service.operations.calls import Ask, Heartbeat, Tell
 from hpo_service.operations.service import Service
 from tests import worker_calls
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -45,7 +46,7 @@ def run(database_url: str) -> Callable[..., Any]:
             servers = 1 if database_url.startswith("sqlite") else test.__code__.co_argcount
             opened = [await asyncio.to_thread(Busy, database_url) for _ in range(servers)]
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     return await test(*[opened[k % servers] for k in range(test.__code__.co_argcount)])
             finally:
                 for service in opened:

@@ -23,6 +23,7 @@ from rich.console import Console
 from hpo_service.cli.live_view import LiveDisplay, Snapshot
 from hpo_service.printable import printable, printable_json
 from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
+from tests.patience import PATIENCE_SECONDS
 
 FORGED = "study forged is COMPLETED"
 # a window's title, a colour in two bytes and in one, right to left, isolates, nothing wide, forged lines, markup, maths
@@ -258,7 +259,7 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str]) -> tuple[in
     except OSError:  # Linux says EIO when the other side has gone
         pass
     os.close(ours)
-    return process.wait(30), said.getvalue().decode()
+    return process.wait(timeout=PATIENCE_SECONDS), said.getvalue().decode()
 
 
 def test_into_a_pipe_an_export_goes_as_it_is(hostile_server: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from hpo_service import extras
 from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 60 * 10**6  # beside NumPy and the interpreter
@@ -25,6 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BY_THE_SDK = """
 import sys
 from hpo_service.client import Client, log_uniform, uniform
+from tests.patience import PATIENCE_SECONDS
 
 with Client(sys.argv[1]) as hpo:
     study = hpo.create_study(sys.argv[2] + "-sdk", search_space={"x": uniform(0, 1)}, sampler={"name": "random"})
@@ -159,7 +161,9 @@ sys.meta_path.insert(0, Missing())
 from hpo_service.cli import main
 main({list(arguments)!r})
 """
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
 @pytest.mark.parametrize(

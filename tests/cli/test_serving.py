@@ -13,6 +13,7 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -56,17 +57,17 @@ def test_told_to_stop_it_sends_home_who_waits_and_ends_with_0(serve):
         waiting.start()
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        waiting.join(10)
+        waiting.join(PATIENCE_SECONDS)
 
     assert answers[0]["trials"] == []
-    assert process.wait(10) == 0
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert "Traceback" not in process.stderr.read()
 
 
 def test_a_port_that_is_taken_is_one_clear_line(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = serve(port=taken.getsockname()[1])
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, out) == (1, "")
     assert "--port 0 takes any free port" in err
@@ -76,7 +77,7 @@ def test_a_port_that_is_taken_is_one_clear_line(serve):
 def test_a_second_server_on_one_file_is_one_clear_line(serve):
     serve().stdout.readline()
     second = serve()
-    out, err = second.communicate(timeout=30)
+    out, err = second.communicate(timeout=PATIENCE_SECONDS)
 
     assert (second.returncode, out) == (1, "")
     assert "another server" in err

@@ -25,10 +25,9 @@ from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.key import Scope, draw
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable
+from tests.patience import PATIENCE_SECONDS
 
 KEY = re.compile("hpo_[0-9A-Za-z]{36}")
-PATIENCE_SECONDS = 2.5  # for what a running server is to see within a second
-START_SECONDS = 60.0  # for a worker to be there
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
 
@@ -73,7 +72,7 @@ class Serving:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(timeout=PATIENCE_SECONDS)
         self.process.stdout.close()  # type: ignore[union-attr]
 
 
@@ -168,7 +167,7 @@ def test_on_a_terminal_it_shows_the_key_and_writes_none(database_url: str, tmp_p
         assert list(tmp_path.glob("*.key*")) == []
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(timeout=PATIENCE_SECONDS)
         os.close(ours)
         process.stdout.close()  # type: ignore[union-attr]
 
@@ -307,7 +306,7 @@ def test_a_stream_and_an_ask_that_waits_end_with_their_key(serve: Serve, token: 
     token("revoke", made["id"])
     revoked_at = time.monotonic()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert set(ended) == {"stream", "ask"}
     assert max(ended.values()) - revoked_at < 15  # by itself the ask would wait for 30 s, and the stream for ever
     assert answers[0]["trials"] == []
@@ -334,7 +333,7 @@ def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     try:
         shown = [each.first_key for each in serving if "key_file" in each.first_line]
         assert (len(serving), len(shown), len(list(tmp_path.rglob("*.key*")))) == (3, 1, 1)
@@ -516,7 +515,7 @@ def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(dat
         service.start_server()
         service.start_workers(1, study=None)
         with Client(service.url, service.token, retries=NEVER) as own:
-            assert eventually(lambda: bool(list(own.workers())), START_SECONDS)
+            assert eventually(lambda: bool(list(own.workers())))
         for stranger in ("", draw()):
             with Client(service.url, stranger, retries=NEVER) as client, pytest.raises(Unauthenticated):
                 list(client.studies())

@@ -17,6 +17,7 @@ from hpo_service import environment
 from hpo_service.cli import COMMANDS, COMMANDS_THAT_TRAIN, GROUPS
 from hpo_service.domain.key import draw, hash_of
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 Hpo = Callable[..., Any]
@@ -51,7 +52,9 @@ def test_every_command_refuses_a_name_that_is_no_setting(
 def test_the_worker_alone_refuses_it_too() -> None:
     surroundings = {**os.environ, "HPO_TOKN": "x"}
     command = [sys.executable, "-m", "hpo_worker", "--study", "x"]
-    done = subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 2
     assert "HPO_TOKEN is" in done.stderr
 

@@ -18,6 +18,7 @@ import pytest
 
 from hpo_service import store
 from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -99,7 +100,7 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
 
 
 COUNTED = ("hpo_studies", "hpo_trials", "hpo_reports", "hpo_attempts", "hpo_keys")
@@ -197,12 +198,12 @@ def test_on_a_schedule_it_dumps_again_and_ends_when_told(installation: Installat
     process = subprocess.Popen(
         ["sh", DEPLOY / "backup.sh"], env=installation.around("hpo_reader", BACKUP_SECONDS="1"), stdout=subprocess.PIPE
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len([name for name in installation.dumps() if name.endswith(".dump")]) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 

@@ -19,6 +19,7 @@ from hpo_service.settings import Settings
 from hpo_service.store.engine import database_url as parsed
 from hpo_service.tuning.dashboard import DashboardFailed, answered, dashboard_app
 from tests.api.conftest import Api, check_problem
+from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, Any] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
@@ -228,7 +229,7 @@ def test_the_reading_process_answers_the_same(database_url: str) -> None:
     with TestClient(app, raise_server_exceptions=False) as client:
         own = Api(client, time.time)
         fill(own, [0.1], [0.5])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not app.state.service.reading.is_up and time.monotonic() < deadline:
             time.sleep(0.05)
         paths = ["/api/studies/1?after=abc", f"/csv/{2**63}", "/api/studies/9/plot/rank", "/api/studies/1", "/api/x"]

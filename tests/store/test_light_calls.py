@@ -18,6 +18,7 @@ from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
 from hpo_service.store import engine, pending, writer
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -70,7 +71,7 @@ def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until_light(service: Service, threads: list[str]) -> None:
     """Ask until the last commits were quick, on the average."""
     await asked(service)
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_SECONDS
     while threads[-1] != "MainThread" and time.monotonic() < until:
         await asked(service)
 

@@ -27,6 +27,7 @@ from hpo_service.settings import Settings
 from hpo_service.store import Database, upgrade
 from hpo_service.store.postgres_server import UnfitDatabase
 from tests.conftest import Postgres
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 STUDY = {"name": "s", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
@@ -250,7 +251,7 @@ class Pooler:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{url.rsplit('/', 1)[1]}"
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             with socket.socket() as look:
                 if look.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -260,7 +261,7 @@ class Pooler:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE_SECONDS)
 
 
 Pool = Callable[[str], Pooler]
@@ -320,6 +321,8 @@ def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: s
         assert [status for status, _ in told(client)] == [200] * 3
         database = client.app.state.service.database  # type: ignore[attr-defined]
         for _ in range(2):
-            database.write(lambda record: record._group.connection.exec_driver_sql("DEALLOCATE ALL")).result(timeout=30)
+            database.write(lambda record: record._group.connection.exec_driver_sql("DEALLOCATE ALL")).result(
+                timeout=PATIENCE_SECONDS
+            )
             assert [status for status, _ in told(client)] == [200] * 3
         assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3

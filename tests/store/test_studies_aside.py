@@ -21,6 +21,7 @@ from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
 from tests import worker_calls
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -82,7 +83,7 @@ def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(s
             taken.append(time.monotonic() - began)
             await asyncio.sleep(0.01)
         with pytest.raises(StudyHeld, match="the study held is held by another server"):
-            await asyncio.wait_for(refused, 20)
+            await asyncio.wait_for(refused, PATIENCE_SECONDS)
         assert service.database.studies_aside == {"held"}
         return taken
 
@@ -99,7 +100,7 @@ def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service,
         while "held" not in service.database.studies_aside:
             await asyncio.sleep(0.01)
         other.rollback()
-        return await asyncio.wait_for(answer, 20)
+        return await asyncio.wait_for(answer, PATIENCE_SECONDS)
 
     assert [trial["number"] for trial in asyncio.run(let_go())["trials"]] == [1]
 
@@ -182,7 +183,7 @@ def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
             await asyncio.sleep(0.01)
         await asyncio.to_thread(service.close)
         with pytest.raises(StudyHeld):
-            await asyncio.wait_for(waiting, 20)
+            await asyncio.wait_for(waiting, PATIENCE_SECONDS)
 
     asyncio.run(leave())
 

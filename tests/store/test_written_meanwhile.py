@@ -12,6 +12,7 @@ from hpo_service.operations.service import Service
 from hpo_service.store.database import Database
 from hpo_service.store.engine import WrittenMeanwhile
 from hpo_service.store.writing_record import WritingRecord
+from tests.patience import PATIENCE_SECONDS
 
 SPEC = StudySpec.model_validate({"name": "same", "search_space": {"x": {"type": "float", "low": 0.0, "high": 1.0}}})
 
@@ -23,9 +24,9 @@ def add(record: WritingRecord) -> int | None:
 def test_a_row_that_is_there_is_an_error_of_the_stores(database_url: str) -> None:
     database = Database(database_url)
     try:
-        database.write(add).result(timeout=60)
+        database.write(add).result(timeout=PATIENCE_SECONDS)
         with pytest.raises(WrittenMeanwhile, match="somebody else has written the same"):
-            database.write(add).result(timeout=60)
+            database.write(add).result(timeout=PATIENCE_SECONDS)
     finally:
         database.close()
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import create, ends, wait_for
 
 # A command that does not want to end, nor do its child, one in a session of its own, and one that is a daemon.
@@ -90,7 +91,7 @@ def test_told_to_leave_it_ends_the_command_before_it_hands_the_trial_back(
         running = [pid for pid in pids if is_there(pid)]
         still_held = hpo.trial(name, 0)["state"] == "RUNNING"  # read after: what is told now was true then
         assert still_held or not [pid for pid in running if is_there(pid)]
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0
     assert ends(hpo, name, 0) == [(1, "released")]
 
@@ -113,7 +114,7 @@ def test_its_watchdog_killed_the_command_ends_too_and_the_trial_fails(hpo, start
     for pid in pids:  # the others have nobody left who knows of them
         if is_there(pid):
             os.kill(pid, signal.SIGKILL)
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("unwatched", 0)["reason"] == "killed by SIGKILL"
 
 
@@ -149,7 +150,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(hpo, start, real_server, tmp
     agent.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     go_on.touch()
-    _, errors = agent.communicate(timeout=60)
+    _, errors = agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0, errors
     assert hpo.trial("nohup", 0)["values"] == [1.0]
 
@@ -226,7 +227,7 @@ def test_the_agent_still_has_its_key(tmp_path):
         assert subprocess.run([*run, *command], env=around, capture_output=True).returncode == 4
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=PATIENCE_SECONDS)
 
 
 ENDINGS = {
@@ -242,7 +243,7 @@ def test_a_trial_says_how_its_command_ended(hpo, start, command):
     name = "ended-" + ENDINGS[command].split()[-1].lower()
     create(hpo, name, trials=1)
     agent = start("hpo_service", "agent", name, "--", "sh", "-c", command.removeprefix("sh -c ").strip("'"))
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial(name, 0)["reason"] == ENDINGS[command]
 
 
@@ -250,7 +251,7 @@ def test_a_program_that_is_not_there_says_so(hpo, start):
     hpo.create_study(
         "absent", search_space={"p": {"type": "categorical", "choices": ["/no/such"]}}, limits={"trials": 1}
     )
-    start("hpo_service", "agent", "absent", "--", "{p}").communicate(timeout=60)
+    start("hpo_service", "agent", "absent", "--", "{p}").communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("absent", 0)["reason"] == "exit code 127: hpo: /no/such cannot be run: No such file or directory"
 
 
@@ -258,7 +259,7 @@ def test_what_a_command_leaves_running_ends_with_its_trial_and_its_result_counts
     create(hpo, "leftovers", trials=1)
     leave = f"setsid sh -c 'echo $$ > {tmp_path}/left.pid; exec sleep 600' & echo '{{\"value\": 0.5}}'; sleep 0.3"
     agent = start("hpo_service", "agent", "leftovers", "--", "sh", "-c", leave)
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("leftovers", 0)["values"] == [0.5]
     assert not is_there(int((tmp_path / "left.pid").read_text()))
 
@@ -267,5 +268,5 @@ def test_a_pipe_that_breaks_ends_a_command_as_it_does_in_a_shell(hpo, start):
     """Python ignores SIGPIPE; what it starts must not."""
     create(hpo, "pipes", trials=1)
     agent = start("hpo_service", "agent", "pipes", "--", "sh", "-c", "yes | head -1; echo '{\"value\": 1}'")
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("pipes", 0)["values"] == [1.0]

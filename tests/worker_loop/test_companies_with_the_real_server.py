@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from hpo_service.client import log_uniform
+from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import ends, kill_with_children, wait_for
 
 
@@ -32,7 +33,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start)
     worker = start_company(start, "company_leaves")
     wait_for(all_training(hpo, "company_leaves", 4))
     worker.terminate()
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=PATIENCE_SECONDS)
     assert worker.returncode == 0
     counts = hpo.study("company_leaves")["counts"]
     assert (counts["RUNNING"], counts["WAITING"]) == (0, 4)
@@ -48,7 +49,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
     kill_with_children(killed)
     for study in ("company_killed", "company_spared"):
         worker = start_company(start, study, "--until-done")
-        worker.communicate(timeout=60)
+        worker.communicate(timeout=PATIENCE_SECONDS)
         assert worker.returncode == 0
     again, spared = (list(hpo.trials(study)) for study in ("company_killed", "company_spared"))
     assert {trial["attempt"] for trial in again} == {2}
@@ -58,7 +59,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
 def test_companies_of_two_processes_give_out_each_trial_once_and_no_more(hpo, start):
     create_company(hpo, "company_limit", trials=20, epochs=50)
     worker = start("hpo_worker", "--study", "company_limit", "--processes", "2", "--until-done", "--json")
-    output, _ = worker.communicate(timeout=60)
+    output, _ = worker.communicate(timeout=PATIENCE_SECONDS)
     assert json.loads(output) == {"trials": {"COMPLETE": 20}}
     trials = list(hpo.trials("company_limit"))
     assert [trial["number"] for trial in trials] == list(range(20))
