@@ -215,6 +215,7 @@ def opened(database_url: str, clock: Any) -> Iterator[Callable[[], TestClient]]:
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STUDIES)
 def test_after_any_history_a_restarted_server_says_the_same(
     opened: Any, clock: Any, database_url: str, kind: str
@@ -239,6 +240,7 @@ def test_after_any_history_a_restarted_server_says_the_same(
     check(everything(again), history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["limited", "rounds"])
 def test_after_many_histories_at_once_a_restarted_server_says_the_same(
     opened: Any, clock: Any, database_url: str, kind: str

@@ -44,6 +44,7 @@ async def with_trials(service: Service, count: int) -> None:
         await trials.import_finished(service, "s", Import.model_validate({"trials": some}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "deleted and created anew"])
 @pytest.mark.parametrize("count", [PAGE + 1, 3 * PAGE])
@@ -93,6 +94,7 @@ def test_a_page_token_does_not_go_on_in_another_study_of_that_name(order_by: str
     assert either.call("DELETE", "/v1/studies/twice").status_code == 204
 
 
+@pytest.mark.slow
 def test_events_of_a_study_made_anew_do_not_wait_for_where_the_old_one_was(own_server: str) -> None:
     with Client(own_server) as client:
         client.create({"name": "s", "search_space": SPACE})
@@ -180,6 +182,7 @@ def test_no_client_takes_an_answer_that_was_broken_off_for_all_of_it(
         read(breaking)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["a file", "stdout"])
 def test_the_command_says_so_ends_with_1_and_leaves_no_file(to: str, breaking: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hpo_service", "study", "export", "s", "--server", breaking]

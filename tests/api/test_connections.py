@@ -173,6 +173,7 @@ def test_a_half_closed_connection_does_not_stay(serve: Any) -> None:
     wait_for(lambda: served.connected() == 0)
 
 
+@pytest.mark.slow
 def test_an_idle_connection_outlives_the_deadline_of_a_head_and_the_next_request_has_one_again(serve: Any) -> None:
     connection = serve(head_seconds=0.3, idle_seconds=60).connect()
     for _ in range(2):
@@ -350,6 +351,7 @@ def send_all_that_is_taken(connection: socket.socket, data: bytes) -> threading.
     return thread
 
 
+@pytest.mark.slow
 def test_requests_that_come_early_wait_as_they_came_and_are_all_answered(serve: Any) -> None:
     served = serve(head_seconds=60)
     connection = served.connect()
@@ -412,6 +414,7 @@ def test_what_is_not_http_is_refused_after_the_answers_to_what_came_before(serve
     assert second.startswith(b"400 ")
 
 
+@pytest.mark.slow
 def test_who_does_not_read_holds_up_his_own_next_requests_and_no_memory(serve: Any) -> None:
     served = serve(head_seconds=60)
     connection = served.connect()
@@ -464,6 +467,7 @@ def test_a_chunks_extension_is_bounded(serve: Any) -> None:
     assert status(read_to_the_end(connection)) == 431
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lines",
     [

@@ -381,6 +381,7 @@ OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_without_keys_a_page_of_another_site_may_call_nothing_either_way(served: Served, in_pieces: bool) -> None:
     connection = served.connect()
@@ -479,6 +480,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_the_short_way_is_for_keys_that_open_it(guarded: Guarded) -> None:
     worker, bound = guarded.key(Scope.WORKER), guarded.key(Scope.WORKER, "mine")
     time.sleep(1.1)  # the keys are read again
@@ -492,6 +494,7 @@ def test_the_short_way_is_for_keys_that_open_it(guarded: Guarded) -> None:
     assert guarded.served.application_saw == [guarded.path] * len(refused)
 
 
+@pytest.mark.slow
 def test_a_revoked_key_takes_the_short_way_no_longer_than_a_second(guarded: Guarded) -> None:
     token = guarded.key(Scope.WORKER)
     time.sleep(1.1)
@@ -523,6 +526,7 @@ def token_id(table: KeyTable, scope: Scope) -> str:
     return next(key.id for key in table.live() if key.scope is scope)
 
 
+@pytest.mark.slow
 def test_the_short_way_is_charged_to_the_keys_rate_once(tmp_path: Path) -> None:
     guarded = Guarded(f"sqlite:///{tmp_path}/hpo.db", rate_limit=5)
     try:

@@ -108,6 +108,7 @@ def test_limits_are_kept_and_enqueued_params_are_taken(client, create, ask, pool
     assert given[1] == {"x": 0.5, "y": 0.5}
 
 
+@pytest.mark.slow
 def test_what_a_trial_draws_is_the_same_after_a_restart_and_as_drawn_by_the_sampler_itself(
     database_url: str, clock: Any
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_a_trial_draws_is_the_same_after_a_restart_and_as_drawn_by_the_samp
     assert again == drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [LONG, {"name": "tpe", "seed": 1}])
 def test_a_draw_that_fails_is_said_and_takes_nothing_along(client, create, ask, held, sampler):
     create(search_space=SPACE, sampler=sampler)
@@ -156,6 +158,7 @@ def test_a_draw_that_fails_is_said_and_takes_nothing_along(client, create, ask, 
     assert [trial["number"] for trial in ask()] == [1]
 
 
+@pytest.mark.slow
 def test_who_has_waited_too_long_for_a_draw_is_told_so_and_finds_it_when_he_asks_again(
     client, create, ask, held, pool, monkeypatch
 ):
@@ -245,6 +248,7 @@ def spec_of(sampler: dict[str, Any], parameters: int, choices: int = 0, directio
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "option", "said"),
     [
@@ -277,6 +281,7 @@ def test_what_cannot_be_drawn_in_time_is_refused_with_the_number_that_could_be(c
     assert client.post("/v1/studies", json=spec).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "parameters", "choices", "directions"),
     [("tpe", 100, 1_000, 1), ("tpe", 100, 0, 10), ("tpe", 60, 1_000, 2), ("nsgaii", 100, 0, 10), ("cmaes", 100, 0, 1)],

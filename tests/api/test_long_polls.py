@@ -141,6 +141,7 @@ WAKES: dict[str, tuple[dict[str, Any], Callable[[Server, str], Any], Callable[[S
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_told")
 @pytest.mark.parametrize("what", WAKES)
 def test_a_waiting_ask_wakes_when_something_can_be_given(server: Server, what: str) -> None:
@@ -211,6 +212,7 @@ def test_a_waiting_ask_goes_home_when_the_study_completes_and_when_it_is_deleted
     assert deleted.result(timeout=PATIENCE_SECONDS).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_limit_of_seconds_ends_the_wait(server: Server) -> None:
     name = server.create(limits={"seconds": 3, "running": 1})
     server.ask(name)

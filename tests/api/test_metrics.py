@@ -70,6 +70,7 @@ def eventually(holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> A
     return found
 
 
+@pytest.mark.slow
 def test_the_page_has_every_metric_with_its_type_and_labels_and_no_other(database_url, monkeypatch):
     monkeypatch.setattr(reading_process, "AGAIN_SECONDS", 1.0)
     app = create_app(Settings(database_url=database_url), with_keys=False, with_reading_process=True)
@@ -99,6 +100,7 @@ def test_trials_and_studies_are_counted_by_state(own, anew):
     assert found("hpo_studies", state="PAUSED") == 1
 
 
+@pytest.mark.slow
 def test_the_age_of_the_oldest_waiting_trial_counts_from_its_enqueueing_or_from_the_end_of_its_lease(own, anew, clock):
     def age() -> float:
         return exposed(own.client)("hpo_oldest_waiting_trial_seconds")
@@ -276,6 +278,7 @@ def test_it_waits_no_longer_than_a_moment_for_a_database_that_hangs(own, anew, m
     eventually(lambda: exposed(own.client)("hpo_database_reachable") == 1)
 
 
+@pytest.mark.slow
 def test_postgresql_that_is_stopped_and_comes_back_is_seen(own_postgres, anew):
     own_postgres.execute("CREATE DATABASE h")
     app = create_app(Settings(database_url=own_postgres.url("h")), with_reaper=False, with_keys=False)

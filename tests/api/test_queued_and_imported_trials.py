@@ -114,6 +114,7 @@ def test_a_wrong_import_is_refused_where_it_is_wrong(api: Any, trial: dict[str, 
     assert pointer in api.pointers(api.post(f"/v1/studies/{name}/trials:import", body))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["enqueue", "import"])
 def test_a_repeated_request_answers_with_the_same_trials(either: Any, call: str) -> None:
     name = either.create()

@@ -280,6 +280,7 @@ def test_what_lasts_has_a_line_when_it_begins_and_one_when_it_ends(lines):
     assert (ends["event"], ends["times"]) == ("it works again", 5)
 
 
+@pytest.mark.slow
 def test_leases_that_run_out_have_a_line_that_counts_them_and_the_reaper_is_not_late(tmp_path, lines):
     app = create_app(Settings(database_url=f"sqlite:///{tmp_path}/hpo.db"), with_keys=False)
     with TestClient(app) as client:
@@ -401,6 +402,7 @@ def url_of(server: subprocess.Popen[bytes]) -> str:
     return str(json.loads(server.stdout.readline())["url"])
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_holds_up_no_call_and_no_end(serve, tmp_path):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -419,6 +421,7 @@ def test_a_pipe_that_nobody_reads_holds_up_no_call_and_no_end(serve, tmp_path):
     os.close(writing)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_read_again_says_how_many_lines_were_lost(serve):
     reading, writing = os.pipe()
     server = serve(writing, HPO_ACCESS_LOG="true")
@@ -454,6 +457,7 @@ class Caller:
         return answer.status
 
 
+@pytest.mark.slow
 def test_the_log_says_how_the_server_begins_and_ends(serve, tmp_path):
     log = tmp_path / "log"
     with log.open("wb") as errors:

@@ -95,6 +95,7 @@ def post(url: str, path: str, body: Any, **headers: str) -> Any:
         return answer.headers["X-Request-Id"]
 
 
+@pytest.mark.slow
 def test_a_calls_spans_arrive_under_the_callers_trace(serve, receiver):
     server, url = serve(
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_SERVICE_NAME="a name of its own", OTEL_BSP_SCHEDULE_DELAY="100"
@@ -121,6 +122,7 @@ def test_a_calls_spans_arrive_under_the_callers_trace(serve, receiver):
     assert receiver.services == {"a name of its own"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_collector_that_is_away_holds_up_neither_calls_nor_the_end(serve):
     server, url = serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_BSP_SCHEDULE_DELAY="100")
@@ -163,6 +165,7 @@ def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_without_the_variables_nothing_of_it_is_loaded():
     assert run(_LOADED).stdout == "False False\n"
 
@@ -174,6 +177,7 @@ def test_asked_for_and_not_installed_is_one_clear_line_and_no_reason_not_to_serv
     assert "pip install 'hpo-service[otel]'" in json.loads(line)["event"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [{"OTEL_TRACES_EXPORTER": "zipkin"}, {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}],

@@ -66,6 +66,7 @@ def pair(postgres: Any, _postgres_template: str) -> Iterator[Pair]:
         yield Pair(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_sixteen_askers_of_two_servers_get_exactly_as_many_trials_as_the_limit(pair: Pair, sampler: str) -> None:
     name = pair.create(limits={"trials": 40}, sampler={"name": sampler, "seed": 1})

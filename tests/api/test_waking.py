@@ -98,6 +98,7 @@ async def waiting(service: Busy, count: int, name: str | None = "s", **fields: A
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
     async def test(service: Busy) -> None:
         await created(service, "busy")
@@ -117,6 +118,7 @@ def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_no_more_are_woken_than_may_be_served(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 2})
@@ -133,6 +135,7 @@ def test_no_more_are_woken_than_may_be_served(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_of_many_that_wait_for_any_study_each_gets_one_and_they_look_together(run):
     async def test(service: Busy) -> None:
         async with waiting(service, 40, None) as tasks:
@@ -171,6 +174,7 @@ def test_a_worker_that_hung_up_leaves_the_trial_to_the_next(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_waiter_that_is_cancelled_when_it_was_woken_leaves_the_trial_to_the_next(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -201,6 +205,7 @@ def test_the_same_ask_sent_twice_gets_the_same_answer_twice(run):
     run(test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s", None])
 def test_what_another_server_does_wakes_too(run, name):
     async def test(service: Busy, other: Busy) -> None:
@@ -214,6 +219,7 @@ def test_what_another_server_does_wakes_too(run, name):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_deleted_there_sends_home_who_waits_here(run):
     async def test(service: Busy, other: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -227,6 +233,7 @@ def test_a_study_that_is_deleted_there_sends_home_who_waits_here(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_worker_drained_there_goes_home_here(run):
     async def test(service: Busy, other: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -238,6 +245,7 @@ def test_a_worker_drained_there_goes_home_here(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_lease_that_runs_out_wakes_though_nothing_else_happens(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"trials": 1}, lease_seconds=1)
@@ -261,6 +269,7 @@ async def revisions(stream: AsyncIterator[bytes], upto: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_those_who_follow_a_study_get_the_same_events_read_once_for_all(run, monkeypatch):
     reads = 0
     since = events._since

@@ -80,6 +80,7 @@ def own_server(tmp_path: Path) -> Iterator[str]:
         process.terminate()
 
 
+@pytest.mark.slow
 def test_each_study_is_trained_drawn_and_held_against_its_claim(own_server: str, tmp_path: Path, hpo: Any) -> None:
     server = own_server
     with Client(server) as client:
@@ -96,6 +97,7 @@ def test_each_study_is_trained_drawn_and_held_against_its_claim(own_server: str,
             assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_one_command_runs_an_ensemble_and_ends_with_the_table_the_picture_and_the_next_study(tmp_path: Path) -> None:
     (tmp_path / "quick.json").write_text(json.dumps(quick("ensemble")))
 
@@ -112,6 +114,7 @@ def test_one_command_runs_an_ensemble_and_ends_with_the_table_the_picture_and_th
     assert (tmp_path / "pictures" / "ensemble.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "alone"),
     [
@@ -133,6 +136,7 @@ def test_another_figure_alone_makes_no_other_study(
     client.delete("described")
 
 
+@pytest.mark.slow
 def test_the_figures_are_measured_three_times_over() -> None:
     command = [sys.executable, "benchmarks/network.py", "--figures", "--quick"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)

@@ -132,6 +132,7 @@ def test_limits_are_raised_from_the_command_line(study, hpo, server):
     assert json.loads(ended.out)["limits"]["trials"] == 7
 
 
+@pytest.mark.slow
 def test_a_study_with_results_is_shown_plotted_watched_narrowed_and_exported(study, hpo, server, client, tmp_path):
     trials = [{"params": {"x": n / 10}, "state": "COMPLETE", "values": [n / 10]} for n in range(10)]
     client.import_trials(study, trials)

@@ -153,6 +153,7 @@ COMMANDS = (
 WITHOUT_A_TEXT = ("study delete mine", "study test mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_passes_a_text_on_that_a_terminal_would_obey(hpo: Any, hostile_server: str, command: str) -> None:
     words = command.split(" -- ")
@@ -217,6 +218,7 @@ def test_labels_of_keys_are_shown_in_letters_also_where_another_program_wrote_th
     assert "\\x1b]0;owned\\x07" in listed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_a_picture_is_drawn_and_is_well_formed(hpo: Any, hostile_server: str, tmp_path: Any, form: str) -> None:
     """Control characters make an SVG that no program reads; $ in a name is a dollar sign and no formula."""
@@ -237,6 +239,7 @@ ON_A_TERMINAL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ON_A_TERMINAL)
 def test_on_a_terminal_neither(hostile_server: str, command: str) -> None:
     code, output = on_a_terminal(command.split(), {"HPO_SERVER": hostile_server})

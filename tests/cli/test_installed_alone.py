@@ -166,6 +166,7 @@ main({list(arguments)!r})
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments", "extra"),
     [

@@ -37,6 +37,7 @@ def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path) -> None:
     (code,) = blocks("python")
     code = code.replace("http://127.0.0.1:8000", server)
@@ -48,6 +49,7 @@ def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path)
     assert '"COMPLETE": 50' in shown.stdout or '"COMPLETE":50' in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_on_studies_and_keys_work_as_written(server: str, tmp_path: Path) -> None:
     (tmp_path / "studies").symlink_to(PROJECT / "studies")
     for line in HPO:
@@ -58,6 +60,7 @@ def test_the_commands_on_studies_and_keys_work_as_written(server: str, tmp_path:
         assert done.returncode == 0, (line, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in HPO if not line.startswith(("study", "token"))])
 def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)

@@ -122,6 +122,7 @@ def gone(processes, seconds=PATIENCE_SECONDS):
     return not alive
 
 
+@pytest.mark.slow
 def test_one_command_searches_draws_tests_and_sums_up(run):
     code, out, err = run.start(ROUNDS).end()
 
@@ -142,6 +143,7 @@ def test_one_command_searches_draws_tests_and_sums_up(run):
     assert "tiny: COMPLETED, 10/10 trials" in err
 
 
+@pytest.mark.slow
 def test_on_postgresql_with_json_stdout_is_the_study_and_nothing_else_and_a_second_run_changes_nothing(
     run, postgres_url
 ):
@@ -157,6 +159,7 @@ def test_on_postgresql_with_json_stdout_is_the_study_and_nothing_else_and_a_seco
     assert "6 trials finished before" in err
 
 
+@pytest.mark.slow
 def test_without_the_test_the_study_stays_open(run):
     code, out, _ = run.start(SHORT, "--no-test", "--json", "-o", "here.png").end()
 
@@ -191,6 +194,7 @@ def test_interrupted_it_ends_with_all_it_started_and_goes_on_the_next_time(numbe
     assert json.loads(out)["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": MANY, "PRUNED": 0, "FAIL": 0}
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_no_child_behind(run):
     run.start(ENDLESS)
     run.wait_for(lambda: run.finished() >= 1)
@@ -203,6 +207,7 @@ def test_killed_it_leaves_no_child_behind(run):
     run.end()
 
 
+@pytest.mark.slow
 def test_a_child_started_without_a_lifeline_does_outlive_its_parent(run, monkeypatch, tmp_path):
     """The switch that breaks the guarantee: the test above would see it."""
     sitecustomize = tmp_path / "sitecustomize.py"
@@ -222,6 +227,7 @@ def test_a_child_started_without_a_lifeline_does_outlive_its_parent(run, monkeyp
     run.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["serve", "worker"])
 def test_a_child_that_is_killed_is_started_again_and_the_job_is_done(victim, run):
     run.start(LONG, "--no-test", "--json")
@@ -236,6 +242,7 @@ def test_a_child_that_is_killed_is_started_again_and_the_job_is_done(victim, run
     assert json.loads(out)["counts"]["COMPLETE"] == MANY
 
 
+@pytest.mark.slow
 def test_a_database_that_another_server_holds_is_refused_with_how_to_use_that_server(run):
     run.start(ENDLESS, "--no-test")
     run.wait_for(lambda: run.finished() >= 1)
@@ -260,6 +267,7 @@ def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(r
     assert not (run.folder / "hpo.db").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_says_why_and_the_password_stays_hidden(run):
     code, out, err = run.start(SHORT, "--database", "postgresql://u:secret@127.0.0.1:1/x").end(60)
 

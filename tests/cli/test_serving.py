@@ -37,6 +37,7 @@ def serve(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_one_line_says_where_it_serves(serve):
     line = serve().stdout.readline()
 
@@ -46,6 +47,7 @@ def test_one_line_says_where_it_serves(serve):
         assert client.version()["api"]
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_sends_home_who_waits_and_ends_with_0(serve):
     process = serve("--json")
     url = json.loads(process.stdout.readline())["url"]
@@ -74,6 +76,7 @@ def test_a_port_that_is_taken_is_one_clear_line(serve):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_server_on_one_file_is_one_clear_line(serve):
     serve().stdout.readline()
     second = serve()
@@ -84,6 +87,7 @@ def test_a_second_server_on_one_file_is_one_clear_line(serve):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_right_after_kill_9_it_starts_again_on_its_port(serve):
     first = serve("--json")
     url = json.loads(first.stdout.readline())["url"]

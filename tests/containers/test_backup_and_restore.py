@@ -119,6 +119,7 @@ def train(client: Client, stop: threading.Event, told: list[int]) -> None:
             told.append(trial.number)
 
 
+@pytest.mark.slow
 def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(installation: Installation) -> None:
     stop, told = threading.Event(), list[int]()
     with Serving(installation.url) as client:
@@ -155,6 +156,7 @@ def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(ins
     assert installation.run("backup.sh", "once").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_record_at_rest_comes_back_row_by_row(installation: Installation) -> None:
     with Serving(installation.url) as client:
         study = client.create_study("s", search_space={"x": {"type": "float", "low": 0, "high": 1}})
@@ -194,6 +196,7 @@ def test_a_dump_that_fails_leaves_those_from_before(installation: Installation) 
     assert not [name for name in installation.dumps()[1:] if name.endswith(".dump")]
 
 
+@pytest.mark.slow
 def test_on_a_schedule_it_dumps_again_and_ends_when_told(installation: Installation) -> None:
     process = subprocess.Popen(
         ["sh", DEPLOY / "backup.sh"], env=installation.around("hpo_reader", BACKUP_SECONDS="1"), stdout=subprocess.PIPE
@@ -207,6 +210,7 @@ def test_on_a_schedule_it_dumps_again_and_ends_when_told(installation: Installat
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_restored_changes_nothing(installation: Installation) -> None:
     assert installation.run("backup.sh", "once").returncode == 0
     (dump,) = installation.dumps()
@@ -224,6 +228,7 @@ def test_what_cannot_be_restored_changes_nothing(installation: Installation) -> 
     assert counts(installation)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_role_for_backups_cannot_write(installation: Installation) -> None:
     with psycopg.connect(installation.url.replace("postgres@", "hpo_reader@")) as connection:
         connection.execute("SET TRANSACTION READ WRITE")

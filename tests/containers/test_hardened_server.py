@@ -140,6 +140,7 @@ def server(folder: Path) -> Iterator[Contained]:
     assert started.process.wait(timeout=PATIENCE_SECONDS) == 0, "it ends by itself when it is asked to"
 
 
+@pytest.mark.slow
 def test_it_is_nobody_and_may_do_nothing(server: Contained) -> None:
     status = server.status()
     assert status["Uid"].split() == [str(USER)] * 4
@@ -168,6 +169,7 @@ print(json.dumps([written(place) for place in {places!r}]))
     (folder / "data" / "x").unlink()
 
 
+@pytest.mark.slow
 def test_a_study_runs_in_it_and_its_pages_are_there(server: Contained) -> None:
     space = {"x": {"type": "float", "low": 0, "high": 1}}
     assert server.call("POST", "/v1/studies", {"name": "walls", "search_space": space})[0] == 201

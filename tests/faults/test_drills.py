@@ -7,6 +7,8 @@ from drills.catalogue import DRILLS, Drill, bites, run_drill
 from drills.loaded_study import NotHere
 from drills.nursery import Nursery
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("drill", [pytest.param(drill, id=drill.name) for drill in DRILLS if drill.short])

@@ -128,6 +128,7 @@ def addresses(app: Any) -> Iterator[str]:
     yield from OTHERS
 
 
+@pytest.mark.slow
 def test_every_address_is_answered_or_refused_in_words_and_head_like_get(api: Api) -> None:
     statuses: dict[int, int] = {}
     for path in addresses(dashboard_app(api.client.app.state.service.database)):  # type: ignore[attr-defined]
@@ -139,6 +140,7 @@ def test_every_address_is_answered_or_refused_in_words_and_head_like_get(api: Ap
     assert statuses[404] > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("headers", HEADERS, ids=lambda headers: next(iter(headers.items())))
 def test_whatever_headers_come_along(api: Api, headers: dict[str, str]) -> None:
@@ -172,6 +174,7 @@ def test_a_picture_that_there_cannot_be_of_a_study_is_not_found_and_says_why(
     assert "a front has two objectives" in refused.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_while_it_is_read_is_not_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     (name,) = [
         each["study_name"] for each in api.get("/api/studies").json()["study_summaries"] if each["study_id"] == 1

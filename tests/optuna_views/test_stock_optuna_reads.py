@@ -173,6 +173,7 @@ def test_importances_work_on_the_live_database(viewed: str) -> None:
     assert set(optuna.importance.get_param_importances(study)) == {"lr", "units", "kind", "momentum"}
 
 
+@pytest.mark.slow
 def test_every_write_is_refused(viewed: str) -> None:
     before = [repr(trial) for trial in read(viewed)]
     study = optuna.load_study(study_name="mnist", storage=stock(viewed))

@@ -82,6 +82,7 @@ def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> N
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_postgresql_that_goes_away_and_comes_back_needs_no_restart_of_the_server(
     own_postgres: Any, serve: Callable[[str], Server]
 ) -> None:
@@ -102,6 +103,7 @@ def test_postgresql_that_goes_away_and_comes_back_needs_no_restart_of_the_server
     assert server.call(*ask("2"))[1]["trials"][0]["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_forgotten_once_there_is_room(tmp_path: Path, serve: Callable[[str], Server]) -> None:
     server = serve(f"sqlite:///{tmp_path}/hpo.db")
     assert server.call("POST", "/v1/studies", STUDY)[0] == 201
@@ -123,6 +125,7 @@ def test_a_full_disk_is_said_and_forgotten_once_there_is_room(tmp_path: Path, se
     assert server.call(*ask("2"))[1]["trials"][0]["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_server_on_one_sqlite_file_is_refused_in_one_line(
     tmp_path: Path, serve: Callable[[str], Server]
 ) -> None:
@@ -136,6 +139,7 @@ def test_a_second_server_on_one_sqlite_file_is_refused_in_one_line(
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_a_server_killed_with_9_can_be_started_again_at_once(tmp_path: Path, serve: Callable[[str], Server]) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
     server = serve(url)
@@ -158,6 +162,7 @@ Database(sys.argv[1]).close()
 """
 
 
+@pytest.mark.slow
 def test_eight_servers_started_at_once_on_an_empty_database_all_come_up(postgres_url: str) -> None:
     starting = [
         subprocess.Popen([sys.executable, "-c", _OPEN, postgres_url], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -171,6 +176,7 @@ def test_eight_servers_started_at_once_on_an_empty_database_all_come_up(postgres
     assert [code for _, code in outcomes] == [0] * 8, outcomes
 
 
+@pytest.mark.slow
 def test_of_eight_servers_started_at_once_on_a_sqlite_file_those_that_lose_say_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
     database = Database(url)

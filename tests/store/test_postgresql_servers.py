@@ -73,6 +73,7 @@ def given_all(postgres: Postgres, url: str) -> None:
         connection.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["role", "PGCLIENTENCODING"])
 def test_text_stays_what_it_was_whatever_encoding_clients_have_by_default(
     way: str, postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_text_stays_what_it_was_whatever_encoding_clients_have_by_default(
         assert (trial["reason"], trial["reports"][0]["metrics"]["note"]) == (TEXT, TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_cannot_hold_every_text_is_refused_in_words_everywhere(
     encoding: str, postgres: Postgres
@@ -165,6 +167,7 @@ def test_no_second_record_is_begun_in_another_schema(postgres: Postgres, postgre
     Database(role).close()
 
 
+@pytest.mark.slow
 def test_a_standby_is_refused_in_words(own_postgres: Postgres, tmp_path: Path) -> None:
     upgrade(own_postgres.url("postgres"))
     own_postgres.stop()
@@ -289,6 +292,7 @@ def _short_folder() -> Any:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_two_servers_behind_a_pooler_answer_every_call(mode: str, pool: Pool, postgres_url: str) -> None:
     url = pool(mode).url(postgres_url)
@@ -306,6 +310,7 @@ def test_two_servers_behind_a_pooler_answer_every_call(mode: str, pool: Pool, po
         assert other.get("/v1/studies/s").json()["counts"]["FAIL"] == 60
 
 
+@pytest.mark.slow
 def test_servers_that_start_at_once_behind_a_pooler_all_come_up(pool: Pool, postgres_url: str) -> None:
     url = pool("transaction").url(postgres_url)
     program = f"from hpo_service.store import Database; Database({url!r}).close()"

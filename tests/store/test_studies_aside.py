@@ -68,6 +68,7 @@ def hold(other: psycopg.Connection[Any], name: str) -> None:
     other.execute("SELECT FROM hpo_studies WHERE name = %s FOR UPDATE", [name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [ask, light_heartbeat])
 def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(service, other, call):
     async def beside() -> list[float]:
@@ -149,6 +150,7 @@ def test_who_asks_any_study_is_given_a_trial_of_one_that_nobody_holds(service, o
     assert [trial["study"] for trial in asyncio.run(ask_any())["trials"]] == ["free"]
 
 
+@pytest.mark.slow
 def test_what_reads_all_studies_and_the_reaper_do_not_wait_for_one_that_is_held(service, other):
     async def overdue() -> list[str]:
         for name in ("held", "free"):
@@ -172,6 +174,7 @@ def test_a_new_worker_is_given_a_trial_though_its_row_is_held(service, other):
     assert asyncio.run(asked())["trials"]
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
     service = Service(postgres_url)
 

@@ -69,6 +69,7 @@ def test_an_ask_that_the_other_server_has_answered_gets_that_answer(pair):
     assert [ask(one, "the same"), ask(other, "the same")] == [number, number]
 
 
+@pytest.mark.slow
 def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all_again(pair):
     one, other = pair
     create(one)
@@ -85,6 +86,7 @@ def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all
     assert all(mirror(server) is before for server, before in zip(pair, known, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner):
     """Each tuner learns what the other server was told."""

@@ -33,6 +33,7 @@ def imported(file: Path, package: str) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PRIVATE)
 def test_privates_are_imported_by_one_file(package: str) -> None:
     home, private = PRIVATE[package]

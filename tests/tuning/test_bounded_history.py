@@ -65,6 +65,7 @@ def history_of(some: Sequence[HistoryTrial], axes: Axes, direction: str = "minim
     return history
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(some=trials(), seed=st.integers(0, 9), direction=st.sampled_from(["minimize", "maximize"]))
 def test_one_by_one_or_all_at_once_the_same_trials_are_kept(
@@ -109,6 +110,7 @@ def test_of_many_running_trials_the_latest_repel() -> None:
     assert history.keeps(8, with_running=True)
 
 
+@pytest.mark.slow
 @given(some=trials())
 def test_a_trial_comes_back_from_its_columns_as_it_went_in(some: list[HistoryTrial]) -> None:
     past = PastTrials(1, SPACE)

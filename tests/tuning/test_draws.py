@@ -124,6 +124,7 @@ def name_of(case: Any) -> str:
     return case if isinstance(case, str) else "-".join(f"{key}={value}" for key, value in case.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), SAMPLERS, ids=name_of)
 @pytest.mark.parametrize("space", [MIXED, CONDITIONAL], ids=["mixed", "conditional"])
 def test_a_draw_lies_in_the_space(sampler: str, params: dict[str, Any], space: dict[str, Any]) -> None:
@@ -133,6 +134,7 @@ def test_a_draw_lies_in_the_space(sampler: str, params: dict[str, Any], space: d
     run(Tuner(spec), spec.search_space, range(45))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), [case for case in SAMPLERS if case[0] != "cmaes"], ids=name_of)
 @pytest.mark.parametrize("directions", [2, 3])
 def test_a_draw_lies_in_the_space_with_several_directions(
@@ -329,6 +331,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
     return space
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_history_leads_to_a_draw_inside_the_space(data: st.DataObject) -> None:

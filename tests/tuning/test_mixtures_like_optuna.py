@@ -102,6 +102,7 @@ def axes_and_coordinates(ranges: list[dict[str, Any]]) -> tuple[Axes, Coordinate
     return axes, Coordinates([Coordinate.of(axes[name]) for name in axes.names], range(len(axes.names)))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_the_better_of_two_points_is_the_better_by_as_much(data: st.DataObject) -> None:
@@ -127,6 +128,7 @@ def test_beyond_single_precision_it_is_still_optunas() -> None:
     assert difference == pytest.approx(np.full(len(difference), difference[0]), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(len(RANGES)), ids=lambda place: str(RANGES[place])[:60])
 def test_candidates_lie_where_the_density_says(place: int) -> None:
     """Of many candidates the share in each quarter of the range is the mass there."""

@@ -25,6 +25,7 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
+@pytest.mark.slow
 class TestItIsAStorageOfOptunas(StorageTestCase):
     @pytest.fixture
     def storage(self, database: Database) -> BaseStorage:
@@ -92,6 +93,7 @@ def test_read_only_means_that_every_write_is_refused(client: Any, create: Any, a
             write()
 
 
+@pytest.mark.slow
 def test_what_was_read_is_not_read_again(database: Database) -> None:
     storage = WritingStorage(database)
     study = optuna.create_study(storage=storage, study_name="own")
@@ -106,6 +108,7 @@ def test_what_was_read_is_not_read_again(database: Database) -> None:
     assert all(one is other for one, other in zip(first, later, strict=False))
 
 
+@pytest.mark.slow
 def test_optimize_runs_on_the_record_and_the_study_appears_in_it(database: Database) -> None:
     storage = WritingStorage(database)
     study = optuna.create_study(storage=storage, study_name="own", direction="maximize")

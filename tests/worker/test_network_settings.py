@@ -312,6 +312,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(sorted(SETTINGS)) | st.text(), JSON, max_size=6))
 def test_any_objective_is_taken_or_refused_in_words(objective: dict[str, object]) -> None:
     found = objective_faults(objective, space(learning_rate=LEARNING_RATE))

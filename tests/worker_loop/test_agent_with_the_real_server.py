@@ -38,6 +38,7 @@ def program(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_command_trains_trials(hpo, start, program):
     create(hpo, "commanded", trials=4)
     command = (sys.executable, str(program), "tells", "{x}")
@@ -52,6 +53,7 @@ def test_a_command_trains_trials(hpo, start, program):
         assert trial["metrics"] == {"f1": 0.5}
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_gives_its_last_words(hpo, start, program):
     create(hpo, "failing", trials=2)
     agent = start("hpo_service", "agent", "failing", "--", sys.executable, str(program), "fails", "{x}")
@@ -62,6 +64,7 @@ def test_a_command_that_fails_gives_its_last_words(hpo, start, program):
     assert hpo.trial("failing", 0)["values"] == [2 * hpo.trial("failing", 0)["params"]["x"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["leave", "stop"])
 def test_a_command_ends_with_its_trial_and_with_the_agent(hpo, start, program, go_on, how):
     name = f"ended-by-{how}"

@@ -78,6 +78,7 @@ def run_stubborn(start, stubborn, tmp_path, name):
     return agent, pids_in(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_told_to_leave_it_ends_the_command_before_it_hands_the_trial_back(
     hpo, start, stubborn, tmp_path, number
@@ -118,6 +119,7 @@ def test_its_watchdog_killed_the_command_ends_too_and_the_trial_fails(hpo, start
     assert hpo.trial("unwatched", 0)["reason"] == "killed by SIGKILL"
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_hands_the_trial_back(hpo, real_server, stubborn, tmp_path):
     create(hpo, "hung-up", trials=1)
     arguments = ["agent", "hung-up", "--server", real_server.url, "--", sys.executable, str(stubborn), str(tmp_path)]
@@ -132,6 +134,7 @@ def test_a_closed_terminal_hands_the_trial_back(hpo, real_server, stubborn, tmp_
     os.waitpid(pid, 0)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_ends_nothing(hpo, start, real_server, tmp_path, go_on):
     create(hpo, "nohup", trials=1)
     waiting = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.05)\nprint('{{\"value\": 1}}')"
@@ -197,6 +200,7 @@ def test_neither_its_environment_nor_that_of_those_above_it_shows_the_command_a_
     assert mine["MINE"] == "kept"
 
 
+@pytest.mark.slow
 def test_the_agent_still_has_its_key(tmp_path):
     """It is used with a server that asks for one."""
     database = ("--database", f"sqlite:///{tmp_path}/hpo.db")
@@ -238,6 +242,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ENDINGS)
 def test_a_trial_says_how_its_command_ended(hpo, start, command):
     name = "ended-" + ENDINGS[command].split()[-1].lower()
@@ -247,6 +252,7 @@ def test_a_trial_says_how_its_command_ended(hpo, start, command):
     assert hpo.trial(name, 0)["reason"] == ENDINGS[command]
 
 
+@pytest.mark.slow
 def test_a_program_that_is_not_there_says_so(hpo, start):
     hpo.create_study(
         "absent", search_space={"p": {"type": "categorical", "choices": ["/no/such"]}}, limits={"trials": 1}
@@ -255,6 +261,7 @@ def test_a_program_that_is_not_there_says_so(hpo, start):
     assert hpo.trial("absent", 0)["reason"] == "exit code 127: hpo: /no/such cannot be run: No such file or directory"
 
 
+@pytest.mark.slow
 def test_what_a_command_leaves_running_ends_with_its_trial_and_its_result_counts(hpo, start, tmp_path):
     create(hpo, "leftovers", trials=1)
     leave = f"setsid sh -c 'echo $$ > {tmp_path}/left.pid; exec sleep 600' & echo '{{\"value\": 0.5}}'; sleep 0.3"
@@ -264,6 +271,7 @@ def test_what_a_command_leaves_running_ends_with_its_trial_and_its_result_counts
     assert not is_there(int((tmp_path / "left.pid").read_text()))
 
 
+@pytest.mark.slow
 def test_a_pipe_that_breaks_ends_a_command_as_it_does_in_a_shell(hpo, start):
     """Python ignores SIGPIPE; what it starts must not."""
     create(hpo, "pipes", trials=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from hpo_service.client import log_uniform
 from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import ends, kill_with_children, wait_for
@@ -28,6 +30,7 @@ def all_training(hpo, study, trials):
     return lambda: sum(bool(trial["reports"]) for trial in hpo.trials(study, state="RUNNING")) == trials
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start):
     create_company(hpo, "company_leaves", lease_seconds=3600)
     worker = start_company(start, "company_leaves")
@@ -40,6 +43,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start)
     assert [ends(hpo, "company_leaves", number) for number in range(4)] == [[(1, "released")]] * 4
 
 
+@pytest.mark.slow
 def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(hpo, start):
     slow = {"trials": 4, "epochs": 30, "samples": 4000}
     create_company(hpo, "company_killed", **slow, lease_seconds=1)
@@ -56,6 +60,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
     assert [trial["reports"] for trial in again] == [trial["reports"] for trial in spared]
 
 
+@pytest.mark.slow
 def test_companies_of_two_processes_give_out_each_trial_once_and_no_more(hpo, start):
     create_company(hpo, "company_limit", trials=20, epochs=50)
     worker = start("hpo_worker", "--study", "company_limit", "--processes", "2", "--until-done", "--json")

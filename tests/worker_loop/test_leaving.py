@@ -110,6 +110,7 @@ def wait_until_gone(pids):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("objective", ["one_epoch_after_another", "one_long_epoch"])
 def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective, signum):
@@ -123,6 +124,7 @@ def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective,
     assert json.loads(output) == {"trials": {"released": 1}}
 
 
+@pytest.mark.slow
 def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_same(start, stand_in):
     process = start("deaf")
     stand_in.wait_for(lambda: stand_in.running)
@@ -158,6 +160,7 @@ def test_a_worker_that_waits_for_trials_leaves_at_once_and_keeps_none(start, sta
     assert stand_in.told == {} or stand_in.told.keys() == {3}
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_a_server_that_does_not_answer(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
@@ -167,6 +170,7 @@ def test_a_worker_leaves_a_server_that_does_not_answer(start, stand_in):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_supervisor_even_when_it_is_killed(start, stand_in):
     process = start("one_long_epoch", "--processes", "2")
     stand_in.wait_for(lambda: len(stand_in.running) == 2)
@@ -178,6 +182,7 @@ def test_processes_end_with_the_supervisor_even_when_it_is_killed(start, stand_i
     assert sorted(stand_in.released) == [(0, 1), (1, 1)]
 
 
+@pytest.mark.slow
 def test_a_process_that_crashes_is_replaced(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
@@ -187,6 +192,7 @@ def test_a_process_that_crashes_is_replaced(start, stand_in):
     assert children(process) != [pid]
 
 
+@pytest.mark.slow
 def test_what_an_objective_prints_is_not_in_the_answer(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
@@ -197,6 +203,7 @@ def test_what_an_objective_prints_is_not_in_the_answer(start, stand_in):
     assert "an objective may print" in errors
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     process = start("quick", "--processes", "2", "--until-done")
     output, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -207,6 +214,7 @@ def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     }
 
 
+@pytest.mark.slow
 def test_the_processes_of_an_objective_end_without_the_worker(start, stand_in):
     process = start("in_a_pool", "--processes", "1", "--until-done")
     process.communicate(timeout=PATIENCE_SECONDS)
@@ -214,6 +222,7 @@ def test_the_processes_of_an_objective_end_without_the_worker(start, stand_in):
     assert [told["values"] for told in stand_in.told.values()] == [[14.0]] * 4
 
 
+@pytest.mark.slow
 def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(start, stand_in, tmp_path):
     (tmp_path / "worker.py").write_text("raise SystemExit('the wrong worker')")
     process = start("quick", "--processes", "1", "--until-done")
@@ -222,6 +231,7 @@ def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(sta
     assert len(stand_in.told) == 4
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_own_that_is_called_worker_is_an_objective_like_any_other(start, stand_in, tmp_path):
     (tmp_path / "worker.py").write_text("def train(trial):\n    return trial.number / 10\n")
     process = start("worker:train", "--processes", "1", "--until-done")
@@ -230,6 +240,7 @@ def test_a_file_of_the_users_own_that_is_called_worker_is_an_objective_like_any_
     assert sorted(told["values"] for told in stand_in.told.values()) == [[0.0], [0.1], [0.2], [0.3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "words"),
     [("not_there", "cannot be imported"), ("os", "is no function")],
@@ -242,6 +253,7 @@ def test_an_objective_that_cannot_be_used_is_a_usage_error(start, stand_in, obje
     assert stand_in.count("ask") == 0
 
 
+@pytest.mark.slow
 def test_a_study_without_an_objective_is_not_trained_by_the_built_in_network(server, stand_in):
     command = [sys.executable, "-m", "hpo_worker", "--server", server, "--study", "s", "--processes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -11,6 +11,7 @@ from hpo_service.domain.errors import LeaseLost, ResultConflict
 from tests.worker_loop.real_server import create, ends
 
 
+@pytest.mark.slow
 def test_an_objective_is_optimized_in_a_loop(hpo):
     study = create(hpo, "optimized", trials=10)
 

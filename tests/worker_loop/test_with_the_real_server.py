@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from hpo_service.client import log_uniform
 from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import create, ends, kill_with_children, start_worker, wait_for
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_is_finished_by_another(hpo, start, go_on):
     study = create(hpo, "killed", trials=1, lease_seconds=1)
     killed = start_worker(start, "killed", "slow_until_released")
@@ -27,6 +30,7 @@ def test_a_trial_whose_worker_is_killed_is_finished_by_another(hpo, start, go_on
     assert study.read()["state"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_leave_hands_its_trial_to_another(hpo, start, go_on):
     create(hpo, "handed", trials=1, lease_seconds=3600)
     leaver = start_worker(start, "handed", "slow_until_released")
@@ -40,6 +44,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_trial_to_another(hpo, start, g
     assert ends(hpo, "handed", 0) == [(1, "released"), (2, "told")]
 
 
+@pytest.mark.slow
 def test_a_server_killed_and_started_again_loses_no_epoch(hpo, start, real_server):
     study = create(hpo, "restarted", trials=3)
     worker = start_worker(start, "restarted", "forty_epochs", "--until-done")
@@ -59,6 +64,7 @@ def test_a_server_killed_and_started_again_loses_no_epoch(hpo, start, real_serve
         assert trial["attempt"] == 1
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_by_a_person_ends_with_that_reason(hpo, start):
     create(hpo, "stopped", trials=1)
     worker = start_worker(start, "stopped", "slow_until_released", "--until-done")
@@ -69,6 +75,7 @@ def test_a_trial_stopped_by_a_person_ends_with_that_reason(hpo, start):
     assert (trial["state"], trial["reason"]) == ("FAIL", "stopped")
 
 
+@pytest.mark.slow
 def test_the_network_is_searched_and_its_test_set_opened_once(hpo, start):
     hpo.create(
         {
@@ -94,6 +101,7 @@ def test_the_network_is_searched_and_its_test_set_opened_once(hpo, start):
     assert hpo.test("network", ensemble=2)["test"] == test
 
 
+@pytest.mark.slow
 def test_named_studies_are_trained_side_by_side_and_others_left_alone(hpo, start, go_on):
     go_on.touch()
     for name in ("left", "right", "other"):
@@ -106,6 +114,7 @@ def test_named_studies_are_trained_side_by_side_and_others_left_alone(hpo, start
     assert list(hpo.trials("other")) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_left_while_it_waited_is_given_nothing(hpo, start):
     create(hpo, "paused")
     hpo.pause("paused")
@@ -120,6 +129,7 @@ def test_a_worker_that_left_while_it_waited_is_given_nothing(hpo, start):
     assert hpo.study("paused")["counts"]["RUNNING"] == 0
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_there_is_exit_code_3(start):
     worker = start_worker(start, "nowhere", "forty_epochs")
     _, errors = worker.communicate(timeout=PATIENCE_SECONDS)
