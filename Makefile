@@ -1,8 +1,10 @@
 # make run     sets up and runs the article's search on MNIST (about a minute on two cores)
 # make test    sets up and runs all tests, on SQLite and on a real PostgreSQL
+# make test-fast  the same without those marked slow (drills, benchmarks, whole searches): for every save
+# make coverage   all tests but the drills, and which lines none of them has run: build/coverage/index.html
 # make faults  every fault drill at full size, and each with its guarantee broken (about twenty minutes on two
 #              cores); writes docs/reliability.md
-# make check   the linters: ruff, mypy, import-linter
+# make check   the linters: ruff, mypy (the tests' types as well), import-linter
 # make sbom    writes build/sbom.cdx.json: what is shipped, by version and hash (CycloneDX)
 # make audit   is what is installed what was locked, and has any of it a known weakness? Fails where nobody can be asked
 # make lock    pins the dependencies anew, by hash
@@ -24,7 +26,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: setup run test faults check sbom audit lock clean
+.PHONY: setup run test test-fast coverage faults check sbom audit lock clean
 setup: $(INSTALLED)
 
 run: $(INSTALLED)
@@ -32,6 +34,13 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore tests/faults/test_drills.py \
+		--cov --cov-report=term:skip-covered --cov-report=html
 
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/run.py --full
@@ -54,8 +63,8 @@ audit: $(INSTALLED)
 	$(BIN)/python tests/supply_chain/lock_files.py
 
 lock:
-	uv pip compile pyproject.toml --extra build $(LOCK) -o requirements.lock
-	uv pip compile pyproject.toml --extra build --extra dev --extra otel -c requirements.lock $(LOCK) -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra all --extra build $(LOCK) -o requirements.lock
+	uv pip compile pyproject.toml --extra all --extra build --extra dev -c requirements.lock $(LOCK) -o requirements-dev.lock
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* build/coverage

@@ -5,17 +5,17 @@ Each field is HPO_ and its name in capitals (hpo_service/environment.py has the 
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, model_validator
+
+from hpo_service.environment import PREFIX
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="HPO_", env_ignore_empty=True, secrets_dir=None, extra="ignore")
-
+class Settings(BaseModel):
     database_url: str = "sqlite:///hpo.db"
     # Whether a process beside the server reads for it (docs/decisions/0017); it takes some 100 MB more.
     reading_process: bool = True
@@ -32,3 +32,10 @@ class Settings(BaseSettings):
     idle_seconds: Annotated[int, Field(gt=0, le=86_400)] = 75
     stall_seconds: Seconds = 30.0  # without reading any of an answer
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What was not given comes from the environment; an empty variable is as good as none."""
+        variables = {field: os.environ.get(f"{PREFIX}{field.upper()}") for field in cls.model_fields}
+        return {field: value for field, value in variables.items() if value} | given

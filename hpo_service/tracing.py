@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from hpo_service import __version__
+from hpo_service import __version__, extras
 
 R = TypeVar("R")
 
@@ -48,9 +48,7 @@ def configure() -> Callable[[], None]:
     try:
         provider = _provider()
     except ImportError:
-        log.warning(
-            "OTEL_* variables ask for traces, but OpenTelemetry is not installed: pip install hpo-service[otel]"
-        )
+        log.warning(f"OTEL_* variables ask for traces, but OpenTelemetry is not installed: {extras.install('otel')}")
         return lambda: None
     except Exception as error:  # a tracer that cannot begin is no reason not to serve
         log.warning("tracing cannot begin; the server goes on without", error=str(error))

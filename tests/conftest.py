@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
@@ -20,6 +21,12 @@ from fastapi.testclient import TestClient
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
+
+# How long an example takes, or drawing one, says something about the machine.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -91,7 +98,7 @@ class Postgres:
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement.encode())
 
 
 def _cluster() -> Iterator[Postgres]:

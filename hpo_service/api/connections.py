@@ -13,8 +13,6 @@ from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from hpo_service.api import metrics, request_log
 from hpo_service.api.fast_path import FastCycle, FastPath, FastPathConnection, header_lines
@@ -23,6 +21,7 @@ from hpo_service.api.problems import problem
 from hpo_service.api.request_heads import MOST_HEADERS, HeadRefused, too_many
 from hpo_service.api.request_pieces import HEAD_END, LARGEST_PIECE, Backlog
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
+from hpo_service.api.uvicorn_protocol import HIGH_WATER_LIMIT, STATUS_LINE, FlowControl
 from hpo_service.settings import Settings
 
 LARGEST_HEAD = 2**16  # request line and headers

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.study import Limits, Narrowing, PrunerConfig, SamplerConfig, StudyState
-from hpo_service.domain.trial import TrialState
+from hpo_service.domain.trial import AttemptEnd, EndReason, TrialState
 
 Measured = float | Literal["NaN", "Infinity", "-Infinity"]
-JsonObject = dict[str, Any]
 
 
 class _Document(BaseModel):
@@ -38,7 +38,7 @@ class Problem(_Document):
 
 class BestDocument(_Document):
     number: int
-    params: JsonObject
+    params: Json
     values: list[Measured]
     attempt: int
 
@@ -61,14 +61,14 @@ class StudyDocument(_Document):
     limits: Limits
     lease_seconds: float
     narrowing: Narrowing | None
-    objective: JsonObject | None
-    metadata: JsonObject
+    objective: Json | None
+    metadata: Json
     state: StudyState
     counts: dict[TrialState, int]
     best: BestDocument | None = None
     front: list[BestDocument] | None = None
     rounds: list[RoundDocument]
-    test: JsonObject | None
+    test: Json | None
     created_at: str
     dataset_sha256: str | None
 
@@ -81,19 +81,19 @@ class StudyPage(_Document):
 class ReportDocument(_Document):
     step: int
     value: Measured
-    metrics: JsonObject
+    metrics: Json
 
 
 class TrialDocument(_Document):
     study: str
     number: int
     state: TrialState
-    params: JsonObject
+    params: Json
     values: list[Measured] | None
     attempt: int
     worker_id: str | None
     reports: list[ReportDocument]
-    metrics: JsonObject | None
+    metrics: Json | None
     reason: str | None
     round: int | None
     seed: int
@@ -115,7 +115,7 @@ class AttemptDocument(_Document):
     worker_id: str
     started_at: str
     ended_at: str | None
-    end: Literal["told", "expired", "released"] | None
+    end: AttemptEnd | None
 
 
 class AttemptsDocument(_Document):
@@ -131,9 +131,9 @@ class GrantedDocument(_Document):
     study: str
     number: int | None
     attempt: int
-    params: JsonObject
+    params: Json
     seed: int
-    objective: JsonObject | None
+    objective: Json | None
     reports: list[ReportDocument]
     lease: LeaseDocument
     purpose: Literal["test"] | None = None
@@ -152,14 +152,14 @@ class ToldDocument(TrialDocument):
 
 class KeptDocument(_Document):
     should_stop: bool
-    reason: Literal["pruned", "stopped", "study_cancelled"] | None
+    reason: Literal[EndReason.PRUNED, EndReason.STOPPED, EndReason.STUDY_CANCELLED] | None
     lease_expires_at: str
     study_state: StudyState
 
 
 class BatchResult(_Document):
     status: int
-    body: JsonObject
+    body: Json
 
 
 class BatchDocument(_Document):

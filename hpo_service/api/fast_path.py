@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from httptools import HttpParserUpgrade
 from pydantic import ValidationError
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from hpo_service.api import metrics, page_guard, request_heads, request_log, worker_calls
 from hpo_service.api.door import Admission
@@ -30,6 +29,7 @@ from hpo_service.api.one_protocol import Parser
 from hpo_service.api.problems import problem_of, refused_body
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.api.streams import BREAK_OFF
+from hpo_service.api.uvicorn_protocol import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from hpo_service.api.worker_calls import Found, OnStudy
 from hpo_service.domain.errors import HpoError, Unavailable
 from hpo_service.domain.key import Key

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from hpo_service.domain import errors
+from hpo_service.domain import errors, json_pointer
 from hpo_service.domain.errors import Fault, HpoError, Invalid, RateLimited
 
 MEDIA_TYPE = "application/problem+json"
@@ -157,15 +157,15 @@ def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
 
 def pointer(place: Sequence[str | int], body: Any) -> str:
     """The JSON pointer (RFC 6901) of a place; the validator's own marks, such as a union's tag, are left out."""
-    parts: list[str] = []
+    parts: list[str | int] = []
     for index, part in enumerate(place):
         try:
             body = body[part]
         except (KeyError, IndexError, TypeError):
             if index < len(place) - 1 or not _may_be_missing(str(part), body):
                 continue
-        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in parts)
+        parts.append(part)
+    return json_pointer.pointer(*parts)
 
 
 def _may_be_missing(part: str, body: Any) -> bool:

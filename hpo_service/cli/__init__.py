@@ -14,7 +14,7 @@ from hpo_service import __version__
 from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
 from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
-from hpo_service.cli.exits import OK, fail, fail_unexpectedly
+from hpo_service.cli.exits import OK, fail, fail_unexpectedly, not_installed
 from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
     except HpoError as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        fail(not_installed(error))
     except BrokenPipeError:
         # whoever read our output has enough; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo_service.cli import wording
+from hpo_service.domain import neural_network
+from hpo_service.domain.json_types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Json = Mapping[str, Any]
 
 TRAINING, VALIDATION, BEST = "#9a6a1e", "#1f5fa8", "#b3261e"
 STYLE: dict[Any, Any] = {
@@ -36,7 +36,7 @@ def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> 
 
 
 def trains_a_network(study: Json) -> bool:
-    return (study.get("objective") or {}).get("kind") == "neural_network"
+    return (study.get("objective") or {}).get("kind") == neural_network.KIND
 
 
 def steps(trial: Json) -> list[int]:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hpo_service.cli import canvas, wording
 from hpo_service.cli.canvas import BEST, DASHED, FULL, SOLID, TRAINING, VALIDATION, finite, short
 from hpo_service.cli.expectations import same
+from hpo_service.domain.json_types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from hpo_service.cli.figure import Figure as Asked
-
-Json = Mapping[str, Any]
 
 MOST_SETTINGS = 20
 ROUND_COLOURS = ("#9db7d5", "#1f5fa8", "#b3261e", "#9a6a1e", "#4b7a3a", "#6b4a8a")

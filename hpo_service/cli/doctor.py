@@ -10,12 +10,14 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
+from hpo_service import extras
 from hpo_service.cli import wording
 from hpo_service.cli.console import say
 from hpo_service.cli.exits import ERROR, USAGE
@@ -25,7 +27,17 @@ from hpo_service.domain.errors import HpoError
 from hpo_service.environment import PREFIX, faults
 
 OLDEST_PYTHON = (3, 11)
-PACKAGES = ("numpy", "optuna", "fastapi", "sqlalchemy", "pydantic", "alembic", "uvicorn", "urllib3", "matplotlib")
+PACKAGES = ("httptools", "numpy", "pydantic", "urllib3")  # without which no command works
+# By extra: what it is needed for, and the packages of it whose versions are shown.
+EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "server": (
+        "hpo run, serve, db, token and import",
+        ("alembic", "fastapi", "optuna", "scipy", "sqlalchemy", "uvicorn"),
+    ),
+    "postgres": ("a record on PostgreSQL", ("psycopg",)),
+    "plot": ("pictures", ("matplotlib",)),
+    "parquet": ("exports as parquet", ("pyarrow",)),
+}
 LEAST_FREE_BYTES = 512 * 2**20
 
 # MD5 of the unpacked files as published by Y. LeCun and C. Cortes
@@ -106,13 +118,21 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            yield Finding(package, BAD, "is not installed: pip install hpo-service")
+    missing = [package for package in PACKAGES if _version(package) is None]
+    for package in missing:
+        yield Finding(package, BAD, "is not installed: pip install hpo-service")
+    for extra, (needed_for, _) in EXTRAS.items():
+        if not extras.is_installed(extra):
+            yield Finding(extra, NOTE, f"is not installed; needed for {needed_for}: {extras.install(extra)}")
+    packages = [*PACKAGES, *(package for _, of_extra in EXTRAS.values() for package in of_extra)]
+    found = [f"{package} {number}" for package in packages if (number := _version(package)) is not None]
     yield Finding("packages", OK, ", ".join(found))
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
 
 
 def _threads() -> Iterator[Finding]:
@@ -129,6 +149,11 @@ def _threads() -> Iterator[Finding]:
 
 
 def _database(url: str) -> Iterator[Finding]:
+    if extras.is_installed("server"):  # else there is nothing here that could open one
+        yield from _opened_database(url)
+
+
+def _opened_database(url: str) -> Iterator[Finding]:
     from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, sqlite_file
     from hpo_service.store.postgres_server import faults
     from hpo_service.store.schema import current_revision
@@ -182,10 +207,10 @@ def _disk(url: str) -> Iterator[Finding]:
 
 def _write_ahead_log(url: str) -> Iterator[Finding]:
     """SQLite's, where it is large: who keeps it from being made small, and what to do about it."""
+    if not url.startswith("sqlite:///") or not extras.is_installed("server"):
+        return
     from hpo_service.store import write_ahead_log
 
-    if not url.startswith("sqlite:///"):
-        return
     file = Path(url.removeprefix("sqlite:///"))
     log = write_ahead_log.log_of(file)
     size = write_ahead_log.size(log)

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
+from hpo_service import extras
 from hpo_service.cli.console import note
 from hpo_service.domain.errors import HpoError
 
@@ -51,6 +52,13 @@ class UsageError(ErrorInLines):
     code = "usage"
 
 
+class NotInstalled(UsageError):
+    """The command needs a part that plain `pip install hpo-service` leaves out."""
+
+    def __init__(self, extra: str, missing: str) -> None:
+        super().__init__(f"{missing} is not installed, which this command needs: {extras.install(extra)}")
+
+
 def exit_code(error: HpoError) -> int:
     return _EXITS.get(error.code, ERROR)
 
@@ -65,6 +73,20 @@ def fail(error: HpoError) -> NoReturn:
     hint = [_HINTS[error.code]] if error.code in _HINTS else []
     note(f"hpo: {lines[0]}", *lines[1:], *hint)
     sys.exit(exit_code(error))
+
+
+def need(extra: str) -> None:
+    """Raise NotInstalled unless that part is there."""
+    if (missing := extras.missing(extra)) is not None:
+        raise NotInstalled(extra, missing)
+
+
+def not_installed(error: ModuleNotFoundError) -> NotInstalled:
+    """The extra that brings the module; raise the error itself when none does."""
+    extra = extras.extra_of(error.name)
+    if extra is None or error.name is None:
+        raise error
+    return NotInstalled(extra, error.name)
 
 
 def fail_unexpectedly(error: Exception) -> NoReturn:

@@ -10,8 +10,7 @@ from typing import Any
 
 from hpo_service.cli import wording
 from hpo_service.cli.figure import OF_TEST, Expected, Figure, Take
-
-Json = Mapping[str, Any]
+from hpo_service.domain.json_types import Json
 
 WIDTH = 110  # of a claim's lines
 

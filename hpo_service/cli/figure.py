@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import Value
 
-Json = Mapping[str, Any]
 Place = tuple[str | int, ...]
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -130,7 +130,7 @@ def _read(model: type[Section], study: Json, name: str) -> Section | None:
 def figure_faults(figure: Figure, body: Json) -> list[tuple[Place, str]]:
     """What the figure asks of the study that the study does not have: (place in the figure, rule)."""
     space = body.get("search_space")
-    parameters: Json = space if isinstance(space, Mapping) else {}
+    parameters = space if isinstance(space, dict) else {}
     faults: list[tuple[Place, str]] = []
     for name in ("panels", "lines"):
         parameter = getattr(figure, name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_service.cli import wording
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.objectives import built_in
 from hpo_service.printable import printable, printable_values
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
-
-Json = Mapping[str, Any]
 
 MOST_RUNNING = 6  # trials shown one by one
 MOST_ROUNDS = 4  # columns; of more rounds the first and the last ones
@@ -225,8 +225,8 @@ def _running(snapshot: Snapshot) -> Iterator[RenderableType]:
 def _step(study: Json, trial: Json, last: Json | None) -> str:
     if last is None:
         return "begins"
-    objective = study["objective"] or {}
-    if objective.get("kind") != "neural_network":
+    objective = built_in(study["objective"])
+    if objective is None:
         return f"step {last['step']}"
-    epochs = trial["params"].get("epochs", objective.get("epochs", 50))
-    return f"epoch {last['step']} of {wording.number(epochs)}"
+    steps = objective.steps(study["objective"], trial["params"])
+    return f"{objective.step} {last['step']} of {wording.number(steps)}"

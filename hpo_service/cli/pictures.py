@@ -12,13 +12,12 @@ from hpo_service.cli.canvas import BEST, DASHED, FULL, TRAINING, VALIDATION, fin
 from hpo_service.cli.comparing_pictures import ensemble, grid, rounds, settings
 from hpo_service.cli.figure import Figure as Asked
 from hpo_service.cli.figure import figure_of
+from hpo_service.domain.json_types import Json
 from hpo_service.printable import printable_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Json = Mapping[str, Any]
 
 PANELS = 20  # as the article has them, 4 rows of 5
 COLUMNS = 5

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo_service.cli.console import say
-from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.exits import CommandFailed, UsageError, need
 from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def plot(study: StudyName, output: Picture, server: Server = None, json: AsJson 
     Without reports there are no curves: then the values over trials and parameters.
     """
     check_picture_file(output)
+    need("plot")
     with connect(server) as client:
         draw_study(client, study, output)
     if json:

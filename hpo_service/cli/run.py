@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.console import note, say
-from hpo_service.cli.exits import ERROR, CommandFailed
+from hpo_service.cli.exits import ERROR, CommandFailed, NotInstalled, need
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
 from hpo_service.cli.options import (
@@ -29,16 +29,14 @@ from hpo_service.cli.options import (
 from hpo_service.cli.plot import check_picture_file, draw_study
 from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
+from hpo_service.domain.json_types import Json
 
 if TYPE_CHECKING:
     from hpo_service.cli.live_view import Follower, LiveDisplay, Snapshot
     from hpo_service.cli.study_file import StudyFile
     from hpo_service.client import Client
 
-Json = Mapping[str, Any]
-
 REFRESH_SECONDS = 0.5
-TRAINABLE = "neural_network"
 OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
 
 
@@ -59,13 +57,15 @@ def run(
     Interrupted and started again on the same database, it goes on where it stopped.
     """
     from hpo_service.cli.study_file import read_study_file
+    from hpo_service.domain.objectives import OBJECTIVES
 
     study_file = read_study_file(file)
     spec = study_file.spec()
-    if spec.kind != TRAINABLE:
+    if spec.kind not in OBJECTIVES:
         raise _nobody_trains(file, spec.name, spec.kind)
     picture = picture or Path("pictures") / f"{spec.name}.png"
     check_picture_file(picture)
+    need("server")
     with Interruption() as interruption:
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
             job = Job(study_file, spec.name, service, interruption)
@@ -173,8 +173,9 @@ class Job:
 
     def _draw(self, client: Client, picture: Path) -> None:
         try:
+            need("plot")
             draw_study(client, self.name, picture)
-        except CommandFailed as error:
+        except (CommandFailed, NotInstalled) as error:
             note(f"no picture: {error.detail}")
         else:
             self.files.insert(0, ("picture", str(picture)))
@@ -219,14 +220,15 @@ def _log_folder(database: str) -> Path:
 
 
 def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:
+    from hpo_service.domain.objectives import shown
+
     what = "no objective" if kind is None else f"an objective of the kind {kind!r}"
     return CommandFailed(
-        f"{file}: {name} has {what}, and hpo run trains only the built-in {TRAINABLE!r}. Train it with your own "
-        "workers:",
+        f"{file}: {name} has {what}, and hpo run trains only the built-in {shown()}. Train it with your own workers:",
         f"  {wording.hpo()} serve",
         f"  {wording.hpo()} study create {file}",
         f"  {wording.hpo()} worker --study {name} --objective package.module:function --until-done",
-        f'or name the built-in one in the file: [objective] with kind = "{TRAINABLE}"',
+        f"or name the built-in one in the file: [objective] with kind = {shown()}".replace("'", '"'),
     )
 
 

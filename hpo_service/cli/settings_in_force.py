@@ -61,7 +61,7 @@ def _of_the_server(given: Mapping[str, str]) -> Iterator[InForce]:
     options = {field: given[name] for field in Settings.model_fields if (name := _variable(field)) in given}
     wrong: Mapping[str, str] = {}
     try:
-        settings = Settings(**options)  # type: ignore[arg-type]  # the only option of these is text
+        settings = Settings.model_validate(options)
         values = settings.model_dump()
     except ValidationError as error:
         wrong = settings_faults(error)

@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 from hpo_service.cli import figure
 from hpo_service.cli.exits import ErrorInLines
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
-from hpo_service.domain import neural_network, nul
+from hpo_service.domain import json_pointer, neural_network, nul
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.objectives import built_in
 from hpo_service.domain.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -61,7 +62,7 @@ class FileFault:
 
     @property
     def pointer(self) -> str:
-        return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in self.place) or "/"
+        return json_pointer.pointer(*self.place) or "/"
 
     def lines(self) -> Iterator[str]:
         where = f"line {self.line}" if self.line is not None else "the file"
@@ -125,9 +126,10 @@ class StudyFile:
     def _objective_faults(self) -> Iterator[FileFault]:
         """What the objective does not take, also where the rest of the file has faults of its own."""
         objective, space = self.body.get("objective"), self.body.get("search_space")
-        if not isinstance(objective, dict) or objective.get("kind") != neural_network.KIND:
+        kind = built_in(objective) if isinstance(objective, dict) else None
+        if kind is None or objective is None:
             return
-        for fault in neural_network.objective_faults(objective, _readable_part(space)):
+        for fault in kind.faults(objective, _readable_part(space)):
             yield self._fault(self._place(fault.pointer), fault.detail)
 
     def _figure_faults(self) -> Iterator[FileFault]:
@@ -165,8 +167,7 @@ class StudyFile:
 
     def _place(self, pointer: str) -> Place:
         place: Place = ()
-        for step in pointer.split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
+        for name in json_pointer.members(pointer):
             is_index = isinstance(_at(self.body, place), list) and name.isdecimal()
             place = (*place, int(name) if is_index else name)
         return place

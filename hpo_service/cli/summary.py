@@ -14,11 +14,11 @@ from hpo_service.cli import wording
 from hpo_service.cli.expectations import Row, beside, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.domain.errors import HpoError
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.objectives import built_in
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
-
-Json = Mapping[str, Any]
 
 NO_DIFFERENCE = 0.1  # a parameter with a smaller share of the importance hardly matters
 AT_THE_EDGE = 0.1  # of the range searched
@@ -107,8 +107,8 @@ def _beside_the_claim(seen: Observation) -> Iterator[str]:
 
 def measure(study: Json) -> str:
     """What a trial's value is called."""
-    objective = study.get("objective") or {}
-    return "validation accuracy" if objective.get("kind") == "neural_network" else "value"
+    objective = built_in(study.get("objective"))
+    return "value" if objective is None else objective.value
 
 
 def _best(study: Json) -> Iterator[str]:
@@ -243,12 +243,8 @@ def _further(study: Json, name: str, searched: Json, side: str) -> float | None:
 
 
 def _taken_by_objective(study: Json, name: str) -> tuple[float | None, float | None]:
-    from hpo_service.domain import neural_network
-
-    objective = study.get("objective") or {}
-    if objective.get("kind") != neural_network.KIND or name not in neural_network.SETTINGS:
-        return None, None
-    return neural_network.bounds(name)
+    objective = built_in(study.get("objective"))
+    return (None, None) if objective is None else objective.bounds(name)
 
 
 def _edges(seen: Observation) -> Iterator[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic_core import from_json
 
@@ -26,8 +26,7 @@ from hpo_service.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-
-Json = dict[str, Any]
+from hpo_service.domain.json_types import Json
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
 
@@ -72,12 +71,12 @@ _ERRORS: Mapping[str, type[HpoError]] = {
 
 
 def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failure:
-    """What an answer that is no success means, and whether to try again."""
+    """What an answer that is no success means, and whether to try again; headers by their names in small letters."""
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
     error = _error(status, problem)
-    _name_request(error, headers.get("X-Request-Id"))
-    return Failure(error, retry=retry, retry_after=_seconds(headers.get("Retry-After")) if retry else 0.0)
+    _name_request(error, headers.get("x-request-id"))
+    return Failure(error, retry=retry, retry_after=_seconds(headers.get("retry-after")) if retry else 0.0)
 
 
 def _name_request(error: HpoError, request_id: str | None) -> None:

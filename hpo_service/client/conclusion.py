@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
-from hpo_service.client.answers import HALF_A_CHARACTER, Json, in_one_line
+from hpo_service.client.answers import HALF_A_CHARACTER, in_one_line
+from hpo_service.domain.json_types import Json
 
 LONGEST_QUOTE = 200  # of what an objective returned, in the reason of its trial
 

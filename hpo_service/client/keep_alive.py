@@ -17,7 +17,6 @@ from functools import cached_property
 from urllib.parse import quote, urlsplit
 
 import httptools
-from urllib3 import HTTPHeaderDict
 
 MOST_KEPT = 8
 _AT_ONCE = 2**16  # bytes
@@ -45,9 +44,9 @@ class Answered:
     data: bytes
 
     @cached_property
-    def headers(self) -> HTTPHeaderDict:
-        """Names in any case."""
-        return HTTPHeaderDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in self.lines)
+    def headers(self) -> Mapping[str, str]:
+        """By their names in small letters."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.lines}
 
 
 class KeepAlive:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from hpo_service.client.answers import Json
 from hpo_service.client.api_calls import ApiCalls
 from hpo_service.client.conclusion import as_values, conclusion, failed_by
 from hpo_service.domain.errors import HpoError, Invalid, LeaseLost, TrialFinished
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Params
 
 log = logging.getLogger(__name__)

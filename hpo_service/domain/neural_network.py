@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -255,7 +256,7 @@ def configuration(objective: Mapping[str, object], params: Mapping[str, object])
     faults = list(_fixed_faults(objective))
     for name, value in params.items():
         if name not in SETTINGS:
-            faults.append(_unknown(f"/params/{_escape(name)}", name))
+            faults.append(_unknown(f"/params/{escaped(name)}", name))
         else:
             faults += _at(f"/params/{name}", SETTINGS[name].wrong(value))
             faults += _twice(f"/params/{name}", name, objective)
@@ -278,7 +279,7 @@ def objective_faults(objective: Mapping[str, object], space: SearchSpace) -> lis
     faults = list(_fixed_faults(objective))
     for name, parameter in space.items():
         faults += _searched_faults(name, parameter)
-        faults += _twice(f"/search_space/{_escape(name)}", name, objective)
+        faults += _twice(f"/search_space/{escaped(name)}", name, objective)
     if faults:
         return faults
     pointers = {name: f"/search_space/{name}" for name in space.names()}
@@ -288,7 +289,12 @@ def objective_faults(objective: Mapping[str, object], space: SearchSpace) -> lis
 
 def bounds(name: str) -> tuple[float | None, float | None]:
     """Return the lowest and the highest value the objective takes for a numeric setting; None: unbounded."""
-    return SETTINGS[name].range.nearest_bounds()
+    return SETTINGS[name].range.nearest_bounds() if name in SETTINGS else (None, None)
+
+
+def epochs(objective: Mapping[str, object], params: Mapping[str, object]) -> object:
+    """How many a trial with these params is trained for."""
+    return params.get("epochs", objective.get("epochs", SETTINGS["epochs"].default))
 
 
 def _settings(objective: Mapping[str, object]) -> dict[str, object]:
@@ -301,13 +307,13 @@ def _fixed_faults(objective: Mapping[str, object]) -> Iterator[Fault]:
             if value != KIND:
                 yield Fault("/objective/kind", f"{_shown(value)} is not {KIND!r}")
         elif name not in SETTINGS:
-            yield _unknown(f"/objective/{_escape(name)}", name)
+            yield _unknown(f"/objective/{escaped(name)}", name)
         else:
             yield from _at(f"/objective/{name}", SETTINGS[name].wrong(value))
 
 
 def _searched_faults(name: str, parameter: FloatParameter | IntParameter | CategoricalParameter) -> Iterator[Fault]:
-    place = f"/search_space/{_escape(name)}"
+    place = f"/search_space/{escaped(name)}"
     if name not in SETTINGS:
         yield _unknown(place, name)
     elif name in NEVER_SEARCHED:
@@ -440,8 +446,3 @@ def _shown(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _escape(name: str) -> str:
-    """Write a name as one step of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")

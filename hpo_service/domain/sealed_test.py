@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo_service.domain.errors import StudySealed, StudyStateConflict
+from hpo_service.domain.objectives import WITH_TEST_SET, shown
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import Holding, TrialState
-
-BUILT_IN = "neural_network"
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class SealedTest:
 
 
 def check_may_be_tested(study: Study) -> None:
-    if study.spec.kind != BUILT_IN:
+    if study.spec.kind not in WITH_TEST_SET:
         raise StudyStateConflict(
-            f"only a study of the built-in objective {BUILT_IN!r} has a test set here; "
+            f"only a study of the built-in objective {shown(WITH_TEST_SET)} has a test set here; "
             f"{study.name!r} has {'none' if study.spec.kind is None else repr(study.spec.kind)}"
         )
     if study.state not in (StudyState.COMPLETED, StudyState.STOPPED):

@@ -15,7 +15,9 @@ from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.search_space import SearchSpace
+from hpo_service.domain.trial import EndReason
 
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
 Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
@@ -51,15 +53,15 @@ class StudyState(StrEnum):
         return self in (StudyState.ACTIVE, StudyState.PAUSED)
 
     @property
-    def reason_for_unfinished(self) -> str | None:
+    def reason_for_unfinished(self) -> EndReason | None:
         """Why a trial that lapses or is handed back now ends as FAIL, or None if it is given out again."""
         return _UNFINISHED.get(self)
 
 
 _UNFINISHED = {
-    StudyState.STOPPING: "study_stopped",
-    StudyState.STOPPED: "study_stopped",
-    StudyState.CANCELLED: "study_cancelled",
+    StudyState.STOPPING: EndReason.STUDY_STOPPED,
+    StudyState.STOPPED: EndReason.STUDY_STOPPED,
+    StudyState.CANCELLED: EndReason.STUDY_CANCELLED,
 }
 
 # verb -> state it is called in -> state it leads to; a verb may be repeated in the state it led to
@@ -91,6 +93,10 @@ class SamplerConfig(BaseModel):
     name: SamplerName = "tpe"
     seed: Annotated[int, Field(ge=0, le=2**53), WHOLE] | None = None
     params: dict[str, JsonValue] = {}
+
+    @property
+    def learns(self) -> bool:
+        return SAMPLER_FACTS[self.name].learns
 
 
 class PrunerConfig(BaseModel):

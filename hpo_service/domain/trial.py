@@ -44,6 +44,16 @@ class AttemptEnd(StrEnum):
     RELEASED = "released"
 
 
+class EndReason(StrEnum):
+    """Why a trial ends without a result of its own, or shall end: what workers say themselves are other words."""
+
+    PRUNED = "pruned"  # the pruner thinks it hopeless; its worker is told
+    STOPPED = "stopped"  # by a person
+    STUDY_STOPPED = "study_stopped"
+    STUDY_CANCELLED = "study_cancelled"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # so many leases have run out
+
+
 @dataclass(frozen=True)
 class Told:
     """The result as the worker told it: what a repeated tell must equal."""
@@ -172,7 +182,7 @@ class Holding:
             return None
         lapsed = self.lapsed + 1
         if fail_as is None and lapsed >= attempts:
-            fail_as = "attempts_exhausted"
+            fail_as = EndReason.ATTEMPTS_EXHAUSTED
         if fail_as is not None:
             return altered(
                 self,

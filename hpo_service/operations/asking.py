@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import sqlalchemy.exc
-
 from hpo_service.domain.errors import Fault, Invalid, StudyHeld
-from hpo_service.domain.sealed_test import BUILT_IN
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.trial import TrialState
 from hpo_service.operations.calls import Ask, NextAsk
 from hpo_service.operations.resources import (
-    Json,
     granted_test,
     granted_trial,
     with_objectives,
@@ -80,7 +77,7 @@ async def ask_any(
             if name in service.database.studies_aside:
                 continue
             with contextlib.suppress(StudyHeld):  # the next one may have something, too
-                found = await _write_once(service, name, partial(_ask_one_of_any, service, name, ask, only))
+                found = await service.write(partial(_ask_one_of_any, service, name, ask, only), [name])
                 if found.final:
                     return found
         return Look({"trials": []}, final=False)
@@ -150,14 +147,6 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
         few *= 16
 
 
-async def _write_once(service: Service, name: str, look: Callable[[Transaction], Look]) -> Look:
-    """Write; when another server has answered the same request in this moment, read its answer."""
-    try:
-        return await service.write(look, [name])
-    except sqlalchemy.exc.IntegrityError:
-        return await service.write(look, [name])
-
-
 def look_in_study(service: Service, name: str, ask: NextAsk, record: Transaction) -> Look:
     """Look for trials in one study, inside a transaction."""
     study = record.study(name)
@@ -225,7 +214,7 @@ def _remembered(answer: Json, only: Collection[str] | None) -> Look:
 
 
 def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
-    if ask.objectives is not None and BUILT_IN not in ask.objectives:
+    if ask.objectives is not None and work.study.spec.kind not in ask.objectives:
         return []
     test = work.record.sql().test(work.study)
     if test is None or test.holding.state is not TrialState.WAITING:

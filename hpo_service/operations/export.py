@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpo_service import extras
+from hpo_service.domain.errors import Fault, Invalid
 from hpo_service.domain.measure import to_json
 from hpo_service.domain.spreadsheet import cell, csv_text
 from hpo_service.domain.study import Study
@@ -27,9 +29,16 @@ Row = dict[str, Any]
 async def pieces(service: Service, name: str, format: Format) -> AsyncIterator[bytes]:
     """Begin an export; raise NotFound before its first piece."""
     if format == "parquet":
+        _check_parquet()
         await service.read_apart(name, _head)
         return service.items_apart(partial(parquet.pieces, name))
     return _text(service, name, format, *await service.read_apart(name, _head))
+
+
+def _check_parquet() -> None:
+    if not extras.is_installed("parquet"):
+        install = extras.install("parquet")
+        raise Invalid([Fault("/format", f"parquet needs pyarrow on the server: {install}; or take csv or jsonl")])
 
 
 async def _text(service: Service, name: str, format: Text, study_id: int, head: bytes) -> AsyncIterator[bytes]:

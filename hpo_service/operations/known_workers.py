@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpo_service.operations.resources import Json, worker_resource
+from hpo_service.domain.json_types import Json
+from hpo_service.operations.resources import worker_resource
 from hpo_service.operations.service import Service
 from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction

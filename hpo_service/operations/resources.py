@@ -9,12 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 from hpo_service.domain import measure
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Report, Trial, TrialState
 from hpo_service.store.record import AttemptRow, Record, WorkerRow
-
-Json = dict[str, Any]
 
 
 def time_text(seconds: float) -> str:

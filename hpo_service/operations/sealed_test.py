@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import (
     SealedTest,
     check_may_be_tested,
@@ -17,7 +18,7 @@ from hpo_service.domain.sealed_test import (
 from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
-from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
+from hpo_service.operations.resources import etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork

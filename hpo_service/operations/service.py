@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from functools import partial
 from typing import Any, TypeVar
 
-import sqlalchemy.exc
 import structlog
 
 from hpo_service import tracing
@@ -30,7 +29,7 @@ from hpo_service.operations.tuners import Tuners
 from hpo_service.operations.waiting import AnyStudy, WaitingAsks
 from hpo_service.operations.watching import Watch
 from hpo_service.store.database import Database
-from hpo_service.store.engine import Clock
+from hpo_service.store.engine import Clock, WrittenMeanwhile
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Change, Record
 from hpo_service.store.transaction import Transaction
@@ -148,7 +147,7 @@ class Service:
 
         light: whether the work is short enough for the event loop itself. request_id: of an ask. finish: makes the
         answer of the result, right after the commit; a coroutine has it later. again: it has been tried before, when
-        another server has answered the same ask in that moment.
+        another server has written the same in that moment: now the work finds that and answers it.
         """
 
         def written(outcome: Outcome) -> None:
@@ -162,7 +161,7 @@ class Service:
                     done(answer, None)
             elif isinstance(error, NotReady | InTwo):
                 self.go_on(self._made_ready(work, studies, request_id, error, finish), done)
-            elif isinstance(error, sqlalchemy.exc.IntegrityError) and request_id is not None and not again:
+            elif isinstance(error, WrittenMeanwhile) and not again:
                 self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
             else:
                 done(None, error)

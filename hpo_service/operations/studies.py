@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import sqlalchemy.exc
 import structlog
 from pydantic import ValidationError
 
-from hpo_service.domain import neural_network, sizes
+from hpo_service.domain import sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
@@ -25,6 +24,8 @@ from hpo_service.domain.errors import (
     StudyStateConflict,
     TooLarge,
 )
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.objectives import built_in
 from hpo_service.domain.search_space import CategoricalParameter, SearchSpace
 from hpo_service.domain.study import (
     Limits,
@@ -35,9 +36,10 @@ from hpo_service.domain.study import (
     check_rounds_bound,
     state_after,
 )
+from hpo_service.domain.trial import EndReason
 from hpo_service.operations import readings
 from hpo_service.operations.calls import NarrowByHand, Patch
-from hpo_service.operations.resources import Json, etag, round_resource, study_resource
+from hpo_service.operations.resources import etag, round_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Change
@@ -72,17 +74,14 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
 
     if not tuner.is_quick(seeded):
         service.long_draws.expect()
-    try:
-        return await service.write(in_transaction)
-    except sqlalchemy.exc.IntegrityError:  # another server has just created it
-        return await service.write(in_transaction)
+    return await service.write(in_transaction)
 
 
 def check(spec: StudySpec) -> None:
     """Refuse what the sampler, the pruner or the built-in objective cannot do, before any trial is given out."""
     faults = list(tuner.check(spec))
-    if spec.kind == neural_network.KIND and spec.objective is not None:
-        faults += neural_network.objective_faults(spec.objective, spec.search_space)
+    if spec.objective is not None and (objective := built_in(spec.objective)) is not None:
+        faults += objective.faults(spec.objective, spec.search_space)
     if faults:
         raise Invalid(faults)
 
@@ -193,9 +192,9 @@ async def act(service: Service, name: str, verb: str) -> Tagged:
         moved.append(state)
         work.move_to(state)
         if state is StudyState.STOPPING:
-            work.fail_all_waiting("study_stopped")
+            work.fail_all_waiting(EndReason.STUDY_STOPPED)
         if state is StudyState.CANCELLED:
-            work.fail_all_waiting("study_cancelled")
+            work.fail_all_waiting(EndReason.STUDY_CANCELLED)
 
     tagged = await _changed(service, name, change)
     if moved:  # who has done it, the log knows from the request

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hpo_service.operations.resources import Json
+from hpo_service.domain.json_types import Json
 from hpo_service.operations.service import Done, Service, set_answer
 from hpo_service.store.transaction import Transaction
 

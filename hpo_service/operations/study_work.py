@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hpo_service.domain import neural_network
 from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
+from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.sizes import GRANTED, size_of
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
-from hpo_service.domain.trial import AttemptEnd, Holding, Trial, TrialState, trial_seed
+from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, trial_seed
 from hpo_service.instruments import drawing
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
 from hpo_service.operations.tuners import Tuners
@@ -94,13 +94,13 @@ class StudyWork:
         """Bind the study to the data that a trial of it is trained on: the first one counts."""
         self.study = self.study.bound_to(dataset_sha256)
 
-    def fail_all_waiting(self, reason: str) -> None:
+    def fail_all_waiting(self, reason: EndReason) -> None:
         for trial in self.record.sql().waiting(self.study):
             self.change(trial, trial.holding.fail_waiting(reason))
 
     @staticmethod
     def _stopped(trial: Trial) -> str | None:
-        return "stopped" if trial.stop == "stopped" else None
+        return EndReason.STOPPED if trial.stop == EndReason.STOPPED else None
 
     # -- giving out ---------------------------------------------------------------------------------------
 
@@ -193,8 +193,7 @@ class StudyWork:
 
     def _drawn_now(self, wanted: Wanted) -> Drawn | None:
         """Raise DrawFailed."""
-        learns = self.study.spec.sampler.name != "random"
-        tuner = self.tuner() if learns else self.tuners.without_history(self.study)
+        tuner = self.tuner() if self.study.spec.sampler.learns else self.tuners.without_history(self.study)
         try:
             with drawing():
                 return tuner.draw(wanted.number, self.round(wanted.round).search_space, wanted.fixed)
@@ -373,6 +372,6 @@ class Room:
 
 
 def _bounds(spec: StudySpec) -> Bounds:
-    if spec.kind == neural_network.KIND:
-        return neural_network.bounds
+    if (objective := built_in(spec.objective)) is not None:
+        return objective.bounds
     return lambda name: (None, None)

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-import sqlalchemy.exc
-
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -15,11 +13,13 @@ from hpo_service.domain.errors import (
     StudyStateConflict,
     TrialFinished,
 )
+from hpo_service.domain.json_pointer import escaped
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Params, SearchSpace, describe
-from hpo_service.domain.trial import Holding, Told, Trial, TrialState, pruned_values
+from hpo_service.domain.trial import EndReason, Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
-from hpo_service.operations.resources import Json, trial_resource
+from hpo_service.operations.resources import trial_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.trial_pieces import Inside, Key, Place
@@ -120,10 +120,7 @@ async def _added(
             record.remember_answer(study, route, request_id, answer)
         return answer
 
-    try:
-        return await service.write(in_transaction, [name])
-    except sqlalchemy.exc.IntegrityError:  # another server has just taken the same request
-        return await service.write(in_transaction, [name])
+    return await service.write(in_transaction, [name])
 
 
 def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
@@ -184,11 +181,6 @@ def _exact(space: SearchSpace, name: str, value: Any) -> Any:
     return float(value) if kind == "float" else value
 
 
-def escaped(name: str) -> str:
-    """One member of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 async def stop(service: Service, name: str, number: int) -> Json:
     """RUNNING: its worker learns it from its next report; WAITING: FAIL at once."""
 
@@ -197,9 +189,9 @@ async def stop(service: Service, name: str, number: int) -> Json:
         if trial.state.is_finished:
             raise TrialFinished(f"trial {number} has finished as {trial.state}")
         if trial.state is TrialState.WAITING:
-            trial = work.change(trial, trial.holding.fail_waiting("stopped"))
-        elif trial.stop != "stopped":
-            trial = work.change(trial, trial.holding, stop="stopped")
+            trial = work.change(trial, trial.holding.fail_waiting(EndReason.STOPPED))
+        elif trial.stop != EndReason.STOPPED:
+            trial = work.change(trial, trial.holding, stop=EndReason.STOPPED)
         return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
     return await service.change(name, change)

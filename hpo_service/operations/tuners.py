@@ -53,7 +53,7 @@ class Tuners:
 
     def is_quick(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
-        if study.spec.pruner.name == "none" and (study.spec.sampler.name == "random" or self.draws_apart(study)):
+        if study.spec.pruner.name == "none" and (not study.spec.sampler.learns or self.draws_apart(study)):
             return True
         entry = self._entries.get(study.id)
         return entry is not None and entry.seen == study.revision

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hpo_service.domain.sealed_test import BUILT_IN
 from hpo_service.domain.study import Study
 from hpo_service.store.record import Change
 
@@ -57,7 +56,7 @@ class AnyStudy(NamedTuple):
         kind = study.spec.kind
         if kind is None or (self.only is not None and study.name not in self.only):
             return False
-        return self.kinds is None or kind in self.kinds or (study.sealed and BUILT_IN in self.kinds)
+        return self.kinds is None or kind in self.kinds
 
 
 class Room:

@@ -10,13 +10,14 @@ from typing import Any
 from pydantic_core import to_json
 
 from hpo_service.domain.errors import DrawFailed, Fault, HpoError, Invalid, NotFound, StudyHeld, TooLarge
+from hpo_service.domain.json_types import Json
 from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import Told, Trial, TrialState, pruned_values
+from hpo_service.domain.trial import EndReason, Told, Trial, TrialState, pruned_values
 from hpo_service.operations.asking import Look, give, look_in_study, may_see
 from hpo_service.operations.calls import Batch, BatchCall, Heartbeat, NextAsk, Release, Reports, Result, Tell
 from hpo_service.operations.not_ready import InTwo, NotReady
-from hpo_service.operations.resources import Json, time_text, trial_resource, with_objectives
+from hpo_service.operations.resources import time_text, trial_resource, with_objectives
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
@@ -126,7 +127,7 @@ def _judge(work: StudyWork, trial: Trial, new: Collection[int]) -> Trial:
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
-    return work.change(trial, trial.holding, system_attrs=attrs, stop="pruned" if verdict.prune else None)
+    return work.change(trial, trial.holding, system_attrs=attrs, stop=EndReason.PRUNED if verdict.prune else None)
 
 
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
@@ -137,7 +138,7 @@ def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
 
 
 def _kept(study: Study, trial: Trial) -> Json:
-    reason = "study_cancelled" if study.state is StudyState.CANCELLED else trial.stop
+    reason = EndReason.STUDY_CANCELLED if study.state is StudyState.CANCELLED else trial.stop
     assert trial.holding.lease is not None
     return {
         "should_stop": reason is not None,

@@ -16,6 +16,7 @@ from hpo_service.store.engine import (
     Clock,
     begin,
     database_errors_translated,
+    in_words_of_the_store,
     is_lock_timeout,
     is_locked,
     one_line,
@@ -98,7 +99,7 @@ class BatchRunner:
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
                 return self._each_alone(calls)
             self.notes.failed(calls, error)
-            return failed(calls, error)
+            return failed(calls, in_words_of_the_store(error))
         self.notes.committed(calls, has_begun, took, len(calls))
         return Written(calls, outcomes)
 
@@ -158,7 +159,7 @@ class BatchRunner:
                 raise
             if is_lock_timeout(error) and transaction.has_savepoint:
                 return Outcome(None, Unavailable(f"somebody else holds what the call needs: {one_line(error)}"))
-            return Outcome(None, error)
+            return Outcome(None, in_words_of_the_store(error))
         transaction.keep()
         return Outcome(result, None, transaction.changes)
 

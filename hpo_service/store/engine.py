@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
+from hpo_service import extras
 from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid, Unavailable
 from hpo_service.store import database_file
@@ -54,6 +55,8 @@ def database_url(text: str) -> URL:
             raise ValueError("SQLite needs a file, such as sqlite:///hpo.db: what is in memory dies with the process")
         return url
     if backend == "postgresql":
+        if not extras.is_installed("postgres"):
+            raise ValueError(f"PostgreSQL needs psycopg, which is not installed: {extras.install('postgres')}")
         return url.set(drivername="postgresql+psycopg")
     raise ValueError(f"{backend} is not supported; use sqlite:///… or postgresql://…")
 
@@ -140,6 +143,19 @@ def _on_sqlite(engine: sa.Engine, begins: str, *, read_only: bool, waits: bool =
     def begin_transaction(connection: sa.Connection) -> None:
         if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
             raw(connection, begins, ())
+
+
+class WrittenMeanwhile(Unavailable):
+    """A row is there already: another server has written it in this moment. Who looks again sees it."""
+
+
+def in_words_of_the_store(error: BaseException) -> BaseException:
+    """What whoever wrote is told of it: a rule of the schema that was broken is WrittenMeanwhile."""
+    if not isinstance(error, sa.exc.IntegrityError):
+        return error
+    told = WrittenMeanwhile(f"somebody else has written the same in this moment: {one_line(error)}")
+    told.__cause__ = error
+    return told
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.batch_runner import BatchRunner, Locked
-from hpo_service.store.engine import database_errors_translated
+from hpo_service.store.engine import database_errors_translated, in_words_of_the_store
 from hpo_service.store.one_round_trip import NotThisSession, Sent
 from hpo_service.store.studies_aside import StudiesAside
 from hpo_service.store.study_lock import MustWait, OutOfDate, StudiesHeld, held_by_others
@@ -236,7 +236,7 @@ class FlightLane:
             self._runner.forget(batch)
             self._runner.let_go()
             self._runner.notes.failed(some, error)
-            self._land(failed(some, error))
+            self._land(failed(some, in_words_of_the_store(error)))
         else:
             Flight(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter()).watch()
         return len(some)
@@ -264,7 +264,7 @@ class FlightLane:
             runner.forget(flight.batch)
             self._disconnect(flight)
             runner.notes.failed(calls, error)
-            self._land(failed(calls, error))
+            self._land(failed(calls, in_words_of_the_store(error)))
         else:
             took = time.perf_counter() - flight.began
             runner.notes.committed(calls, flight.began, took, len(calls))

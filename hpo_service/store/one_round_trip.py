@@ -21,10 +21,8 @@ from functools import lru_cache
 from typing import Any, NoReturn
 from weakref import WeakSet
 
-import psycopg
 import sqlalchemy as sa
 import structlog
-from psycopg.pq import ExecStatus
 
 from hpo_service.store.engine import as_sqlalchemy
 
@@ -33,7 +31,7 @@ Rows = list[tuple[bytes | None, ...]]
 
 _PREPARED = "hpo_prepared"
 _MOST_PREPARED = 200  # a connection; the statements are few but for the numbers of rows in one
-_WELL = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+_WELL = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 _OF_OTHERS = ("26000", "42P05")  # SQLSTATE: there is no such prepared statement, or there is one already
 _pooled: WeakSet[sa.Engine] = WeakSet()  # those whose sessions somebody else hands out: nothing is prepared in them
 
@@ -97,7 +95,7 @@ def _prepared(connection: sa.Connection, pgconn: Any, wanted: int) -> set[str]:
     """What is prepared on this connection, with room for so many more."""
     kept: set[str] = connection.connection.info.setdefault(_PREPARED, set())
     if len(kept) + wanted > _MOST_PREPARED:
-        _check(pgconn.exec_(b"DEALLOCATE ALL"))
+        _check(connection.dialect.loaded_dbapi, pgconn.exec_(b"DEALLOCATE ALL"))
         kept.clear()
     return kept
 
@@ -129,6 +127,8 @@ class Sent:
 
     def __init__(self, connection: sa.Connection, pgconn: Any, statements: Sequence[Statement]) -> None:
         self._connection, self._pgconn = connection, pgconn
+        # psycopg, as SQLAlchemy has loaded it for this engine: a server on SQLite does without
+        self._driver: Any = connection.dialect.loaded_dbapi
         self._kept: set[str] = set()
         self._new: list[str] = []
         if connection.engine in _pooled:
@@ -180,7 +180,7 @@ class Sent:
             self.arrived()
         try:
             return self._rows()
-        except psycopg.Error as error:
+        except self._driver.Error as error:
             if error.sqlstate in _OF_OTHERS:
                 self._prepare_no_more(error)
             raise as_sqlalchemy(self._connection, error) from error
@@ -193,7 +193,7 @@ class Sent:
         while not pgconn.is_busy():
             result = pgconn.get_result()
             if result is None:
-                raise psycopg.OperationalError(f"the connection was lost: {pgconn.get_error_message()}")
+                raise self._driver.OperationalError(f"the connection was lost: {pgconn.get_error_message()}")
             if self._left == 0:  # this one is of the synchronization
                 pgconn.exit_pipeline_mode()
                 self._is_all_here = True
@@ -204,7 +204,7 @@ class Sent:
             self._results.append(result)
             self._left -= 1
 
-    def _prepare_no_more(self, error: psycopg.Error) -> NoReturn:
+    def _prepare_no_more(self, error: Exception) -> NoReturn:
         if self._connection.engine not in _pooled:
             _pooled.add(self._connection.engine)
             log.warning(
@@ -214,7 +214,7 @@ class Sent:
 
     def _rows(self) -> list[Rows]:
         for result in self._results:
-            _check(result)
+            _check(self._driver, result)
         results = self._results[len(self._new) :]
         return [
             [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
@@ -222,6 +222,6 @@ class Sent:
         ]
 
 
-def _check(result: Any) -> None:
+def _check(driver: Any, result: Any) -> None:
     if result.status not in _WELL:
-        raise psycopg.errors.error_from_result(result, encoding="utf-8")
+        raise driver.errors.error_from_result(result, encoding="utf-8")

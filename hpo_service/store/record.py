@@ -14,7 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
-from hpo_service.domain.sealed_test import BUILT_IN, SealedTest
+from hpo_service.domain.objectives import WITH_TEST_SET
+from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
@@ -275,7 +276,7 @@ class Record:
         return str(self._db.execute(query).scalar_one())
 
     def add_study(self, spec: StudySpec, created_with: str) -> Study:
-        """Raise IntegrityError when the name is taken."""
+        """Raise WrittenMeanwhile, once it is written, when the name is taken."""
         row = {
             "name": spec.name,
             "spec": spec.model_dump(mode="json"),
@@ -315,7 +316,7 @@ class Record:
             kept = kept.where(studies.c.name.in_(only))
         idle = kept.where(_MAY_GIVE, studies.c.running == sa.literal_column("0"))
         found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
-        if kinds is None or BUILT_IN in kinds:
+        if kinds is None or not WITH_TEST_SET.isdisjoint(kinds):
             found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
         if len(found) < limit:  # these have to be sorted, all of them
             busy = kept.where(_MAY_GIVE, studies.c.running > sa.literal_column("0"))

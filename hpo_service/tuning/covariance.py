@@ -9,7 +9,6 @@ own ranges.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,24 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from optuna._transform import _SearchSpaceTransform
-from optuna.samplers import CmaEsSampler
-from optuna.trial import FrozenTrial
 
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.drawing import Drawn, positions, short_seed
-from hpo_service.tuning.optuna_study import DIRECTIONS, Notes, StudyInMemory, frozen
-
-
-class _Recalled(CmaEsSampler):
-    """Optuna's sampler, going on from an optimizer in memory."""
-
-    optimizer: Any = None
-
-    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
-        return copy.deepcopy(self.optimizer)
+from hpo_service.tuning.optuna_study import Notes, RecalledCmaEs, SearchSpaceTransform, StudyInMemory, frozen
 
 
 class CmaEs:
@@ -90,7 +77,7 @@ class CmaEs:
             return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
         self._catch_up(axes, joint)
-        sampler = _Recalled(seed=short_seed(self._seed, number), **self._options)
+        sampler = RecalledCmaEs(seed=short_seed(self._seed, number), **self._options)
         sampler.optimizer = self._optimizer
         generation = self._optimizer.generation
         # Not enough to close this generation: `_catch_up` would have. So the sampler only asks.
@@ -113,10 +100,10 @@ class CmaEs:
     def _catch_up(self, axes: Axes, joint: dict[str, Any]) -> None:
         """Tell the optimizer every generation that is closed, and the one that closes now."""
         with_margin = self._options.get("with_margin", False)
-        transform = _SearchSpaceTransform(joint, transform_step=not with_margin, transform_0_1=True)
+        transform = SearchSpaceTransform(joint, transform_step=not with_margin, transform_0_1=True)
         if self._optimizer is None:
             # By a sampler of its own: this takes random numbers, and a restarted server does it later.
-            self._optimizer = _Recalled(seed=0, **self._options)._init_optimizer(transform, DIRECTIONS[self._direction])
+            self._optimizer = RecalledCmaEs(seed=0, **self._options).new_optimizer(transform, self._direction)
         while (told := self._told.get(self._optimizer.generation)) is not None:
             self._tell(transform, axes, told)
         members = sorted(self._generations.get(self._optimizer.generation, ()))
@@ -125,7 +112,7 @@ class CmaEs:
             self._closed[self._optimizer.generation] = told
             self._tell(transform, axes, told)
 
-    def _tell(self, transform: _SearchSpaceTransform, axes: Axes, told: list[int]) -> None:
+    def _tell(self, transform: SearchSpaceTransform, axes: Axes, told: list[int]) -> None:
         solutions = []
         for number in told:
             trial = self._all[number]

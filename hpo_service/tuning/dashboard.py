@@ -93,7 +93,7 @@ def dashboard_app(database: Readable) -> Callable[..., Any]:
 
     from hpo_service.tuning.storage import RecordStorage
 
-    app = wsgi(RecordStorage(cast("Database", database), read_only=True))
+    app = wsgi(RecordStorage(cast("Database", database)))
     app.catchall = False  # what a view raises comes to us
     for route in app.routes:
         if route.method == "GET":

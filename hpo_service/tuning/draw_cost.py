@@ -42,19 +42,48 @@ _OURS = {
 }
 
 
-def draw_seconds(spec: StudySpec) -> float:
-    sampler = spec.sampler.name
-    if sampler == "tpe":
-        return tpe_seconds(spec, _candidates(spec))
-    if sampler == "nsgaii":
-        return nsgaii_seconds(spec, _population(spec))
-    if sampler == "grid":
-        return 0.0 if len(spec.search_space) <= SMALL_GRID and not spec.search_space.has_conditions() else 1.0
-    return _OTHERS[sampler]
+@dataclass(frozen=True)
+class DrawCost:
+    """
+    seconds     of one draw of a study, with this much of what its option asks for
+    option      the sampler's option by which a draw takes longer; "" where there is none
+    default     its value where the study gives none
+    """
+
+    seconds: Callable[[StudySpec, int], float]
+    option: str = ""
+    default: int = 0
+
+    def of(self, spec: StudySpec) -> float:
+        return self.seconds(spec, self.asked(spec))
+
+    def asked(self, spec: StudySpec) -> int:
+        value = spec.sampler.params.get(self.option, self.default)
+        return value if isinstance(value, int) else self.default
+
+    def is_quick(self, spec: StudySpec) -> bool:
+        """Whether a draw takes a few milliseconds at most, at any size of the study."""
+        return self.of(spec) <= QUICK_SECONDS
+
+    def faults(self, spec: StudySpec) -> list[Fault]:
+        """That a draw would take longer than anybody can wait for, and what would not."""
+        seconds, asked = self.of(spec), self.asked(spec)
+        if seconds <= MOST_SECONDS:
+            return []
+        most = bisect_right(range(1, asked), MOST_SECONDS, key=partial(self.seconds, spec))
+        detail = (
+            f"{_WHAT[self.option](spec, asked)} would take about {seconds:.1f} s a draw, and a draw may take "
+            f"{MOST_SECONDS:g} s; with these parameters {self.option} may be at most {most:,}"
+        )
+        return [Fault(f"/sampler/params/{self.option}", detail)]
 
 
-# CMA-ES and its like: a matrix of at most 100 rows is decomposed. gp fits its kernel.
-_OTHERS: Mapping[str, float] = {"random": 0.0, "qmc": 0.0, "cmaes": 0.01, "gp": 0.3}
+def always(seconds: float) -> DrawCost:
+    return DrawCost(lambda _spec, _asked: seconds)
+
+
+def grid_seconds(spec: StudySpec, _asked: int) -> float:
+    return 0.0 if len(spec.search_space) <= SMALL_GRID and not spec.search_space.has_conditions() else 1.0
 
 
 def tpe_seconds(spec: StudySpec, candidates: int) -> float:
@@ -88,44 +117,19 @@ def nsgaii_seconds(spec: StudySpec, population: int) -> float:
     return 0.01 + 13e-9 * population**2 * len(spec.directions)
 
 
-def _candidates(spec: StudySpec) -> int:
-    value = spec.sampler.params.get("n_ei_candidates", CANDIDATES)
-    return value if isinstance(value, int) else CANDIDATES
-
-
-def _population(spec: StudySpec) -> int:
-    value = spec.sampler.params.get("population_size", POPULATION)
-    return value if isinstance(value, int) else POPULATION
-
-
-def is_quick(spec: StudySpec) -> bool:
-    """Whether a draw takes a few milliseconds at most, at any size of the study."""
-    return draw_seconds(spec) <= QUICK_SECONDS
-
-
-def too_slow(spec: StudySpec) -> list[Fault]:
-    """That a draw would take longer than anybody can wait for, and what would not."""
-    seconds = draw_seconds(spec)
-    if seconds <= MOST_SECONDS:
-        return []
-    if spec.sampler.name == "nsgaii":
-        what = f"a population of {_population(spec):,} in {len(spec.directions)} direction(s)"
-        return [_fault("population_size", what, seconds, _most(_population(spec), partial(nsgaii_seconds, spec)))]
+def _candidates(spec: StudySpec, asked: int) -> str:
     categorical = [p for p in spec.search_space.root.values() if isinstance(p, CategoricalParameter)]
     choices = max((len(parameter.choices) for parameter in categorical), default=0)
     of_choices = f" (of up to {choices:,} choices)" if choices else ""
-    what = f"{_candidates(spec):,} candidates × {len(spec.search_space)} parameters{of_choices}"
-    return [_fault("n_ei_candidates", what, seconds, _most(_candidates(spec), partial(tpe_seconds, spec)))]
+    return f"{asked:,} candidates × {len(spec.search_space)} parameters{of_choices}"
 
 
-def _most(asked: int, seconds: Callable[[int], float]) -> int:
-    """The most that can be drawn in time, below what was asked for."""
-    return bisect_right(range(1, asked), MOST_SECONDS, key=seconds)
+def _population(spec: StudySpec, asked: int) -> str:
+    return f"a population of {asked:,} in {len(spec.directions)} direction(s)"
 
 
-def _fault(option: str, what: str, seconds: float, most: int) -> Fault:
-    detail = (
-        f"{what} would take about {seconds:.1f} s a draw, and a draw may take {MOST_SECONDS:g} s; "
-        f"with these parameters {option} may be at most {most:,}"
-    )
-    return Fault(f"/sampler/params/{option}", detail)
+# By option: what takes long, in words.
+_WHAT: Mapping[str, Callable[[StudySpec, int], str]] = {
+    "n_ei_candidates": _candidates,
+    "population_size": _population,
+}

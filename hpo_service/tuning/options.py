@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.json_pointer import pointer
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,15 @@ def faults(whose: str, options: Options, given: Mapping[str, Any], place: str) -
         if name not in options:
             known = f"it has {', '.join(options)}" if options else "it has none"
             hint = "; the seed is the sampler's own field, beside params" if name == "seed" else ""
-            found.append(Fault(pointer(place, name), f"{whose} has no option {name!r}; {known}{hint}"))
+            found.append(Fault(pointer(name, below=place), f"{whose} has no option {name!r}; {known}{hint}"))
         elif not options[name].accepts(value):
-            found.append(Fault(pointer(place, name), f"{name} is {_shown(value)}, but must be {options[name].rule}"))
+            found.append(
+                Fault(pointer(name, below=place), f"{name} is {_shown(value)}, but must be {options[name].rule}")
+            )
     for name, option in options.items():
         if option.required and name not in given:
             found.append(Fault(place, f"{whose} needs the option {name}: {option.rule}"))
     return found
-
-
-def pointer(*parts: str) -> str:
-    """A JSON pointer (RFC 6901) below one that is already written."""
-    first, *rest = parts
-    return first + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in rest)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,8 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpo_service.domain import measure
-
-Json = dict[str, Any]
+from hpo_service.domain.json_types import Json
 
 
 class CannotBeRead(Exception):
@@ -37,6 +35,8 @@ def read_studies(url: str, names: Sequence[str] = ()) -> Iterator[ForeignStudy]:
     try:
         storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
         found = optuna.get_all_study_names(storage)
+    except ModuleNotFoundError:
+        raise  # the driver of that kind of database: the command says how to get it
     except Exception as error:
         raise CannotBeRead(f"no database of Optuna's can be read there: {' '.join(str(error).split())[:300]}") from None
     missing = sorted(set(names) - set(found))

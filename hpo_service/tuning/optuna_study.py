@@ -2,6 +2,9 @@
 
 A sampler asks its study for trials through a thread-local cache; asked on another thread than the trial began on, it
 sees an old list. This study has no cache and no thread: it is handed its trials for each draw.
+
+Whatever is used of Optuna that is none of its interface is used here and nowhere else (names with an underscore): the
+next minor release may have it otherwise, so that pyproject.toml admits none that these lines have not been tried with.
 """
 
 from __future__ import annotations
@@ -11,12 +14,18 @@ from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
+from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
 from optuna.distributions import BaseDistribution
+from optuna.samplers import CmaEsSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain.trial import TrialState as State
+
+__all__ = ["DIRECTIONS", "STATES", "FrozenStudy", "Notes", "RecalledCmaEs", "SearchSpaceTransform", "StudyInMemory"]
+__all__ += ["frozen", "tpe_with_so_many_good"]
 
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 
@@ -67,6 +76,25 @@ class StudyInMemory(Study):
     ) -> list[FrozenTrial]:
         trials = self._trials if states is None else [trial for trial in self._trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+
+class RecalledCmaEs(CmaEsSampler):
+    """Optuna's sampler, going on from an optimizer in memory."""
+
+    optimizer: Any = None
+
+    def new_optimizer(self, transform: SearchSpaceTransform, direction: str) -> Any:
+        return self._init_optimizer(transform, DIRECTIONS[direction])
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        return copy.deepcopy(self.optimizer)
+
+
+def tpe_with_so_many_good(good: int, **options: Any) -> TPESampler:
+    """Optuna's sampler, which else takes a tenth of the trials that it sees as good."""
+    sampler = TPESampler(**options)
+    sampler._gamma = lambda _: good
+    return sampler
 
 
 def frozen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,12 +9,22 @@ from dataclasses import dataclass
 
 from optuna.exceptions import ExperimentalWarning
 
+from hpo_service import extras
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import Axes, grid_size
 from hpo_service.tuning.covariance import CmaEs
-from hpo_service.tuning.draw_cost import too_slow
+from hpo_service.tuning.draw_cost import (
+    CANDIDATES,
+    POPULATION,
+    DrawCost,
+    always,
+    grid_seconds,
+    nsgaii_seconds,
+    tpe_seconds,
+)
 from hpo_service.tuning.drawing import Sampler
 from hpo_service.tuning.gaussian import GaussianProcess
 from hpo_service.tuning.genetic import Nsga2
@@ -30,7 +39,6 @@ from hpo_service.tuning.options import (
     number,
     number_or_null,
     one_of,
-    pointer,
 )
 from hpo_service.tuning.quasi_random import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
@@ -38,11 +46,15 @@ from hpo_service.tuning.tpe import tpe
 
 
 @dataclass(frozen=True)
-class Kind:
-    """refusals: what it cannot do with this study, each at its place."""
+class SamplerKind:
+    """
+    draw_cost  how long a draw takes, by what the study asks for
+    refusals   what it cannot do with this study, each at its place
+    """
 
     make: Callable[[StudySpec, int], Sampler]
     options: Options
+    draw_cost: DrawCost
     refusals: Callable[[StudySpec], list[Fault]] = lambda spec: []
 
 
@@ -56,7 +68,7 @@ def tpe_refusals(spec: StudySpec) -> list[Fault]:
 def grid_refusals(spec: StudySpec) -> list[Fault]:
     found = [
         Fault(
-            pointer("/search_space", name),
+            pointer("search_space", name),
             f"grid needs a finite number of points, but {name} is continuous: give it a step, make it int or choices",
         )
         for name, parameter in spec.search_space.items()
@@ -82,21 +94,21 @@ def cmaes_refusals(spec: StudySpec) -> list[Fault]:
     params = spec.sampler.params
     chosen = [name for name in ("use_separable_cma", "with_margin", "lr_adapt") if params.get(name) is True]
     exclusive = [
-        Fault(pointer("/sampler/params", name), f"{name} cannot be combined with {chosen[0]}") for name in chosen[1:]
+        Fault(pointer("sampler", "params", name), f"{name} cannot be combined with {chosen[0]}") for name in chosen[1:]
     ]
     return [*exclusive, *one_direction(spec), *no_choices(spec)]
 
 
 def gp_refusals(spec: StudySpec) -> list[Fault]:
-    if importlib.util.find_spec("torch") is not None:
+    if extras.is_installed("gp"):
         return []
-    return [Fault("/sampler/name", "gp needs torch on the server: pip install 'hpo-service[gp]'; or use tpe")]
+    return [Fault("/sampler/name", f"gp needs torch on the server: {extras.install('gp')}; or use tpe")]
 
 
 def no_choices(spec: StudySpec) -> list[Fault]:
     return [
         Fault(
-            pointer("/search_space", name),
+            pointer("search_space", name),
             f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random",
         )
         for name, parameter in spec.search_space.items()
@@ -115,9 +127,10 @@ def one_direction(spec: StudySpec) -> list[Fault]:
     ]
 
 
-SAMPLERS: Mapping[str, Kind] = {
-    "random": Kind(lambda spec, seed: RandomSearch(seed), {}),
-    "tpe": Kind(
+# Whether it learns, and may draw ahead, is known without Optuna: hpo_service/domain/sampler_facts.py.
+SAMPLERS: Mapping[str, SamplerKind] = {
+    "random": SamplerKind(lambda spec, seed: RandomSearch(seed), {}, always(0.0)),
+    "tpe": SamplerKind(
         lambda spec, seed: tpe(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
             "n_startup_trials": integer(0),
@@ -126,9 +139,10 @@ SAMPLERS: Mapping[str, Kind] = {
             "group": boolean(),
             "constant_liar": boolean(),
         },
+        DrawCost(tpe_seconds, "n_ei_candidates", CANDIDATES),
         tpe_refusals,
     ),
-    "cmaes": Kind(
+    "cmaes": SamplerKind(
         lambda spec, seed: CmaEs(seed, spec.directions[0], spec.sampler.params),
         {
             "n_startup_trials": integer(0),
@@ -139,18 +153,20 @@ SAMPLERS: Mapping[str, Kind] = {
             "lr_adapt": boolean(),
             "warn_independent_sampling": boolean(),
         },
+        always(0.01),  # a matrix of at most 100 rows is decomposed
         cmaes_refusals,
     ),
-    "gp": Kind(
+    "gp": SamplerKind(
         lambda spec, seed: GaussianProcess(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
             "n_startup_trials": integer(0),
             "deterministic_objective": boolean(),
             "warn_independent_sampling": boolean(),
         },
+        always(0.3),  # it fits its kernel
         gp_refusals,
     ),
-    "qmc": Kind(
+    "qmc": SamplerKind(
         lambda spec, seed: QuasiRandom(seed, len(spec.search_space), **spec.sampler.params),  # type: ignore[arg-type]
         {
             "qmc_type": one_of("sobol", "halton"),
@@ -158,8 +174,9 @@ SAMPLERS: Mapping[str, Kind] = {
             "warn_asynchronous_seeding": boolean(),
             "warn_independent_sampling": boolean(),
         },
+        always(0.0),
     ),
-    "nsgaii": Kind(
+    "nsgaii": SamplerKind(
         lambda spec, seed: Nsga2(seed, spec.directions, spec.sampler.params),
         {
             "population_size": integer(2, 10_000),
@@ -167,8 +184,9 @@ SAMPLERS: Mapping[str, Kind] = {
             "crossover_prob": number(0, 1),
             "swapping_prob": number(0, 1),
         },
+        DrawCost(nsgaii_seconds, "population_size", POPULATION),
     ),
-    "grid": Kind(lambda spec, seed: GridSearch(seed), {}, grid_refusals),
+    "grid": SamplerKind(lambda spec, seed: GridSearch(seed), {}, DrawCost(grid_seconds), grid_refusals),
 }
 
 
@@ -185,7 +203,7 @@ def too_fine(spec: StudySpec) -> list[Fault]:
         largest = max(abs(parameter.low), abs(parameter.high))
         fine = largest > 1e7 * parameter.step
         if fine and (largest / parameter.step == math.inf or _points(parameter, parameter.step) > 1):
-            place = pointer("/search_space", name, "step")
+            place = pointer("search_space", name, "step")
             found.append(
                 Fault(
                     place, f"step ({parameter.step:g}) is too fine for numbers as large as {largest:g}: no exact grid"
@@ -198,7 +216,12 @@ def check_sampler(spec: StudySpec) -> list[Fault]:
     name = spec.sampler.name
     kind = SAMPLERS[name]
     found = faults(f"the sampler {name}", kind.options, spec.sampler.params, "/sampler/params")
-    return [*found, *too_fine(spec)] or kind.refusals(spec) or too_slow(spec)
+    return [*found, *too_fine(spec)] or kind.refusals(spec) or kind.draw_cost.faults(spec)
+
+
+def is_quick(spec: StudySpec) -> bool:
+    """Whether a draw takes a few milliseconds at most, at any size of the study."""
+    return SAMPLERS[spec.sampler.name].draw_cost.is_quick(spec)
 
 
 def make_sampler(spec: StudySpec) -> Sampler:

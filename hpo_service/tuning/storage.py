@@ -1,9 +1,7 @@
-"""The record as a storage of Optuna's: samplers, visualization, `load_study` and the dashboard read it through this.
+"""The record as a storage of Optuna's: visualization, `load_study` and the dashboard read it through this.
 
-Read-only, every write is refused. Read-write, it makes studies of its own, which appear in our tables; the studies that
-are served over HTTP stay closed to it, since only the operations keep leases, limits and attempts right.
-What it has read it keeps, and asks the database only for what has been written since: a poll of a study in which
-nothing has happened costs one small query.
+Every write is refused: only the operations keep leases, limits and attempts right. What it has read it keeps, and asks
+the database only for what has been written since: a poll of a study in which nothing happened is one small query.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import copy
 import json
 import math
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,21 +22,18 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
-    check_distribution_compatibility,
-    distribution_to_json,
     json_to_distribution,
 )
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain import measure
-from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.search_space import index_of_choice
 from hpo_service.store import Database
-from hpo_service.store.optuna_rows import NotMadeByOptuna, OptunaRows, StudyRow, TrialRow
+from hpo_service.store.optuna_rows import OptunaRows, StudyRow, TrialRow
+from hpo_service.tuning.optuna_study import FrozenStudy
 
 T = TypeVar("T")
 MOST_STUDIES = 8
@@ -52,7 +46,7 @@ _open: WeakValueDictionary[str, Database] = WeakValueDictionary()
 
 
 class ReadOnly(StorageInternalError):
-    """The record was opened for reading, or the study is served by us."""
+    """Studies and trials are written by the server alone."""
 
 
 @dataclass
@@ -66,50 +60,33 @@ class _Known:
 
 
 class RecordStorage(BaseStorage):
-    def __init__(self, database: Database, *, read_only: bool = True) -> None:
+    """Reads only: studies and trials are written by the server alone."""
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._read_only = read_only
         self._lock = threading.Lock()
         self._known: OrderedDict[int, _Known] = OrderedDict()
         self._study_of: dict[int, tuple[int, int]] = {}  # trial id -> study id, number
         _open[_url(database)] = database
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": _url(self._database), "read_only": self._read_only}
+        return {"url": _url(self._database)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         database = _open.get(state["url"]) or Database(state["url"])
-        self.__init__(database, read_only=state["read_only"])  # type: ignore[misc]
+        self.__init__(database)  # type: ignore[misc]
 
     def _read(self, work: Callable[[OptunaRows], T]) -> T:
         return self._database.read(lambda record: work(OptunaRows(record)))
 
-    def _write(self, work: Callable[[OptunaRows], T]) -> T:
-        if self._read_only:
-            raise ReadOnly("the record is open for reading only: studies and trials are written by the server alone")
-        try:
-            return self._database.write(lambda record: work(OptunaRows(record.sql()))).result()
-        except NotMadeByOptuna as error:
-            raise ReadOnly(f"study {str(error)!r} is served by the server, which alone writes its trials") from None
+    def _refused(self, *_: Any, **__: Any) -> Any:
+        raise ReadOnly("the record is open for reading only: studies and trials are written by the server alone")
+
+    create_new_study = delete_study = set_study_user_attr = set_study_system_attr = _refused
+    create_new_trial = set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refused
+    set_trial_user_attr = set_trial_system_attr = _refused
 
     # -- studies ------------------------------------------------------------------------------------------
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        name = f"{_NO_PREFIX}{uuid.uuid4()}" if study_name is None else study_name
-        try:
-            return self._write(lambda rows: rows.add_study(name, _empty_spec(name, directions)))
-        except StudyExists as error:
-            raise DuplicatedStudyError(error.detail) from None
-
-    def delete_study(self, study_id: int) -> None:
-        self._write(lambda rows: rows.delete_study(study_id))
-        self._forget(study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._write(lambda rows: rows.set_study_attr(study_id, "user_attrs", key, _kept(value)))
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._write(lambda rows: rows.set_study_attr(study_id, "system_attrs", key, _kept(value)))
 
     def get_study_id_from_name(self, study_name: str) -> int:
         return self._read(lambda rows: rows.study_id(study_name))
@@ -143,71 +120,6 @@ class RecordStorage(BaseStorage):
         return self._read(lambda rows: rows.study(study_id))
 
     # -- trials -------------------------------------------------------------------------------------------
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        def work(rows: OptunaRows) -> int:
-            now = rows.now
-            if template_trial is None:
-                fields = {"state": "RUNNING", "params": {}, "distributions": {}, "started_at": now}
-                return rows.add_trial(study_id, fields | {"user_attrs": {}, "system_attrs": {}}, ())
-            for name, distribution in template_trial.distributions.items():
-                _learn(rows, study_id, name, distribution)
-            steps = [(step, _null_if_nan(value)) for step, value in template_trial.intermediate_values.items()]
-            return rows.add_trial(study_id, _columns(template_trial), steps)
-
-        return self._write(work)
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        def work(rows: OptunaRows) -> None:
-            before = _unfinished(rows.trial(trial_id))
-            _learn(rows, before.study_id, param_name, distribution)
-            value = _wire(distribution.to_external_repr(param_value_internal))
-            known = [distribution_to_json(distribution), measure.to_json(float(param_value_internal))]
-            rows.save_trial(
-                before,
-                params={**before.params, param_name: value},
-                distributions={**(before.distributions or {}), param_name: known},
-            )
-
-        self._write(work)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        def work(rows: OptunaRows) -> bool:
-            before = _unfinished(rows.trial(trial_id))
-            fields: dict[str, Any] = {}
-            if values is not None:
-                fields |= _values(values)
-            taken = state is not TrialState.RUNNING or before.state == "WAITING"
-            if taken:
-                fields["state"] = state.name
-                if state is TrialState.RUNNING:
-                    fields["started_at"] = rows.now
-                if state.is_finished():
-                    fields["finished_at"] = rows.now
-            rows.save_trial(before, **fields)
-            return taken
-
-        return self._write(work)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        value = _null_if_nan(intermediate_value)
-        self._write(lambda rows: rows.put_report(_unfinished(rows.trial(trial_id)), step, value))
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        def work(rows: OptunaRows) -> None:
-            before = _unfinished(rows.trial(trial_id))
-            rows.save_trial(before, user_attrs={**before.user_attrs, key: _kept(value)})
-
-        self._write(work)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        def work(rows: OptunaRows) -> None:
-            before = _unfinished(rows.trial(trial_id))
-            rows.save_trial(before, system_attrs={**before.system_attrs, key: _kept(value)})
-
-        self._write(work)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
@@ -255,10 +167,6 @@ class RecordStorage(BaseStorage):
             known.trials[row.number] = _frozen(row, distributions, study.spec.get("search_space", {}))
             self._study_of[row.id] = study_id, row.number
         known.study, known.revision = study, study.revision
-
-    def _forget(self, study_id: int) -> None:
-        with self._lock:
-            self._drop(study_id)
 
     def _drop(self, study_id: int) -> None:
         known = self._known.pop(study_id, None)
@@ -337,111 +245,4 @@ def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: json.loads(value[_NOT_JSON]) if isinstance(value, dict) and _NOT_JSON in value else value
         for key, value in attrs.items()
-    }
-
-
-# -- from Optuna to the record ----------------------------------------------------------------------------
-
-
-def _kept(value: Any) -> Any:
-    """An attribute as JSON; one that JSON cannot say as the text that Python's parser takes."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return {_NOT_JSON: json.dumps(value)}
-    return value
-
-
-def _wire(value: Any) -> Any:
-    return measure.to_json(value) if isinstance(value, float) else value
-
-
-def _null_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _values(values: Sequence[float] | None) -> dict[str, Any]:
-    if not values:
-        return {"values": None, "value": None}
-    return {"values": [measure.to_json(float(value)) for value in values], "value": float(values[0])}
-
-
-def _columns(trial: FrozenTrial) -> dict[str, Any]:
-    started, finished = trial.datetime_start, trial.datetime_complete
-    numbers = {name: trial.distributions[name].to_internal_repr(value) for name, value in trial.params.items()}
-    return {
-        "state": trial.state.name,
-        "params": {name: _wire(value) for name, value in trial.params.items()},
-        "distributions": {
-            name: [distribution_to_json(trial.distributions[name]), measure.to_json(float(number))]
-            for name, number in numbers.items()
-        },
-        **_values(trial.values),
-        "started_at": None if started is None else started.timestamp(),
-        "finished_at": None if finished is None else finished.timestamp(),
-        "user_attrs": {key: _kept(value) for key, value in trial.user_attrs.items()},
-        "system_attrs": {key: _kept(value) for key, value in trial.system_attrs.items()},
-    }
-
-
-def _unfinished(row: TrialRow) -> TrialRow:
-    if TrialState[row.state].is_finished():
-        raise UpdateFinishedTrialError(f"trial {row.number} has finished as {row.state} and cannot be changed")
-    return row
-
-
-def _empty_spec(name: str, directions: Sequence[StudyDirection]) -> dict[str, Any]:
-    """A study's JSON before its first param is known; the ranges come with the trials."""
-    return {
-        "name": name,
-        "directions": [direction.name.lower() for direction in directions],
-        "search_space": {},
-        "sampler": {"name": "random", "seed": 0, "params": {}},
-        "pruner": {"name": "none", "params": {}},
-        "limits": {"trials": None, "running": None, "seconds": None, "target": None, "attempts": 3},
-        "lease_seconds": 60.0,
-        "narrowing": None,
-        "objective": None,
-        "metadata": {"distributions": {}},
-    }
-
-
-def _learn(rows: OptunaRows, study_id: int, name: str, distribution: BaseDistribution) -> None:
-    """Take a param's distribution into the study; raise ValueError for one that contradicts the one before."""
-    study = rows.writable(study_id)
-    spec = study.spec
-    known: dict[str, str] = spec["metadata"]["distributions"]
-    if name in known:
-        before = json_to_distribution(known[name])
-        if before == distribution:
-            return
-        check_distribution_compatibility(before, distribution)
-    parameter = _parameter(distribution, spec["search_space"].get(name))
-    rows.set_spec(
-        study_id,
-        spec
-        | {"search_space": spec["search_space"] | ({} if parameter is None else {name: parameter})}
-        | {"metadata": {"distributions": known | {name: distribution_to_json(distribution)}}},
-    )
-
-
-def _parameter(distribution: BaseDistribution, before: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A distribution as a parameter of our search space; None for one that we cannot say."""
-    if isinstance(distribution, CategoricalDistribution):
-        choices = list(distribution.choices)
-        unique = all(index_of_choice(choices, choice) == place for place, choice in enumerate(choices))
-        speakable = all(not isinstance(choice, float) or math.isfinite(choice) for choice in choices)
-        return {"type": "categorical", "choices": choices, "when": None} if unique and speakable else None
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    if before is not None:
-        low, high = min(low, before["low"]), max(high, before["high"])
-    if not math.isfinite(high - low):
-        return None
-    whole = isinstance(distribution, IntDistribution)
-    step = None if distribution.log or (distribution.step == 1 and whole) else distribution.step
-    return {"log": distribution.log, "when": None, "type": "int" if whole else "float"} | {
-        "low": low,
-        "high": high,
-        "step": step,
     }

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 
 from hpo_service.domain.search_space import Params, SearchSpace, Value
@@ -20,7 +19,7 @@ from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key, Restated
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
-from hpo_service.tuning.optuna_study import StudyInMemory, frozen
+from hpo_service.tuning.optuna_study import StudyInMemory, frozen, tpe_with_so_many_good
 from hpo_service.tuning.others import Others
 from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
 from hpo_service.tuning.past_trials import ABSENT
@@ -187,11 +186,10 @@ class OptunaTpe:
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
         self._history.enter(axes)
-        sampler = TPESampler(seed=short_seed(self._seed, number), **self._options)
         # Optuna counts a tenth of the trials it sees as good; it sees a part of them.
         most = MOST_GOOD if len(self._directions) <= _FEW_DIRECTIONS else MOST_GOOD_OF_MANY
         good = min(math.ceil(0.1 * self._history.finished), most)
-        sampler._gamma = lambda _: good
+        sampler = tpe_with_so_many_good(good, seed=short_seed(self._seed, number), **self._options)
         past = [*self._history.trials(), *self._history.running()]
         study = StudyInMemory(self._directions, [_frozen(trial, axes) for trial in past])
         now = frozen(number, TrialState.RUNNING, {}, {})

@@ -15,11 +15,10 @@ from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.draw_cost import is_quick
 from hpo_service.tuning.drawing import Drawn, Exhausted
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
-from hpo_service.tuning.samplers import check_sampler, make_sampler
+from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 
 __all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "importances", "is_quick"]
 

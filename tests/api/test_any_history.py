@@ -115,14 +115,14 @@ class History:
         self.note(number, call, answer.status_code, answer.json())
 
     def batch(self) -> None:
-        calls = []
+        calls: list[dict[str, Any]] = []
         for _ in range(self.rng.randrange(1, 8)):
             call = self.rng.choice(["report", "heartbeat", "tell", "release"])
             number, body = self.body_of(call)
             calls.append({"study": NAME, "number": number, "call": call, **body})
         answer = self.send("POST", "/v1/trials:batch", {"calls": calls})
-        for call, result in zip(calls, answer.json()["results"], strict=True):
-            self.note(call["number"], call["call"], result["status"], result["body"])
+        for made, result in zip(calls, answer.json()["results"], strict=True):
+            self.note(made["number"], made["call"], result["status"], result["body"])
 
     def enqueue(self) -> None:
         params = [{}, {"x": self.rng.choice([0, 1])}, {"x": 5}]
@@ -215,6 +215,7 @@ def opened(database_url: str, clock: Any) -> Iterator[Callable[[], TestClient]]:
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STUDIES)
 def test_after_any_history_a_restarted_server_says_the_same(
     opened: Any, clock: Any, database_url: str, kind: str
@@ -239,6 +240,7 @@ def test_after_any_history_a_restarted_server_says_the_same(
     check(everything(again), history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["limited", "rounds"])
 def test_after_many_histories_at_once_a_restarted_server_says_the_same(
     opened: Any, clock: Any, database_url: str, kind: str

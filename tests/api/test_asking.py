@@ -138,7 +138,8 @@ def test_identifiers_may_be_any_printable_ascii(api: Any) -> None:
 
 def test_the_first_form_never_gives_a_study_without_an_objective(own: Any) -> None:
     own.create()
-    for objectives in ({}, {"objectives": ["neural_network"]}, {"objectives": []}):
+    asked: tuple[dict[str, Any], ...] = ({}, {"objectives": ["neural_network"]}, {"objectives": []})
+    for objectives in asked:
         assert own.ask_any(**objectives) == {"trials": []}
 
 

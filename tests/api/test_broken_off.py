@@ -28,9 +28,10 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import export, studies, trials
 from hpo_service.operations.calls import Import
-from hpo_service.operations.export import PAGE
+from hpo_service.operations.parquet import PAGE
 from hpo_service.operations.service import Service
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, Any] = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 FORMATS = ("csv", "jsonl", "parquet")
@@ -43,6 +44,7 @@ async def with_trials(service: Service, count: int) -> None:
         await trials.import_finished(service, "s", Import.model_validate({"trials": some}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "deleted and created anew"])
 @pytest.mark.parametrize("count", [PAGE + 1, 3 * PAGE])
@@ -92,13 +94,14 @@ def test_a_page_token_does_not_go_on_in_another_study_of_that_name(order_by: str
     assert either.call("DELETE", "/v1/studies/twice").status_code == 204
 
 
+@pytest.mark.slow
 def test_events_of_a_study_made_anew_do_not_wait_for_where_the_old_one_was(own_server: str) -> None:
     with Client(own_server) as client:
         client.create({"name": "s", "search_space": SPACE})
         client.import_trials("s", [{"params": {"x": 0.5}, "state": "COMPLETE", "values": [0.5]}] * 50)
         events = client.events("s", last_event_id="0")
         last = [next(events).id for _ in range(50)][-1]
-        events.close()
+        events.close()  # type: ignore[attr-defined]  # it is a generator
         client.delete("s")
         client.create({"name": "s", "search_space": SPACE})
         client.import_trials("s", [{"params": {"x": 0.5}, "state": "COMPLETE", "values": [0.5]}])
@@ -113,7 +116,7 @@ def own_server(tmp_path: Path) -> Iterator[str]:
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())["url"]
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def breaking() -> Iterator[str]:
 
 
 def by_the_standard_library(url: str) -> bytes:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
     connection.request("GET", "/v1/studies/s/trials:export")
     return connection.getresponse().read()
 
@@ -156,7 +159,7 @@ def by_urllib3(url: str) -> bytes:
 def by_http_1_0(url: str) -> bytes:
     """To which an answer is whole when its connection is closed."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"GET /v1/studies/s/trials:export HTTP/1.0\r\n\r\n")
         got = b""
         while piece := connection.recv(65_536):
@@ -179,6 +182,7 @@ def test_no_client_takes_an_answer_that_was_broken_off_for_all_of_it(
         read(breaking)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["a file", "stdout"])
 def test_the_command_says_so_ends_with_1_and_leaves_no_file(to: str, breaking: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hpo_service", "study", "export", "s", "--server", breaking]

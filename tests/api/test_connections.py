@@ -25,9 +25,10 @@ from hpo_service.api.connections import (
     BoundedConnection,
     Bounds,
 )
-from hpo_service.api.metrics import registry
 from hpo_service.api.request_heads import MOST_HEADERS
+from hpo_service.instruments import registry
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
@@ -71,7 +72,7 @@ class Served:
         self.thread.start()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.listener.getsockname(), timeout=10)
+        return socket.create_connection(self.listener.getsockname(), timeout=PATIENCE_SECONDS)
 
     def connected(self) -> int:
         return len(self.connections())
@@ -143,13 +144,13 @@ def test_a_dribbled_head_gains_no_time(serve: Any) -> None:
     connection = serve().connect()
     began = time.monotonic()
     connection.sendall(GET[:-2] + b"X: ")
-    while time.monotonic() < began + 5:
+    while time.monotonic() < began + 60:
         try:
             connection.sendall(b"a")
         except OSError:
             break
         time.sleep(0.05)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # it would go on for a minute
 
 
 def test_a_body_that_does_not_end_is_408(serve: Any) -> None:
@@ -172,6 +173,7 @@ def test_a_half_closed_connection_does_not_stay(serve: Any) -> None:
     wait_for(lambda: served.connected() == 0)
 
 
+@pytest.mark.slow
 def test_an_idle_connection_outlives_the_deadline_of_a_head_and_the_next_request_has_one_again(serve: Any) -> None:
     connection = serve(head_seconds=0.3, idle_seconds=60).connect()
     for _ in range(2):
@@ -349,6 +351,7 @@ def send_all_that_is_taken(connection: socket.socket, data: bytes) -> threading.
     return thread
 
 
+@pytest.mark.slow
 def test_requests_that_come_early_wait_as_they_came_and_are_all_answered(serve: Any) -> None:
     served = serve(head_seconds=60)
     connection = served.connect()
@@ -411,6 +414,7 @@ def test_what_is_not_http_is_refused_after_the_answers_to_what_came_before(serve
     assert second.startswith(b"400 ")
 
 
+@pytest.mark.slow
 def test_who_does_not_read_holds_up_his_own_next_requests_and_no_memory(serve: Any) -> None:
     served = serve(head_seconds=60)
     connection = served.connect()
@@ -463,6 +467,7 @@ def test_a_chunks_extension_is_bounded(serve: Any) -> None:
     assert status(read_to_the_end(connection)) == 431
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lines",
     [
@@ -613,7 +618,7 @@ def test_refusals_and_connections_are_counted(serve: Any) -> None:
     wait_for(lambda: value("hpo_connections_open") == before[1])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

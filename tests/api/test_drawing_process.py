@@ -67,6 +67,7 @@ def is_up(client: Any) -> bool:
     return bool(client.app.state.service.long_draws._process.is_up)
 
 
+@pytest.mark.slow
 def test_it_is_started_by_the_first_study_that_needs_it_and_draws_what_the_server_would(client, monkeypatch):
     create(client, "quick", {"name": "random"})
     ask(client, "quick")
@@ -82,6 +83,7 @@ def test_it_is_started_by_the_first_study_that_needs_it_and_draws_what_the_serve
     assert [trial["params"] for trial in drawn] == [trial["params"] for trial in again]
 
 
+@pytest.mark.slow
 def test_after_kill_9_another_one_draws_on(client):
     create(client, "study", {"name": "nsgaii"})
     eventually(lambda: is_up(client))
@@ -94,6 +96,7 @@ def test_after_kill_9_another_one_draws_on(client):
     assert [trial["number"] for trial in ask(client, "study")] == [3]
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended_and_who_asked_is_told(client, monkeypatch):
     slow = {"n_ei_candidates": 10_000, "group": True, "n_startup_trials": 0}
     create(client, "quick", {"name": "cmaes"})

@@ -29,6 +29,7 @@ from hpo_service.instruments import group_calls
 from hpo_service.operations.keys import create, revoke
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _numbers = itertools.count()
@@ -59,7 +60,7 @@ class Served:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(PATIENCE_SECONDS)
 
     async def _serve(self) -> None:
         application = create_app(self.settings, with_keys=self.with_keys)
@@ -79,7 +80,7 @@ class Served:
             await self.server.serve([self._listener])
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self._listener.getsockname(), timeout=20)
+        return socket.create_connection(self._listener.getsockname(), timeout=PATIENCE_SECONDS)
 
     def stop(self) -> None:
         self.service.leave()
@@ -380,6 +381,7 @@ OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_without_keys_a_page_of_another_site_may_call_nothing_either_way(served: Served, in_pieces: bool) -> None:
     connection = served.connect()
@@ -478,6 +480,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_the_short_way_is_for_keys_that_open_it(guarded: Guarded) -> None:
     worker, bound = guarded.key(Scope.WORKER), guarded.key(Scope.WORKER, "mine")
     time.sleep(1.1)  # the keys are read again
@@ -491,6 +494,7 @@ def test_the_short_way_is_for_keys_that_open_it(guarded: Guarded) -> None:
     assert guarded.served.application_saw == [guarded.path] * len(refused)
 
 
+@pytest.mark.slow
 def test_a_revoked_key_takes_the_short_way_no_longer_than_a_second(guarded: Guarded) -> None:
     token = guarded.key(Scope.WORKER)
     time.sleep(1.1)
@@ -522,6 +526,7 @@ def token_id(table: KeyTable, scope: Scope) -> str:
     return next(key.id for key in table.live() if key.scope is scope)
 
 
+@pytest.mark.slow
 def test_the_short_way_is_charged_to_the_keys_rate_once(tmp_path: Path) -> None:
     guarded = Guarded(f"sqlite:///{tmp_path}/hpo.db", rate_limit=5)
     try:

@@ -236,6 +236,7 @@ def expected(caller: str, takes: str, place: str) -> str:
     return "404" if place == STUDY and caller == "bound to another study" else "past"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), TABLE, ids=lambda part: str(part))
 def test_each_caller_gets_as_far_as_its_key_goes(served: Served, method: str, path: str) -> None:
     takes, place = TABLE[method, path]

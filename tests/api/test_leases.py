@@ -68,6 +68,7 @@ TABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("situation", "name", "expected"),
     [
@@ -116,6 +117,7 @@ def test_a_late_report_takes_the_trial_back_and_its_lease_did_not_run_out(
     assert ask(worker_id="other")[0]["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_silent_worker_loses_its_lease_and_the_trial_is_given_out_again(
     client: TestClient, clock: Any, create: Create, ask: Ask
 ) -> None:
@@ -182,6 +184,7 @@ def test_the_last_report_for_a_step_is_the_one_that_counts(client: TestClient, c
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("told", "state", "values", "reason"),
     [
@@ -206,6 +209,7 @@ def test_what_is_told_is_what_is_recorded(
     assert (first.json()["state"], first.json()["values"], first.json()["reason"]) == (state, values, reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.slow
 def test_sixteen_askers_get_exactly_as_many_trials_as_the_limit(either: Any) -> None:
     limit = 45
     name = either.create(limits={"trials": limit})

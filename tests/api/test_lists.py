@@ -58,6 +58,7 @@ def with_values(api: Any, direction: str = "maximize") -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 @pytest.mark.parametrize(
     ("direction", "expected"),
@@ -196,6 +197,7 @@ def test_studies_are_listed_in_pages_and_by_state(own: Any) -> None:
     assert found[0][0] == own.study(names[0])
 
 
+@pytest.mark.slow
 def test_workers_are_listed_with_what_they_hold(own: Any) -> None:
     name = own.create()
     assert own.get("/v1/workers").json() == {"items": [], "next_page_token": None}

@@ -18,6 +18,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import drawings, long_draws, tuners
 from hpo_service.settings import Settings
 from hpo_service.tuning.tuner import Tuner
+from tests.patience import PATIENCE_SECONDS
 
 _requests = itertools.count()
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "y": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -34,7 +35,7 @@ class HeldDraws:
 
         def held(tuner: Tuner, *arguments: Any) -> Any:
             self.begun.set()
-            assert self.go_on.wait(30)
+            assert self.go_on.wait(PATIENCE_SECONDS)
             if self.error is not None:
                 raise self.error
             return draw(tuner, *arguments)
@@ -75,7 +76,7 @@ def test_while_a_draw_is_under_way_everybody_else_is_answered(client, create, as
     held.begun.clear()
     held.go_on.clear()
     drawing = pool.submit(ask, "slow")
-    assert held.begun.wait(10)
+    assert held.begun.wait(PATIENCE_SECONDS)
 
     assert client.post("/v1/studies/quick/trials/0:heartbeat", json={"attempt": 1}).status_code == 200
     assert client.post("/v1/studies/slow/trials/0:heartbeat", json={"attempt": 1}).status_code == 200
@@ -85,13 +86,13 @@ def test_while_a_draw_is_under_way_everybody_else_is_answered(client, create, as
     assert not drawing.done()
 
     held.go_on.set()
-    assert [trial["number"] for trial in drawing.result(20)] == [1]
+    assert [trial["number"] for trial in drawing.result(timeout=PATIENCE_SECONDS)] == [1]
 
 
 def test_several_that_ask_at_once_get_trials_of_their_own_and_so_does_one_that_asks_for_several(create, ask, pool):
     create(search_space=SPACE, sampler=LONG)
     asked = [pool.submit(ask, "mnist", count=count) for count in (1, 3, 1, 2)]
-    given = [trial for one in asked for trial in one.result(60)]
+    given = [trial for one in asked for trial in one.result(timeout=PATIENCE_SECONDS)]
     assert sorted(trial["number"] for trial in given) == list(range(7))
     assert len({trial["params"]["x"] for trial in given}) == 7
 
@@ -101,12 +102,13 @@ def test_limits_are_kept_and_enqueued_params_are_taken(client, create, ask, pool
     queued = {"trials": [{"params": {"x": 0.125}}, {"params": {"x": 0.5, "y": 0.5}}]}
     assert client.post("/v1/studies/mnist/trials:enqueue", json=queued).status_code == 201
     asked = [pool.submit(ask, "mnist", count=2) for _ in range(4)]
-    given = {trial["number"]: trial["params"] for one in asked for trial in one.result(60)}
+    given = {trial["number"]: trial["params"] for one in asked for trial in one.result(timeout=PATIENCE_SECONDS)}
     assert len(given) == 5
     assert given[0]["x"] == 0.125
     assert given[1] == {"x": 0.5, "y": 0.5}
 
 
+@pytest.mark.slow
 def test_what_a_trial_draws_is_the_same_after_a_restart_and_as_drawn_by_the_sampler_itself(
     database_url: str, clock: Any
 ) -> None:
@@ -137,6 +139,7 @@ def test_what_a_trial_draws_is_the_same_after_a_restart_and_as_drawn_by_the_samp
     assert again == drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [LONG, {"name": "tpe", "seed": 1}])
 def test_a_draw_that_fails_is_said_and_takes_nothing_along(client, create, ask, held, sampler):
     create(search_space=SPACE, sampler=sampler)
@@ -155,6 +158,7 @@ def test_a_draw_that_fails_is_said_and_takes_nothing_along(client, create, ask, 
     assert [trial["number"] for trial in ask()] == [1]
 
 
+@pytest.mark.slow
 def test_who_has_waited_too_long_for_a_draw_is_told_so_and_finds_it_when_he_asks_again(
     client, create, ask, held, pool, monkeypatch
 ):
@@ -244,6 +248,7 @@ def spec_of(sampler: dict[str, Any], parameters: int, choices: int = 0, directio
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "option", "said"),
     [
@@ -276,6 +281,7 @@ def test_what_cannot_be_drawn_in_time_is_refused_with_the_number_that_could_be(c
     assert client.post("/v1/studies", json=spec).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "parameters", "choices", "directions"),
     [("tpe", 100, 1_000, 1), ("tpe", 100, 0, 10), ("tpe", 60, 1_000, 2), ("nsgaii", 100, 0, 10), ("cmaes", 100, 0, 1)],

@@ -22,6 +22,7 @@ from hpo_service.store import KeyTable, batch_runner
 from hpo_service.store.reader import Reader
 from tests.api.conftest import Api
 from tests.api.test_fast_path import Served, request, send
+from tests.patience import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 _ROW = re.compile(r"\| `(hpo_\w+)` \| (\w+) \|([^|]*)\| (record|server) \| .+ \|")
@@ -61,7 +62,7 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "REST", 0)
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, "it has not come to hold"
@@ -69,11 +70,12 @@ def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_has_every_metric_with_its_type_and_labels_and_no_other(database_url, monkeypatch):
     monkeypatch.setattr(reading_process, "AGAIN_SECONDS", 1.0)
     app = create_app(Settings(database_url=database_url), with_keys=False, with_reading_process=True)
     with TestClient(app, raise_server_exceptions=False) as client:
-        eventually(lambda: client.app.state.service.reading.is_up)
+        eventually(lambda: app.state.service.reading.is_up)
         Api(client, time.time).finish(Api(client, time.time).create(), 0.5)
         found = exposed(client)
 
@@ -98,6 +100,7 @@ def test_trials_and_studies_are_counted_by_state(own, anew):
     assert found("hpo_studies", state="PAUSED") == 1
 
 
+@pytest.mark.slow
 def test_the_age_of_the_oldest_waiting_trial_counts_from_its_enqueueing_or_from_the_end_of_its_lease(own, anew, clock):
     def age() -> float:
         return exposed(own.client)("hpo_oldest_waiting_trial_seconds")
@@ -265,7 +268,7 @@ def test_it_waits_no_longer_than_a_moment_for_a_database_that_hangs(own, anew, m
     read = Reader.read
 
     def slow(reader: Reader, work: Any) -> Any:
-        hangs.wait(20)
+        hangs.wait(PATIENCE_SECONDS)
         return read(reader, work)
 
     monkeypatch.setattr(figures, "PATIENCE_SECONDS", 0.1)
@@ -276,6 +279,7 @@ def test_it_waits_no_longer_than_a_moment_for_a_database_that_hangs(own, anew, m
     eventually(lambda: exposed(own.client)("hpo_database_reachable") == 1)
 
 
+@pytest.mark.slow
 def test_postgresql_that_is_stopped_and_comes_back_is_seen(own_postgres, anew):
     own_postgres.execute("CREATE DATABASE h")
     app = create_app(Settings(database_url=own_postgres.url("h")), with_reaper=False, with_keys=False)

@@ -98,6 +98,7 @@ def test_there_are_examples_to_fill(api: Any) -> None:
     assert len(bodies) >= 10, bodies
 
 
+@pytest.mark.slow
 def test_nothing_that_is_sent_is_opened_called_started_or_unpickled(api: Any, watch: Watch) -> None:
     name = api.create()
     api.ask(name)

@@ -114,6 +114,7 @@ def test_a_wrong_import_is_refused_where_it_is_wrong(api: Any, trial: dict[str, 
     assert pointer in api.pointers(api.post(f"/v1/studies/{name}/trials:import", body))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["enqueue", "import"])
 def test_a_repeated_request_answers_with_the_same_trials(either: Any, call: str) -> None:
     name = either.create()
@@ -170,7 +171,8 @@ def test_nobody_holds_an_imported_or_a_queued_trial(api: Any, verb: str) -> None
     name = api.create()
     api.enqueue(name, {"x": 0.5})
     api.imported(name, {"params": {"x": 0.5}, "state": "FAIL"})
-    body: dict[str, Any] = {"report": {"reports": []}, "heartbeat": {}, "tell": {"state": "FAIL"}}[verb]
+    bodies: dict[str, dict[str, Any]] = {"report": {"reports": []}, "heartbeat": {}, "tell": {"state": "FAIL"}}
+    body = bodies[verb]
     for attempt in (0, 1):
         assert api.code(api.work(name, 0, verb, attempt=attempt, **body)) == "lease_lost"
         finished = "result_conflict" if verb == "tell" else "trial_finished"

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from hpo_service.api.readiness import GOOD_FOR_SECONDS, Readiness
+from tests.patience import PATIENCE_SECONDS
 
 
 class Database:
@@ -20,7 +21,7 @@ class Database:
 
     def faults(self) -> list[str]:
         self.asked += 1
-        assert self.may_answer.wait(30)
+        assert self.may_answer.wait(PATIENCE_SECONDS)
         return list(self.says)
 
 

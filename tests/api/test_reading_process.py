@@ -24,8 +24,9 @@ from hpo_service.operations import reading_process
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.api.conftest import Api
+from tests.patience import PATIENCE_SECONDS
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
     "layers": {"type": "int", "low": 1, "high": 9},
     "name": {"type": "categorical", "choices": ["=sum", "ä", None, 2]},
@@ -34,7 +35,7 @@ SPACE = {
 ENDLESS = partial(functools.reduce, operator.is_, range(10**15))
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, "it has not come to hold"
@@ -117,6 +118,7 @@ PATHS = (
 )
 
 
+@pytest.mark.slow
 def test_every_reading_is_byte_for_byte_what_the_server_itself_would_read(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_every_reading_is_byte_for_byte_what_the_server_itself_would_read(
     assert len(here["/v1/studies/{two}/trials:export?format=jsonl"][2].splitlines()) == 1101
 
 
+@pytest.mark.slow
 def test_a_lease_that_has_run_out_is_taken_back_before_the_process_reads(api: Api) -> None:
     name = api.create(lease_seconds=2)
     api.ask(name)
@@ -169,6 +172,7 @@ def test_a_lease_that_has_run_out_is_taken_back_before_the_process_reads(api: Ap
     assert api.get(work[1]).json()["counts"]["RUNNING"] == 0
 
 
+@pytest.mark.slow
 def test_a_list_of_studies_takes_back_what_has_run_out_in_all_of_them(api: Api) -> None:
     names = [api.create(lease_seconds=2) for _ in range(2)]
     for name in names:
@@ -179,6 +183,7 @@ def test_a_list_of_studies_takes_back_what_has_run_out_in_all_of_them(api: Api) 
     assert [study["counts"]["RUNNING"] for study in api.get("/v1/studies").json()["items"]] == [0, 0]
 
 
+@pytest.mark.slow
 def test_after_kill_9_readings_go_on_and_another_process_takes_them(api: Api) -> None:
     name = filled(api)
     reading = service(api.client).reading
@@ -194,6 +199,7 @@ def test_after_kill_9_readings_go_on_and_another_process_takes_them(api: Api) ->
     assert api.get(f"/v1/studies/{name}/trials").content == before
 
 
+@pytest.mark.slow
 def test_a_reading_under_way_when_the_process_dies_is_read_again_by_the_server(api: Api) -> None:
     name = filled(api, trials=4000)
     reading = service(api.client).reading
@@ -205,11 +211,12 @@ def test_a_reading_under_way_when_the_process_dies_is_read_again_by_the_server(a
         time.sleep(0.05)
         if reading.pid is not None:
             os.kill(reading.pid, signal.SIGKILL)
-    reader.join(30)
+    reader.join(PATIENCE_SECONDS)
 
     assert lines == [4002]
 
 
+@pytest.mark.slow
 def test_who_asks_is_answered_while_a_reading_holds_the_process(api: Api) -> None:
     name = filled(api)
     portal, reading = api.client.portal, service(api.client).reading
@@ -226,6 +233,7 @@ def test_who_asks_is_answered_while_a_reading_holds_the_process(api: Api) -> Non
         endless.result(10)
 
 
+@pytest.mark.slow
 def test_workers_go_on_while_a_study_is_exported_and_the_export_is_whole(api: Api) -> None:
     name = filled(api, trials=6000)
     exported: dict[str, bytes] = {}
@@ -249,6 +257,7 @@ def test_workers_go_on_while_a_study_is_exported_and_the_export_is_whole(api: Ap
     assert exported["parquet"][:4] == exported["parquet"][-4:] == b"PAR1"
 
 
+@pytest.mark.slow
 def test_a_reading_that_nobody_waits_for_is_dropped_and_the_next_ones_are_answered(api: Api) -> None:
     name = filled(api, trials=3000)
     reading = service(api.client).reading
@@ -294,6 +303,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends after the reading")
 def test_when_the_server_is_killed_its_process_ends_though_it_reads(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
@@ -333,6 +343,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         server.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process in /proc")
@@ -342,7 +353,7 @@ def test_hpo_serve_leaves_no_process_behind(serve: Any, tmp_path: Path, send: An
     eventually(lambda: niceness(child) > niceness(server.pid))
 
     send(server.pid, how)
-    _, errors = server.communicate(timeout=10)
+    _, errors = server.communicate(timeout=PATIENCE_SECONDS)
 
     assert server.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 0)
     assert {json.loads(line)["level"] for line in errors.splitlines()} <= {"info"}
@@ -351,6 +362,7 @@ def test_hpo_serve_leaves_no_process_behind(serve: Any, tmp_path: Path, send: An
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith("hpo.db-")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process in /proc")
 def test_a_server_can_do_without(serve: Any) -> None:
     server = serve(HPO_READING_PROCESS="false")

@@ -31,6 +31,7 @@ from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, batch_runner
 from tests.api.test_fast_path import Answer, Served, ask, request, send
+from tests.patience import PATIENCE_SECONDS
 
 MADE = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -279,6 +280,7 @@ def test_what_lasts_has_a_line_when_it_begins_and_one_when_it_ends(lines):
     assert (ends["event"], ends["times"]) == ("it works again", 5)
 
 
+@pytest.mark.slow
 def test_leases_that_run_out_have_a_line_that_counts_them_and_the_reaper_is_not_late(tmp_path, lines):
     app = create_app(Settings(database_url=f"sqlite:///{tmp_path}/hpo.db"), with_keys=False)
     with TestClient(app) as client:
@@ -286,7 +288,7 @@ def test_leases_that_run_out_have_a_line_that_counts_them_and_the_reaper_is_not_
         client.post("/v1/studies", json={"name": "mine", "search_space": space, "lease_seconds": 1})
         client.post("/v1/studies/mine/trials:ask", json={"worker_id": "w", "request_id": "r", "count": 3})
         found: list[Any] = []
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while sum(line["leases"] for line in found) < 3 and time.monotonic() < deadline:
             found += [line for line in lines() if line["event"] == "leases have run out"]
             time.sleep(0.1)
@@ -400,6 +402,7 @@ def url_of(server: subprocess.Popen[bytes]) -> str:
     return str(json.loads(server.stdout.readline())["url"])
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_holds_up_no_call_and_no_end(serve, tmp_path):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -413,11 +416,12 @@ def test_a_pipe_that_nobody_reads_holds_up_no_call_and_no_end(serve, tmp_path):
             assert client.get("/healthz") == 200
         assert client.get("/nowhere") == 404
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
     os.close(reading)
     os.close(writing)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_read_again_says_how_many_lines_were_lost(serve):
     reading, writing = os.pipe()
     server = serve(writing, HPO_ACCESS_LOG="true")
@@ -426,7 +430,7 @@ def test_a_pipe_that_is_read_again_says_how_many_lines_were_lost(serve):
         for _ in range(log_format.MOST_LINES + 1000):  # 64 KiB of the pipe's are a few hundred lines
             client.get("/healthz")
         read = ""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while "lines of this log were lost" not in read and time.monotonic() < deadline:
             read += os.read(reading, 2**20).decode()
             client.get("/healthz")
@@ -438,7 +442,7 @@ class Caller:
     """Calls on one connection."""
 
     def __init__(self, url: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_SECONDS)
 
     def __enter__(self) -> Caller:
         return self
@@ -453,13 +457,14 @@ class Caller:
         return answer.status
 
 
+@pytest.mark.slow
 def test_the_log_says_how_the_server_begins_and_ends(serve, tmp_path):
     log = tmp_path / "log"
     with log.open("wb") as errors:
         server = serve(errors)
         url = url_of(server)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(timeout=PATIENCE_SECONDS) == 0
     begun, *_, ended = [json.loads(line) for line in log.read_text().splitlines()]
     assert begun["event"] == "serving"
     assert begun["address"] == url

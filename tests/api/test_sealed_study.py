@@ -247,6 +247,7 @@ def test_a_request_from_before_the_seal_is_still_answered(api: Any) -> None:
     assert api.ask(name, request_id="a", count=2) == given
 
 
+@pytest.mark.slow
 def test_the_job_is_given_by_the_first_form_only_and_only_to_who_trains_networks(own: Any) -> None:
     name = sealed(own)
     assert own.ask(name) == []

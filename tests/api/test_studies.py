@@ -488,6 +488,7 @@ def test_a_study_that_is_not_there_is_404_on_every_route(api: Any) -> None:
     assert api.call("DELETE", base).status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc", "grid", "nsgaii"])
 def test_every_sampler_gives_params_within_the_space_and_repeats_itself_by_its_seed(api: Any, sampler: str) -> None:
     space: dict[str, Any] = {

@@ -130,6 +130,7 @@ def test_a_worker_that_was_not_heard_of_before_is_listed(own: Any) -> None:
     assert {worker["worker_id"] for worker in own.get("/v1/workers").json()["items"]} == {"old", "new"}
 
 
+@pytest.mark.slow
 def test_so_many_workers_together_are_never_given_too_many(either: Any) -> None:
     name = either.create(limits={"trials": 100})
 

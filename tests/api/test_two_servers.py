@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,12 +66,13 @@ def pair(postgres: Any, _postgres_template: str) -> Iterator[Pair]:
         yield Pair(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_sixteen_askers_of_two_servers_get_exactly_as_many_trials_as_the_limit(pair: Pair, sampler: str) -> None:
     name = pair.create(limits={"trials": 40}, sampler={"name": sampler, "seed": 1})
 
     def asker(number: int) -> list[tuple[int, int]]:
-        held = []
+        held: list[tuple[int, int]] = []
         while True:
             answer = pair.ask(number, name, count=1 + number % 2)
             if not answer["trials"] and answer["study_state"] != "ACTIVE":
@@ -90,8 +92,8 @@ def test_sixteen_askers_of_two_servers_get_exactly_as_many_trials_as_the_limit(p
 def test_one_request_at_both_servers_gives_out_one_trial(pair: Pair) -> None:
     name = pair.create()
     for round_ in range(5):
-        answers = pair.at_once(8, lambda n, r=round_: pair.ask(n, name, request_id=f"same-{name}-{r}")["trials"])
-        assert all(answer == answers[0] for answer in answers)
+        answers = pair.at_once(8, partial(pair.ask, name=name, request_id=f"same-{name}-{round_}"))
+        assert all(answer["trials"] == answers[0]["trials"] for answer in answers)
     assert pair.study(name)["counts"]["RUNNING"] == 5
 
 
@@ -100,8 +102,8 @@ def test_one_request_to_any_study_at_both_servers_gives_out_one_trial(pair: Pair
     names = [pair.create(objective={"kind": kind}) for _ in range(3)]
     for round_ in range(5):
         body = {"worker_id": "w", "request_id": f"any-{kind}-{round_}", "objectives": [kind]}
-        answers = pair.at_once(8, lambda n, b=body: pair.post(n, "/v1/trials:ask", b).json())
-        assert all(answer == answers[0] for answer in answers)
+        answers = pair.at_once(8, partial(pair.post, path="/v1/trials:ask", json=body))
+        assert all(answer.json() == answers[0].json() for answer in answers)
     assert sum(pair.study(name)["counts"]["RUNNING"] for name in names) == 5
 
 
@@ -109,10 +111,14 @@ def test_one_name_at_both_servers_is_one_study(pair: Pair) -> None:
     for _ in range(3):
         name = f"race-{next(_numbers)}"
         body = {"name": name, "search_space": SPACE}
-        answers = pair.at_once(8, lambda n, b=body: pair.post(n, "/v1/studies", b))
+        answers = pair.at_once(8, partial(pair.post, path="/v1/studies", json=body))
         assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
         assert len({answer.json()["sampler"]["seed"] for answer in answers}) == 1
-        others = pair.at_once(8, lambda n, b=body: pair.post(n, "/v1/studies", {**b, "metadata": {"n": n}}))
+
+        def create_another(n: int, body: dict[str, Any] = body) -> Any:
+            return pair.post(n, "/v1/studies", {**body, "metadata": {"n": n}})
+
+        others = pair.at_once(8, create_another)
         assert {answer.status_code for answer in others} == {409}
 
 
@@ -130,9 +136,11 @@ def test_two_results_told_at_both_servers_are_one_result(pair: Pair) -> None:
     pair.ask(0, name, count=5)
     for number in range(5):
         path = f"/v1/studies/{name}/trials/{number}:tell"
-        answers = pair.at_once(
-            8, lambda n, p=path: pair.post(n, p, {"attempt": 1, "state": "COMPLETE", "values": [n / 10]})
-        )
+
+        def tell(n: int, path: str = path) -> Any:
+            return pair.post(n, path, {"attempt": 1, "state": "COMPLETE", "values": [n / 10]})
+
+        answers = pair.at_once(8, tell)
         taken = [n for n, answer in enumerate(answers) if answer.status_code == 200]
         assert len(taken) == 1
         assert {answers[n].json()["code"] for n in range(8) if n not in taken} == {"result_conflict"}

@@ -16,6 +16,7 @@ from hpo_service.operations import asking, events, known_workers, studies
 from hpo_service.operations.calls import Ask, Heartbeat, Tell
 from hpo_service.operations.service import Service
 from tests import worker_calls
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -27,9 +28,9 @@ class Busy(Service):
     writes = 0
     looks = 0
 
-    async def write(self, work: Any, studies: Any = ()) -> Any:
+    def _submit(self, *call: Any, **how: Any) -> None:
         self.writes += 1
-        return await super().write(work, studies)
+        super()._submit(*call, **how)
 
     async def _read_studies_to_ask(self, wanted: Any) -> Any:
         self.looks += 1
@@ -45,7 +46,7 @@ def run(database_url: str) -> Callable[..., Any]:
             servers = 1 if database_url.startswith("sqlite") else test.__code__.co_argcount
             opened = [await asyncio.to_thread(Busy, database_url) for _ in range(servers)]
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     return await test(*[opened[k % servers] for k in range(test.__code__.co_argcount)])
             finally:
                 for service in opened:
@@ -97,6 +98,7 @@ async def waiting(service: Busy, count: int, name: str | None = "s", **fields: A
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
     async def test(service: Busy) -> None:
         await created(service, "busy")
@@ -116,6 +118,7 @@ def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_no_more_are_woken_than_may_be_served(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 2})
@@ -132,6 +135,7 @@ def test_no_more_are_woken_than_may_be_served(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_of_many_that_wait_for_any_study_each_gets_one_and_they_look_together(run):
     async def test(service: Busy) -> None:
         async with waiting(service, 40, None) as tasks:
@@ -170,6 +174,7 @@ def test_a_worker_that_hung_up_leaves_the_trial_to_the_next(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_waiter_that_is_cancelled_when_it_was_woken_leaves_the_trial_to_the_next(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -200,6 +205,7 @@ def test_the_same_ask_sent_twice_gets_the_same_answer_twice(run):
     run(test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s", None])
 def test_what_another_server_does_wakes_too(run, name):
     async def test(service: Busy, other: Busy) -> None:
@@ -213,6 +219,7 @@ def test_what_another_server_does_wakes_too(run, name):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_deleted_there_sends_home_who_waits_here(run):
     async def test(service: Busy, other: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -226,6 +233,7 @@ def test_a_study_that_is_deleted_there_sends_home_who_waits_here(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_worker_drained_there_goes_home_here(run):
     async def test(service: Busy, other: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -237,6 +245,7 @@ def test_a_worker_drained_there_goes_home_here(run):
     run(test)
 
 
+@pytest.mark.slow
 def test_a_lease_that_runs_out_wakes_though_nothing_else_happens(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"trials": 1}, lease_seconds=1)
@@ -260,6 +269,7 @@ async def revisions(stream: AsyncIterator[bytes], upto: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_those_who_follow_a_study_get_the_same_events_read_once_for_all(run, monkeypatch):
     reads = 0
     since = events._since

@@ -30,6 +30,7 @@ def limited(client: Any, name: str, **limits: Any) -> None:
     assert client.patch(f"/v1/studies/{name}", json={"limits": limits}).status_code == 200
 
 
+@pytest.mark.slow
 def test_those_with_fewest_running_come_first_and_full_ones_not_at_all(client, create):
     for name in ("one", "two", "three"):
         create(name=name, objective={"kind": "k"})
@@ -63,6 +64,7 @@ def test_what_changes_a_study_changes_whether_it_is_asked(client, create):
     assert ask_any(client) == ["s"]
 
 
+@pytest.mark.slow
 def test_a_study_with_something_is_found_behind_many_with_nothing(client, create):
     """Rounds whose trials all run have nothing to give, which no column says."""
     for number in range(20):
@@ -77,6 +79,7 @@ def test_a_study_with_something_is_found_behind_many_with_nothing(client, create
     assert [ask_any(client), ask_any(client)] == [["last"], ["last"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [40, 400])
 def test_a_look_reads_a_few_studies_however_many_there_are_and_no_spec(client, create, count):
     create(name="first", objective={"kind": "k"})

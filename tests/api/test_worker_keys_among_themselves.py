@@ -55,6 +55,7 @@ def made(database_url: str, clock: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
     table.close()
 
 
+@pytest.mark.slow
 def test_within_a_study_any_worker_key_goes_on_with_any_trial(made: Keys) -> None:
     one, other = made.make(Scope.WORKER), made.make(Scope.WORKER)
     for number in range(4):
@@ -70,6 +71,7 @@ def test_within_a_study_any_worker_key_goes_on_with_any_trial(made: Keys) -> Non
     assert made.call(other, f"{trials}/3", method="GET").json()["attempt"] == 1  # what it takes is there to be read
 
 
+@pytest.mark.slow
 def test_the_job_of_a_sealed_test_is_any_worker_keys_too(made: Keys) -> None:
     one, other = made.make(Scope.WORKER, "ours"), made.make(Scope.WORKER, "ours")
     made.ask(one, "ours")
@@ -83,6 +85,7 @@ def test_the_job_of_a_sealed_test_is_any_worker_keys_too(made: Keys) -> None:
     assert made.call(other, "/v1/studies/ours/test:tell", told).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["ours", ""])
 def test_an_answer_is_given_again_to_whoever_knows_its_request_id_and_sees_its_studies(made: Keys, study: str) -> None:
     one, other = made.make(Scope.WORKER), made.make(Scope.WORKER)

@@ -24,6 +24,7 @@ from worker_team import team
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 30
+pytestmark = pytest.mark.slow
 
 
 def parts(study: optuna.Study) -> list[tuple[Any, ...]]:

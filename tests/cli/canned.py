@@ -48,11 +48,12 @@ def a_study(**fields: Any) -> dict[str, Any]:
 
 def a_trial(number: int, value: float | str, *, reports: int = 0, **fields: Any) -> dict[str, Any]:
     params = {"learning_rate": 10 ** -(2 + number % 4), "weight_decay": 10 ** -(4 + number % 5)}
+    reached = value if isinstance(value, float) else 0.0
     curve = [
         {
             "step": step,
-            "value": value * (1 - math.exp(-step / 5)),
-            "metrics": {"train_accuracy": min(1.0, 1.2 * value * (1 - math.exp(-step / 5)))},
+            "value": reached * (1 - math.exp(-step / 5)),
+            "metrics": {"train_accuracy": min(1.0, 1.2 * reached * (1 - math.exp(-step / 5)))},
         }
         for step in range(1, reports + 1)
     ]

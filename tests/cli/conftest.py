@@ -13,6 +13,7 @@ import pytest
 
 from hpo_service.cli import main
 from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
 
 
 class Ended(NamedTuple):
@@ -48,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert answer, (folder / "log").read_text()
     yield json.loads(answer)["url"]
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0
     process.stdout.close()
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from hpo_service.cli.study_file import read_study_file
 from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).parents[2]
 ARTICLE = (PROJECT / "docs" / "article.md").read_text(encoding="utf-8")
@@ -79,13 +80,14 @@ def own_server(tmp_path: Path) -> Iterator[str]:
         process.terminate()
 
 
+@pytest.mark.slow
 def test_each_study_is_trained_drawn_and_held_against_its_claim(own_server: str, tmp_path: Path, hpo: Any) -> None:
     server = own_server
     with Client(server) as client:
         for name in STUDIES:
             client.create(quick(name))
         worker = [sys.executable, "-m", "hpo_service", "worker", "--server", server, "--processes", "1", "--until-done"]
-        subprocess.run(worker, env=PLAIN, capture_output=True, timeout=100, check=True)
+        subprocess.run(worker, env=PLAIN, capture_output=True, timeout=PATIENCE_SECONDS, check=True)
         for name in STUDIES:
             claim = client.study(name)["metadata"]["figure"]["claim"]
             shown = hpo("study", "show", name, "--server", server)
@@ -95,11 +97,14 @@ def test_each_study_is_trained_drawn_and_held_against_its_claim(own_server: str,
             assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_one_command_runs_an_ensemble_and_ends_with_the_table_the_picture_and_the_next_study(tmp_path: Path) -> None:
     (tmp_path / "quick.json").write_text(json.dumps(quick("ensemble")))
 
     command = [sys.executable, "-m", "hpo_service", "run", "quick.json", "--workers", "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=PLAIN, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=PLAIN, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     out = done.stdout
     assert "test accuracy of one network alone" in out
@@ -109,6 +114,7 @@ def test_one_command_runs_an_ensemble_and_ends_with_the_table_the_picture_and_th
     assert (tmp_path / "pictures" / "ensemble.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "alone"),
     [
@@ -130,9 +136,10 @@ def test_another_figure_alone_makes_no_other_study(
     client.delete("described")
 
 
+@pytest.mark.slow
 def test_the_figures_are_measured_three_times_over() -> None:
     command = [sys.executable, "benchmarks/network.py", "--figures", "--quick"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
     assert done.returncode == 0, done.stderr
     for part in ("overfitting: test", "5 networks: together", "batch normalization: with", "to 0.3: test accuracy"):

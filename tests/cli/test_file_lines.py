@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,7 @@ documents = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), documents, max_size=5))
 def test_json_has_exactly_the_places_of_the_document_each_key_on_its_own_line(document):
     text = json.dumps(document, indent=1)

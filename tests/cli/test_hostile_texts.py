@@ -23,6 +23,7 @@ from rich.console import Console
 from hpo_service.cli.live_view import LiveDisplay, Snapshot
 from hpo_service.printable import printable, printable_json
 from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
+from tests.patience import PATIENCE_SECONDS
 
 FORGED = "study forged is COMPLETED"
 # a window's title, a colour in two bytes and in one, right to left, isolates, nothing wide, forged lines, markup, maths
@@ -152,6 +153,7 @@ COMMANDS = (
 WITHOUT_A_TEXT = ("study delete mine", "study test mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_passes_a_text_on_that_a_terminal_would_obey(hpo: Any, hostile_server: str, command: str) -> None:
     words = command.split(" -- ")
@@ -216,6 +218,7 @@ def test_labels_of_keys_are_shown_in_letters_also_where_another_program_wrote_th
     assert "\\x1b]0;owned\\x07" in listed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_a_picture_is_drawn_and_is_well_formed(hpo: Any, hostile_server: str, tmp_path: Any, form: str) -> None:
     """Control characters make an SVG that no program reads; $ in a name is a dollar sign and no formula."""
@@ -236,6 +239,7 @@ ON_A_TERMINAL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ON_A_TERMINAL)
 def test_on_a_terminal_neither(hostile_server: str, command: str) -> None:
     code, output = on_a_terminal(command.split(), {"HPO_SERVER": hostile_server})
@@ -258,7 +262,7 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str]) -> tuple[in
     except OSError:  # Linux says EIO when the other side has gone
         pass
     os.close(ours)
-    return process.wait(30), said.getvalue().decode()
+    return process.wait(timeout=PATIENCE_SECONDS), said.getvalue().decode()
 
 
 def test_into_a_pipe_an_export_goes_as_it_is(hostile_server: str) -> None:

@@ -37,6 +37,7 @@ def foreign(tmp_path: Path) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_its_trials_are_there_with_params_values_and_reports(
     foreign: str, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:

@@ -20,9 +20,9 @@ TRAINING = a_trial(60, 0.5, reports=12, state="RUNNING", values=None)
 
 
 def shown(snapshot, width=100):
-    console = Console(file=io.StringIO(), width=width)
-    console.print(view(snapshot, "http://127.0.0.1:1234"))
-    return console.file.getvalue()
+    written = io.StringIO()
+    Console(file=written, width=width).print(view(snapshot, "http://127.0.0.1:1234"))
+    return written.getvalue()
 
 
 def test_the_view_has_the_bar_the_best_the_ranges_of_each_round_what_runs_and_the_time_left():
@@ -56,13 +56,14 @@ def test_a_line_says_it_all_for_a_log_file():
 
 
 def test_without_a_terminal_there_are_plain_lines_only_when_something_happened():
-    console = Console(file=io.StringIO(), width=200)
+    written = io.StringIO()
+    console = Console(file=written, width=200)
     with LiveDisplay("http://127.0.0.1:1234", console) as display:
         for _ in range(5):
             display.show(Snapshot(RUNNING))
         display.show(Snapshot({**RUNNING, "state": "PAUSED"}))
 
-    assert [text.split(",")[0] for text in console.file.getvalue().splitlines()] == ["mnist: ACTIVE", "mnist: PAUSED"]
+    assert [text.split(",")[0] for text in written.getvalue().splitlines()] == ["mnist: ACTIVE", "mnist: PAUSED"]
 
 
 def test_the_time_left_follows_the_pace_of_this_run():

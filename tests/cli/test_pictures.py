@@ -20,6 +20,7 @@ def ink(pixels):
     return float((pixels < 250).any(axis=2).mean())
 
 
+@pytest.mark.slow
 def test_twenty_curves_are_drawn_in_four_rows_of_five(tmp_path):
     pixels = drawn(a_study(), [a_trial(n, 0.9 - n / 50, reports=20) for n in range(25)], tmp_path / "new" / "p.png")
 
@@ -30,12 +31,14 @@ def test_twenty_curves_are_drawn_in_four_rows_of_five(tmp_path):
     assert min(panels) > 0.02, panels
 
 
+@pytest.mark.slow
 def test_fewer_trials_leave_the_other_panels_empty(tmp_path):
     pixels = drawn(a_study(), [a_trial(n, 0.9, reports=5) for n in range(6)], tmp_path / "p.png")
 
     assert ink(pixels[-200:-60, -200:]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "study",
     [
@@ -55,6 +58,7 @@ def test_without_reports_the_values_are_drawn_over_trials_and_parameters(study, 
     assert ink(drawn(study, trials, tmp_path / "p.png")) > 0.02
 
 
+@pytest.mark.slow
 def test_values_that_are_no_finite_numbers_leave_a_gap(tmp_path):
     trial = a_trial(1, 0.5, reports=4)
     trial["reports"][2]["value"] = "Infinity"

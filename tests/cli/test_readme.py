@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
@@ -31,19 +33,23 @@ def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.Completed
     command = [sys.executable, "-m", "hpo_service", *arguments]
     surroundings = {**os.environ, "HPO_SERVER": server}
     return subprocess.run(
-        command, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
 
 
+@pytest.mark.slow
 def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path) -> None:
     (code,) = blocks("python")
     code = code.replace("http://127.0.0.1:8000", server)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     shown = hpo(server, tmp_path, ["study", "show", "mine", "--json"])
     assert '"COMPLETE": 50' in shown.stdout or '"COMPLETE":50' in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_on_studies_and_keys_work_as_written(server: str, tmp_path: Path) -> None:
     (tmp_path / "studies").symlink_to(PROJECT / "studies")
     for line in HPO:
@@ -54,6 +60,7 @@ def test_the_commands_on_studies_and_keys_work_as_written(server: str, tmp_path:
         assert done.returncode == 0, (line, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in HPO if not line.startswith(("study", "token"))])
 def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)

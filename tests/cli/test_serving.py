@@ -13,6 +13,7 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def serve(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_one_line_says_where_it_serves(serve):
     line = serve().stdout.readline()
 
@@ -45,6 +47,7 @@ def test_one_line_says_where_it_serves(serve):
         assert client.version()["api"]
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_sends_home_who_waits_and_ends_with_0(serve):
     process = serve("--json")
     url = json.loads(process.stdout.readline())["url"]
@@ -56,33 +59,35 @@ def test_told_to_stop_it_sends_home_who_waits_and_ends_with_0(serve):
         waiting.start()
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        waiting.join(10)
+        waiting.join(PATIENCE_SECONDS)
 
     assert answers[0]["trials"] == []
-    assert process.wait(10) == 0
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert "Traceback" not in process.stderr.read()
 
 
 def test_a_port_that_is_taken_is_one_clear_line(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = serve(port=taken.getsockname()[1])
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, out) == (1, "")
     assert "--port 0 takes any free port" in err
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_server_on_one_file_is_one_clear_line(serve):
     serve().stdout.readline()
     second = serve()
-    out, err = second.communicate(timeout=30)
+    out, err = second.communicate(timeout=PATIENCE_SECONDS)
 
     assert (second.returncode, out) == (1, "")
     assert "another server" in err
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_right_after_kill_9_it_starts_again_on_its_port(serve):
     first = serve("--json")
     url = json.loads(first.stdout.readline())["url"]

@@ -25,10 +25,9 @@ from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.key import Scope, draw
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable
+from tests.patience import PATIENCE_SECONDS
 
 KEY = re.compile("hpo_[0-9A-Za-z]{36}")
-PATIENCE_SECONDS = 2.5  # for what a running server is to see within a second
-START_SECONDS = 60.0  # for a worker to be there
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
 
@@ -73,7 +72,7 @@ class Serving:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(timeout=PATIENCE_SECONDS)
         self.process.stdout.close()  # type: ignore[union-attr]
 
 
@@ -131,6 +130,7 @@ def is_refused(client: Client, with_: type[Exception] = Unauthenticated) -> bool
     return False
 
 
+@pytest.mark.slow
 def test_the_first_start_makes_a_key_for_everything_once_and_puts_it_into_a_file_and_into_no_log(serve: Serve) -> None:
     first = serve()
     assert f"\nthe key for everything is in {first.key_file} (mode 0600)\n" in first.said
@@ -151,6 +151,7 @@ def test_the_first_start_makes_a_key_for_everything_once_and_puts_it_into_a_file
     assert not KEY.search(again.said)
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_on_a_terminal_it_shows_the_key_and_writes_none(database_url: str, tmp_path: Path) -> None:
     ours, its = pty.openpty()
@@ -168,11 +169,12 @@ def test_on_a_terminal_it_shows_the_key_and_writes_none(database_url: str, tmp_p
         assert list(tmp_path.glob("*.key*")) == []
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(timeout=PATIENCE_SECONDS)
         os.close(ours)
         process.stdout.close()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_what_is_in_a_file_of_that_name_stays_whatever_it_is(serve: Serve, tmp_path: Path) -> None:
     old = tmp_path / "hpo.db.key"
@@ -199,6 +201,7 @@ def test_the_umask_neither_opens_nor_closes_the_keys_file(serve: Serve) -> None:
         assert file.path is None
 
 
+@pytest.mark.slow
 def test_where_the_key_cannot_be_kept_none_is_made_and_the_server_says_what_to_do(
     postgres_url: str, tmp_path: Path
 ) -> None:
@@ -222,7 +225,7 @@ def test_a_first_key_that_is_not_recorded_leaves_no_file(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     table = KeyTable(database_url)
-    written = []
+    written: list[Any] = []
 
     def refused(statement: Any, *_: Any) -> None:
         written.extend(tmp_path.rglob("*.key"))
@@ -237,6 +240,7 @@ def test_a_first_key_that_is_not_recorded_leaves_no_file(
     table.close()
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_without_a_key_nothing_is_answered_and_the_error_says_what_to_do(serve: Serve) -> None:
     serving = serve()
@@ -248,6 +252,7 @@ def test_without_a_key_nothing_is_answered_and_the_error_says_what_to_do(serve: 
             list(client.studies())
 
 
+@pytest.mark.slow
 def test_keys_are_made_and_ended_while_the_server_runs(serve: Serve, token: Callable[..., Any]) -> None:
     serving = serve()
     admin = serving.first_key
@@ -267,6 +272,7 @@ def test_keys_are_made_and_ended_while_the_server_runs(serve: Serve, token: Call
     assert not any(key in serving.said for key in (made["token"], made["token"][4:]))
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_key_ends_by_itself(serve: Serve, token: Callable[..., Any]) -> None:
     serving = serve()
@@ -277,6 +283,7 @@ def test_a_key_ends_by_itself(serve: Serve, token: Callable[..., Any]) -> None:
         assert eventually(lambda: is_refused(client))
 
 
+@pytest.mark.slow
 def test_a_stream_and_an_ask_that_waits_end_with_their_key(serve: Serve, token: Callable[..., Any]) -> None:
     serving = serve()
     admin = serving.first_key
@@ -307,7 +314,7 @@ def test_a_stream_and_an_ask_that_waits_end_with_their_key(serve: Serve, token: 
     token("revoke", made["id"])
     revoked_at = time.monotonic()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert set(ended) == {"stream", "ask"}
     assert max(ended.values()) - revoked_at < 15  # by itself the ask would wait for 30 s, and the stream for ever
     assert answers[0]["trials"] == []
@@ -315,6 +322,7 @@ def test_a_stream_and_an_ask_that_waits_end_with_their_key(serve: Serve, token: 
     assert "Traceback" not in serving.said
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_no_auth_asks_nobody_and_makes_no_key(serve: Serve, token: Callable[..., Any]) -> None:
     serving = serve("--no-auth")
@@ -325,6 +333,7 @@ def test_no_auth_asks_nobody_and_makes_no_key(serve: Serve, token: Callable[...,
     assert token("list") == {"items": []}
 
 
+@pytest.mark.slow
 def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url: str, tmp_path: Path) -> None:
     serving: list[Serving] = []
     threads = [
@@ -334,7 +343,7 @@ def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     try:
         shown = [each.first_key for each in serving if "key_file" in each.first_line]
         assert (len(serving), len(shown), len(list(tmp_path.rglob("*.key*")))) == (3, 1, 1)
@@ -346,6 +355,7 @@ def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url:
             each.stop()
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_with_keys_it_listens_on_every_address(serve: Serve) -> None:
     assert serve("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
@@ -390,6 +400,7 @@ def test_json_says_all_of_a_key_and_the_list_all_but_the_key(hpo: Callable[..., 
     assert json.loads(hpo("token", "list", "--database", database, "--json").out)["items"] == [revoked]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -475,6 +486,7 @@ def test_a_keys_file_that_others_may_read_is_told_of(hpo: Callable[..., Any], da
     assert "mode 0644" in again.err
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_command_without_a_key_ends_with_4_and_says_what_to_do(
     serve: Serve, hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -490,6 +502,7 @@ def test_a_command_without_a_key_ends_with_4_and_says_what_to_do(
     assert "40 characters, not 39" in mistyped.err
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_the_doctor_says_whether_the_key_opens_the_door(
     serve: Serve, token: Callable[..., Any], hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -510,13 +523,14 @@ def test_the_doctor_says_whether_the_key_opens_the_door(
         assert says in finding()[1]
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(database_url: str, tmp_path: Path) -> None:
     with LocalService(database_url, tmp_path, lambda: False) as service:
         service.start_server()
         service.start_workers(1, study=None)
         with Client(service.url, service.token, retries=NEVER) as own:
-            assert eventually(lambda: bool(list(own.workers())), START_SECONDS)
+            assert eventually(lambda: bool(list(own.workers())))
         for stranger in ("", draw()):
             with Client(service.url, stranger, retries=NEVER) as client, pytest.raises(Unauthenticated):
                 list(client.studies())

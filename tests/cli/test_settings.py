@@ -17,6 +17,7 @@ from hpo_service import environment
 from hpo_service.cli import COMMANDS, COMMANDS_THAT_TRAIN, GROUPS
 from hpo_service.domain.key import draw, hash_of
 from hpo_service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 Hpo = Callable[..., Any]
@@ -48,10 +49,13 @@ def test_every_command_refuses_a_name_that_is_no_setting(
     assert "unset HPO_RATE_LIMT" in ended.err + ended.out
 
 
+@pytest.mark.slow
 def test_the_worker_alone_refuses_it_too() -> None:
     surroundings = {**os.environ, "HPO_TOKN": "x"}
     command = [sys.executable, "-m", "hpo_worker", "--study", "x"]
-    done = subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 2
     assert "HPO_TOKEN is" in done.stderr
 
@@ -131,6 +135,7 @@ def found_by_the_doctor(hpo: Hpo, *arguments: str) -> dict[str, tuple[str, str]]
     return {each["what"]: (each["state"], each["detail"]) for each in json.loads(ended.out)["items"]}
 
 
+@pytest.mark.slow
 def test_the_doctor_shows_each_setting_and_where_it_comes_from_but_no_secret(
     hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

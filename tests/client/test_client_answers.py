@@ -10,7 +10,7 @@ import pytest
 from hpo_service import client as sdk
 from hpo_service.client import Client, Forbidden, Refused, Unauthenticated, UnexpectedAnswer, write_json
 from hpo_service.domain import errors
-from hpo_service.domain.errors import Fault, Invalid, Unavailable
+from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
 from hpo_service.domain.key import draw
 
 CODES = {
@@ -33,8 +33,9 @@ CODES = {
 def test_every_code_of_the_contract_is_an_error_of_its_own_name(client, answering, code):
     status, error = CODES[code]
     answering(answering.problem(status, code))
-    with pytest.raises(error) as caught:
+    with pytest.raises(HpoError) as caught:
         client.study("mine")
+    assert type(caught.value) is error
     assert caught.value.code == code
     assert caught.value.detail == f"because of {code}"
 

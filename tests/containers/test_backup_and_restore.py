@@ -18,6 +18,7 @@ import pytest
 
 from hpo_service import store
 from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -42,7 +43,7 @@ class Installation:
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
-            answer = connection.execute(statement)  # type: ignore[call-overload]
+            answer = connection.execute(statement.encode())
             return list(answer.fetchall()) if answer.description else []
 
     def around(self, user: str, **more: str) -> Mapping[str, str]:
@@ -99,7 +100,7 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
 
 
 COUNTED = ("hpo_studies", "hpo_trials", "hpo_reports", "hpo_attempts", "hpo_keys")
@@ -114,10 +115,11 @@ def train(client: Client, stop: threading.Event, told: list[int]) -> None:
     while not stop.is_set():
         for trial in study.ask(count=5):
             trial.report(1, 1)
-            trial.tell(trial.params["x"])
+            trial.tell(float(str(trial.params["x"])))
             told.append(trial.number)
 
 
+@pytest.mark.slow
 def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(installation: Installation) -> None:
     stop, told = threading.Event(), list[int]()
     with Serving(installation.url) as client:
@@ -154,11 +156,12 @@ def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(ins
     assert installation.run("backup.sh", "once").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_record_at_rest_comes_back_row_by_row(installation: Installation) -> None:
     with Serving(installation.url) as client:
         study = client.create_study("s", search_space={"x": {"type": "float", "low": 0, "high": 1}})
         for trial in study.ask(count=20):
-            trial.tell(trial.params["x"])
+            trial.tell(float(str(trial.params["x"])))
 
     def rows() -> list[Any]:
         return [installation.ask(f"SELECT * FROM {table} ORDER BY 1, 2") for table in COUNTED]
@@ -193,19 +196,21 @@ def test_a_dump_that_fails_leaves_those_from_before(installation: Installation) 
     assert not [name for name in installation.dumps()[1:] if name.endswith(".dump")]
 
 
+@pytest.mark.slow
 def test_on_a_schedule_it_dumps_again_and_ends_when_told(installation: Installation) -> None:
     process = subprocess.Popen(
         ["sh", DEPLOY / "backup.sh"], env=installation.around("hpo_reader", BACKUP_SECONDS="1"), stdout=subprocess.PIPE
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len([name for name in installation.dumps() if name.endswith(".dump")]) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_restored_changes_nothing(installation: Installation) -> None:
     assert installation.run("backup.sh", "once").returncode == 0
     (dump,) = installation.dumps()
@@ -223,6 +228,7 @@ def test_what_cannot_be_restored_changes_nothing(installation: Installation) -> 
     assert counts(installation)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_role_for_backups_cannot_write(installation: Installation) -> None:
     with psycopg.connect(installation.url.replace("postgres@", "hpo_reader@")) as connection:
         connection.execute("SET TRANSACTION READ WRITE")

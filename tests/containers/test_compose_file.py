@@ -89,6 +89,7 @@ def test_the_database_checks_its_pages() -> None:
     assert "--data-checksums" in SERVICES["db"]["environment"]["POSTGRES_INITDB_ARGS"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["", "dashboard", "tls", "tools"])
 def test_the_file_is_valid_with_each_profile(profile: str) -> None:
     compose = Path(sys.prefix) / "bin/docker-compose"

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 USER = 10001
 # As the image sets them (Dockerfile).
@@ -121,7 +123,7 @@ class Contained:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read()
 
     def status(self) -> dict[str, str]:
@@ -135,9 +137,10 @@ def server(folder: Path) -> Iterator[Contained]:
     started = Contained(folder)
     yield started
     started.process.terminate()
-    assert started.process.wait(timeout=30) == 0, "it ends by itself when it is asked to"
+    assert started.process.wait(timeout=PATIENCE_SECONDS) == 0, "it ends by itself when it is asked to"
 
 
+@pytest.mark.slow
 def test_it_is_nobody_and_may_do_nothing(server: Contained) -> None:
     status = server.status()
     assert status["Uid"].split() == [str(USER)] * 4
@@ -166,6 +169,7 @@ print(json.dumps([written(place) for place in {places!r}]))
     (folder / "data" / "x").unlink()
 
 
+@pytest.mark.slow
 def test_a_study_runs_in_it_and_its_pages_are_there(server: Contained) -> None:
     space = {"x": {"type": "float", "low": 0, "high": 1}}
     assert server.call("POST", "/v1/studies", {"name": "walls", "search_space": space})[0] == 201
@@ -190,7 +194,7 @@ def test_a_study_runs_in_it_and_its_pages_are_there(server: Contained) -> None:
 
 
 def _dashboard_studies(server: Contained) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         found = json.loads(server.call("GET", "/api/studies")[1])["study_summaries"]
         if found or time.monotonic() > deadline:

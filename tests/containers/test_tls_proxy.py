@@ -89,6 +89,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     started.end()
 
 
+@pytest.mark.slow
 def test_browsers_are_told_to_come_by_tls_and_plain_http_is_sent_there(proxy: Proxy) -> None:
     status, headers, _ = proxy.call("GET", "/version")
     assert status == 200
@@ -119,6 +120,7 @@ def test_an_event_goes_through_when_it_comes(proxy: Proxy) -> None:
         _wait_for(lambda before=before: len(seen) > before)
 
 
+@pytest.mark.slow
 def test_a_long_poll_waits_through_it(proxy: Proxy) -> None:
     space = {"x": {"type": "float", "low": 0, "high": 1}}
     proxy.call("POST", "/v1/studies", {"name": "paused", "search_space": space})
@@ -134,6 +136,7 @@ def test_a_head_that_is_too_large_is_refused_at_the_gate(proxy: Proxy) -> None:
     assert proxy.call("GET", "/version", X="a" * 60_000)[0] == 431
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_with_a_public_name_and_in_its_canonical_form() -> None:
     public = {**os.environ, "HPO_DOMAIN": "hpo.example.org", "HPO_TLS": "someone@example.org"}
     subprocess.run(

@@ -99,7 +99,7 @@ def test_a_long_chain_of_conditions_is_no_cycle() -> None:
         SearchSpace.model_validate(chain)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)  # without bounds on the work, it would take years
 def test_many_conditions_on_many_are_checked_quickly() -> None:
     dense: dict[str, Any] = {"p0": {"type": "categorical", "choices": [1]}}
     for n in range(1, 100):

@@ -21,6 +21,7 @@ from hpo_service.domain.key import Scope
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable, upgrade
 from tests.optuna_views.test_dashboard_page import CHROMIUM
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -44,7 +45,7 @@ def host_and_key(tmp_path: Path) -> Iterator[tuple[str, str]]:
         with Client(url, admin) as client:
             space = {"width": {"type": "float", "low": 0.0, "high": 1.0}}
             study = client.create_study("behind-the-door", search_space=space)
-            study.optimize(lambda trial: trial.params["width"], n_trials=6)
+            study.optimize(lambda trial: float(str(trial.params["width"])), n_trials=6)
         yield url.removeprefix("http://"), reader
         server.terminate()
 
@@ -52,6 +53,7 @@ def host_and_key(tmp_path: Path) -> Iterator[tuple[str, str]]:
 # Chromium reads the descriptor 3 and writes to 4
 AS_3_AND_4 = """
 import fcntl, os, sys
+from tests.patience import PATIENCE_SECONDS
 read, write = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
 os.dup2(read, 3)
 os.dup2(write, 4)
@@ -95,7 +97,7 @@ class Browser:
         """What the page shows as soon as it holds the word, or after 30 seconds."""
         self.call("Page.navigate", url=url)
         shown = ""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while awaited not in shown and time.monotonic() < deadline:
             result = self.call("Runtime.evaluate", expression="document.documentElement.innerText")["result"]
             shown = str(result.get("value", ""))
@@ -163,7 +165,7 @@ def test_without_it_there_is_nothing_to_see(host_and_key: tuple[str, str]) -> No
     host, _ = host_and_key
     for path in ("/dashboard", "/dashboard/studies/1", "/api/studies", "/static/bundle.js", "/favicon.ico", "/docs"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://{host}{path}", timeout=10)
+            urllib.request.urlopen(f"http://{host}{path}", timeout=PATIENCE_SECONDS)
         assert refused.value.code == 401
         assert "Basic" in refused.value.headers["WWW-Authenticate"] + str(refused.value.headers)
         assert b"behind-the-door" not in refused.value.read()

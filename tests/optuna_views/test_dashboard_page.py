@@ -19,7 +19,7 @@ import pytest
 
 from hpo_service.store import Database
 from hpo_service.tuning.dashboard import dashboard_app
-from hpo_service.tuning.storage import RecordStorage
+from tests.tuning.writing_storage import WritingStorage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -32,7 +32,7 @@ def database(database_url: str) -> Iterator[Database]:
     import optuna
 
     opened = Database(database_url)
-    study = optuna.create_study(storage=RecordStorage(opened, read_only=False), study_name="seen", direction="maximize")
+    study = optuna.create_study(storage=WritingStorage(opened), study_name="seen", direction="maximize")
 
     def objective(trial: optuna.Trial) -> float:
         lr = trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True)

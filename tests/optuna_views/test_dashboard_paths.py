@@ -19,6 +19,7 @@ from hpo_service.settings import Settings
 from hpo_service.store.engine import database_url as parsed
 from hpo_service.tuning.dashboard import DashboardFailed, answered, dashboard_app
 from tests.api.conftest import Api, check_problem
+from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, Any] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
@@ -127,6 +128,7 @@ def addresses(app: Any) -> Iterator[str]:
     yield from OTHERS
 
 
+@pytest.mark.slow
 def test_every_address_is_answered_or_refused_in_words_and_head_like_get(api: Api) -> None:
     statuses: dict[int, int] = {}
     for path in addresses(dashboard_app(api.client.app.state.service.database)):  # type: ignore[attr-defined]
@@ -138,6 +140,7 @@ def test_every_address_is_answered_or_refused_in_words_and_head_like_get(api: Ap
     assert statuses[404] > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("headers", HEADERS, ids=lambda headers: next(iter(headers.items())))
 def test_whatever_headers_come_along(api: Api, headers: dict[str, str]) -> None:
@@ -171,6 +174,7 @@ def test_a_picture_that_there_cannot_be_of_a_study_is_not_found_and_says_why(
     assert "a front has two objectives" in refused.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_while_it_is_read_is_not_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     (name,) = [
         each["study_name"] for each in api.get("/api/studies").json()["study_summaries"] if each["study_id"] == 1
@@ -213,7 +217,7 @@ def test_a_fault_comes_through_the_reading_process_as_what_it_is_with_where_it_w
     scope |= {"path": "/api/studies", "query_string": b"", "root_path": "", "server": ("x", 1)}
     scope |= {"headers": [(b"accept-encoding", b"identity")]}
     try:
-        next(answered(scope, Broken()))  # type: ignore[arg-type]
+        next(answered(scope, Broken()))
     except DashboardFailed as error:
         came = decoded_error(_encoded_error(error))
     finally:
@@ -228,7 +232,7 @@ def test_the_reading_process_answers_the_same(database_url: str) -> None:
     with TestClient(app, raise_server_exceptions=False) as client:
         own = Api(client, time.time)
         fill(own, [0.1], [0.5])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not app.state.service.reading.is_up and time.monotonic() < deadline:
             time.sleep(0.05)
         paths = ["/api/studies/1?after=abc", f"/csv/{2**63}", "/api/studies/9/plot/rank", "/api/studies/1", "/api/x"]

@@ -48,10 +48,10 @@ def viewed(database_url: str) -> str:
         connection.execute(sa.insert(rounds), round_row(other, 0, SPACE))
         for trial in TRIALS:
             values = trial["values"]
-            number = values[0] if values and not isinstance(values[0], str) else None
+            first = values[0] if values and not isinstance(values[0], str) else None
             key = connection.execute(
                 sa.insert(trials).returning(trials.c.id),
-                {**trial_row(study), **{k: v for k, v in trial.items() if k != "reports"}, "value": number},
+                {**trial_row(study), **{k: v for k, v in trial.items() if k != "reports"}, "value": first},
             ).scalar_one()
             for step, value in trial.get("reports", {}).items():
                 connection.execute(sa.insert(reports), {"trial_id": key, "step": step, "value": value})
@@ -173,6 +173,7 @@ def test_importances_work_on_the_live_database(viewed: str) -> None:
     assert set(optuna.importance.get_param_importances(study)) == {"lr", "units", "kind", "momentum"}
 
 
+@pytest.mark.slow
 def test_every_write_is_refused(viewed: str) -> None:
     before = [repr(trial) for trial in read(viewed)]
     study = optuna.load_study(study_name="mnist", storage=stock(viewed))

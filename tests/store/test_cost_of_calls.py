@@ -121,6 +121,7 @@ def test_a_report_takes_a_commit_and_five_statements(service):
     assert len(cost.statements) <= 5 * 3 * MEASURED + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "pruner"), [("random", "none"), ("tpe", "median")])
 def test_twenty_thousand_trials_make_no_call_dearer(service, sampler, pruner):
     async def count(history: int) -> Cost:

@@ -20,6 +20,7 @@ from hpo_service.domain.errors import Unavailable
 from hpo_service.store import Database
 from hpo_service.store.inode_lock import DatabaseInUse
 from hpo_service.store.schema import current_revision
+from tests.patience import PATIENCE_SECONDS
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -35,10 +36,10 @@ class Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            _, errors = self.process.communicate(timeout=10)
+            _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
             raise RuntimeError(f"exit code {self.process.returncode}: {errors}")
         self.url = json.loads(line)["url"]
-        self._http = urllib3.PoolManager(retries=False, timeout=20)
+        self._http = urllib3.PoolManager(retries=False, timeout=PATIENCE_SECONDS)
 
     def call(self, method: str, path: str, body: Any = None) -> Answer:
         answer = self._http.request(method, self.url + path, json=body)
@@ -47,7 +48,7 @@ class Server:
     def stop(self, how: int = signal.SIGTERM) -> None:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -74,13 +75,14 @@ def ask(request: str) -> tuple[str, str, dict[str, Any]]:
     return "POST", "/v1/studies/s/trials:ask", {"worker_id": "w", "request_id": request}
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_postgresql_that_goes_away_and_comes_back_needs_no_restart_of_the_server(
     own_postgres: Any, serve: Callable[[str], Server]
 ) -> None:
@@ -101,6 +103,7 @@ def test_postgresql_that_goes_away_and_comes_back_needs_no_restart_of_the_server
     assert server.call(*ask("2"))[1]["trials"][0]["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_forgotten_once_there_is_room(tmp_path: Path, serve: Callable[[str], Server]) -> None:
     server = serve(f"sqlite:///{tmp_path}/hpo.db")
     assert server.call("POST", "/v1/studies", STUDY)[0] == 201
@@ -122,6 +125,7 @@ def test_a_full_disk_is_said_and_forgotten_once_there_is_room(tmp_path: Path, se
     assert server.call(*ask("2"))[1]["trials"][0]["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_server_on_one_sqlite_file_is_refused_in_one_line(
     tmp_path: Path, serve: Callable[[str], Server]
 ) -> None:
@@ -135,6 +139,7 @@ def test_a_second_server_on_one_sqlite_file_is_refused_in_one_line(
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_a_server_killed_with_9_can_be_started_again_at_once(tmp_path: Path, serve: Callable[[str], Server]) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
     server = serve(url)
@@ -157,6 +162,7 @@ Database(sys.argv[1]).close()
 """
 
 
+@pytest.mark.slow
 def test_eight_servers_started_at_once_on_an_empty_database_all_come_up(postgres_url: str) -> None:
     starting = [
         subprocess.Popen([sys.executable, "-c", _OPEN, postgres_url], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -166,10 +172,11 @@ def test_eight_servers_started_at_once_on_an_empty_database_all_come_up(postgres
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-    outcomes = [(process.communicate(timeout=60)[1], process.returncode) for process in starting]
+    outcomes = [(process.communicate(timeout=PATIENCE_SECONDS)[1], process.returncode) for process in starting]
     assert [code for _, code in outcomes] == [0] * 8, outcomes
 
 
+@pytest.mark.slow
 def test_of_eight_servers_started_at_once_on_a_sqlite_file_those_that_lose_say_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
     database = Database(url)

@@ -85,6 +85,7 @@ def views(service: Service) -> list[list[Any]]:
     return service.database.read(look)
 
 
+@pytest.mark.slow
 def test_a_deleted_study_is_gone_at_once_for_everybody_and_its_rows_later(opened: Service) -> None:
     async def delete() -> None:
         await create(opened, "other")
@@ -145,6 +146,7 @@ def test_a_request_of_any_study_that_was_answered_by_a_deleted_one_is_a_new_one(
     asyncio.run(again())
 
 
+@pytest.mark.slow
 def test_what_one_server_leaves_the_next_one_takes_away(database_url: str) -> None:
     async def half(service: Service) -> None:
         await filled(service, "mine")
@@ -163,6 +165,7 @@ def test_what_one_server_leaves_the_next_one_takes_away(database_url: str) -> No
     assert set(left.values()) == {0}
 
 
+@pytest.mark.slow
 def test_a_transaction_takes_away_no_more_rows_than_it_shall(opened: Service) -> None:
     async def steps() -> list[int]:
         await filled(opened, "mine")
@@ -181,6 +184,7 @@ def test_a_transaction_takes_away_no_more_rows_than_it_shall(opened: Service) ->
     assert max(asyncio.run(steps())) <= 40 + 2 * 40 // 4
 
 
+@pytest.mark.slow
 def test_two_servers_take_several_studies_away_without_being_in_each_others_way(postgres_url: str) -> None:
     one, other = Service(postgres_url), Service(postgres_url)
 

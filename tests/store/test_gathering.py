@@ -69,6 +69,7 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
         service.close()
 
 
+@pytest.mark.slow
 def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together(
     service_with_commits_of, sizes, monkeypatch
 ):

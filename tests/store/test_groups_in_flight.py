@@ -24,6 +24,7 @@ from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
 from hpo_service.store.write_batch import WriteBatch
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -248,7 +249,7 @@ def test_a_group_whose_event_loop_has_ended_lands_when_the_service_is_closed(pos
     asyncio.run(left_in_flight())
     closing = threading.Thread(target=service.close)
     closing.start()
-    closing.join(20)
+    closing.join(PATIENCE_SECONDS)
     assert not closing.is_alive()
     assert complete(other) == 1
 

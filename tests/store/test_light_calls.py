@@ -17,7 +17,8 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
-from hpo_service.store import batch_runner, lanes, pending_rows
+from hpo_service.store import batch_runner, engine, lanes, pending_rows
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -70,7 +71,7 @@ def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until_light(service: Service, threads: list[str]) -> None:
     """Ask until the last commits were quick, on the average."""
     await asked(service)
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_SECONDS
     while threads[-1] != "MainThread" and time.monotonic() < until:
         await asked(service)
 
@@ -141,7 +142,7 @@ def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monk
 def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_again(
     service, threads, busy_machine, monkeypatch
 ):
-    commit = pending_rows.commit
+    commit = engine.commit
 
     def slow(connection: Any) -> None:
         time.sleep(6 * lanes.QUICK_COMMIT_SECONDS)
@@ -165,9 +166,8 @@ def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_a
 def test_a_light_call_that_is_refused_takes_nothing_of_the_others_along(service):
     async def together() -> list[Any]:
         await study(service)
-        return await asyncio.gather(
-            asked(service), asked(service, name="nowhere"), asked(service), return_exceptions=True
-        )
+        asks = (asked(service), asked(service, name="nowhere"), asked(service))
+        return list(await asyncio.gather(*asks, return_exceptions=True))
 
     first, refused, second = asyncio.run(together())
     assert (first, second) == ([1], [2])

@@ -10,6 +10,8 @@ import tracemalloc
 from collections.abc import Awaitable
 from typing import Any
 
+import pytest
+
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, trials
 from hpo_service.operations.calls import Ask, Import, Reports, Tell
@@ -80,6 +82,7 @@ async def bytes_kept(before: Awaitable[None], work: Awaitable[None]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_an_imported_trial_with_ten_reports_takes_less_than_a_kib(service):
     async def some(first: int, imports: int) -> None:
         for start in range(first, first + 400 * imports, 400):
@@ -93,6 +96,7 @@ def test_an_imported_trial_with_ten_reports_takes_less_than_a_kib(service):
     assert asyncio.run(kept()) / 1_600 < KIB
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_asked_for_reported_and_told_takes_less_than_a_kib(service, monkeypatch):
     monkeypatch.setattr(study_cache, "JUST_FINISHED", 16)  # so many are kept whole
 

@@ -99,11 +99,12 @@ def move(url: str, revision: str) -> Any:
 
 def test_version_9_finds_in_the_specs_whom_to_ask(database_url: str) -> None:
     async def create(service: Service) -> None:
-        for name, fields in {
+        asked: dict[str, dict[str, Any]] = {
             "own": {},
             "kind": {"objective": {"kind": "k"}},
             "both": {"objective": {"kind": "k"}, "limits": {"trials": 3, "running": 2}},
-        }.items():
+        }
+        for name, fields in asked.items():
             await studies.create(service, StudySpec.model_validate({"name": name, "search_space": SPACE, **fields}))
 
     async def columns(service: Service) -> Any:

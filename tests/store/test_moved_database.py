@@ -125,6 +125,7 @@ def test_what_was_acknowledged_is_in_the_file_that_was_moved(served: Served, tmp
     restarted.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hpo.db-wal", "hpo.db-shm"])
 @pytest.mark.parametrize("instead", [None, b"", b"something else"], ids=["removed", "emptied", "replaced"])
 def test_a_log_that_was_taken_away_takes_nothing_along(

@@ -124,6 +124,7 @@ def empty(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
     return f"sqlite:///{tmp_path}/empty.db"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version_5", VERSIONS_5)
 def test_every_version_5_becomes_the_schema_of_a_new_database_and_keeps_its_rows(
     version_5: str, empty: str, database_url: str
@@ -142,6 +143,7 @@ def test_every_version_5_becomes_the_schema_of_a_new_database_and_keeps_its_rows
         assert rows(connection) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", VERSIONS[:-1])
 def test_a_database_of_any_earlier_version_becomes_the_schema_of_a_new_one(
     number: str, empty: str, database_url: str

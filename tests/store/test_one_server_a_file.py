@@ -93,6 +93,7 @@ def descriptor(file: Path) -> Path:
     return Path(f"/proc/self/fd/{os.open(file, os.O_RDWR)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [symlink, symlink_to_the_folder, hard_link, lock_file_deleted, relative, descriptor],
@@ -121,6 +122,7 @@ def test_a_server_of_an_earlier_version_is_noticed_and_notices(tmp_path: Path, s
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", [READER_OF_THE_LOCK_FILE, READER_OF_THE_DATABASE], ids=["lock file", "database"])
 def test_who_may_only_read_keeps_no_server_out_and_lets_no_second_one_in(
     reader: str, tmp_path: Path, start: Start
@@ -180,6 +182,7 @@ def killed(file: Path, start: Start) -> None:
         Path(f"{file}-wal").write_bytes(b"\0" * 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["nothing", "an empty file"])
 def test_no_empty_record_is_begun_beside_the_log_of_another(leave: str, tmp_path: Path, start: Start) -> None:
     file = tmp_path / "hpo.db"

@@ -113,6 +113,7 @@ def test_a_lease_ends_in_time_under_a_server_that_serves(serve, time):
     assert state(server) == TrialState.FAIL
 
 
+@pytest.mark.slow
 def test_a_restart_charges_no_lease_with_the_time_before_it(serve, time):
     server = with_a_trial(serve())
     time.passes_for(50, server)
@@ -125,6 +126,7 @@ def test_a_restart_charges_no_lease_with_the_time_before_it(serve, time):
     assert asyncio.run(worker_calls.heartbeat(server, "mine", 0, Heartbeat(attempt=1)))["should_stop"] is False
 
 
+@pytest.mark.slow
 def test_after_a_restart_the_lease_of_a_dead_worker_ends_within_its_duration(serve, time):
     server = with_a_trial(serve())
     server.close()
@@ -134,6 +136,7 @@ def test_after_a_restart_the_lease_of_a_dead_worker_ends_within_its_duration(ser
     assert state(server) == TrialState.FAIL
 
 
+@pytest.mark.slow
 def test_under_a_server_that_starts_again_and_again_the_lease_of_a_dead_worker_ends(serve, time):
     server = with_a_trial(serve())
     for _ in range(2 * LEASE // 10):
@@ -145,6 +148,7 @@ def test_under_a_server_that_starts_again_and_again_the_lease_of_a_dead_worker_e
     assert state(server) == TrialState.FAIL
 
 
+@pytest.mark.slow
 def test_a_server_that_was_stopped_charges_no_lease_with_that_time_even_before_its_next_beat(serve, time):
     server = with_a_trial(serve())
     time.passes_for(50, server)
@@ -211,6 +215,7 @@ def pair(serve: Any, database_url: str) -> tuple[Service, Service]:
     return one, other
 
 
+@pytest.mark.slow
 def test_no_lease_ends_while_another_server_gives_no_sign_but_for_half_a_minute_only(pair, time):
     one, other = pair
     time.passes_for(50, one, other)
@@ -221,6 +226,7 @@ def test_no_lease_ends_while_another_server_gives_no_sign_but_for_half_a_minute_
     assert asyncio.run(other.write(lambda record: None)) is None  # it is there, and what it says comes too late
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_lengthens_the_leases_of_its_workers(pair, time):
     one, other = pair
     time.passes_for(50, one, other)
@@ -233,6 +239,7 @@ def test_a_server_that_comes_back_lengthens_the_leases_of_its_workers(pair, time
     assert state(one) == TrialState.FAIL
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_takes_the_place_of_one_that_was_killed(pair, serve, time):
     one, other = pair
     time.passes_for(50, one, other)

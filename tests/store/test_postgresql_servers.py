@@ -27,6 +27,7 @@ from hpo_service.settings import Settings
 from hpo_service.store import Database, upgrade
 from hpo_service.store.postgres_server import UnfitDatabase
 from tests.conftest import Postgres
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 STUDY = {"name": "s", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
@@ -72,6 +73,7 @@ def given_all(postgres: Postgres, url: str) -> None:
         connection.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["role", "PGCLIENTENCODING"])
 def test_text_stays_what_it_was_whatever_encoding_clients_have_by_default(
     way: str, postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +94,7 @@ def test_text_stays_what_it_was_whatever_encoding_clients_have_by_default(
         assert (trial["reason"], trial["reports"][0]["metrics"]["note"]) == (TEXT, TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_cannot_hold_every_text_is_refused_in_words_everywhere(
     encoding: str, postgres: Postgres
@@ -164,6 +167,7 @@ def test_no_second_record_is_begun_in_another_schema(postgres: Postgres, postgre
     Database(role).close()
 
 
+@pytest.mark.slow
 def test_a_standby_is_refused_in_words(own_postgres: Postgres, tmp_path: Path) -> None:
     upgrade(own_postgres.url("postgres"))
     own_postgres.stop()
@@ -250,7 +254,7 @@ class Pooler:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{url.rsplit('/', 1)[1]}"
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             with socket.socket() as look:
                 if look.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -260,7 +264,7 @@ class Pooler:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE_SECONDS)
 
 
 Pool = Callable[[str], Pooler]
@@ -288,6 +292,7 @@ def _short_folder() -> Any:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_two_servers_behind_a_pooler_answer_every_call(mode: str, pool: Pool, postgres_url: str) -> None:
     url = pool(mode).url(postgres_url)
@@ -305,6 +310,7 @@ def test_two_servers_behind_a_pooler_answer_every_call(mode: str, pool: Pool, po
         assert other.get("/v1/studies/s").json()["counts"]["FAIL"] == 60
 
 
+@pytest.mark.slow
 def test_servers_that_start_at_once_behind_a_pooler_all_come_up(pool: Pool, postgres_url: str) -> None:
     url = pool("transaction").url(postgres_url)
     program = f"from hpo_service.store import Database; Database({url!r}).close()"
@@ -320,6 +326,8 @@ def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: s
         assert [status for status, _ in told(client)] == [200] * 3
         database = client.app.state.service.database  # type: ignore[attr-defined]
         for _ in range(2):
-            database.write(lambda record: record._batch.connection.exec_driver_sql("DEALLOCATE ALL")).result(timeout=30)
+            database.write(lambda record: record._batch.connection.exec_driver_sql("DEALLOCATE ALL")).result(
+                timeout=PATIENCE_SECONDS
+            )
             assert [status for status, _ in told(client)] == [200] * 3
         assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3

@@ -21,6 +21,7 @@ from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
 from tests import worker_calls
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -67,6 +68,7 @@ def hold(other: psycopg.Connection[Any], name: str) -> None:
     other.execute("SELECT FROM hpo_studies WHERE name = %s FOR UPDATE", [name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [ask, light_heartbeat])
 def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(service, other, call):
     async def beside() -> list[float]:
@@ -82,7 +84,7 @@ def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(s
             taken.append(time.monotonic() - began)
             await asyncio.sleep(0.01)
         with pytest.raises(StudyHeld, match="the study held is held by another server"):
-            await asyncio.wait_for(refused, 20)
+            await asyncio.wait_for(refused, PATIENCE_SECONDS)
         assert service.database.studies_aside == {"held"}
         return taken
 
@@ -99,7 +101,7 @@ def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service,
         while "held" not in service.database.studies_aside:
             await asyncio.sleep(0.01)
         other.rollback()
-        return await asyncio.wait_for(answer, 20)
+        return await asyncio.wait_for(answer, PATIENCE_SECONDS)
 
     assert [trial["number"] for trial in asyncio.run(let_go())["trials"]] == [1]
 
@@ -148,6 +150,7 @@ def test_who_asks_any_study_is_given_a_trial_of_one_that_nobody_holds(service, o
     assert [trial["study"] for trial in asyncio.run(ask_any())["trials"]] == ["free"]
 
 
+@pytest.mark.slow
 def test_what_reads_all_studies_and_the_reaper_do_not_wait_for_one_that_is_held(service, other):
     async def overdue() -> list[str]:
         for name in ("held", "free"):
@@ -171,6 +174,7 @@ def test_a_new_worker_is_given_a_trial_though_its_row_is_held(service, other):
     assert asyncio.run(asked())["trials"]
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
     service = Service(postgres_url)
 
@@ -182,7 +186,7 @@ def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
             await asyncio.sleep(0.01)
         await asyncio.to_thread(service.close)
         with pytest.raises(StudyHeld):
-            await asyncio.wait_for(waiting, 20)
+            await asyncio.wait_for(waiting, PATIENCE_SECONDS)
 
     asyncio.run(leave())
 

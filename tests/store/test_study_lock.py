@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import study_lock
 from hpo_service.store.study_lock import CLOCK_SECONDS, LATE_SECONDS, DatabaseClock
 from tests import worker_calls
 
@@ -69,6 +69,7 @@ def test_an_ask_that_the_other_server_has_answered_gets_that_answer(pair):
     assert [ask(one, "the same"), ask(other, "the same")] == [number, number]
 
 
+@pytest.mark.slow
 def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all_again(pair):
     one, other = pair
     create(one)
@@ -85,6 +86,7 @@ def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all
     assert all(mirror(server) is before for server, before in zip(pair, known, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner):
     """Each tuner learns what the other server was told."""
@@ -111,7 +113,7 @@ def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner
 @pytest.fixture
 def monotonic(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(study_lock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from hpo_service.domain.errors import Conflict, NotFound
 from hpo_service.domain.study import Round, StudySpec
@@ -14,6 +13,7 @@ from hpo_service.domain.trial import TrialState
 from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Reports
 from hpo_service.operations.service import Service
+from hpo_service.store.engine import WrittenMeanwhile
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import checked_report
 from tests import worker_calls
@@ -118,5 +118,5 @@ def test_rows_that_the_database_refuses_cost_their_own_call_only_though_another_
         )
 
     refused, read = asyncio.run(together())
-    assert isinstance(refused, sa.exc.IntegrityError)
+    assert isinstance(refused, WrittenMeanwhile)
     assert read == "mine"

@@ -15,6 +15,7 @@ import pytest
 from hpo_service.cli import doctor
 from hpo_service.store import write_ahead_log
 from hpo_service.store.database import Database
+from tests.patience import PATIENCE_SECONDS
 
 MIB = 2**20
 
@@ -86,7 +87,7 @@ def test_a_log_that_a_reader_keeps_from_being_cut_makes_the_server_unready_until
     assert "hpo.db-wal has grown to" in fault
     assert "hpo doctor says which process" in fault
 
-    reading.communicate("", timeout=20)
+    reading.communicate("", timeout=PATIENCE_SECONDS)
     assert database.faults() == []
     assert write_ahead_log.size(write_ahead_log.log_of(file)) == 0
 

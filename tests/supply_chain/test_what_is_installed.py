@@ -76,6 +76,7 @@ def test_an_audit_that_could_ask_nobody_has_not_passed() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_lists_every_shipped_package_with_its_hashes(tmp_path: Path) -> None:
     bill = tmp_path / "sbom.json"
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", str(RUNTIME), "-o", str(bill)]

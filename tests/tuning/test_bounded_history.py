@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo_service.domain.search_space import SearchSpace
+from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
@@ -65,6 +65,7 @@ def history_of(some: Sequence[HistoryTrial], axes: Axes, direction: str = "minim
     return history
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(some=trials(), seed=st.integers(0, 9), direction=st.sampled_from(["minimize", "maximize"]))
 def test_one_by_one_or_all_at_once_the_same_trials_are_kept(
@@ -109,6 +110,7 @@ def test_of_many_running_trials_the_latest_repel() -> None:
     assert history.keeps(8, with_running=True)
 
 
+@pytest.mark.slow
 @given(some=trials())
 def test_a_trial_comes_back_from_its_columns_as_it_went_in(some: list[HistoryTrial]) -> None:
     past = PastTrials(1, SPACE)
@@ -139,7 +141,7 @@ def test_a_finished_trial_takes_a_few_dozen_bytes(pruner: dict[str, Any]) -> Non
     tuner = Tuner(spec)
     tracemalloc.start()
     for number in range(5_000):
-        params = {"lr": 0.1, "kind": None}
+        params: Params = {"lr": 0.1, "kind": None}
         tuner.absorb([HistoryTrial(number, TrialState.COMPLETE, params, (number % 17,), reports)])
     tuner.draw(5_000, spec.search_space, {})
     grown, _ = tracemalloc.get_traced_memory()

@@ -22,6 +22,7 @@ values = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([math.nan, mat
 changes = st.lists(st.tuples(st.integers(0, 40), values, st.integers(0, 50)), max_size=80)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(changes=changes, removed=st.sets(st.integers(0, 40)), data=st.data())
 def test_a_curve_is_what_its_reports_are(changes: Any, removed: set[int], data: st.DataObject) -> None:
@@ -51,6 +52,7 @@ def test_a_curve_is_what_its_reports_are(changes: Any, removed: set[int], data: 
     assert curve.first_of_the_last(most) == (fitting[0] if fitting else None)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-5, 5).map(lambda n: n / 2), min_size=60, max_size=120), st.integers(0, 50))
 def test_signed_ranks_are_those_of_scipy(differences: list[float], gone: int) -> None:
@@ -77,6 +79,7 @@ PRUNERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params"), PRUNERS)
 @pytest.mark.parametrize("order", ["rising", "falling", "again"])
 def test_a_verdict_makes_no_more_calls_at_ten_thousand_steps_than_at_a_thousand(

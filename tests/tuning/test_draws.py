@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo_service.domain.search_space import SearchSpace, same_choice
+from hpo_service.domain.search_space import CategoricalParameter, SearchSpace, same_choice
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.tuner import Exhausted, Tuner, check
@@ -53,7 +53,7 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("cmaes", {"lr_adapt": True, "n_startup_trials": 5}),
     *([("gp", {"n_startup_trials": 3})] if importlib.util.find_spec("torch") else []),
 ]
-GRIDS = [("grid", {})]
+GRIDS: list[tuple[str, dict[str, Any]]] = [("grid", {})]
 
 
 def spec_of(space: dict[str, Any], sampler: str, params: dict[str, Any], directions: int = 1) -> StudySpec:
@@ -76,8 +76,9 @@ def assert_inside(space: SearchSpace, params: dict[str, Any]) -> None:
             assert type(value) is int
         if space[name].type == "float":
             assert type(value) is float
-        if space[name].type == "categorical":
-            assert any(same_choice(value, choice) and type(value) is type(choice) for choice in space[name].choices)
+        parameter = space[name]
+        if isinstance(parameter, CategoricalParameter):
+            assert any(same_choice(value, choice) and type(value) is type(choice) for choice in parameter.choices)
     assert list(params) == [name for name in space.names() if space.exists(name, params)]
 
 
@@ -123,6 +124,7 @@ def name_of(case: Any) -> str:
     return case if isinstance(case, str) else "-".join(f"{key}={value}" for key, value in case.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), SAMPLERS, ids=name_of)
 @pytest.mark.parametrize("space", [MIXED, CONDITIONAL], ids=["mixed", "conditional"])
 def test_a_draw_lies_in_the_space(sampler: str, params: dict[str, Any], space: dict[str, Any]) -> None:
@@ -132,6 +134,7 @@ def test_a_draw_lies_in_the_space(sampler: str, params: dict[str, Any], space: d
     run(Tuner(spec), spec.search_space, range(45))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), [case for case in SAMPLERS if case[0] != "cmaes"], ids=name_of)
 @pytest.mark.parametrize("directions", [2, 3])
 def test_a_draw_lies_in_the_space_with_several_directions(
@@ -314,12 +317,13 @@ choices = st.lists(
 def spaces(draw: st.DrawFn) -> dict[str, Any]:
     space: dict[str, Any] = {}
     for k in range(draw(st.integers(1, 5))):
-        parameter = draw(
+        parameter: dict[str, Any] = draw(
             float_parameters() | int_parameters() | choices.map(lambda some: {"type": "categorical", "choices": some})
         )
-        parents = [name for name, other in space.items() if other["type"] == "categorical"]
-        if parents and draw(st.booleans()):
-            parent = draw(st.sampled_from(parents))
+        parents: list[str] = [name for name, other in space.items() if other["type"] == "categorical"]
+        has_condition: bool = bool(parents) and draw(st.booleans())
+        if has_condition:
+            parent: str = draw(st.sampled_from(parents))
             parameter["when"] = {
                 parent: draw(st.lists(st.sampled_from(space[parent]["choices"]), min_size=1, max_size=3))
             }
@@ -327,6 +331,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
     return space
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_history_leads_to_a_draw_inside_the_space(data: st.DataObject) -> None:

@@ -67,7 +67,7 @@ class Both:
         self.ours = Mixture(on).fit(self._places(trials), np.ones(len(trials)))
         names = [each.axis.name for each in on.each]
         observed = {name: np.array([trial[name] for trial in trials], dtype=float) for name in names}
-        choices = {each.axis.name: each.axis for each in on.each if each.is_choice}
+        choices: dict[str, Any] = {each.axis.name: each.axis for each in on.each if each.is_choice}
         for name, axis in choices.items():
             observed[name] = np.array([axis.numbers.index(int(k)) for k in observed[name]], dtype=float)
         ranges = {name: axes.distributions[name] for name in names}
@@ -102,6 +102,7 @@ def axes_and_coordinates(ranges: list[dict[str, Any]]) -> tuple[Axes, Coordinate
     return axes, Coordinates([Coordinate.of(axes[name]) for name in axes.names], range(len(axes.names)))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_the_better_of_two_points_is_the_better_by_as_much(data: st.DataObject) -> None:
@@ -127,6 +128,7 @@ def test_beyond_single_precision_it_is_still_optunas() -> None:
     assert difference == pytest.approx(np.full(len(difference), difference[0]), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(len(RANGES)), ids=lambda place: str(RANGES[place])[:60])
 def test_candidates_lie_where_the_density_says(place: int) -> None:
     """Of many candidates the share in each quarter of the range is the mass there."""

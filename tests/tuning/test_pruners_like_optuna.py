@@ -60,6 +60,7 @@ measured = st.one_of(st.integers(-2, 2).map(float), st.floats(-3, 3), st.sampled
 finite = st.one_of(st.integers(-2, 2).map(float), st.floats(-3, 3), st.just(math.nan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize(("name", "params", "kind"), PRUNERS, ids=lambda case: str(case)[:60])
 @settings(max_examples=40, deadline=None)
@@ -125,7 +126,7 @@ class Study(StudyInMemory):
         if not complete:
             raise ValueError("no trial is complete")
         best = max if self.direction.name == "MAXIMIZE" else min
-        return best(complete, key=lambda trial: trial.value)
+        return best(complete, key=lambda trial: float(trial.values[0]))
 
 
 class _Storage(Notes, optuna.storages.InMemoryStorage):
@@ -144,6 +145,7 @@ def spec_of(name: str, params: dict[str, Any], directions: list[str] | None = No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params", "kind"), PRUNERS, ids=lambda case: str(case)[:60])
 @settings(max_examples=30, deadline=None)
 @given(curves=st.lists(st.dictionaries(st.integers(-2, 20), measured, max_size=6), max_size=8))

@@ -15,6 +15,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.store import Database
 from hpo_service.store.optuna_rows import OptunaRows
 from hpo_service.tuning.storage import ReadOnly, RecordStorage
+from tests.tuning.writing_storage import WritingStorage
 
 
 @pytest.fixture
@@ -24,10 +25,11 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
+@pytest.mark.slow
 class TestItIsAStorageOfOptunas(StorageTestCase):
     @pytest.fixture
     def storage(self, database: Database) -> BaseStorage:
-        return RecordStorage(database, read_only=False)
+        return WritingStorage(database)
 
 
 def served(client: Any, create: Any, ask: Any) -> None:
@@ -91,18 +93,9 @@ def test_read_only_means_that_every_write_is_refused(client: Any, create: Any, a
             write()
 
 
-def test_a_study_that_is_served_is_closed_to_optunas_writes(client: Any, create: Any, ask: Any) -> None:
-    served(client, create, ask)
-    storage = RecordStorage(client.app.state.service.database, read_only=False)
-    study = optuna.load_study(study_name="mnist", storage=storage)
-    with pytest.raises(ReadOnly, match="served by the server"):
-        study.ask()
-    with pytest.raises(ReadOnly, match="served by the server"):
-        optuna.delete_study(study_name="mnist", storage=storage)
-
-
+@pytest.mark.slow
 def test_what_was_read_is_not_read_again(database: Database) -> None:
-    storage = RecordStorage(database, read_only=False)
+    storage = WritingStorage(database)
     study = optuna.create_study(storage=storage, study_name="own")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
     reader = RecordStorage(database)
@@ -115,8 +108,9 @@ def test_what_was_read_is_not_read_again(database: Database) -> None:
     assert all(one is other for one, other in zip(first, later, strict=False))
 
 
+@pytest.mark.slow
 def test_optimize_runs_on_the_record_and_the_study_appears_in_it(database: Database) -> None:
-    storage = RecordStorage(database, read_only=False)
+    storage = WritingStorage(database)
     study = optuna.create_study(storage=storage, study_name="own", direction="maximize")
 
     def objective(trial: optuna.Trial) -> float:

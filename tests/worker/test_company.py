@@ -73,6 +73,7 @@ EACH = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     SHAPES,
@@ -107,6 +108,7 @@ def test_alone_and_in_company_a_trial_reports_the_same_bits(
         assert found[seed] == expected[: leaving.get(seed, 99)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_articles_network_reports_the_same_bits_in_company(optimizer: str) -> None:
     rates = (1e-5, 1e-3, 1e-2, 0.1)
@@ -151,6 +153,7 @@ def test_trials_of_another_shape_train_apart(setting: str, value: object) -> Non
 
 def test_trials_that_differ_in_numbers_only_train_together() -> None:
     common = configuration({"samples": 500}, {})
-    numbers = {"learning_rate": 0.5, "weight_decay": 0.1, "momentum": 0.1, "weight_init": 0.3, "epochs": 9}
+    numbers: dict[str, float] = {"learning_rate": 0.5, "weight_decay": 0.1, "momentum": 0.1}
+    numbers |= {"weight_init": 0.3, "epochs": 9}
 
-    assert can_train_together(common, configuration({"samples": 500} | numbers, {}))
+    assert can_train_together(common, configuration({"samples": 500, **numbers}, {}))

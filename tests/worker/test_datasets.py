@@ -7,6 +7,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def no_test_part(folder: Path) -> None:
     np.savez(folder / "own.npz", x_train=ARRAYS["x_train"], y_train=ARRAYS["t_train"])
 
 
-def changed_idx(**changed: bytes) -> Callable[[Path], None]:
+def changed_idx(**changed: Any) -> Callable[[Path], None]:
     return lambda folder: write_idx(folder / "own", **changed)
 
 

@@ -38,6 +38,14 @@ def relative_error(a: Array, b: Array) -> float:
     return float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), 1e-3))
 
 
+# By their formulas.
+ACTIVATED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda z: np.where(z > 0, z, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+}
+
+
 def parameter(*shape: int) -> Parameter:
     """Of one network: matrices (1, I, O), vectors (1, 1, O)."""
     shape = (1, *shape) if len(shape) > 1 else (1, 1, *shape)
@@ -46,8 +54,8 @@ def parameter(*shape: int) -> Parameter:
 
 
 def affine() -> tuple[Layer, list[Parameter]]:
-    parameters = [parameter(INPUTS, OUTPUTS), parameter(OUTPUTS)]
-    return Affine(*parameters, BATCH, np.empty(BATCH * INPUTS)), parameters
+    W, b = parameter(INPUTS, OUTPUTS), parameter(OUTPUTS)
+    return Affine(W, b, BATCH, np.empty(BATCH * INPUTS)), [W, b]
 
 
 def affine_without_bias() -> tuple[Layer, list[Parameter]]:
@@ -56,10 +64,10 @@ def affine_without_bias() -> tuple[Layer, list[Parameter]]:
 
 
 def batch_normalization() -> tuple[Layer, list[Parameter]]:
-    parameters = [parameter(INPUTS), parameter(INPUTS)]
-    layer = BatchNormalization(*parameters, BATCH)
-    parameters[0].value[:] = np.linspace(0.5, 2, INPUTS)
-    return layer, parameters
+    scale, shift = parameter(INPUTS), parameter(INPUTS)
+    layer = BatchNormalization(scale, shift, BATCH)
+    scale.value[:] = np.linspace(0.5, 2, INPUTS)
+    return layer, [scale, shift]
 
 
 LAYERS = {
@@ -101,6 +109,7 @@ def test_a_first_layer_alone_has_the_gradient_that_differences_measure(kind: str
     rows = np.array([3, 3, 0, 19, 7])  # drawn with replacement: one image twice
     dy = np.random.default_rng(1).standard_normal((1, len(rows), OUTPUTS))
     dW = central_differences(lambda: float(((X[rows] @ W.value + b.value) * dy).sum()), W.value)
+    layer: AffineOfPixels | AffineInFunctionSpace
     if kind == "pixels":
         layer, matrix, expected = AffineOfPixels(X, W, b, 20), W, dW
     else:
@@ -143,9 +152,7 @@ def test_a_whole_network_has_the_gradient_that_differences_measure(
                 x = next(vectors) * (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6) + next(vectors)
             else:
                 x = x + next(vectors)
-            x = {"relu": lambda z: np.where(z > 0, z, 0), "tanh": np.tanh, "sigmoid": lambda z: 1 / (1 + np.exp(-z))}[
-                activation
-            ](x)
+            x = ACTIVATED[activation](x)
             if dropout:
                 x = x * (masks.random(x.shape) > dropout)
         scores = x @ matrices[-1] + next(vectors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +82,7 @@ FIXED = {
     "learning_rate": 1,
     "weight_decay": 0,
 }
-SEARCHED = {
+SEARCHED: dict[str, Any] = {
     "samples": integer(100, 1000),
     "validation_fraction": uniform(0.1, 0.5),
     "validation_samples": choice(None, 100),
@@ -131,7 +133,7 @@ def test_the_study_of_the_contract_is_taken() -> None:
     )
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, object], dict[str, Any], str, str]] = {
     "a misspelt name": ({"epoch": 5}, {}, "/objective/epoch", "did you mean 'epochs'?"),
     "an unknown name": ({"xyz": 5}, {}, "/objective/xyz", "it has dataset, samples"),
     "a misspelt name that is searched": (
@@ -310,6 +312,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(sorted(SETTINGS)) | st.text(), JSON, max_size=6))
 def test_any_objective_is_taken_or_refused_in_words(objective: dict[str, object]) -> None:
     found = objective_faults(objective, space(learning_rate=LEARNING_RATE))

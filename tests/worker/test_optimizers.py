@@ -83,7 +83,7 @@ PUBLISHED = {
 
 
 def trajectory(name: str, dtype: type = np.float64) -> Iterator[np.ndarray]:
-    theta = np.array([START], dtype)
+    theta: np.ndarray = np.array([START], dtype)
     optimizer = made(name, theta)
     while True:
         optimizer.step(theta, optimizer.scale * np.array([[slope(i, float(x)) for i, x in enumerate(theta[0])]], dtype))

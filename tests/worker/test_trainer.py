@@ -37,12 +37,12 @@ def small_dataset(training: int = 400, test: int = 100) -> Dataset:
 def reports(
     settings: Mapping[str, object] = {}, seed: int = 7, study_seed: int = 1, dataset: Dataset = MNIST
 ) -> list[EpochReport]:
-    return list(train(configuration(SMALL | settings, {}), seed=seed, study_seed=study_seed, dataset=dataset))
+    return list(train(configuration({**SMALL, **settings}, {}), seed=seed, study_seed=study_seed, dataset=dataset))
 
 
 SETTINGS: list[dict[str, object]] = [
-    *({"optimizer": name, "learning_rate": 0.01} for name in OPTIMIZERS),
-    *({"activation": name, "weight_init": "xavier"} for name in ACTIVATIONS),
+    *(dict[str, object](optimizer=name, learning_rate=0.01) for name in OPTIMIZERS),
+    *(dict[str, object](activation=name, weight_init="xavier") for name in ACTIVATIONS),
     {"batch_norm": True},
     {"dropout": 0.2},
     {"weight_decay": 0.01},
@@ -63,6 +63,7 @@ def test_each_epoch_is_reported_and_the_same_trial_gives_the_same_bits(settings:
     assert first == reports(settings)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bits() -> None:
     script = (
         "from tests.worker.test_trainer import reports\n"
@@ -192,6 +193,7 @@ def test_an_ensemble_of_one_is_the_member_itself_and_begins_every_larger_one() -
     assert one.test_accuracy == one.members[0]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_sealed_test_trains_on_validation_images_too() -> None:
     """Given validation images that alone hold one class, when tested, then that class is known."""
     settings = configuration(SMALL | {"samples": 200, "validation_fraction": 0.5, "epochs": 30, "dataset": "own"}, {})

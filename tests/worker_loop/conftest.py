@@ -21,6 +21,7 @@ from hpo_service.client import Client, Retries
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
+from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop import real_server as real
 
 Json = dict[str, Any]
@@ -195,7 +196,7 @@ class StandIn:
     def count(self, verb: str) -> int:
         return sum(each == verb for each, _ in self.calls)
 
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_for(self, happened: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         with self.lock:
             assert self.lock.wait_for(happened, seconds), self.calls[-5:]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from hpo_service.client import uniform
+from tests.patience import PATIENCE_SECONDS
 
 OBJECTIVES = """
     import os, time
@@ -64,7 +65,7 @@ def start_worker(start, study: str, objective: str, *options: str):
     return start("hpo_worker", "--study", study, "--objective", module, "--processes", "1", *options)
 
 
-def wait_for(happened: Callable[[], object], seconds: float = 40.0):
+def wait_for(happened: Callable[[], object], seconds: float = PATIENCE_SECONDS):
     until = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < until

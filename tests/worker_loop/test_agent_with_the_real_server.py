@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import create, ends, wait_for
 
 
@@ -37,11 +38,12 @@ def program(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_command_trains_trials(hpo, start, program):
     create(hpo, "commanded", trials=4)
     command = (sys.executable, str(program), "tells", "{x}")
     agent = start("hpo_service", "agent", "commanded", "--workers", "2", "--json", "--", *command)
-    output, errors = agent.communicate(timeout=60)
+    output, errors = agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0, errors
     assert json.loads(output) == {"trials": {"COMPLETE": 4}}
     assert errors.count("starting") == 4
@@ -51,16 +53,18 @@ def test_a_command_trains_trials(hpo, start, program):
         assert trial["metrics"] == {"f1": 0.5}
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_gives_its_last_words(hpo, start, program):
     create(hpo, "failing", trials=2)
     agent = start("hpo_service", "agent", "failing", "--", sys.executable, str(program), "fails", "{x}")
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0
     told = [(trial["state"], trial["reason"]) for trial in hpo.trials("failing")]
     assert told == [("COMPLETE", None), ("FAIL", "exit code 3: out of memory")]
     assert hpo.trial("failing", 0)["values"] == [2 * hpo.trial("failing", 0)["params"]["x"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["leave", "stop"])
 def test_a_command_ends_with_its_trial_and_with_the_agent(hpo, start, program, go_on, how):
     name = f"ended-by-{how}"
@@ -73,7 +77,7 @@ def test_a_command_ends_with_its_trial_and_with_the_agent(hpo, start, program, g
         agent.terminate()
     else:
         hpo.stop_trial(name, 0)
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -88,7 +92,7 @@ def test_a_command_ends_with_its_trial_and_with_the_agent(hpo, start, program, g
 def test_an_unknown_placeholder_is_a_usage_error_and_nothing_is_asked(hpo, start, program):
     create(hpo, "misspelt", trials=1)
     agent = start("hpo_service", "agent", "misspelt", "--", sys.executable, str(program), "tells", "{y}")
-    _, errors = agent.communicate(timeout=30)
+    _, errors = agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 2
     assert "no parameter of this study" in " ".join(errors.replace("│", " ").split())
     assert hpo.study("misspelt")["counts"]["RUNNING"] == 0

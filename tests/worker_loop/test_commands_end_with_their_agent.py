@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import create, ends, wait_for
 
 # A command that does not want to end, nor do its child, one in a session of its own, and one that is a daemon.
@@ -77,6 +78,7 @@ def run_stubborn(start, stubborn, tmp_path, name):
     return agent, pids_in(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_told_to_leave_it_ends_the_command_before_it_hands_the_trial_back(
     hpo, start, stubborn, tmp_path, number
@@ -90,7 +92,7 @@ def test_told_to_leave_it_ends_the_command_before_it_hands_the_trial_back(
         running = [pid for pid in pids if is_there(pid)]
         still_held = hpo.trial(name, 0)["state"] == "RUNNING"  # read after: what is told now was true then
         assert still_held or not [pid for pid in running if is_there(pid)]
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0
     assert ends(hpo, name, 0) == [(1, "released")]
 
@@ -113,10 +115,11 @@ def test_its_watchdog_killed_the_command_ends_too_and_the_trial_fails(hpo, start
     for pid in pids:  # the others have nobody left who knows of them
         if is_there(pid):
             os.kill(pid, signal.SIGKILL)
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("unwatched", 0)["reason"] == "killed by SIGKILL"
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_hands_the_trial_back(hpo, real_server, stubborn, tmp_path):
     create(hpo, "hung-up", trials=1)
     arguments = ["agent", "hung-up", "--server", real_server.url, "--", sys.executable, str(stubborn), str(tmp_path)]
@@ -131,6 +134,7 @@ def test_a_closed_terminal_hands_the_trial_back(hpo, real_server, stubborn, tmp_
     os.waitpid(pid, 0)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_ends_nothing(hpo, start, real_server, tmp_path, go_on):
     create(hpo, "nohup", trials=1)
     waiting = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.05)\nprint('{{\"value\": 1}}')"
@@ -149,7 +153,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(hpo, start, real_server, tmp
     agent.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     go_on.touch()
-    _, errors = agent.communicate(timeout=60)
+    _, errors = agent.communicate(timeout=PATIENCE_SECONDS)
     assert agent.returncode == 0, errors
     assert hpo.trial("nohup", 0)["values"] == [1.0]
 
@@ -196,6 +200,7 @@ def test_neither_its_environment_nor_that_of_those_above_it_shows_the_command_a_
     assert mine["MINE"] == "kept"
 
 
+@pytest.mark.slow
 def test_the_agent_still_has_its_key(tmp_path):
     """It is used with a server that asks for one."""
     database = ("--database", f"sqlite:///{tmp_path}/hpo.db")
@@ -206,6 +211,7 @@ def test_the_agent_still_has_its_key(tmp_path):
     token = json.loads(made.stdout)["token"]
     server = subprocess.Popen([*run, "serve", "--port", "0", "--json", *database], stdout=subprocess.PIPE)
     try:
+        assert server.stdout is not None
         address = json.loads(server.stdout.readline())["url"]
         (tmp_path / "key").write_text(token)
         file = tmp_path / "study.json"
@@ -225,7 +231,7 @@ def test_the_agent_still_has_its_key(tmp_path):
         assert subprocess.run([*run, *command], env=around, capture_output=True).returncode == 4
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=PATIENCE_SECONDS)
 
 
 ENDINGS = {
@@ -236,35 +242,39 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ENDINGS)
 def test_a_trial_says_how_its_command_ended(hpo, start, command):
     name = "ended-" + ENDINGS[command].split()[-1].lower()
     create(hpo, name, trials=1)
     agent = start("hpo_service", "agent", name, "--", "sh", "-c", command.removeprefix("sh -c ").strip("'"))
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial(name, 0)["reason"] == ENDINGS[command]
 
 
+@pytest.mark.slow
 def test_a_program_that_is_not_there_says_so(hpo, start):
     hpo.create_study(
         "absent", search_space={"p": {"type": "categorical", "choices": ["/no/such"]}}, limits={"trials": 1}
     )
-    start("hpo_service", "agent", "absent", "--", "{p}").communicate(timeout=60)
+    start("hpo_service", "agent", "absent", "--", "{p}").communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("absent", 0)["reason"] == "exit code 127: hpo: /no/such cannot be run: No such file or directory"
 
 
+@pytest.mark.slow
 def test_what_a_command_leaves_running_ends_with_its_trial_and_its_result_counts(hpo, start, tmp_path):
     create(hpo, "leftovers", trials=1)
     leave = f"setsid sh -c 'echo $$ > {tmp_path}/left.pid; exec sleep 600' & echo '{{\"value\": 0.5}}'; sleep 0.3"
     agent = start("hpo_service", "agent", "leftovers", "--", "sh", "-c", leave)
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("leftovers", 0)["values"] == [0.5]
     assert not is_there(int((tmp_path / "left.pid").read_text()))
 
 
+@pytest.mark.slow
 def test_a_pipe_that_breaks_ends_a_command_as_it_does_in_a_shell(hpo, start):
     """Python ignores SIGPIPE; what it starts must not."""
     create(hpo, "pipes", trials=1)
     agent = start("hpo_service", "agent", "pipes", "--", "sh", "-c", "yes | head -1; echo '{\"value\": 1}'")
-    agent.communicate(timeout=60)
+    agent.communicate(timeout=PATIENCE_SECONDS)
     assert hpo.trial("pipes", 0)["values"] == [1.0]

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 OBJECTIVES = """
     import multiprocessing, os, time
 
@@ -102,31 +104,33 @@ def is_running(pid):
 
 
 def wait_until_gone(pids):
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_SECONDS
     while any(is_running(pid) for pid in pids):
         assert time.monotonic() < until
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("objective", ["one_epoch_after_another", "one_long_epoch"])
 def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective, signum):
     process = start(objective)
     stand_in.wait_for(lambda: stand_in.running)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert stand_in.released == [(0, 1)]
     assert stand_in.waiting[0] == 0
     assert json.loads(output) == {"trials": {"released": 1}}
 
 
+@pytest.mark.slow
 def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_same(start, stand_in):
     process = start("deaf")
     stand_in.wait_for(lambda: stand_in.running)
     time.sleep(0.2)  # into the objective
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert stand_in.released == [(0, 1)]
 
@@ -138,7 +142,7 @@ def test_a_second_signal_ends_it_at_once(start, stand_in):
     process.terminate()
     time.sleep(0.2)
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     assert stand_in.released == []
 
@@ -150,21 +154,23 @@ def test_a_worker_that_waits_for_trials_leaves_at_once_and_keeps_none(start, sta
     with stand_in.lock:
         stand_in.waiting.append(3)  # the answer to the question it hangs up on
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert stand_in.running == {}
     assert stand_in.told == {} or stand_in.told.keys() == {3}
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_a_server_that_does_not_answer(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
     stand_in.fault = lambda verb, count: time.sleep(30) or "drop"
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_supervisor_even_when_it_is_killed(start, stand_in):
     process = start("one_long_epoch", "--processes", "2")
     stand_in.wait_for(lambda: len(stand_in.running) == 2)
@@ -176,6 +182,7 @@ def test_processes_end_with_the_supervisor_even_when_it_is_killed(start, stand_i
     assert sorted(stand_in.released) == [(0, 1), (1, 1)]
 
 
+@pytest.mark.slow
 def test_a_process_that_crashes_is_replaced(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
@@ -185,19 +192,21 @@ def test_a_process_that_crashes_is_replaced(start, stand_in):
     assert children(process) != [pid]
 
 
+@pytest.mark.slow
 def test_what_an_objective_prints_is_not_in_the_answer(start, stand_in):
     process = start("one_long_epoch")
     stand_in.wait_for(lambda: stand_in.running)
     time.sleep(0.2)
     process.terminate()
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert "an objective may print" not in output
     assert "an objective may print" in errors
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     process = start("quick", "--processes", "2", "--until-done")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert json.loads(output) == {"trials": {"COMPLETE": 4}}
     assert {number: told["values"] for number, told in stand_in.told.items()} == {
@@ -205,44 +214,49 @@ def test_several_processes_share_a_study_and_their_tally(start, stand_in):
     }
 
 
+@pytest.mark.slow
 def test_the_processes_of_an_objective_end_without_the_worker(start, stand_in):
     process = start("in_a_pool", "--processes", "1", "--until-done")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert [told["values"] for told in stand_in.told.values()] == [[14.0]] * 4
 
 
+@pytest.mark.slow
 def test_files_in_the_current_folder_are_the_users_and_take_no_place_of_ours(start, stand_in, tmp_path):
     (tmp_path / "worker.py").write_text("raise SystemExit('the wrong worker')")
     process = start("quick", "--processes", "1", "--until-done")
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert len(stand_in.told) == 4
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_own_that_is_called_worker_is_an_objective_like_any_other(start, stand_in, tmp_path):
     (tmp_path / "worker.py").write_text("def train(trial):\n    return trial.number / 10\n")
     process = start("worker:train", "--processes", "1", "--until-done")
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert sorted(told["values"] for told in stand_in.told.values()) == [[0.0], [0.1], [0.2], [0.3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "words"),
     [("not_there", "cannot be imported"), ("os", "is no function")],
 )
 def test_an_objective_that_cannot_be_used_is_a_usage_error(start, stand_in, objective, words):
     process = start(objective)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 2
     assert words in errors
     assert stand_in.count("ask") == 0
 
 
+@pytest.mark.slow
 def test_a_study_without_an_objective_is_not_trained_by_the_built_in_network(server, stand_in):
     command = [sys.executable, "-m", "hpo_worker", "--server", server, "--study", "s", "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 2
     assert "hpo worker --study s --objective package.module:function, or hpo agent s -- COMMAND" in done.stderr
     assert stand_in.count("ask") == 0
@@ -250,7 +264,10 @@ def test_a_study_without_an_objective_is_not_trained_by_the_built_in_network(ser
 
 def test_an_objective_without_a_study_is_a_usage_error():
     process = subprocess.run(
-        [sys.executable, "-m", "hpo_worker", "--objective", "a:b"], capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "hpo_worker", "--objective", "a:b"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert process.returncode == 2
     assert "--study" in process.stderr

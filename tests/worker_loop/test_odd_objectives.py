@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,8 @@ NO_VALUES = [
     pytest.param(10**400, id="1e400"),
     ValueError("returned, not raised"),
 ]
+
+NO_TRIAL: Any = None  # for objectives that ask nothing of it
 
 
 @pytest.mark.parametrize(("returned", "values"), RETURNED, ids=lambda value: ascii(value)[:30])
@@ -150,7 +153,7 @@ def test_a_script_that_reads_its_arguments_at_the_top_is_imported_as_if_it_had_n
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["hpo", "worker", "--study", "s"])
-    assert import_objective("with_arguments:train")(None) == 3
+    assert import_objective("with_arguments:train")(NO_TRIAL) == 3
 
 
 def test_a_path_names_a_module_too(tmp_path, monkeypatch):
@@ -160,6 +163,6 @@ def test_a_path_names_a_module_too(tmp_path, monkeypatch):
         "from beside_the_path import VALUE\ndef train(trial):\n    return VALUE\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert import_objective("folder/by_path.py:train")(None) == 0.25
+    assert import_objective("folder/by_path.py:train")(NO_TRIAL) == 0.25
     with pytest.raises(Invalid, match="there is no file folder/nowhere"):
         import_objective("folder/nowhere.py:train")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def said(outbox: Outbox, now: float) -> list[tuple[str, list[int]]]:
     return [(call.verb, [report["step"] for report in call.body.get("reports", ())]) for call in outbox.calls(now)]
 
 
-def take_all(outbox: Outbox, now: float, status: int = 200, body: dict = GOES_ON) -> None:
+def take_all(outbox: Outbox, now: float, status: int = 200, body: dict[str, Any] = GOES_ON) -> None:
     for call in outbox.calls(now):
         outbox.take(call, status, body, now)
 

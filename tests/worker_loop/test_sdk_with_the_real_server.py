@@ -11,12 +11,15 @@ from hpo_service.domain.errors import LeaseLost, ResultConflict
 from tests.worker_loop.real_server import create, ends
 
 
+@pytest.mark.slow
 def test_an_objective_is_optimized_in_a_loop(hpo):
     study = create(hpo, "optimized", trials=10)
 
     def objective(trial: HeldTrial) -> float:
-        trial.report(0, trial.params["x"] / 2)
-        return trial.params["x"]
+        x = trial.params["x"]
+        assert isinstance(x, float)
+        trial.report(0, x / 2)
+        return x
 
     study.optimize(objective, n_trials=4)
     assert study.read()["counts"]["COMPLETE"] == 4

@@ -91,6 +91,7 @@ def test_a_value_that_is_not_a_number_is_told_as_it_is(work, stand_in):
     assert stand_in.told[0]["values"] == ["NaN"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("stopped", "FAIL"), ("study_cancelled", "FAIL")])
 def test_a_trial_that_is_to_stop_ends_after_the_epoch_it_is_in(work, stand_in, reason, told):
     stand_in.stops[2] = reason
@@ -194,6 +195,7 @@ def test_what_the_client_has_given_up_on_is_sent_again(work, stand_in, monkeypat
     assert all(everything) is (sabotage is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sabotage", [None, never_beat])
 def test_a_lease_is_renewed_within_its_length(work, stand_in, monkeypatch, sabotage):
     """The sabotaged run shows that this test can fail."""
@@ -296,6 +298,7 @@ def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkey
     assert everything_told(stand_in) == together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "why"),
     [
@@ -337,6 +340,7 @@ def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in
     assert held == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("study_cancelled", "FAIL")])
 def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
@@ -352,6 +356,7 @@ def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, 
     assert all(len(stand_in.reports[number]) == 400 for number in (0, 1, 3))
 
 
+@pytest.mark.slow
 def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
     company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
@@ -382,6 +387,7 @@ def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
     assert all(beats(stand_in, number) for number in range(4))
 
 
+@pytest.mark.slow
 def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
     company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
     train_epoch = Company.train_epoch

@@ -18,8 +18,9 @@ def replies_lost(place: Place, size: int) -> Outcome:
     place.at_end(proxy.close)
     proxy.share = 0.2
     lease_seconds = 1
-    options = {"ports": [proxy.port], "lease_seconds": lease_seconds, "timeout_seconds": 0.7, "wait_seconds": 0.2}
-    with LoadedStudy(place, server, **options) as study:
+    with LoadedStudy(
+        place, server, ports=[proxy.port], lease_seconds=lease_seconds, timeout_seconds=0.7, wait_seconds=0.2
+    ) as study:
         deadline = time.monotonic() + 300
         while proxy.faults.total() < size and study.crew.is_at_work() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -45,8 +46,15 @@ def network_cut(place: Place, size: int) -> Outcome:
     server = Server(place.nursery, place.folder, database, place.sabotage, token, places.server_from_here)
     place.at_end(server.kill)
     server.start()
-    options = {"inside": places.inside_workers, "host": places.server_from_workers, "token": token}
-    with LoadedStudy(place, server, timeout_seconds=0.7, wait_seconds=0.2, **options) as study:
+    with LoadedStudy(
+        place,
+        server,
+        timeout_seconds=0.7,
+        wait_seconds=0.2,
+        inside=places.inside_workers,
+        host=places.server_from_workers,
+        token=token,
+    ) as study:
         for index in range(size):
             study.work_on()
             both_ways = index % 2 == 0

@@ -248,10 +248,10 @@ class Checker:
             for attempt, (began, _) in attempts.items():
                 renewed[number, attempt] = began
         for call in self.history.of("report"):
-            began = [one.began for one in call.tries if call.succeeded(one)]
+            successes = [one.began for one in call.tries if call.succeeded(one)]
             key = (call.number or 0, call.attempt)
-            if began and key in renewed:
-                renewed[key] = max(renewed[key], *began)
+            if successes and key in renewed:
+                renewed[key] = max(renewed[key], *successes)
         released = {(call.number, call.attempt) for call in self.history.of("release")}
         for number, attempts in grants.items():
             for attempt, (_, known_at) in attempts.items():

@@ -139,7 +139,7 @@ class Worker:
         port = self.random.choice(self.orders.ports)
         self._write({"at": "invoke", "key": key, "op": op, "path": path, "body": body})
         status, text = self._send(port, path, json.dumps(body))
-        answer = json.loads(text) if text else None
+        answer: Any = json.loads(text) if text else None
         if status == 0 or status == 503:
             outcome = "unknown"
         elif op == "batch" and status in (200, 207):

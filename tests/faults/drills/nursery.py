@@ -97,7 +97,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 1)
         os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
         if request["sabotage"] is not None:
-            from saboteur import put_in
+            from saboteur import put_in  # type: ignore[import-not-found]  # from the folder of this program
 
             put_in(request["sabotage"])
         from hpo_service.cli import main
@@ -129,6 +129,7 @@ def _serve_requests() -> None:
         while b"\n" in pending:
             line, pending = pending.split(b"\n", 1)
             request = json.loads(line)
+            answer: dict[str, int | None]
             if "start" in request:
                 pid = os.fork()
                 if pid == 0:

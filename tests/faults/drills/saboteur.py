@@ -68,7 +68,7 @@ def answer_before_commit() -> None:
 
     Service.begin = hasty  # type: ignore[method-assign]
     for lane in (InlineLane, FlightLane):
-        lane.take = lambda self, calls: 0  # type: ignore[attr-defined]
+        lane.take = lambda self, calls: 0  # type: ignore[method-assign]
 
 
 def commit_errors_swallowed() -> None:
@@ -158,7 +158,7 @@ def no_file_lock() -> None:
 
     assert hasattr(inode_lock, "_locked")
     inode_lock._locked = lambda descriptor: True
-    fcntl.flock = lambda *_: None  # type: ignore[assignment]
+    fcntl.flock = lambda *_: None
 
 
 def deaf() -> None:
@@ -219,13 +219,14 @@ def hasty_end() -> None:
 
 def says_nothing() -> None:
     """What fails is answered, and nobody else hears of it."""
+    from hpo_service import log_format
     from hpo_service.api import request_log
     from hpo_service.logged_state import LoggedState
 
     assert hasattr(request_log, "failed")
     assert hasattr(LoggedState, "failed")
-    request_log.limited.allows = lambda kind: False  # type: ignore[method-assign]
-    request_log.limited.tell = lambda: None  # type: ignore[method-assign]
+    log_format.limited.allows = lambda kind: False  # type: ignore[method-assign]
+    log_format.limited.tell = lambda: None  # type: ignore[method-assign]
     LoggedState.failed = lambda self, **says: None  # type: ignore[method-assign]
 
 
@@ -251,7 +252,7 @@ def checks_each_time() -> None:
     from hpo_service.api.readiness import Readiness
 
     assert hasattr(Readiness, "faults")
-    Readiness.faults = lambda self: asyncio.to_thread(self._check)  # type: ignore[assignment, method-assign]
+    Readiness.faults = lambda self: asyncio.to_thread(self._check)  # type: ignore[method-assign]
 
 
 def absence_is_silence() -> None:
@@ -315,7 +316,7 @@ def unbounded_trials() -> None:
     async def never(_self: Any) -> None:
         await asyncio.Event().wait()
 
-    ReadingProcess.keep = never  # type: ignore[method-assign]  # it would have the bounds
+    ReadingProcess.keep = never  # type: ignore[method-assign, assignment]  # it would have the bounds
 
 
 def deletes_in_one_go() -> None:
@@ -396,9 +397,9 @@ def every_change_wakes_all() -> None:
 
     assert hasattr(WaitingAsks, "changed")
     assert hasattr(Watch, "look")
-    WaitingAsks.changed = lambda self, _change: self.leave()  # type: ignore[method-assign]
+    WaitingAsks.changed = lambda self, change: self.leave()  # type: ignore[method-assign]
     Watch.look = look  # type: ignore[method-assign]
-    feeds.Feeds.changed = change_all  # type: ignore[method-assign]
+    feeds.Feeds.changed = change_all  # type: ignore[method-assign, assignment]
     feeds.Feeds.followed = lambda self, study, read: followed(self, altered(study, id=next(ids)), read)  # type: ignore[method-assign]
     feeds.READ_EVERY_SECONDS = 0.0
 

@@ -1,0 +1,65 @@
+"""Answers that are read piece by piece as they come: exports and events. Imported with the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+_PIECE_BYTES = 65_536
+
+
+class BrokenStream(OSError):
+    """What urllib3 says of a connection that failed is its cause."""
+
+
+class Streamed:
+    """An answer whose head is here; headers by their names in any case."""
+
+    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
+        self.status, self.headers = answer.status, answer.headers
+        self._answer = answer
+
+    def pieces(self) -> Iterator[bytes]:
+        with _as_os_errors():
+            yield from self._answer.stream(_PIECE_BYTES)
+
+    def whole(self) -> bytes:
+        with _as_os_errors():
+            return self._answer.data
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def let_go(self) -> None:
+        """Keep the connection for the next answer, if this one was read to its end."""
+        self._answer.release_conn()
+
+
+class StreamedAnswers:
+    """Connections to one server, for as many streams at a time as are read."""
+
+    def __init__(self, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=8, retries=False)
+
+    def get(self, url: str, headers: Mapping[str, str], read_timeout: float) -> Streamed:
+        """Raise OSError when there is no answer."""
+        timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
+        with _as_os_errors():
+            return Streamed(
+                self._pool.request("GET", url, headers=headers, timeout=timeout, redirect=False, preload_content=False)
+            )
+
+    def close(self) -> None:
+        self._pool.clear()
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except HTTPError as error:
+        raise BrokenStream(str(error)) from error

@@ -1,0 +1,29 @@
+"""What is known of each sampler without the libraries that draw: where its draws come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SamplerFacts:
+    """
+    learns       a draw depends on the trials before it, so that whoever draws has to know them
+    draws_ahead  it does not depend on their results, so that nothing is lost by drawing several at a time
+    """
+
+    learns: bool
+    draws_ahead: bool
+
+
+# How each draws, and how long that takes: hpo_service/tuning/samplers.py.
+SAMPLER_FACTS: Mapping[str, SamplerFacts] = {
+    "random": SamplerFacts(learns=False, draws_ahead=True),
+    "qmc": SamplerFacts(learns=True, draws_ahead=True),  # which points of the sequence have been used
+    "grid": SamplerFacts(learns=True, draws_ahead=True),  # which points of the grid
+    "tpe": SamplerFacts(learns=True, draws_ahead=False),
+    "cmaes": SamplerFacts(learns=True, draws_ahead=False),
+    "gp": SamplerFacts(learns=True, draws_ahead=False),
+    "nsgaii": SamplerFacts(learns=True, draws_ahead=False),
+}

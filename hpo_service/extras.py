@@ -1,0 +1,39 @@
+"""The parts that plain `pip install hpo-service` leaves out, and what to type when one of them is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+# By extra (pyproject.toml): the modules that only it brings along, as they are imported.
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "server": (
+        *("a2wsgi", "alembic", "cmaes", "fastapi", "fastapi_offline", "optuna", "optuna_dashboard"),
+        *("prometheus_client", "scipy", "sqlalchemy", "starlette", "uvicorn"),
+    ),
+    "plot": ("matplotlib",),
+    "postgres": ("psycopg",),
+    "parquet": ("pyarrow",),
+    "otel": ("opentelemetry",),
+    "gp": ("torch",),
+}
+
+
+def is_installed(extra: str) -> bool:
+    return missing(extra) is None
+
+
+def missing(extra: str) -> str | None:
+    """The first module of it that is not installed."""
+    return next((module for module in MODULES[extra] if find_spec(module) is None), None)
+
+
+def install(extra: str) -> str:
+    """The command that brings it."""
+    return f"pip install 'hpo-service[{extra}]'"
+
+
+def extra_of(module: str | None) -> str | None:
+    """The extra that brings a module along; None for every other module."""
+    top = (module or "").partition(".")[0]
+    return next((extra for extra, modules in MODULES.items() if top in modules), None)

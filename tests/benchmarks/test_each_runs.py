@@ -1,0 +1,34 @@
+"""Each benchmark runs, quickly and without a claim: its figures are made by hand, on a quiet machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE_SECONDS
+
+PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+# service.py: test_service_benchmark.py; network.py: tests/cli/test_article.py; install_sizes.py asks a package index.
+QUICK = {
+    "http_client.py": (["--calls", "20", "--rounds", "1"], "hpo_service.client"),
+    "sampling.py": (["--only", "random", "--largest", "100"], "random, a draw"),
+    "search_quality.py": (["--only", "two_logs", "--seeds", "2", "--trials", "12"], "two_logs"),
+    "by_turns.py": (
+        ["--before", ".", "--rounds", "1", "--seconds", "0.3", "--load", "random", "--workers", "2"],
+        "trials_per_second",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", QUICK)
+def test_it_runs_and_prints_its_figures(script: str) -> None:
+    options, prints = QUICK[script]
+    command = [sys.executable, f"benchmarks/{script}", *options]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert prints in done.stdout
