@@ -64,6 +64,7 @@ class StudyDocument(_Document):
     objective: JsonObject | None
     metadata: JsonObject
     state: StudyState
+    state_reason: str | None
     counts: dict[TrialState, int]
     best: BestDocument | None = None
     front: list[BestDocument] | None = None

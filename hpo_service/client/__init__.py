@@ -16,7 +16,7 @@ HpoError
 
 from hpo_service.client.answers import BrokenOff, Json, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
-from hpo_service.client.conclusion import as_values, conclusion, failed_by, whole_text
+from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
@@ -38,6 +38,7 @@ __all__ = [
     "Refused",
     "RemoteStudy",
     "Retries",
+    "Retry",
     "Unauthenticated",
     "UnexpectedAnswer",
     "Unreachable",

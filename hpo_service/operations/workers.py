@@ -409,6 +409,8 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     trial = work.record.trial(work.study, number)
     values = None if call.values is None else tuple(call.values)
     told = Told(call.attempt, TrialState(call.state), values)
+    if call.retry:
+        return _tell_retry(work, trial, told, call, size)
     state, values, reason = outcome(told, call.reason)
     holding = trial.holding.finish(told, state, reason)
     if holding is not None:
@@ -416,6 +418,18 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
+        if state is TrialState.FAIL and trial.stop != "stopped":
+            work.note_failure(reason)
+    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+
+
+def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
+    """The machine has failed: the trial waits for another one, unless it has waited too often."""
+    holding = trial.holding.retry(told, call.reason, work.study.spec.limits.attempts, work.fails_as(trial))
+    if holding is not None:
+        work.bind(call.dataset_sha256)
+        last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
+        trial = work.change(trial, holding, **last)
     return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
 

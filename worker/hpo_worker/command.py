@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import structlog
 
-from hpo_service.client import in_one_line
+from hpo_service.client import Retry, in_one_line
 from hpo_service.domain.errors import Fault, Invalid
 from hpo_worker.departure import Leaving
 from hpo_worker.objective import FailedTrial, TrainingTrial
@@ -233,7 +233,9 @@ def _take(said: Said, line: str, run: RunningCommand, trial: TrainingTrial) -> N
 
 
 def _outcome(run: RunningCommand, trial: TrainingTrial) -> list[float] | None:
-    """The values, or None for the last report; raise FailedTrial."""
+    """The values, or None for the last report; raise FailedTrial or Retry."""
+    if run.process.returncode == os.EX_TEMPFAIL:
+        raise Retry(_how_it_ended(run))
     if run.process.returncode != 0:
         raise FailedTrial(_how_it_ended(run))
     if run.not_understood is not None:
