@@ -21,6 +21,7 @@ from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
+from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
 from hpo_service.domain.search_space import choice, integer, log_uniform, uniform
 
@@ -39,6 +40,7 @@ __all__ = [
     "RemoteStudy",
     "Retries",
     "Retry",
+    "StopSignal",
     "Unauthenticated",
     "UnexpectedAnswer",
     "Unreachable",
