@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy.exc
@@ -50,7 +51,7 @@ from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.waiting import AnyStudy, Waiter
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
-from hpo_service.store.trial_reports import checked_report
+from hpo_service.store.trial_reports import KeptReport, checked_report
 from hpo_service.store.writing_record import WritingRecord
 
 FEW_TO_ASK = 16  # studies
@@ -365,19 +366,30 @@ def _one_of_batch(service: Service, work: StudyWork, call: BatchCall) -> Json:
 
 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
-    new = {r.step: checked_report(r.step, r.value, r.metrics) for r in call.reports}
+    new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256)
-    work.record.put_reports(work.study, trial, new)
-    trial = work.change(trial, holding)
-    if new and trial.stop is None and work.study.spec.pruner.name != "none":
-        trial = _judge(work, trial, new)
-    return _kept(work.study, trial)
+    if trial.stop is None and work.study.spec.pruner.name != "none":
+        return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
+    work.record.put_reports(work.study, trial, dict(new))
+    return _kept(work.study, work.change(trial, holding))
 
 
-def _judge(work: StudyWork, trial: Trial, new: Collection[int]) -> Trial:
-    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), new)
+def _report_to_pruner(work: StudyWork, trial: Trial, new: list[tuple[int, KeptReport]]) -> Trial:
+    """Judge after each report, as if it had come by itself: how a worker gathers its reports changes no verdict."""
+    new.sort(key=itemgetter(0))
+    for place, (step, report) in enumerate(new):
+        work.record.put_reports(work.study, trial, {step: report})
+        trial = _judge(work, trial, step)
+        if trial.stop is not None:
+            work.record.put_reports(work.study, trial, dict(new[place + 1 :]))
+            break
+    return trial
+
+
+def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
+    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), (step,))
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
