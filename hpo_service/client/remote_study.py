@@ -199,8 +199,8 @@ class HeldTrial:
 
     def _conclude(self, result: Json, then_ask_for: str | None) -> Json:
         told = self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
-        if result["state"] == "FAIL":
-            log.warning("trial %d of %s has failed: %s", self.number, self.study, result["reason"])
+        if told["state"] == "FAIL":  # a NaN makes one of what was told as COMPLETE
+            log.warning("trial %d of %s has failed: %s", self.number, self.study, told["reason"])
         return told
 
 
