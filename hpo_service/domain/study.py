@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
-from hpo_service.domain import sizes
+from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
@@ -263,7 +263,7 @@ class Study:
     revision: rises with every change of the study or of one of its trials
     version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
     round_trials, round_finished, round_revision: of the round under way, as its Round has them
-    dataset_sha256: of the data that it is bound to, once a worker has said what it trains on
+    dataset_sha256: of the data that it is bound to, once a trial that was trained on it has reported or completed
     failures: counted from its creation, or from when it was last resumed, until a trial comes through
     """
 
@@ -300,12 +300,16 @@ class Study:
             return False  # as after most calls: found at once
         return altered(self, revision=other.revision) == other
 
-    def bound_to(self, dataset_sha256: str | None) -> Study:
-        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing."""
-        if dataset_sha256 is None or dataset_sha256 == self.dataset_sha256:
+    def bound_to(self, dataset_sha256: str | None, *, has_shown_a_value: bool = True) -> Study:
+        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing.
+
+        A trial that has shown no value yet binds nothing, and nothing binds a study that others than the built-in
+        network train.
+        """
+        if dataset_sha256 in (None, self.dataset_sha256) or self.spec.kind != neural_network.KIND:
             return self
         if self.dataset_sha256 is None:
-            return altered(self, dataset_sha256=dataset_sha256)
+            return altered(self, dataset_sha256=dataset_sha256) if has_shown_a_value else self
         raise StudyStateConflict(
             f"study {self.name!r} is bound to the dataset with the sha256 {self.dataset_sha256}, on which its first "
             f"trial was trained; this one has {dataset_sha256}. Give this worker the same files, or create another "

@@ -107,9 +107,14 @@ class StudyWork:
         holding = trial.holding.release(attempt, self.fails_as(trial))
         return trial if holding is None else self.change(trial, holding)
 
-    def bind(self, dataset_sha256: str | None) -> None:
-        """Bind the study to the data that a trial of it is trained on: the first one counts."""
-        self.study = self.study.bound_to(dataset_sha256)
+    def bind(self, dataset_sha256: str | None, trial: Trial | None = None) -> None:
+        """Bind the study to the data of its first trial that has reported or completed.
+
+        trial: one of which this call says nothing; else the call brings a report or a result.
+        """
+        if dataset_sha256 is not None:
+            shows = trial is None or len(self.record.curve(self.study, trial)) > 0
+            self.study = self.study.bound_to(dataset_sha256, has_shown_a_value=shows)
 
     def fail_all_waiting(self, reason: str) -> None:
         for trial in self.record.waiting(self.study):

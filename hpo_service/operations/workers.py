@@ -369,7 +369,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
     new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
-    work.bind(call.dataset_sha256)
+    work.bind(call.dataset_sha256, None if new else trial)
     if trial.stop is None and work.study.spec.pruner.name != "none":
         return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
     work.record.put_reports(work.study, trial, dict(new))
@@ -399,7 +399,7 @@ def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
-    work.bind(call.dataset_sha256)
+    work.bind(call.dataset_sha256, trial)
     return _kept(work.study, work.change(trial, holding))
 
 
@@ -426,7 +426,7 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     state, values, reason = outcome(told, call.reason)
     holding = trial.holding.finish(told, state, reason)
     if holding is not None:
-        work.bind(call.dataset_sha256)
+        work.bind(call.dataset_sha256, None if state is TrialState.COMPLETE else trial)
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
@@ -439,7 +439,7 @@ def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: i
     """The machine has failed: the trial waits for another one, unless it has waited too often."""
     holding = trial.holding.retry(told, call.reason, work.study.spec.limits.attempts, work.fails_as(trial))
     if holding is not None:
-        work.bind(call.dataset_sha256)
+        work.bind(call.dataset_sha256, trial)
         last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
         trial = work.change(trial, holding, **last)
     return trial_resource(trial, work.record.carried_reports(work.study, trial))

@@ -302,7 +302,7 @@ class Worker:
             self._begin(given, job, facts)
             has_data = self._has_data(given, job)
             if job.number is not None and facts.has_companies and has_data:
-                self._train_company({job: given} | self._companions(job.study, facts), facts)
+                self._train_company({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
                 return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
@@ -348,13 +348,15 @@ class Worker:
             self.brake.fail(str(told.get("reason")), reported=job.reported or diverged)
 
     def _has_data(self, given: Json, job: HeldJob) -> bool:
-        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to it.
+        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to no other.
 
         Raise DatasetMissing, DatasetError for broken files, and DatasetDiffers where the study is bound to other data.
         """
         if self.objective is not self.network and job.number is not None:
             return False
         dataset = self.network.dataset(given["objective"] or {})
+        if job.number is not None:
+            job.dataset_sha256 = dataset.sha256
         if job.study not in self._bound:
             self._bind(job, dataset)
             self._bound.add(job.study)
@@ -375,7 +377,7 @@ class Worker:
         self.outbox.drop(job)
         self.tally["released"] += 1
 
-    def _companions(self, study: str, facts: StudyFacts) -> dict[HeldJob, Json]:
+    def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
         try:
             more = companions_in(self._patiently(lambda: self.client.study(study)))
@@ -387,6 +389,7 @@ class Worker:
             return {}
         companions = dict(zip(jobs, answer["trials"], strict=True))
         for job, given in companions.items():
+            job.dataset_sha256 = dataset_sha256
             self._begin(given, job, facts)
         return companions
 

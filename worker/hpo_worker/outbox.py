@@ -48,6 +48,7 @@ class HeldJob:
     flush_seconds: float
     renewed_at: float
     sent_at: float
+    dataset_sha256: str | None = None  # of what it is trained on, where that binds its study
     reports: dict[int, Report] = field(default_factory=dict)
     reported: bool = False
     result: Json | None = None
@@ -143,19 +144,20 @@ def check_size(what: str, body: Mapping[str, Any]) -> int:
 
 
 def _calls(job: HeldJob) -> list[Call]:
-    attempt = {"attempt": job.attempt}
+    attempt: Json = {"attempt": job.attempt}
+    trained: Json = attempt if job.dataset_sha256 is None else {**attempt, "dataset_sha256": job.dataset_sha256}
     calls = [
         Call(
             job,
             "report",
-            {**attempt, "reports": [report.body for report in some]},
+            {**trained, "reports": [report.body for report in some]},
             sum(report.size for report in some),
             tuple(some),
         )
         for some in _portions(job)
     ]
     if job.result is not None:
-        calls.append(Call(job, "tell", {**attempt, **job.result}))
+        calls.append(Call(job, "tell", {**trained, **job.result}))
     return calls or [Call(job, "heartbeat", attempt)]
 
 
