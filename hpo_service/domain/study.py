@@ -111,7 +111,10 @@ class Limits(BaseModel):
     seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
     attempts: Annotated[int, Field(ge=1, le=100), WHOLE] = 3
-    failures: Count | None = 20
+    failures: Annotated[
+        Count | None,
+        Field(description="so many told FAILs while nothing has been COMPLETE or PRUNED make the study PAUSED"),
+    ] = 20
 
     def raises(self, before: Limits) -> bool:
         """Whether these limits allow anything that those before did not."""
