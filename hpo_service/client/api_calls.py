@@ -60,8 +60,9 @@ class ApiCalls:
         retries: Retries = PATIENTLY,
         rng: random.Random | None = None,
     ) -> None:
-        self.server = (server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER).strip().rstrip("/")
-        _check_address(self.server)
+        self.server = (server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER).rstrip("/")
+        if urlsplit(self.server).scheme not in ("http", "https") or not urlsplit(self.server).hostname:
+            raise Invalid([Fault("server", f"{self.server!r} is not a URL like {DEFAULT_SERVER}")])
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)
@@ -453,15 +454,3 @@ def _trial(study: str, number: int) -> str:
 def _given(**fields: Any) -> dict[str, Any]:
     """Leave out what was not given."""
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _check_address(server: str) -> None:
-    """Raise Invalid for what is no address of a server."""
-    try:
-        address = urlsplit(server)
-        right = address.scheme in ("http", "https") and address.hostname and address.port != 0
-    except ValueError:  # a port that is no number, or half of an IPv6 address
-        right = False
-    if not right or any(map(str.isspace, server)):
-        rules = "its port is a number up to 65535, and an IPv6 address stands in [brackets]"
-        raise Invalid([Fault("server", f"{server!r} is not a URL like {DEFAULT_SERVER}; {rules}")])
