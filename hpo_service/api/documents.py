@@ -64,6 +64,7 @@ class StudyDocument(_Document):
     objective: Json | None
     metadata: Json
     state: StudyState
+    state_reason: str | None
     counts: dict[TrialState, int]
     best: BestDocument | None = None
     front: list[BestDocument] | None = None

@@ -9,17 +9,20 @@ from typing import Annotated
 import structlog
 import typer
 
+from hpo_service.cli import wording
 from hpo_service.cli.console import say_json
-from hpo_service.cli.exits import UsageError
+from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.client import NEVER, Client, new_worker_id
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
+from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective, check_placeholders
 from hpo_worker.departure import Departure, Leaving
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
+from hpo_worker.start import MaxFailures
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
 LONGEST_GOODBYE_SECONDS = 20.0
@@ -34,12 +37,14 @@ def agent(
     ],
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=1000, help="How many trials at the same time.")] = 1,
+    max_failures: MaxFailures = MAX_FAILURES,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Run a command a trial until the study gives out no more: hpo agent mine -- python train.py --lr {lr}
 
     Lines on its standard output report, {"step": 3, "value": 0.8}, and give the result, {"value": 0.9}. An exit
-    code other than 0 makes the trial FAIL. The parameters are also in the environment, as HPO_PARAM_<NAME>.
+    code other than 0 makes the trial FAIL; 75 has it given out again: it is the machine's fault. The parameters are
+    also in the environment, as HPO_PARAM_<NAME>.
     """
     worker_id = new_worker_id()
     log_lines.configure(worker_id=worker_id)
@@ -49,19 +54,26 @@ def agent(
         check_placeholders(command, names)
     except Invalid as error:
         raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
-    team = Team(client, study, CommandObjective(command, names, Outbox()), worker_id, workers)
-    team.run()
-    tally = sum((worker.tally for worker in team.workers), Counter[str]())
-    if json:
-        say_json({"trials": dict(tally)}, indent=None)
-    else:
-        log.info("trials", **tally)
+    brake = Brake(max_failures)
+    team = Team(client, study, CommandObjective(command, names, Outbox()), worker_id, workers, brake)
+    try:
+        team.run()
+    finally:
+        tally = sum((worker.tally for worker in team.workers), Counter[str]())
+        if json:
+            say_json({"trials": dict(tally)}, indent=None)
+        else:
+            log.info("trials", **tally)
+    if brake.failed and not brake.came_through:
+        raise CommandFailed(f"{wording.count(brake.failed, 'trial')} failed and none came through: {brake.last_reason}")
 
 
 class Team:
     """As many workers as trials are to run at the same time, a thread each, with one heartbeat for all."""
 
-    def __init__(self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int) -> None:
+    def __init__(
+        self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int, brake: Brake
+    ) -> None:
         self.objective = objective
         self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
         self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
@@ -74,6 +86,7 @@ class Team:
                 worker_id=worker_id,
                 studies=[study],
                 until_done=True,
+                brake=brake,
             )
             for _ in range(workers)
         ]

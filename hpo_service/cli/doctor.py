@@ -83,6 +83,7 @@ def doctor(
         lambda: _server(server),
         lambda: _key(server),
         _mnist,
+        _data_folder,
     )
     findings = [finding for check in checks for finding in check()]
     if json:
@@ -278,3 +279,24 @@ def _mnist() -> Iterator[Finding]:
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != expected:
             wrong.append(f"{name}: not the file as published; install the package again")
     yield Finding("mnist", BAD if wrong else OK, "; ".join(wrong) or "the four files as published")
+
+
+def _data_folder() -> Iterator[Finding]:
+    """The datasets in HPO_DATA by their names; what breaks a rule of theirs is said when it is read."""
+    from hpo_service.domain.neural_network import DATASET_NAME
+
+    given = os.environ.get("HPO_DATA")
+    if not given:
+        yield Finding("data", OK, "no data folder, and so mnist alone; name one with HPO_DATA, or --data")
+        return
+    folder = Path(given)
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".npz")
+    except OSError as error:
+        yield Finding("data", BAD, f"{folder}, in HPO_DATA, cannot be read: {error.strerror}")
+        return
+    names = [entry.name for entry in entries if DATASET_NAME.fullmatch(entry.name.removesuffix(".npz"))]
+    yield Finding("data", OK if names else NOTE, f"{folder}: {', '.join(names) or _DATASETS_ARE}")
+
+
+_DATASETS_ARE = "no dataset in it; one is a folder NAME/ with the four IDX files, or a file NAME.npz"

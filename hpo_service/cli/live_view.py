@@ -111,7 +111,7 @@ class LiveDisplay:
             self._live.update(view(snapshot, self._server), refresh=True)
             return
         # a change of state or round at once, progress now and then
-        happened = (snapshot.study["state"], len(snapshot.study["rounds"]))
+        happened = (snapshot.study["state"], snapshot.study.get("state_reason"), len(snapshot.study["rounds"]))
         if happened != self._said or time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
             self._said, self._said_at = happened, time.monotonic()
             self._console.print(Text(line(snapshot)), soft_wrap=True)
@@ -121,6 +121,8 @@ def line(snapshot: Snapshot) -> str:
     """Everything in one line, for a log file."""
     study = snapshot.study
     parts = [f"{study['name']}: {study['state']}", _progress(study)]
+    if reason := study.get("state_reason"):
+        parts[0] += f" ({reason})"
     if len(study["rounds"]) > 1:
         parts.append(_round(study))
     if (best := wording.best_value(study)) is not None:
@@ -145,6 +147,8 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     if study["narrowing"]:
         title.append(f"  {_round(study)}")
     yield title
+    if reason := study.get("state_reason"):
+        yield Text(reason, style="yellow")
     yield _bar(snapshot)
     yield _best(study)
     yield _ranges(study)
@@ -156,7 +160,9 @@ _STATE_STYLES = {"ACTIVE": "green", "COMPLETED": "bold green", "PAUSED": "yellow
 
 def _progress(study: Json) -> str:
     limit = study["limits"]["trials"]
-    return f"{wording.finished(study)}{f'/{limit}' if limit is not None else ''} trials"
+    failed = study["counts"]["FAIL"]
+    trials = f"{wording.finished(study)}{f'/{limit}' if limit is not None else ''} trials"
+    return f"{trials} ({failed} failed)" if failed else trials
 
 
 def _round(study: Json) -> str:
@@ -169,11 +175,10 @@ def _bar(snapshot: Snapshot) -> RenderableType:
     timing = wording.duration(snapshot.elapsed_seconds)
     if snapshot.seconds_left is not None and not snapshot.is_done:
         timing += f", about {wording.duration(snapshot.seconds_left)} left"
-    failed = study["counts"]["FAIL"]
     row = Table.grid(padding=(0, 2))
     row.add_row(
         ProgressBar(total=limit, completed=wording.finished(study), width=40, pulse=limit is None),
-        f"{_progress(study)}{f' ({failed} failed)' if failed else ''}",
+        _progress(study),
         timing,
     )
     return row

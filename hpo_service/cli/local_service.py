@@ -135,10 +135,17 @@ class LocalService:
         said[0] = f"the server could not start: {said[0].removeprefix('hpo: ')}"
         raise failure(*said, *_how_to_use_the_other(said))
 
-    def start_workers(self, processes: int, study: str | None) -> None:
-        """For one study until it is done; or, without one, for whatever the server gives out."""
+    def start_workers(self, processes: int, study: str | None, data: Path | None = None) -> None:
+        """For one study until it is done; or, without one, for whatever the server gives out.
+
+        data: the folder with datasets. How many trials may fail says the study, in limits.failures.
+        """
         of_study = ["--study", study, "--until-done"] if study is not None else []
-        self._worker_arguments = ["worker", "--server", self.url, "--processes", str(processes), *of_study]
+        of_study += [] if data is None else ["--data", str(data)]
+        self._worker_arguments = [
+            *("worker", "--server", self.url, "--processes", str(processes), "--max-failures", "0"),
+            *of_study,
+        ]
         self._start_workers()
 
     def _start_workers(self) -> None:

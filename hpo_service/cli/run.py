@@ -50,6 +50,9 @@ def run(
     picture: Annotated[
         Path | None, typer.Option("-o", "--picture", metavar="FILE.png", help="Default: pictures/STUDY.png.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="HPO_DATA", metavar="FOLDER", help="Where datasets other than mnist lie.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Run a study on this machine: server, workers, live progress, picture, test, summary.
@@ -63,12 +66,13 @@ def run(
     spec = study_file.spec()
     if spec.kind not in OBJECTIVES:
         raise _nobody_trains(file, spec.name, spec.kind)
+    _check_data(spec.objective or {}, data)
     picture = picture or Path("pictures") / f"{spec.name}.png"
     check_picture_file(picture)
     need("server")
     with Interruption() as interruption:
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
-            job = Job(study_file, spec.name, service, interruption)
+            job = Job(study_file, spec.name, service, interruption, data)
             if service.start_server():
                 job.run(workers or _cores(), picture, with_test=not no_test)
         if not job.is_finished:
@@ -83,7 +87,9 @@ def run(
 class Job:
     """One study being run; what it has found stays when the service has stopped."""
 
-    def __init__(self, study_file: StudyFile, name: str, service: LocalService, interruption: Interruption) -> None:
+    def __init__(
+        self, study_file: StudyFile, name: str, service: LocalService, interruption: Interruption, data: Path | None
+    ) -> None:
         self.name = name
         self.is_finished = False
         self.study: Json | None = None  # as it read last
@@ -93,6 +99,7 @@ class Job:
             ("log of the workers", str(service.worker_log)),
         ]
         self._study_file, self._service, self._interruption = study_file, service, interruption
+        self._data = None if data is None else data.resolve()
 
     def run(self, workers: int, picture: Path, *, with_test: bool) -> None:
         from hpo_service.cli.live_view import LiveDisplay
@@ -141,7 +148,7 @@ class Job:
         follower = Follower(client, self.name)
         finished = -1
         if self.study is not None and self.study["state"] not in wording.DONE:
-            self._service.start_workers(workers, self.name)
+            self._service.start_workers(workers, self.name, self._data)
         while True:
             # asked before the study is read: workers end by themselves once it is done
             workers_died = self._service.workers_died
@@ -153,6 +160,11 @@ class Job:
                 display.show(snapshot)
                 if snapshot.is_done:
                     break
+                if reason := snapshot.study.get("state_reason"):
+                    raise CommandFailed(
+                        f"{self.name} is paused: {reason}",
+                        f"log of the workers: {self._service.worker_log}; run the file again to resume it",
+                    )
                 if wording.finished(snapshot.study) > finished:
                     finished = wording.finished(snapshot.study)
                     self._service.progressed()
@@ -198,7 +210,7 @@ class Job:
         if study["test"]["state"] in OPEN:
             note("evaluating the best configuration on the test set, once")
             # the job comes to workers of any study only
-            self._service.start_workers(1, study=None)
+            self._service.start_workers(1, None, self._data)
         while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
             if self._service.server_died:
                 note(self._service.revive_server())
@@ -207,6 +219,15 @@ class Job:
             with suppress(Unavailable):
                 self.study = study = client.study(self.name)
         self._service.stop_workers()
+
+
+def _check_data(objective: Json, data: Path | None) -> None:
+    """Raise DatasetError for data that is not there or broken, before anything is started."""
+    from hpo_worker.datasets import INSIDE, load
+
+    name = objective.get("dataset", "mnist")
+    if name not in INSIDE:
+        load(str(name), data)
 
 
 def _cores() -> int:

@@ -107,22 +107,24 @@ def list_studies(
     if not studies:
         say("no studies yet; create one: hpo study create studies/mnist.toml")
         return
-    rows = [("NAME", "STATE", "FINISHED", "RUNNING", "BEST", "CREATED")]
+    counted = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+    rows = [("NAME", "STATE", "LIMIT", *counted, "BEST", "CREATED")]
     for study in studies:
         limit = study["limits"]["trials"]
-        of_limit = f"/{limit}" if limit is not None else ""
         best = wording.best_value(study)
         rows.append(
             (
                 study["name"],
                 study["state"],
-                f"{wording.finished(study)}{of_limit}",
-                str(study["counts"]["RUNNING"]),
+                "-" if limit is None else str(limit),
+                *(str(study["counts"][state]) for state in counted),
                 "-" if best is None else wording.number(best, 4),
                 study["created_at"],
             )
         )
     say(*wording.columns(rows, indent=""))
+    reasons = [(study["name"], study.get("state_reason")) for study in studies]
+    say(*(f"{name}: {reason}" for name, reason in reasons if reason))
 
 
 @app.command()
@@ -179,6 +181,9 @@ def limits(
     seconds: Annotated[float | None, typer.Option(help="For how long since the creation.")] = None,
     target: Annotated[float | None, typer.Option(help="The value that is good enough.")] = None,
     attempts: Annotated[int | None, typer.Option(help="How many leases a trial may lose.")] = None,
+    failures: Annotated[
+        int | None, typer.Option(help="How many trials may fail while none has come through; then it pauses.")
+    ] = None,
     server: Server = None,
     json: AsJson = False,
 ) -> None:
@@ -191,6 +196,7 @@ def limits(
             "seconds": seconds,
             "target": target,
             "attempts": attempts,
+            "failures": failures,
         }.items()
         if value is not None
     }
@@ -270,4 +276,6 @@ def _show_state(study: Study, as_json: bool) -> None:
         return
     running = study["counts"]["RUNNING"]
     still = f"; {wording.count(running, 'trial')} still running" if running else ""
-    say(f"study {study['name']} is {study['state']}, {wording.count(wording.finished(study), 'trial')} finished{still}")
+    say(f"study {study['name']} is {study['state']}, {wording.progress(study)}{still}")
+    if reason := study.get("state_reason"):
+        say(reason)

@@ -91,10 +91,9 @@ def summary_lines(seen: Observation) -> list[str]:
 def _standing(seen: Observation) -> Iterator[str]:
     study = seen.study
     counts = ", ".join(f"{amount} {state}" for state, amount in study["counts"].items() if amount)
-    limit = study["limits"]["trials"]
-    of_limit = f" of {limit}" if limit is not None else ""
-    done = f"{wording.finished(study)}{of_limit} trials finished"
-    yield f"{study['name']}: {study['state']}, {done} ({counts or 'none yet'})"
+    yield f"{study['name']}: {study['state']}, {wording.progress(study)} ({counts or 'none yet'})"
+    if reason := study.get("state_reason"):
+        yield f"  {reason}"
     for reason, amount in (seen.failures or {}).items():
         yield f"  {wording.count(amount, 'trial')} failed: {reason}"
 

@@ -64,6 +64,13 @@ def finished(study: Mapping[str, Any]) -> int:
     return sum(study["counts"][state] for state in FINISHED)
 
 
+def progress(study: Mapping[str, Any]) -> str:
+    """How many trials have finished, and how many of these have failed."""
+    limit, failed = study["limits"]["trials"], study["counts"]["FAIL"]
+    of_limit = f" of {limit}" if limit is not None else ""
+    return f"{finished(study)}{of_limit} trials finished" + (f", {failed} of them failed" if failed else "")
+
+
 def best_value(study: Mapping[str, Any]) -> float | str | None:
     """The best trial's first value; None without one, and with several directions."""
     best = study.get("best")

@@ -16,11 +16,12 @@ HpoError
 
 from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
-from hpo_service.client.conclusion import as_values, conclusion, failed_by, whole_text
+from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
+from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import choice, integer, log_uniform, uniform
@@ -39,6 +40,8 @@ __all__ = [
     "Refused",
     "RemoteStudy",
     "Retries",
+    "Retry",
+    "StopSignal",
     "Unauthenticated",
     "UnexpectedAnswer",
     "Unreachable",

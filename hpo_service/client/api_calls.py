@@ -233,13 +233,18 @@ class ApiCalls:
         values: Sequence[float] | None = None,
         reason: str | None = None,
         metrics: Mapping[str, Any] | None = None,
+        retry: bool = False,
         then_ask_for: str | None = None,
     ) -> Json:
-        """then_ask_for: the worker that asks the same study for its next trial, in the same call.
+        """retry: the machine has failed, and not the trial (only with FAIL): it is given out again.
+
+        then_ask_for: the worker that asks the same study for its next trial, in the same call.
 
         What it is given stands under "next" in the answer, in the form that `ask` returns.
         """
         body = {"attempt": attempt, "state": state, **_given(values=values, reason=reason, metrics=metrics)}
+        if retry:
+            body["retry"] = True
         if then_ask_for is not None:
             body["next"] = {"worker_id": then_ask_for, "request_id": new_request_id()}
         return self._json("POST", _trial(study, number) + ":tell", body)

@@ -10,6 +10,14 @@ from hpo_service.client.answers import HALF_A_CHARACTER, in_one_line
 from hpo_service.domain.json_types import Json
 
 LONGEST_QUOTE = 200  # of what an objective returned, in the reason of its trial
+LONGEST_REASON = 500
+
+
+class Retry(Exception):
+    """Raised by an objective whose machine has failed, and not its trial: no memory left, a disk that is full.
+
+    The trial is given out again, as often as its study's limits.attempts allow; the message is kept as its reason.
+    """
 
 
 def conclusion(returned: Any, last_report: float | None, obeyed: str | None) -> Json:
@@ -32,6 +40,8 @@ def conclusion(returned: Any, last_report: float | None, obeyed: str | None) -> 
 
 def failed_by(error: BaseException) -> Json:
     """The body of the tell for an objective that has raised."""
+    if isinstance(error, Retry):
+        return {"state": "FAIL", "reason": whole_text(str(error)[:LONGEST_REASON]) or "Retry", "retry": True}
     return {"state": "FAIL", "reason": whole_text(in_one_line(error))}
 
 

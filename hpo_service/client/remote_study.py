@@ -7,16 +7,21 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from hpo_service.client.api_calls import ApiCalls
-from hpo_service.client.conclusion import as_values, conclusion, failed_by
+from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by
+from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.errors import HpoError, Invalid, LeaseLost, TrialFinished
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Params
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+RETRY_SECONDS = 1.0  # before a trial whose machine has failed is asked for again
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +48,10 @@ class RemoteStudy:
         """Trials to train, held by this program until told, released, or silent for the length of their lease."""
         return self._ask(count, wait_seconds, worker_id)[0]
 
-    def _ask(self, count: int, wait_seconds: float, worker_id: str | None) -> tuple[list[HeldTrial], bool]:
-        """The trials, and whether there is any use in asking again."""
+    def _ask(self, count: int, wait_seconds: float, worker_id: str | None) -> tuple[list[HeldTrial], str | None]:
+        """The trials, and the study's state; None where this worker is to ask no more."""
         answer = self.client.ask(worker_id or _this_program(), self.name, count=count, wait_seconds=wait_seconds)
-        trials = self._held(answer)
-        goes_on = answer["study_state"] in ("ACTIVE", "PAUSED") and not answer.get("drain")
-        return trials, bool(trials) or goes_on
+        return self._held(answer), None if answer.get("drain") else answer["study_state"]
 
     def enqueue(self, *params: Mapping[str, Any]) -> list[Json]:
         return self.client.enqueue(self.name, [{"params": dict(each)} for each in params])
@@ -65,21 +68,33 @@ class RemoteStudy:
 
         The lease is kept while the objective runs. An exception makes its trial FAIL, and is raised again
         unless it is one of `catch`; so does a return value that is no number, or too many or too few of them, and the
-        next trial is trained. A result and the ask for the next trial go in one call.
+        next trial is trained. Retry has the trial given out again. A result and the ask for the next trial go in one
+        call.
         """
         worker = worker_id or _this_program()
-        done, waiting = 0, list[HeldTrial]()
+        done, waiting, paused = 0, list[HeldTrial](), False
         while n_trials is None or done < n_trials:
             if not waiting:
-                waiting, goes_on = self._ask(1, 20, worker)
-                if not goes_on:
+                waiting, state = self._ask(1, 20, worker)
+                if not waiting and state not in ("ACTIVE", "PAUSED"):
                     return
+                paused = self._say_if_paused(state, paused)
             if waiting:
                 trial, done = waiting.pop(), done + 1
                 is_last = done == n_trials
                 with suppress(*catch), suppress(LeaseLost, TrialFinished):
                     told = trial.run(objective, then_ask_for=None if is_last else worker)
                     waiting = self._held(told["next"]) if "next" in told else []
+                    if told["state"] not in FINISHED:  # to be tried again
+                        done -= 1
+                        time.sleep(RETRY_SECONDS)
+
+    def _say_if_paused(self, state: str | None, said: bool) -> bool:
+        """Say once, while the study is paused, that it is, and why."""
+        if state == "PAUSED" and not said:
+            reason = self.read().get("state_reason")
+            log.warning("study %s is paused; waiting until it is resumed%s", self.name, f": {reason}" if reason else "")
+        return state == "PAUSED"
 
     def _held(self, answer: Json) -> list[HeldTrial]:
         return [HeldTrial(self.client, given) for given in answer["trials"]]
@@ -114,13 +129,16 @@ class HeldTrial:
         return self._obeyed
 
     def report(self, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> bool:
-        """Report an intermediate value; return should_stop."""
+        """Report an intermediate value; return whether the objective should return now, as should_stop says."""
         self._last_value = float(value)
         report: Json = {"step": step, "value": self._last_value}
         if metrics is not None:
             report["metrics"] = metrics
         self._learn(self._client.report(self.study, self.number, self.attempt, [report]))
-        return self.should_stop
+        return False if self.stop_reason is None else cast("bool", StopSignal(self._obey))
+
+    def _obey(self) -> None:
+        self._obeyed = True
 
     def heartbeat(self) -> None:
         self._learn(self._client.heartbeat(self.study, self.number, self.attempt))
@@ -136,11 +154,15 @@ class HeldTrial:
         state: str = "COMPLETE",
         reason: str | None = None,
         metrics: Mapping[str, Any] | None = None,
+        retry: bool = False,
     ) -> Json:
-        """Tell the result. The same result may be told again; another one is ResultConflict."""
+        """Tell the result. The same result may be told again; another one is ResultConflict.
+
+        retry: with FAIL, the machine has failed and not the trial, which is given out again.
+        """
         values = None if value is None else as_values(value)
         return self._client.tell(
-            self.study, self.number, self.attempt, state, values=values, reason=reason, metrics=metrics
+            self.study, self.number, self.attempt, state, values=values, reason=reason, metrics=metrics, retry=retry
         )
 
     def release(self, reason: str | None = None) -> Json:
@@ -163,6 +185,9 @@ class HeldTrial:
             with suppress(HpoError):
                 self.release("interrupted")
             raise
+        except Retry as error:
+            log.warning("trial %d of %s is to be tried again: %s", self.number, self.study, error)
+            return self.tell(**failed_by(error))
         except BaseException as error:
             self.tell(**failed_by(error))
             raise
@@ -174,8 +199,8 @@ class HeldTrial:
 
     def _conclude(self, result: Json, then_ask_for: str | None) -> Json:
         told = self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **result)
-        if result["state"] == "FAIL":
-            log.warning("trial %d of %s has failed: %s", self.number, self.study, result["reason"])
+        if told["state"] == "FAIL":  # a NaN makes one of what was told as COMPLETE
+            log.warning("trial %d of %s has failed: %s", self.number, self.study, told["reason"])
         return told
 
 

@@ -195,8 +195,10 @@ class Curve:
         place, at = self._find(first)
         last, before = self._find(end - 1)
         chunks = self._chunks
-        if place == last:
+        if place == last and (at or before + 1 < len(chunks[place].steps)):
             parts = [_extremes(chunks[place].values[at : before + 1])]
+        elif place == last:
+            parts = [(chunks[place].least, chunks[place].greatest)]
         else:
             parts = [(chunk.least, chunk.greatest) for chunk in chunks[place + (at > 0) : last]]
             if at:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
-from hpo_service.domain import sizes
+from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
@@ -24,12 +24,13 @@ Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
 Direction = Literal["minimize", "maximize"]
 SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient", "threshold", "wilcoxon"]
+LONGEST_REASON = 300  # of the last failed trial, in a study's state_reason
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
 class StudyState(StrEnum):
     """
-    ACTIVE ⇄ PAUSED                     pause, resume
+    ACTIVE ⇄ PAUSED                     pause, or too many failures while nothing has come through; resume
     ACTIVE | PAUSED → STOPPING          stop: running trials finish
     STOPPING → STOPPED                  once nothing runs
     ACTIVE ⇄ COMPLETED                  a limit is reached and nothing runs; raising the limit
@@ -116,6 +117,10 @@ class Limits(BaseModel):
     seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
     attempts: Annotated[int, Field(ge=1, le=100), WHOLE] = 3
+    failures: Annotated[
+        Count | None,
+        Field(description="so many told FAILs while nothing has been COMPLETE or PRUNED make the study PAUSED"),
+    ] = 20
 
     def raises(self, before: Limits) -> bool:
         """Whether these limits allow anything that those before did not."""
@@ -124,6 +129,7 @@ class Limits(BaseModel):
             or _more(self.running, before.running)
             or _more(self.seconds, before.seconds)
             or self.attempts > before.attempts
+            or _more(self.failures, before.failures)
             or self.target != before.target
         )
 
@@ -236,9 +242,27 @@ class Tally:
         return altered(self, **changes)
 
     @property
+    def came_through(self) -> int:
+        """Trials that show that training works, imported ones among them."""
+        return self.complete + self.pruned
+
+    @property
     def unfinished_business(self) -> int:
         """Trials that may still bring a result without a new one being given out."""
         return self.running + self.retries
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Trials that were told as FAIL, one after the other, while none had come through; since: when the first one was.
+
+    paused_because: the study's state_reason, once they have paused it.
+    """
+
+    told: int
+    since: float
+    reason: str | None
+    paused_because: str | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +272,8 @@ class Study:
     revision: rises with every change of the study or of one of its trials
     version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
     round_trials, round_finished, round_revision: of the round under way, as its Round has them
-    dataset_sha256: of the data that it is bound to, once a worker has said what it trains on
+    dataset_sha256: of the data that it is bound to, once a trial that was trained on it has reported or completed
+    failures: counted from its creation, or from when it was last resumed, until a trial comes through
     """
 
     id: int
@@ -268,6 +293,12 @@ class Study:
     exhausted: bool = False
     sealed: bool = False
     dataset_sha256: str | None = None
+    failures: Failures | None = None
+
+    @property
+    def state_reason(self) -> str | None:
+        """Why it is in its state, where nobody has put it there."""
+        return self.failures.paused_because if self.failures and self.state is StudyState.PAUSED else None
 
     @property
     def name(self) -> str:
@@ -278,17 +309,37 @@ class Study:
             return False  # as after most calls: found at once
         return altered(self, revision=other.revision) == other
 
-    def bound_to(self, dataset_sha256: str | None) -> Study:
-        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing."""
-        if dataset_sha256 is None or dataset_sha256 == self.dataset_sha256:
+    def bound_to(self, dataset_sha256: str | None, *, has_shown_a_value: bool = True) -> Study:
+        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing.
+
+        A trial that has shown no value yet binds nothing, and nothing binds a study that others than the built-in
+        network train.
+        """
+        if dataset_sha256 in (None, self.dataset_sha256) or self.spec.kind != neural_network.KIND:
             return self
         if self.dataset_sha256 is None:
-            return altered(self, dataset_sha256=dataset_sha256)
+            return altered(self, dataset_sha256=dataset_sha256) if has_shown_a_value else self
         raise StudyStateConflict(
             f"study {self.name!r} is bound to the dataset with the sha256 {self.dataset_sha256}, on which its first "
             f"trial was trained; this one has {dataset_sha256}. Give this worker the same files, or create another "
             "study for these"
         )
+
+    def with_failure(self, now: float, reason: str | None) -> Study:
+        """The study after a trial of it was told as FAIL."""
+        if self.tally.came_through:
+            return self
+        before = self.failures or Failures(0, now, None)
+        reason = None if reason is None else reason[:LONGEST_REASON]
+        return altered(self, failures=altered(before, told=before.told + 1, reason=reason))
+
+    @property
+    def has_failed_too_often(self) -> bool:
+        """Whether so many trials have failed, and none has come through, that more would fail as well."""
+        failures, limit = self.failures, self.spec.limits.failures
+        if failures is None or limit is None or self.state is not StudyState.ACTIVE:
+            return False
+        return failures.told >= limit and not self.tally.came_through
 
     def limit_reached(self, now: float, best: float | None) -> bool:
         """Whether no new trial may be given out any more. best: the best first value so far."""

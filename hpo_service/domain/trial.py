@@ -21,7 +21,7 @@ from hpo_service.domain.search_space import Params
 class TrialState(StrEnum):
     """
     WAITING → RUNNING                       given out: attempt rises by one
-    RUNNING → WAITING                       the lease ran out, or was released
+    RUNNING → WAITING                       the lease ran out, was released, or the machine was told to have failed
     RUNNING → COMPLETE | PRUNED | FAIL      told, or attempts exhausted
     WAITING → FAIL                          stopped before it ran; or told late by its last holder, any result
     """
@@ -56,7 +56,10 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True)
 class Told:
-    """The result as the worker told it: what a repeated tell must equal."""
+    """The result as the worker told it: what a repeated tell must equal.
+
+    Of a trial that has not finished: the last attempt that was told to have failed by its machine's fault.
+    """
 
     attempt: int
     state: TrialState
@@ -165,6 +168,22 @@ class Holding:
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
         return altered(self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason)
 
+    def retry(self, told: Told, reason: str | None, attempts: int, fail_as: str | None) -> Holding | None:
+        """Tell that the machine has failed: as a lease that runs out; None when this very call was made before."""
+        if told.same(self.told):
+            return None
+        if self.state.is_finished:
+            raise ResultConflict(f"the trial has finished as {self.state}, with another result or attempt")
+        self._check_holder(told.attempt)
+        lapsed = self.lapsed + (self.ended is not AttemptEnd.EXPIRED)
+        if fail_as is None and lapsed >= attempts:
+            exhausted = EndReason.ATTEMPTS_EXHAUSTED
+            fail_as = exhausted if reason is None else f"{exhausted}: {reason}"
+        ended = altered(self, ended=AttemptEnd.TOLD, lapsed=lapsed, told=told, reason=fail_as)
+        if fail_as is None:
+            return altered(ended, state=TrialState.WAITING)
+        return altered(ended, state=TrialState.FAIL, lease=None)
+
     def release(self, attempt: int, fail_as: str | None) -> Holding | None:
         """Hand the trial back; None when there is nothing of this attempt to hand back.
 
@@ -206,6 +225,8 @@ class Holding:
             )
         if self.ended is AttemptEnd.RELEASED:
             raise LeaseLost(f"attempt {attempt} has released the trial")
+        if self.ended is AttemptEnd.TOLD:
+            raise LeaseLost(f"attempt {attempt} was told to have failed, and the trial to be tried again")
 
 
 @dataclass(frozen=True)

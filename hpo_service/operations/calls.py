@@ -81,10 +81,19 @@ class Result(BaseModel):
     reason: Reason | None = None
     metrics: TellMetrics | None = None
     dataset_sha256: Sha256 | None = None
+    retry: Annotated[
+        bool,
+        Field(
+            description="the machine has failed, and not the trial: it is given out again, as after a lease that has "
+            "run out, up to limits.attempts times; only with FAIL"
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_values(self.state, self.values)
+        if self.retry and self.state != "FAIL":
+            refuse((["retry"], f"only a FAIL is tried again; this is {self.state}"))
         return self
 
 
@@ -146,6 +155,7 @@ class LimitsPatch(BaseModel):
     seconds: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
     attempts: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
+    failures: Count | None = None
 
 
 class Patch(BaseModel):

@@ -49,6 +49,7 @@ def study_resource(record: Record, study: Study) -> Json:
     return {
         **spec,
         "state": study.state,
+        "state_reason": study.state_reason,
         "counts": {
             "WAITING": tally.queued + tally.retries,
             "RUNNING": tally.running,

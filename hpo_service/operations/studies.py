@@ -61,7 +61,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
         existing = record.find_study(spec.name)
         if existing is not None:
-            if record.sql().created_with(existing) != canonical:
+            if not _is_same(record.sql().created_with(existing), canonical):
                 raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
             return study_resource(record.sql(), existing), etag(existing), False
         check_sizes(seeded)
@@ -75,6 +75,14 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     if not tuner.is_quick(seeded):
         service.long_draws.expect()
     return await service.write(in_transaction)
+
+
+def _is_same(created_with: str, canonical: str) -> bool:
+    """Whether a study was created with this body; an earlier version may have written it without newer defaults."""
+    if created_with == canonical:
+        return True
+    as_read_now = StudySpec.model_validate_json(created_with).model_dump(mode="json")
+    return json.dumps(as_read_now, sort_keys=True) == canonical
 
 
 def check(spec: StudySpec) -> None:
@@ -187,6 +195,8 @@ async def act(service: Service, name: str, verb: str) -> Tagged:
         if verb == "cancel" and study.sealed:
             raise StudySealed("the test set of this study has been opened; it can no longer be cancelled")
         state = state_after(verb, study.state)
+        if verb == "resume" and study.failures is not None:
+            work.study = altered(study, failures=None)  # the count starts anew
         if state is study.state:
             return
         moved.append(state)

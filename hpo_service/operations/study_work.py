@@ -7,10 +7,11 @@ from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.sizes import GRANTED, size_of
-from hpo_service.domain.study import Round, Study, StudySpec, StudyState
+from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, trial_seed
 from hpo_service.instruments import drawing
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
+from hpo_service.operations.resources import time_text
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.record import Change
 from hpo_service.store.rows import tally_field
@@ -53,7 +54,7 @@ class StudyWork:
         return after
 
     def _note_end(self, trial: Trial, before: AttemptEnd | None, end: AttemptEnd | None) -> None:
-        if end is not None and end is not AttemptEnd.TOLD:
+        if end is not None and not (end is AttemptEnd.TOLD and trial.state.is_finished):
             self.record.end_attempt(self.study, trial, end)
         elif before is not None:
             self.record.resume_attempt(self.study, trial)
@@ -80,27 +81,36 @@ class StudyWork:
                 self.lapse_one(trial)
 
     def lapse_one(self, trial: Trial) -> Trial:
-        fail_as = self.study.state.reason_for_unfinished or self._stopped(trial)
+        fail_as = self.fails_as(trial)
         attempts = self.study.spec.limits.attempts
         holding = trial.holding.lapse(self.record.now, attempts, fail_as, self.record.outages())
         return trial if holding is None else self.change(trial, holding)
 
     def release(self, trial: Trial, attempt: int) -> Trial:
-        fail_as = self.study.state.reason_for_unfinished or self._stopped(trial)
-        holding = trial.holding.release(attempt, fail_as)
+        holding = trial.holding.release(attempt, self.fails_as(trial))
         return trial if holding is None else self.change(trial, holding)
 
-    def bind(self, dataset_sha256: str | None) -> None:
-        """Bind the study to the data that a trial of it is trained on: the first one counts."""
-        self.study = self.study.bound_to(dataset_sha256)
+    def bind(self, dataset_sha256: str | None, trial: Trial | None = None) -> None:
+        """Bind the study to the data of its first trial that has reported or completed.
+
+        trial: one of which this call says nothing; else the call brings a report or a result.
+        """
+        if dataset_sha256 is not None:
+            shows = trial is None or len(self.record.curve(self.study, trial)) > 0
+            self.study = self.study.bound_to(dataset_sha256, has_shown_a_value=shows)
 
     def fail_all_waiting(self, reason: EndReason) -> None:
         for trial in self.record.sql().waiting(self.study):
             self.change(trial, trial.holding.fail_waiting(reason))
 
-    @staticmethod
-    def _stopped(trial: Trial) -> str | None:
-        return EndReason.STOPPED if trial.stop == EndReason.STOPPED else None
+    def fails_as(self, trial: Trial) -> str | None:
+        """Why the trial ends as FAIL once nobody holds it; None: it is given out again."""
+        stopped = EndReason.STOPPED if trial.stop == EndReason.STOPPED else None
+        return self.study.state.reason_for_unfinished or stopped
+
+    def note_failure(self, reason: str | None) -> None:
+        """A trial was told as FAIL."""
+        self.study = self.study.with_failure(self.record.now, reason)
 
     # -- giving out ---------------------------------------------------------------------------------------
 
@@ -305,6 +315,8 @@ class StudyWork:
 
     def settle(self) -> Study:
         """Draw the consequences (a round that is over, a study that is done) and save."""
+        if self.study.has_failed_too_often:
+            self._pause_by_failures()
         state = self.study.settled(self.record.now, self.best_for_target())
         if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over():
             self.next_round()
@@ -320,6 +332,12 @@ class StudyWork:
             self._as_saved = self.study
         self._show_tuner()
         return self.study
+
+    def _pause_by_failures(self) -> None:
+        failures = self.study.failures
+        assert failures is not None
+        self.study = altered(self.study, failures=altered(failures, paused_because=why_paused(failures)))
+        self.move_to(StudyState.PAUSED)
 
     def _save_round(self, changed: Round) -> None:
         if changed.round == self.study.round:
@@ -349,6 +367,15 @@ class StudyWork:
         """The trial has taken the next revision, and gone from one counter to another."""
         tally = self.study.tally if before == after else self.study.tally.moved(before, after)
         self.study = altered(self.study, revision=trial.revision, tally=tally)
+
+
+def why_paused(failures: Failures) -> str:
+    count = "1 trial has failed" if failures.told == 1 else f"{failures.told} trials have failed"
+    last = failures.reason or "no reason was told"
+    return (
+        f"{count} since {time_text(failures.since)} and none has come through; the last one: {last}. "
+        "Mend that, then resume the study; limits.failures says how many it takes"
+    )
 
 
 class Room:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import to_json
@@ -23,7 +24,7 @@ from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
-from hpo_service.store.trial_reports import checked_report
+from hpo_service.store.trial_reports import KeptReport, checked_report
 from hpo_service.store.write_call import Outcome, Parts, Work
 
 
@@ -111,19 +112,30 @@ def _part(service: Service, call: BatchCall, place: int, room: _Room, record: Tr
 
 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
-    new = {r.step: checked_report(r.step, r.value, r.metrics) for r in call.reports}
+    new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
-    work.bind(call.dataset_sha256)
-    work.record.put_reports(work.study, trial, new)
-    trial = work.change(trial, holding)
-    if new and trial.stop is None and work.study.spec.pruner.name != "none":
-        trial = _judge(work, trial, new)
-    return _kept(work.study, trial)
+    work.bind(call.dataset_sha256, None if new else trial)
+    if trial.stop is None and work.study.spec.pruner.name != "none":
+        return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
+    work.record.put_reports(work.study, trial, dict(new))
+    return _kept(work.study, work.change(trial, holding))
 
 
-def _judge(work: StudyWork, trial: Trial, new: Collection[int]) -> Trial:
-    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), new)
+def _report_to_pruner(work: StudyWork, trial: Trial, new: list[tuple[int, KeptReport]]) -> Trial:
+    """Judge after each report, as if it had come by itself: how a worker gathers its reports changes no verdict."""
+    new.sort(key=itemgetter(0))
+    for place, (step, report) in enumerate(new):
+        work.record.put_reports(work.study, trial, {step: report})
+        trial = _judge(work, trial, step)
+        if trial.stop is not None:
+            work.record.put_reports(work.study, trial, dict(new[place + 1 :]))
+            break
+    return trial
+
+
+def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
+    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), (step,))
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
@@ -133,7 +145,7 @@ def _judge(work: StudyWork, trial: Trial, new: Collection[int]) -> Trial:
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
-    work.bind(call.dataset_sha256)
+    work.bind(call.dataset_sha256, trial)
     return _kept(work.study, work.change(trial, holding))
 
 
@@ -155,13 +167,27 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     trial = work.record.trial(work.study, number)
     values = None if call.values is None else tuple(call.values)
     told = Told(call.attempt, TrialState(call.state), values)
+    if call.retry:
+        return _tell_retry(work, trial, told, call, size)
     state, values, reason = outcome(told, call.reason)
     holding = trial.holding.finish(told, state, reason)
     if holding is not None:
-        work.bind(call.dataset_sha256)
+        work.bind(call.dataset_sha256, None if state is TrialState.COMPLETE else trial)
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
+        if state is TrialState.FAIL and trial.stop != EndReason.STOPPED:
+            work.note_failure(reason)
+    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+
+
+def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
+    """The machine has failed: the trial waits for another one, unless it has waited too often."""
+    holding = trial.holding.retry(told, call.reason, work.study.spec.limits.attempts, work.fails_as(trial))
+    if holding is not None:
+        work.bind(call.dataset_sha256, trial)
+        last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
+        trial = work.change(trial, holding, **last)
     return trial_resource(trial, work.record.carried_reports(work.study, trial))
 
 

@@ -15,7 +15,7 @@ from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.search_space import FloatParameter, SearchSpace
 from hpo_service.domain.sizes import MIB
-from hpo_service.domain.study import Round, Study, StudySpec, StudyState, Tally
+from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState, Tally
 from hpo_service.domain.trial import AttemptEnd, Holding, Lease, Told, Trial, TrialState
 from hpo_service.store.bounded_cache import BoundedCache
 
@@ -56,6 +56,7 @@ def with_counters(study: Study, row: Any) -> Study:
         exhausted=row.exhausted,
         sealed=row.sealed,
         dataset_sha256=row.dataset_sha256,
+        failures=None if row.failures is None else Failures(**json.loads(row.failures)),
     )
 
 
@@ -287,6 +288,7 @@ def study_counters(study: Study) -> dict[str, Any]:
         "exhausted": study.exhausted,
         "sealed": study.sealed,
         "dataset_sha256": study.dataset_sha256,
+        "failures": None if study.failures is None else json_text(vars(study.failures)),
     }
 
 

@@ -75,6 +75,8 @@ studies = sa.Table(
     sa.Column("user_attrs", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("system_attrs", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("dataset_sha256", sa.Text),  # of the data that its first trial was trained on
+    # Trials that have failed while none had come through, as JSON text, which the driver gives back as it was.
+    sa.Column("failures", sa.Text),
     # Gone for everybody, under a name that nobody can give; its rows are taken away a few at a time.
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     _one_of("state", STUDY_STATES, "state"),

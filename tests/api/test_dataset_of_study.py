@@ -1,4 +1,4 @@
-"""A study is bound to the data that its first trial was trained on, and takes nothing of other data afterwards."""
+"""A study of the built-in network is bound to the data of its first trial that has shown a value, and to no other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_sealed_study import RESULT, finished, seal, take
+from tests.api.test_sealed_study import NETWORK, RESULT, finished, seal, take
 
 ONE, OTHER = "1" * 64, "2" * 64
 
@@ -21,10 +21,19 @@ def bound_to(api: Any, name: str) -> Any:
     return api.get(f"/v1/studies/{name}").json()["dataset_sha256"]
 
 
+def built_in(trials: int) -> dict[str, Any]:
+    """A study that has no trials left for the other tests of this server, which ask any study."""
+    return {**NETWORK, "limits": {"trials": trials}}
+
+
 @pytest.mark.parametrize("call", CALLS)
-def test_the_first_call_that_names_its_data_binds_the_study_and_others_are_refused(either: Any, call: str) -> None:
-    name = either.create()
+def test_the_first_trial_that_has_shown_a_value_binds_the_study_and_other_data_is_refused(
+    either: Any, call: str
+) -> None:
+    name = either.create(**built_in(2))
     either.ask(name, count=2)
+    if call == "heartbeat":
+        either.work(name, 0, "report", **CALLS["report"])
     assert bound_to(either, name) is None
 
     assert either.work(name, 0, call, **CALLS[call], dataset_sha256=ONE).status_code == 200
@@ -42,8 +51,45 @@ def test_the_first_call_that_names_its_data_binds_the_study_and_others_are_refus
     assert bound_to(either, name) == ONE
 
 
+SHOWS_NOTHING: dict[str, dict[str, Any]] = {
+    "heartbeat": {},
+    "report": {"reports": []},
+    "tell": {"state": "FAIL", "reason": "no data"},
+    "retry": {"state": "FAIL", "retry": True},
+    "pruned": {"state": "PRUNED"},
+}
+
+
+@pytest.mark.parametrize("call", SHOWS_NOTHING)
+def test_a_trial_that_has_shown_no_value_binds_nothing(either: Any, call: str) -> None:
+    name = either.create(**built_in(1))
+    either.ask(name)
+    verb = call if call in CALLS else "tell"
+    assert either.work(name, 0, verb, **SHOWS_NOTHING[call], dataset_sha256=ONE).status_code == 200
+    assert bound_to(either, name) is None
+    either.verb(name, "cancel")
+
+
+def test_a_trial_that_failed_after_a_report_binds_its_study(api: Any) -> None:
+    name = api.create(**built_in(1))
+    api.ask(name)
+    api.work(name, 0, "report", **CALLS["report"])
+    api.work(name, 0, "tell", state="FAIL", reason="diverged", dataset_sha256=ONE)
+    assert bound_to(api, name) == ONE
+
+
+@pytest.mark.parametrize("objective", [None, {"kind": "mine"}])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_study_that_others_train_is_never_bound(either: Any, objective: Any, call: str) -> None:
+    name = either.create(objective=objective)
+    either.ask(name, count=2)
+    for number, sha in enumerate([ONE, OTHER]):
+        assert either.work(name, number, call, **CALLS[call], dataset_sha256=sha).status_code == 200
+    assert bound_to(either, name) is None
+
+
 def test_a_batch_that_names_other_data_in_one_call_keeps_the_others(either: Any) -> None:
-    name = either.create()
+    name = either.create(**built_in(3))
     either.ask(name, count=3)
     reports = [{"step": 1, "value": 0.5}]
     calls = [

@@ -13,7 +13,7 @@ BIG = "1" + "0" * 400
 DEFAULTS: dict[str, Any] = {
     "directions": ["maximize"],
     "pruner": {"name": "none", "params": {}},
-    "limits": {"trials": None, "running": None, "seconds": None, "target": None, "attempts": 3},
+    "limits": {"trials": None, "running": None, "seconds": None, "target": None, "attempts": 3, "failures": 20},
     "lease_seconds": 60,
     "narrowing": None,
     "objective": None,
@@ -191,6 +191,8 @@ def conditional(**when: Any) -> dict[str, Any]:
         ({"limits": {"target": "Infinity"}}, "/limits/target"),
         ({"limits": {"attempts": 0}}, "/limits/attempts"),
         ({"limits": {"attempts": 101}}, "/limits/attempts"),
+        ({"limits": {"failures": 0}}, "/limits/failures"),
+        ({"limits": {"failures": 1.5}}, "/limits/failures"),
         ({"limits": {"colour": 1}}, "/limits/colour"),
         ({"lease_seconds": 0.5}, "/lease_seconds"),
         ({"lease_seconds": 86_401}, "/lease_seconds"),
@@ -261,7 +263,7 @@ def test_patch_merges_limits_and_replaces_metadata(either: Any) -> None:
     either.limit(name, trials=7)
     either.patch(f"/v1/studies/{name}", {"metadata": {"c": 3}})
     study = either.study(name)
-    assert study["limits"] == {"trials": 7, "running": 2, "seconds": None, "target": None, "attempts": 3}
+    assert study["limits"] == DEFAULTS["limits"] | {"trials": 7, "running": 2}
     assert study["metadata"] == {"c": 3}
     either.limit(name, running=None)
     assert either.study(name)["limits"]["running"] is None

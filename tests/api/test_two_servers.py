@@ -229,6 +229,21 @@ def test_a_limit_changed_at_one_server_holds_at_the_other(pair: Pair) -> None:
     assert (study["limits"]["trials"], study["metadata"], study["counts"]["RUNNING"]) == (4, {"a": 1}, 4)
 
 
+def test_failures_told_at_both_servers_count_together_and_pause_the_study_at_both(pair: Pair) -> None:
+    name = pair.create(limits={"failures": 4})
+    told = {"attempt": 1, "state": "FAIL", "reason": "no"}
+    for number in range(4):
+        assert pair.ask(number % 2, name)["trials"][0]["number"] == number
+        assert pair.post(number % 2, f"/v1/studies/{name}/trials/{number}:tell", told).status_code == 200
+    for server in (0, 1):
+        study = pair.servers[server].get(f"/v1/studies/{name}").json()
+        assert (study["state"], "4 trials" in study["state_reason"]) == ("PAUSED", True)
+        assert pair.ask(server, name)["study_state"] == "PAUSED"
+    assert pair.post(1, f"/v1/studies/{name}:resume", {}).status_code == 200
+    assert pair.post(0, f"/v1/studies/{name}/trials/{pair.ask(0, name)['trials'][0]['number']}:tell", told)
+    assert pair.study(name)["state"] == "ACTIVE"
+
+
 def test_a_stop_at_one_server_is_learnt_from_the_other(pair: Pair) -> None:
     name = pair.create()
     pair.ask(0, name, count=2)

@@ -114,6 +114,8 @@ def test_what_has_happened_settles_the_state(
         ({"seconds": 1.0}, {"seconds": 0.5}, False),
         ({"attempts": 3}, {"attempts": 4}, True),
         ({"attempts": 3}, {"attempts": 1}, False),
+        ({"failures": 3}, {"failures": None}, True),
+        ({"failures": 3}, {"failures": 2}, False),
     ],
 )
 def test_which_limits_allow_more(before: Any, after: Any, raises: bool) -> None:
@@ -168,7 +170,8 @@ class OneTrial(RuleBasedStateMachine):
         self.holding = Holding(TrialState.WAITING)
         self.result: tuple[int, float] | None = None
         self.given: list[int] = []
-        self.released: set[int] = set()
+        self.released: set[int] = set()  # or told to be tried again
+        self.last_retried: int | None = None
 
     def _take_back(self) -> None:
         self.holding = self.holding.lapse(self.now, self.ATTEMPTS, None) or self.holding
@@ -186,7 +189,9 @@ class OneTrial(RuleBasedStateMachine):
         self.given.append(self.holding.attempt)
 
     @rule(
-        attempt=st.integers(0, 6), call=st.sampled_from(["keep", "tell", "release"]), value=st.sampled_from([1.0, 2.0])
+        attempt=st.integers(0, 6),
+        call=st.sampled_from(["keep", "tell", "release", "retry"]),
+        value=st.sampled_from([1.0, 2.0]),
     )
     def calls(self, attempt: int, call: str, value: float) -> None:
         before = self.holding
@@ -197,6 +202,9 @@ class OneTrial(RuleBasedStateMachine):
             elif call == "tell":
                 told = Told(attempt, TrialState.COMPLETE, (value,))
                 self.holding = before.finish(told, TrialState.COMPLETE, None) or before
+            elif call == "retry":
+                again = Told(attempt, TrialState.FAIL, None)
+                self.holding = before.retry(again, "full", self.ATTEMPTS, None) or before
             else:
                 self.holding = before.release(attempt, None) or before
         except HpoError as error:
@@ -206,7 +214,8 @@ class OneTrial(RuleBasedStateMachine):
         if refused is not None:
             assert self.holding is before
             assert not holds
-            expected = {"keep": TrialFinished, "tell": ResultConflict}[call] if before.state.is_finished else LeaseLost
+            finished = TrialFinished if call == "keep" else ResultConflict
+            expected = finished if before.state.is_finished else LeaseLost
             assert type(refused) is expected
             return
         if call == "tell" and self.result is None:
@@ -220,6 +229,10 @@ class OneTrial(RuleBasedStateMachine):
         elif self.holding is not before:
             assert holds
             self.released.add(attempt)
+            if call == "retry":
+                self.last_retried = attempt
+        elif call == "retry":
+            assert self.last_retried == attempt, "only the very same call is taken again"
 
     @invariant()
     def there_is_one_result_and_one_holder(self) -> None:
@@ -228,12 +241,15 @@ class OneTrial(RuleBasedStateMachine):
         assert 0 <= holding.lapsed <= self.ATTEMPTS
         assert (holding.state is TrialState.COMPLETE) is (self.result is not None)
         if holding.state is TrialState.FAIL:
-            assert (holding.reason, holding.lapsed) == ("attempts_exhausted", self.ATTEMPTS)
+            assert holding.lapsed == self.ATTEMPTS
+            told = holding.ended is AttemptEnd.TOLD
+            assert holding.reason == ("attempts_exhausted: full" if told else "attempts_exhausted")
         if holding.state is TrialState.RUNNING:
             assert holding.ended is None
             assert holding.lease is not None
         if holding.state is TrialState.WAITING and holding.attempt:
-            assert holding.ended in (AttemptEnd.EXPIRED, AttemptEnd.RELEASED)
+            assert holding.ended is not None
+            assert (holding.ended is AttemptEnd.TOLD) is (self.last_retried == holding.attempt)
 
 
 test_a_trial_has_one_holder_and_one_result_whatever_is_called = OneTrial.TestCase

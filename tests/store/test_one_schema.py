@@ -33,6 +33,7 @@ FROZEN = {
     "versions/0007_outages.py": "34cadf9509e7805441c8ebe9c0669b1160e6ed31cda4b7a750686ea172959bfc",
     "versions/0008_deletion_in_pieces.py": "25cce81fce81da7e2a4ccd36da17755387fcc8ca30057de17769f36934b30fc4",
     "versions/0009_whom_to_ask.py": "b3922fb3a5825971bf72538b9f9057ff565701b6410129eee151b13cd9199529",
+    "versions/0010_failures.py": "541b4a9b4593c73fa63359788039fbea16aad904d3e9fde2fc8a98c63e639664",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 

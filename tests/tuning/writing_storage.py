@@ -280,7 +280,7 @@ def _empty_spec(name: str, directions: Sequence[StudyDirection]) -> dict[str, An
         "search_space": {},
         "sampler": {"name": "random", "seed": 0, "params": {}},
         "pruner": {"name": "none", "params": {}},
-        "limits": {"trials": None, "running": None, "seconds": None, "target": None, "attempts": 3},
+        "limits": {"trials": None, "running": None, "seconds": None, "target": None, "attempts": 3, "failures": 20},
         "lease_seconds": 60.0,
         "narrowing": None,
         "objective": None,

@@ -123,7 +123,7 @@ def test_a_dataset_is_never_named_by_a_path(name: str, tmp_path: Path) -> None:
 def test_a_dataset_that_is_not_there_is_missing_and_the_message_says_where(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing, match=r"no dataset 'own' in .*: neither a folder own/ .* nor own\.npz"):
         load("own", tmp_path)
-    with pytest.raises(DatasetMissing, match="this worker has no data folder"):
+    with pytest.raises(DatasetMissing, match="there is no data folder; name one with --data"):
         load("own", None)
 
 

@@ -28,6 +28,12 @@ OBJECTIVES = """
         for step in range(40):
             yield step, trial.params["x"] + step
             time.sleep(0.02)
+
+    def one_spike(trial):
+        for step in range(200):
+            if trial.report(step, 11 if step == 20 else 1):
+                return
+            time.sleep(0.01)
 """
 
 

@@ -1,15 +1,13 @@
-"""A command's arguments and environment, and what its lines mean."""
+"""A command's arguments and environment."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpo_service.domain.errors import Invalid
-from hpo_worker.command import Reported, Result, check_placeholders, environment_of, fill_in, read_line
+from hpo_worker.command import check_placeholders, environment_of, fill_in
 from hpo_worker.objective import TrainingTrial
 from hpo_worker.outbox import HeldJob, Outbox
 
@@ -59,6 +57,7 @@ def test_parameters_are_in_the_environment_too_and_the_workers_key_is_not():
     around = {"PATH": "/bin", "HPO_TOKEN": "a key", "HPO_TOKEN_FILE": "/run/key"}
     assert environment_of(TrainingTrial(given_out, job, Outbox(), 0), around) == {
         "PATH": "/bin",
+        "PYTHONUNBUFFERED": "1",
         "HPO_PARAM_WEIGHT_DECAY": "0.1",
         "HPO_PARAM_OPTIMIZER": "sgd",
         "HPO_STUDY": "mine",
@@ -67,46 +66,8 @@ def test_parameters_are_in_the_environment_too_and_the_workers_key_is_not():
     }
 
 
-@pytest.mark.parametrize(
-    ("line", "meaning"),
-    [
-        ('{"step": 3, "value": 0.8}', Reported(3, 0.8, {})),
-        ('  {"step": 3.0, "value": 1, "metrics": {"loss": 2}}\n', Reported(3, 1.0, {"loss": 2})),
-        ('{"step": 3, "value": Infinity}', Reported(3, float("inf"), {})),
-        ('{"step": 3, "value": "-Infinity"}', Reported(3, float("-inf"), {})),
-        ('{"value": 0.9}', Result((0.9,), {})),
-        ('{"values": [0.9, 1]}', Result((0.9, 1.0), {})),
-        ('{"value": 0.9, "metrics": {"f1": 1}}', Result((0.9,), {"f1": 1})),
-        ('{"step": 3}', None),
-        ('{"step": -3, "value": 1}', None),
-        ('{"step": true, "value": 1}', None),
-        ('{"step": Infinity, "value": 1}', None),
-        ('{"step": 1, "value": null}', None),
-        ('{"value": true}', None),
-        ('{"value": "0.9"}', None),
-        ('{"value": [0.9]}', None),
-        ('{"values": []}', None),
-        ('{"values": [0.9, null]}', None),
-        ('{"values": 0.9}', None),
-        ('{"value": 0.9, "loss": 1}', None),
-        ('{"value": 0.9, "values": [1]}', None),
-        ('{"value": 0.9', None),
-        ("{}", None),
-        ("epoch 3: 0.8", None),
-        ("0.9", None),
-        ("[0.9]", None),
-        ("", None),
-        ("{" * 5000, None),
-        ('{"value": ' + "[" * 100_000, None),
-        ('{"value": 1' + "0" * 5000 + "}", None),
-        ('{"value": 1' + "0" * 400 + "}", None),
-    ],
-)
-def test_a_line_says(line, meaning):
-    assert read_line(line) == meaning
-
-
-@given(st.text())
-def test_any_line_is_read_without_an_error(line):
-    read_line(line)
-    read_line("{" + line)
+@pytest.mark.parametrize("buffered", ["", "0", "x"])
+def test_how_python_buffers_is_the_users_own_where_it_is_said(buffered):
+    given_out = {"study": "s", "number": 0, "attempt": 1, "params": {}, "seed": 5, "objective": None}
+    trial = TrainingTrial(given_out, HeldJob("s", 0, 1, 60, 1, 0, 0), Outbox(), 0)
+    assert environment_of(trial, {"PYTHONUNBUFFERED": buffered})["PYTHONUNBUFFERED"] == buffered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,44 @@ def test_half_a_character_in_metrics_is_replaced():
 
 def test_a_study_that_is_deleted_leaves_the_others_to_be_trained(work, stand_in):
     assert work(lambda trial: 0.5, studies=("gone", "s")) == {"COMPLETE": 4}
+
+
+@pytest.mark.parametrize("returns", [0.7, None])
+def test_an_objective_that_never_looks_trains_to_its_end_and_keeps_its_result(work, stand_in, returns):
+    stand_in.study["pruner"] = {"name": "median", "params": {}}
+    stand_in.stops[1] = "pruned"
+
+    def objective(trial):
+        for step in range(30):
+            trial.report(step, 0.5)
+            time.sleep(0.02)
+        assert stand_in.reports[trial.number], "it was told to stop"
+        return returns
+
+    assert work(objective) == {"COMPLETE": 4}
+    assert stand_in.told[1]["values"] == [0.7 if returns else 0.5]
+
+
+LOOKS = {
+    "if": lambda trial: bool(trial.report(0, 0.5)),
+    "while": lambda trial: next((True for _ in range(1) if trial.report(0, 0.5)), False),
+    "property": lambda trial: (trial.report(0, 0.5), trial.should_stop)[1],
+}
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_an_objective_that_looks_and_returns_was_pruned(work, stand_in, how):
+    stand_in.study["pruner"] = {"name": "median", "params": {}}
+    stand_in.stops[1] = "pruned"
+
+    def objective(trial):
+        for _ in range(500 if trial.number == 1 else 1):
+            if LOOKS[how](trial):
+                break
+            time.sleep(0.02)
+        return 0.7
+
+    assert work(objective) == {"COMPLETE": 3, "PRUNED": 1}
 
 
 MODULES = {

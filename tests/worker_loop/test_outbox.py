@@ -54,6 +54,16 @@ def test_a_silent_epoch_keeps_its_lease_at_a_third():
     assert outbox.due_at() == 40.0
 
 
+def test_reports_and_result_say_what_they_were_trained_on_and_heartbeats_need_not():
+    outbox = Outbox()
+    job = held(outbox)
+    job.dataset_sha256 = "1" * 64
+    assert [call.body for call in outbox.calls(20.0)] == [{"attempt": 1}]
+    outbox.report(job, 0, 0.5)
+    outbox.finish(job, {"state": "COMPLETE", "values": [0.5]})
+    assert [call.body["dataset_sha256"] for call in outbox.calls(20.0)] == ["1" * 64] * 2
+
+
 def test_the_result_goes_at_once_and_after_its_reports():
     outbox = Outbox()
     job = held(outbox)

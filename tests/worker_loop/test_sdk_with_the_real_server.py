@@ -8,7 +8,7 @@ import pytest
 
 from hpo_service.client import HeldTrial
 from hpo_service.domain.errors import LeaseLost, ResultConflict
-from tests.worker_loop.real_server import create, ends
+from tests.worker_loop.real_server import create, ends, start_worker
 
 
 @pytest.mark.slow
@@ -125,3 +125,25 @@ def test_a_pruned_trial_that_obeys_is_told_as_pruned(hpo):
     study.optimize(objective)
     (trial,) = study.trials()
     assert (trial["state"], trial["values"]) == ("PRUNED", [0.1])
+
+
+def test_an_objective_that_never_looks_keeps_its_result(hpo):
+    study = create(hpo, "never-looks", trials=1, pruner={"name": "threshold", "params": {"lower": 0.5}})
+
+    def objective(trial: HeldTrial) -> float:
+        for step in range(5):
+            trial.report(step, 0.1)
+        return 0.9
+
+    study.optimize(objective)
+    (trial,) = study.trials()
+    assert (trial["state"], trial["values"], len(trial["reports"])) == ("COMPLETE", [0.9], 5)
+
+
+def test_a_spike_prunes_in_the_worker_as_it_does_in_the_loop(hpo, start):
+    """A worker gathers the reports of a tenth of a second into one call."""
+    pruner = {"name": "threshold", "params": {"upper": 10}}
+    create(hpo, "spikes", trials=3, pruner=pruner)
+    worker = start_worker(start, "spikes", "one_spike", "--until-done")
+    worker.communicate(timeout=60)
+    assert [trial["state"] for trial in hpo.trials("spikes")] == ["PRUNED"] * 3

@@ -19,6 +19,7 @@ from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated, Unreac
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
 from hpo_worker import log_lines
+from hpo_worker.brake import Brake
 from hpo_worker.departure import Departure, Leaving, leave_with_parent
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
@@ -76,6 +77,7 @@ def _worker(options: Options, worker_id: str) -> Worker:
         studies=options.studies,
         until_done=options.until_done,
         data=data,
+        brake=Brake(options.max_failures),
     )
 
 

@@ -4,7 +4,7 @@
 HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED; HPO_SERVER and
                             HPO_DATA as the agent has them, and nothing of what gives access to the service
 {"step": 3, "value": 0.8}   a line on standard output reports
-{"value": 0.9}              is the result
+{"value": 0.9}              is the result; which lines are understood: `output_lines`
 """
 
 from __future__ import annotations
@@ -23,39 +23,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
+from hpo_service.client import Retry, in_one_line
 from hpo_service.domain.errors import Fault, Invalid
-from hpo_service.printable import printable
 from hpo_worker.departure import Leaving
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
+from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
 from hpo_worker.shared_variables import is_passed_on
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILL_SECONDS = 2.0  # for the watchdogs to end what is left
 REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended, where something holds them open
 WATCHDOG = Path(__file__).with_name("command_watchdog.py")
-LONGEST_LINE = 1 << 16
+LONGEST_LINE = 1 << 20
 LAST_WORDS = 300  # of the last line on standard error, in the reason of a failed trial
 
 _PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
 _LIKE_A_NAME = re.compile(r"[\w .-]+")
+_NO_RESULT = 'the command has printed no result: a line such as {"value": 0.9} on standard output'
 
-
-@dataclass(frozen=True)
-class Reported:
-    """A line that reports an intermediate value."""
-
-    step: int
-    value: float
-    metrics: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Result:
-    """A line with the trial's result: a value for each direction."""
-
-    values: tuple[float, ...]
-    metrics: Mapping[str, Any]
+log = structlog.get_logger()
 
 
 def check_placeholders(command: Sequence[str], names: Iterable[str]) -> None:
@@ -107,7 +96,8 @@ def environment_of(trial: TrainingTrial, around: Mapping[str, str]) -> dict[str,
 
     The command talks to the worker alone; what it runs and logs is somebody else's.
     """
-    kept = {name: value for name, value in around.items() if is_passed_on(name)}
+    # Python holds back what it prints into a pipe, and a pruner would hear of no report before the end.
+    kept = {"PYTHONUNBUFFERED": "1", **{name: value for name, value in around.items() if is_passed_on(name)}}
     named = {f"HPO_PARAM_{_as_variable(name)}": as_text(value) for name, value in trial.params.items()}
     return {**kept, **named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
 
@@ -116,54 +106,19 @@ def _as_variable(name: str) -> str:
     return re.sub(r"[^A-Z0-9_]", "_", name.upper())
 
 
-def read_line(line: str) -> Reported | Result | None:
-    """What a line on standard output says; None: it is not for us."""
-    said = _object(line)
-    metrics = said.pop("metrics", {})
-    if not isinstance(metrics, dict):
-        return None
-    values = _numbers(said.get("values", [said.get("value")]))
-    if said.keys() == {"step", "value"} and values and _is_step(said["step"]):
-        return Reported(int(said["step"]), values[0], metrics)
-    if said.keys() in ({"value"}, {"values"}) and values:
-        return Result(values, metrics)
-    return None
-
-
-def _object(line: str) -> dict[str, Any]:
-    if line.lstrip().startswith("{"):
-        with suppress(ValueError, RecursionError):
-            said: dict[str, Any] = json.loads(line)
-            return said
-    return {}
-
-
-def _is_step(step: Any) -> bool:
-    return isinstance(step, int | float) and not isinstance(step, bool) and step >= 0 and step % 1 == 0
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    """The values as numbers; none at all if one of them is not."""
-    if not isinstance(values, list):
-        return ()
-    with suppress(TypeError, OverflowError):
-        return tuple(_number(value) for value in values)
-    return ()
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or (isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity")):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
 @dataclass
 class RunningCommand:
-    """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far."""
+    """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far.
+
+    not_understood: a line that looked like a result, unless one was understood after it; misplaced: a result on
+    standard error, where none is looked for.
+    """
 
     process: subprocess.Popen[str]
     lifeline: IO[bytes]
     result: Result | None = None
+    not_understood: NotUnderstood | None = None
+    misplaced: str | None = None
     last_words: str = ""
     ended: bool = False
 
@@ -204,12 +159,7 @@ class CommandObjective:
             raise Leaving
         if trial.obeyed is not None:
             return None
-        if run.process.returncode != 0:
-            raise FailedTrial(_how_it_ended(run))
-        if run.result is None:
-            return None
-        trial.metrics = dict(run.result.metrics)
-        return list(run.result.values)
+        return _outcome(run, trial)
 
     def leave(self) -> None:
         """End all commands: SIGTERM, and SIGKILL to those that are still there after the grace."""
@@ -249,26 +199,55 @@ class CommandObjective:
     def _read_output(self, run: RunningCommand, trial: TrainingTrial) -> None:
         for line in _lines(run.process.stdout):
             said = read_line(line)
-            if isinstance(said, Reported):
-                try:
-                    trial.report(said.step, said.value, said.metrics)
-                except ValueError as error:
-                    _pass_on(f"hpo: {printable(str(error))}\n")
-            elif isinstance(said, Result):
-                run.result = said
-            else:
+            for each in said:
+                _take(each, line, run, trial)
+            if not said or any(isinstance(each, NotUnderstood) for each in said):
                 _pass_on(line)
 
     def _read_errors(self, run: RunningCommand) -> None:
         for line in _lines(run.process.stderr):
             _pass_on(line)
             run.last_words = line.strip() or run.last_words
+            if any(isinstance(each, Result) for each in read_line(line)):
+                run.misplaced = quoted(line)
 
     def _wait(self, run: RunningCommand) -> None:
         run.process.wait()
         with self.outbox.changed:
             run.ended = True
             self.outbox.changed.notify_all()
+
+
+def _take(said: Said, line: str, run: RunningCommand, trial: TrainingTrial) -> None:
+    """Report, or keep the result. A line that was understood makes up for one before it that was not."""
+    if isinstance(said, Reported):
+        try:
+            trial.report(said.step, said.value, said.metrics)
+        except (TypeError, ValueError) as error:
+            said = NotUnderstood(quoted(line), in_one_line(error))
+    elif isinstance(said, Result):
+        run.result = said
+    run.not_understood = said if isinstance(said, NotUnderstood) else None
+    if run.not_understood is not None:
+        log.warning("a line was not understood", study=trial.study, trial=trial.number, **vars(run.not_understood))
+
+
+def _outcome(run: RunningCommand, trial: TrainingTrial) -> list[float] | None:
+    """The values, or None for the last report; raise FailedTrial or Retry."""
+    if run.process.returncode == os.EX_TEMPFAIL:
+        raise Retry(_how_it_ended(run))
+    if run.process.returncode != 0:
+        raise FailedTrial(_how_it_ended(run))
+    if run.not_understood is not None:
+        raise FailedTrial(str(run.not_understood))
+    if run.result is not None:
+        trial.metrics = dict(run.result.metrics)
+        return list(run.result.values)
+    if run.misplaced is not None:
+        raise FailedTrial(f"a result stands on standard error, not on standard output: {run.misplaced}")
+    if trial.last_value is None:
+        raise FailedTrial(_NO_RESULT)
+    return None
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCommand:
@@ -280,7 +259,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCom
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             env=environment,
             pass_fds=(ends_with_us,),
@@ -316,4 +295,4 @@ def _lines(stream: IO[str] | None) -> Iterable[str]:
 def _how_it_ended(run: RunningCommand) -> str:
     code = run.process.returncode
     ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-    return f"{ended}: {run.last_words[:LAST_WORDS]}" if run.last_words else ended
+    return f"{ended}: {quoted(run.last_words)[:LAST_WORDS]}" if run.last_words else ended

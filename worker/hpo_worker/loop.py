@@ -17,16 +17,27 @@ import structlog
 
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, StudyStateConflict, TrialFinished
+from hpo_worker.brake import Brake
 from hpo_worker.company import companions_in, has_companies, train_side_by_side
 from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
 from hpo_worker.heartbeat import AWAY, Heartbeat, send
-from hpo_worker.objective import KINDS, LostTrial, NeuralNetwork, Objective, TrainingTrial, result_of, result_of_test
+from hpo_worker.objective import (
+    DIVERGED,
+    KINDS,
+    LostTrial,
+    NeuralNetwork,
+    Objective,
+    TrainingTrial,
+    result_of,
+    result_of_test,
+)
 from hpo_worker.outbox import HeldJob, Outbox, flush_interval
 
 WAIT_SECONDS = 20.0
 SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
 IDLE_SECONDS = 5.0  # between looks at a study that gives nothing out at all
 GIVE_UP_SECONDS = 900.0  # without a word from the server
+RETRY_SECONDS = 2.0  # after the machine has failed: another one may take the trial first
 ATTEMPTS_WITHOUT_DATA = 3  # given out so often and nobody had the dataset: the study is wrong, not the worker
 
 _NO_OBJECTIVE = (
@@ -72,27 +83,39 @@ class Worker:
         studies: Sequence[str] = (),
         until_done: bool = False,
         data: Path | None = None,
+        brake: Brake | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.client, self.heartbeat, self.outbox, self.objective = client, heartbeat, outbox, objective
         self.worker_id, self.studies, self.until_done = worker_id, list(dict.fromkeys(studies)), until_done
         self.network = objective if isinstance(objective, NeuralNetwork) else NeuralNetwork(data)
+        self.brake = brake or Brake()
         self.rng = rng or random.Random()
         self.tally: Counter[str] = Counter()
         self.asking: Ask | None = None
         self._perhaps_the_last = False
+        self._is_paused = False
         self.refused: dict[str, DatasetError] = {}  # studies for which this worker's data is broken, or other data
         self._bound: set[str] = set()
         self._turn = count()
         self._facts: dict[str, StudyFacts] = {}
 
     def check_studies(self) -> None:
-        """Raise Invalid, before anything is asked for, where a study's trials are not for the built-in network."""
+        """Raise Invalid, before anything is asked for, where a study's trials are not for the built-in network.
+
+        Studies whose data is not here, or broken, are refused: no trial of theirs is asked for.
+        """
         if self.objective is not self.network:
             return
         for name in self.studies:
-            if self._patiently(partial(self.client.study, name))["objective"] is None:
+            objective = self._patiently(partial(self.client.study, name))["objective"]
+            if objective is None:
                 raise Invalid([Fault("study", _NO_OBJECTIVE.format(name=name))])
+            try:
+                self.network.dataset(objective)
+            except DatasetError as error:
+                log.error("data refused", study=name, reason=str(error))
+                self.refused[name] = error
 
     def run(self) -> None:
         """Work until drained, or done. The heartbeat runs already."""
@@ -111,6 +134,7 @@ class Worker:
             if answer.get("drain"):
                 log.info("drained")
                 return
+            self._say_if_paused(ask.study, answer)
             if jobs:
                 empty = 0
                 continue
@@ -123,6 +147,14 @@ class Worker:
             if empty >= max(1, len(self.studies)):
                 empty = 0
                 self._rest()
+
+    def _say_if_paused(self, name: str | None, answer: Json) -> None:
+        """Say once, where one study is trained, that it is paused and why: nothing else will happen here."""
+        is_paused = len(self.studies) == 1 and answer.get("study_state") == "PAUSED"
+        if is_paused and not self._is_paused and name is not None:
+            reason = self._patiently(partial(self.client.study, name)).get("state_reason")
+            log.warning("the study is paused; waiting until it is resumed", study=name, reason=reason)
+        self._is_paused = is_paused
 
     def _go_on_without(self, name: str | None, error: NotFound) -> None:
         """One of several studies has been deleted, maybe. Raise the error where no other one is left."""
@@ -270,7 +302,7 @@ class Worker:
             self._begin(given, job, facts)
             has_data = self._has_data(given, job)
             if job.number is not None and facts.has_companies and has_data:
-                self._train_company({job: given} | self._companions(job.study, facts), facts)
+                self._train_company({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
                 return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
@@ -294,19 +326,37 @@ class Worker:
     def _settle(self, job: HeldJob, result: Json) -> None:
         """Wait until the result is told, or the trial is found to be lost."""
         self.outbox.wait_until_settled(job)
-        told = job.result or result
-        self.tally["lost" if job.lost else "tested" if job.number is None else told["state"]] += 1
+        told = {**(job.result or result), **(job.told or {})}  # told a NaN, the server has made it a FAIL
+        self.tally["lost" if job.lost else "tested" if job.number is None else _became(told)] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
         log.info("dropped" if job.lost else "told", **_words(job), **what)
+        if job.number is not None and job.lost is None:
+            self._brake(job, told)
+
+    def _brake(self, job: HeldJob, told: Json) -> None:
+        """Count what became of a trial. Raise TooManyFailures.
+
+        Not counted: what was stopped from outside, and what the machine has failed in.
+        """
+        if told["state"] in ("COMPLETE", "PRUNED"):
+            self.brake.came_out()
+        elif told.get("retry"):
+            time.sleep(self.rng.uniform(0.5, 1) * RETRY_SECONDS)
+        elif job.stop_reason is None:
+            # Where the built-in network diverges, the parameters are the fault, and no sooner than any report.
+            diverged = self.objective is self.network and job.result == DIVERGED
+            self.brake.fail(str(told.get("reason")), reported=job.reported or diverged)
 
     def _has_data(self, given: Json, job: HeldJob) -> bool:
-        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to it.
+        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to no other.
 
         Raise DatasetMissing, DatasetError for broken files, and DatasetDiffers where the study is bound to other data.
         """
         if self.objective is not self.network and job.number is not None:
             return False
         dataset = self.network.dataset(given["objective"] or {})
+        if job.number is not None:
+            job.dataset_sha256 = dataset.sha256
         if job.study not in self._bound:
             self._bind(job, dataset)
             self._bound.add(job.study)
@@ -327,7 +377,7 @@ class Worker:
         self.outbox.drop(job)
         self.tally["released"] += 1
 
-    def _companions(self, study: str, facts: StudyFacts) -> dict[HeldJob, Json]:
+    def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
         try:
             more = companions_in(self._patiently(lambda: self.client.study(study)))
@@ -339,6 +389,7 @@ class Worker:
             return {}
         companions = dict(zip(jobs, answer["trials"], strict=True))
         for job, given in companions.items():
+            job.dataset_sha256 = dataset_sha256
             self._begin(given, job, facts)
         return companions
 
@@ -370,8 +421,7 @@ class Worker:
         log.error("no data", study=job.study, trial=job.number, reason=str(error))
         if job.attempt >= ATTEMPTS_WITHOUT_DATA:
             self.outbox.finish(job, {"state": "FAIL", "reason": in_one_line(error)})
-            self.outbox.wait_until_settled(job)
-            self.tally["FAIL"] += 1
+            self._settle(job, job.result or {})
             return
         self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "no_data"))
         self.outbox.drop(job)
@@ -418,5 +468,9 @@ def _words(job: HeldJob) -> Json:
     return {"study": job.study, "trial": "sealed test" if job.number is None else job.number}
 
 
+def _became(told: Json) -> str:
+    return "retried" if told.get("retry") and told["state"] != "FAIL" else str(told["state"])
+
+
 def _values(told: Json) -> Json:
-    return {key: told[key] for key in ("values", "reason", "test_accuracy") if key in told}
+    return {key: told[key] for key in ("values", "reason", "test_accuracy") if told.get(key) is not None}

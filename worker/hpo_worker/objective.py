@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
-from hpo_service.client import Json, conclusion, failed_by, in_one_line, whole_text
+from hpo_service.client import Json, StopSignal, conclusion, failed_by, in_one_line, whole_text
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, Invalid
 from hpo_service.domain.objectives import OBJECTIVES
@@ -63,14 +63,18 @@ class TrainingTrial:
     @property
     def should_stop(self) -> bool:
         """Whether the objective should return now: the trial is pruned, stopped, cancelled or lost."""
-        self.obeyed = self._job.lost or self._job.stop_reason
+        self._obey()
         return self.obeyed is not None
 
     def report(self, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> bool:
-        """Report an intermediate value; return should_stop."""
+        """Report an intermediate value; return whether the objective should return now, as should_stop says."""
         self.last_value = float(value)
         self._outbox.report(self._job, int(step), self.last_value, metrics)
-        return self.should_stop
+        stop = self._job.lost or self._job.stop_reason
+        return False if stop is None else cast("bool", StopSignal(self._obey))
+
+    def _obey(self) -> None:
+        self.obeyed = self._job.lost or self._job.stop_reason
 
 
 def result_of(objective: Objective, trial: TrainingTrial) -> Json:

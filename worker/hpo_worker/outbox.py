@@ -36,8 +36,9 @@ class Report(NamedTuple):
 class HeldJob:
     """A trial this worker holds, or the sealed test (`number` is None then).
 
-    reports: not yet sent, by step; result: the body of its tell once it is known; lost: somebody else has the
-    trial, or nobody wants it any more; settled: nothing of it is left to send.
+    reports: not yet sent, by step; reported: whether there was any; result: the body of its tell once it is known;
+    told: the trial as it reads by it; lost: somebody else has the trial, or nobody wants it any more; settled:
+    nothing of it is left to send.
     """
 
     study: str
@@ -47,8 +48,11 @@ class HeldJob:
     flush_seconds: float
     renewed_at: float
     sent_at: float
+    dataset_sha256: str | None = None  # of what it is trained on, where that binds its study
     reports: dict[int, Report] = field(default_factory=dict)
+    reported: bool = False
     result: Json | None = None
+    told: Json | None = None
     stop_reason: str | None = None
     lost: str | None = None
     settled: bool = False
@@ -93,6 +97,7 @@ class Outbox:
         size = check_size(f"the metrics of step {step}", body)
         with self.changed:
             job.reports[step] = Report(body, size)
+            job.reported = True
             self.changed.notify_all()
 
     def finish(self, job: HeldJob, result: Json) -> None:
@@ -139,19 +144,20 @@ def check_size(what: str, body: Mapping[str, Any]) -> int:
 
 
 def _calls(job: HeldJob) -> list[Call]:
-    attempt = {"attempt": job.attempt}
+    attempt: Json = {"attempt": job.attempt}
+    trained: Json = attempt if job.dataset_sha256 is None else {**attempt, "dataset_sha256": job.dataset_sha256}
     calls = [
         Call(
             job,
             "report",
-            {**attempt, "reports": [report.body for report in some]},
+            {**trained, "reports": [report.body for report in some]},
             sum(report.size for report in some),
             tuple(some),
         )
         for some in _portions(job)
     ]
     if job.result is not None:
-        calls.append(Call(job, "tell", {**attempt, **job.result}))
+        calls.append(Call(job, "tell", {**trained, **job.result}))
     return calls or [Call(job, "heartbeat", attempt)]
 
 
@@ -196,7 +202,7 @@ def _take_reports(call: Call) -> None:
 
 def _take_tell(job: HeldJob, status: int, body: Json) -> None:
     if status < 300:
-        job.settled = True
+        job.told, job.settled = body, True
     elif job.result is not None and job.result["state"] == "FAIL":
         job.lost, job.settled = str(body.get("code")), True
     else:

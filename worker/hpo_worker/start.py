@@ -11,8 +11,16 @@ import structlog
 import typer
 
 from hpo_worker import log_lines
+from hpo_worker.brake import MAX_FAILURES
 from hpo_worker.supervisor import Supervisor, cores
 from hpo_worker.worker_options import Options
+
+MaxFailures = Annotated[
+    int,
+    typer.Option(
+        min=0, help="End with exit code 1 after so many failed trials in a row, none of which has reported; 0: never."
+    ),
+]
 
 log = structlog.get_logger()
 
@@ -32,9 +40,12 @@ def worker(
     data: Annotated[
         Path | None, typer.Option(envvar="HPO_DATA", help="The folder with datasets other than mnist.")
     ] = None,
+    max_failures: MaxFailures = MAX_FAILURES,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Train trials: of any study of the built-in network, or of the studies named.
+
+    Exit code 1 when trials have failed and none came through.
 
     SIGTERM or Ctrl-C hands the trials in training back to the server; a second one ends at once.
     """
@@ -47,9 +58,14 @@ def worker(
         until_done=until_done,
         objective=objective,
         data=None if data is None else str(data.resolve()),
+        max_failures=max_failures,
     )
     supervisor = Supervisor(options, os.environ)
     code = supervisor.run(processes or cores())
+    failed, tally = supervisor.tally["FAIL"], supervisor.tally
+    if code == 0 and not supervisor.signals and failed and not tally["COMPLETE"] + tally["PRUNED"]:
+        log.error("no trial came through", failed=failed)
+        code = 1
     if json:
         typer.echo(json_form.dumps({"trials": dict(supervisor.tally)}))
     else:

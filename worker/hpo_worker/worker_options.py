@@ -6,16 +6,21 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from hpo_worker.brake import MAX_FAILURES
+
 
 @dataclass(frozen=True)
 class Options:
-    """studies: the named ones, empty for any; objective: "package.module:function", None for the built-in network."""
+    """studies: the named ones, empty for any; objective: "package.module:function", None for the built-in network;
+    max_failures: in a row without a report, after which a process ends; 0: never.
+    """
 
     server: str | None = None
     studies: tuple[str, ...] = ()
     until_done: bool = False
     objective: str | None = None
     data: str | None = None
+    max_failures: int = MAX_FAILURES
 
     def to_argument(self) -> str:
         return json.dumps(asdict(self))

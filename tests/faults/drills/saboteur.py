@@ -350,7 +350,7 @@ def reads_the_whole_curve() -> None:
         min(reports.values())
         return judge(work, trial, new)
 
-    workers._judge = judge_all
+    workers._judge = judge_all  # type: ignore[assignment]
 
 
 def commands_outlive() -> None:

@@ -13,7 +13,7 @@ from hpo_worker.datasets.dataset import Dataset, DatasetDiffers, DatasetError, D
 from hpo_worker.datasets.idx import read_idx_folder
 from hpo_worker.datasets.npz import read_npz
 
-__all__ = ["Dataset", "DatasetDiffers", "DatasetError", "DatasetMissing", "load"]
+__all__ = ["Dataset", "DatasetDiffers", "DatasetError", "DatasetMissing", "find", "load"]
 
 INSIDE = {"mnist": Path(__file__).parent / "mnist"}
 
@@ -25,19 +25,25 @@ def load(name: str, folder: Path | None = None) -> Dataset:
     files (plain or .gz) or one file NAME.npz. Raise DatasetMissing where there is none, DatasetError where
     its files break a rule.
     """
+    return _read(name, find(name, folder))
+
+
+def find(name: str, folder: Path | None = None) -> Path:
+    """Where that dataset lies, without a look into it. Raise DatasetMissing, DatasetError."""
     if not DATASET_NAME.fullmatch(name):
         raise DatasetError(
             f"{name!r} is not a dataset's name: that is 1 to 63 letters, digits, - and _, and begins "
             "and ends with a letter or digit; name the dataset, and put its files into the worker's data folder"
         )
-    return _read(name, INSIDE[name] if name in INSIDE else _place(name, folder))
+    return INSIDE[name] if name in INSIDE else _place(name, folder)
 
 
 def _place(name: str, folder: Path | None) -> Path:
     if folder is None:
         raise DatasetMissing(
-            f"the dataset {name!r} is not inside the package, and this worker has no data folder; "
-            "start it with one that holds the dataset"
+            f"the dataset {name!r} is not inside the package, and there is no data folder; name one with --data "
+            f"or HPO_DATA, and put the dataset there: a folder {name}/ with the four IDX files, or {name}.npz with "
+            "x_train, t_train, x_test and t_test"
         )
     found = [place for place in (folder / name, folder / f"{name}.npz") if place.exists()]
     if not found:
