@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_valid
 from pydantic.json_schema import SkipJsonSchema
 
 from hpo_service.domain import sizes
+from hpo_service.domain.choices import Choice
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.search_space import Choice
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]

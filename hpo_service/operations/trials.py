@@ -15,6 +15,7 @@ from hpo_service.domain.errors import (
     StudyStateConflict,
     TrialFinished,
 )
+from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace, describe
 from hpo_service.domain.trial import Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
@@ -77,7 +78,7 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     def make(work: StudyWork) -> list[Trial]:
         if work.study.state.reason_for_unfinished is not None:
             raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
-        params = [_checked(work, trial.params, index) for index, trial in enumerate(body.trials)]
+        params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
         waiting = Holding(TrialState.WAITING)
         return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
 
@@ -152,6 +153,16 @@ def _reports(given: ImportedTrial) -> dict[int, KeptReport]:
     return {report.step: checked_report(report.step, report.value, report.metrics) for report in given.reports}
 
 
+def _enqueued(work: StudyWork, params: Params, index: int) -> Params:
+    """Raise Invalid for params that no one trial can have together."""
+    checked = _checked(work, params, index)
+    try:
+        choices_of_parents(work.study.spec.search_space, checked)
+    except CannotExist as error:
+        raise Invalid([Fault(f"/trials/{index}/params/{escaped(error.param)}", error.why)]) from None
+    return checked
+
+
 def _checked(work: StudyWork, params: Params, index: int) -> Params:
     """The params in the order of the search space; raise Invalid for one that the study would never give."""
     first, current = work.study.spec.search_space, work.round(work.study.round).search_space
@@ -162,7 +173,7 @@ def _checked(work: StudyWork, params: Params, index: int) -> Params:
             faults.append(Fault(f"/trials/{index}/params/{escaped(name)}", fault))
     if faults:
         raise Invalid(faults)
-    return {name: _exact(first, name, params[name]) for name in first.names() if name in params}
+    return {name: _exact(first, current, name, params[name]) for name in first.names() if name in params}
 
 
 def _fault(first: SearchSpace, current: SearchSpace, name: str, value: Any, params: Params) -> str | None:
@@ -176,12 +187,10 @@ def _fault(first: SearchSpace, current: SearchSpace, name: str, value: Any, para
     return None
 
 
-def _exact(space: SearchSpace, name: str, value: Any) -> Any:
-    """The value as the study would have drawn it: an int parameter's 3.0 is 3."""
-    kind = space[name].type
-    if kind == "int":
-        return int(value)
-    return float(value) if kind == "float" else value
+def _exact(first: SearchSpace, current: SearchSpace, name: str, value: Any) -> Any:
+    """The value as the study would have drawn it: an int parameter's 3.0 is 3, and 0.30000000000000004 is 0.3."""
+    exact = first[name].exact(value)
+    return current[name].exact(value) if exact is None and name in current else exact
 
 
 def escaped(name: str) -> str:

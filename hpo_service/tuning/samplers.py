@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from optuna.exceptions import ExperimentalWarning
 
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
+from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
-from hpo_service.tuning.axes import Axes, grid_size
+from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.covariance import CmaEs
 from hpo_service.tuning.draw_cost import too_slow
 from hpo_service.tuning.drawing import Sampler
@@ -97,10 +97,11 @@ def no_choices(spec: StudySpec) -> list[Fault]:
     return [
         Fault(
             pointer("/search_space", name),
-            f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random",
+            f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random, "
+            'or say "ordered": true if its choices stand in an order',
         )
         for name, parameter in spec.search_space.items()
-        if isinstance(parameter, CategoricalParameter)
+        if isinstance(parameter, CategoricalParameter) and not parameter.ordered
     ]
 
 
@@ -172,19 +173,14 @@ SAMPLERS: Mapping[str, Kind] = {
 }
 
 
-def _points(parameter: FloatParameter, step: float) -> int:
-    return grid_size(parameter.low, parameter.high, step)
-
-
 def too_fine(spec: StudySpec) -> list[Fault]:
     """A grid whose neighbouring values a double cannot tell apart has no exact values to draw."""
     found = []
     for name, parameter in spec.search_space.items():
-        if not isinstance(parameter, FloatParameter) or parameter.step is None:
+        if not isinstance(parameter, FloatParameter) or parameter.step is None or parameter.low == parameter.high:
             continue
-        largest = max(abs(parameter.low), abs(parameter.high))
-        fine = largest > 1e7 * parameter.step
-        if fine and (largest / parameter.step == math.inf or _points(parameter, parameter.step) > 1):
+        if is_too_fine(parameter.low, parameter.high, parameter.step):
+            largest = max(abs(parameter.low), abs(parameter.high))
             place = pointer("/search_space", name, "step")
             found.append(
                 Fault(

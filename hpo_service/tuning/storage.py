@@ -36,8 +36,8 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain import measure
+from hpo_service.domain.choices import index_of_choice
 from hpo_service.domain.errors import StudyExists
-from hpo_service.domain.search_space import index_of_choice
 from hpo_service.store import Database
 from hpo_service.store.optuna_rows import NotMadeByOptuna, OptunaRows, StudyRow, TrialRow
 
@@ -281,7 +281,7 @@ def _covering(name: str, spaces: Sequence[Mapping[str, Any]]) -> BaseDistributio
     """The range first given, widened to what later rounds have expanded to: one distribution for one name."""
     first = spaces[0][name]
     if first["type"] == "categorical":
-        return CategoricalDistribution(first["choices"])
+        return CategoricalDistribution([_hashable(choice) for choice in first["choices"]])
     ranges = [space[name] for space in spaces if name in space]
     low, high = min(some["low"] for some in ranges), max(some["high"] for some in ranges)
     log, step = first.get("log", False), first.get("step")
@@ -324,8 +324,13 @@ def _frozen(row: TrialRow, distributions: Mapping[str, BaseDistribution], space:
 def _param(value: Any, parameter: Mapping[str, Any]) -> Any:
     if parameter["type"] == "categorical":
         index = index_of_choice(parameter["choices"], value)
-        return value if index is None else parameter["choices"][index]
+        return _hashable(value if index is None else parameter["choices"][index])
     return int(value) if parameter["type"] == "int" else float(value)
+
+
+def _hashable(choice: Any) -> Any:
+    """A list as its JSON: Optuna's dashboard and pictures put choices into sets."""
+    return json.dumps(choice, ensure_ascii=False) if isinstance(choice, list) else choice
 
 
 def _local(seconds: float | None) -> datetime | None:

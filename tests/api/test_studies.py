@@ -142,7 +142,7 @@ def conditional(**when: Any) -> dict[str, Any]:
         (whole(high=2**80), f"{AT}/high"),
         (choices(), f"{AT}/choices"),
         (choices(*range(1001)), f"{AT}/choices"),
-        (choices([1]), f"{AT}/choices/0"),
+        (choices([[[[1]]]]), f"{AT}/choices/0"),
         (choices({"a": 1}), f"{AT}/choices/0"),
         (choices("a", "a"), f"{AT}/choices/1"),
         (choices(1, 1.0), f"{AT}/choices/1"),
