@@ -119,10 +119,14 @@ class Enqueue(BaseModel):
 
 
 class ImportedTrial(BaseModel):
+    """reason: of a FAIL or a PRUNED trial, as where it came from; metrics: what else is known of it."""
+
     model_config = STRICT
     params: GivenParams
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Measure] | None = None
+    reason: Reason | None = None
+    metrics: TellMetrics | None = None
     reports: Annotated[list[ReportedValue], Field(max_length=sizes.MOST_STEPS, description=_REPORTS)] = []
 
     @model_validator(mode="after")

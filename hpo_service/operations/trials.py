@@ -17,6 +17,7 @@ from hpo_service.domain.errors import (
 )
 from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace, describe
+from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.trial import Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
@@ -132,7 +133,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
     check_value_count(given.values, directions, f"/trials/{index}/values")
     params = _checked(work, given.params, index)
     told = Told(0, TrialState(given.state), None if given.values is None else tuple(given.values))
-    state, values, reason = outcome(told, None)
+    state, values, reason = outcome(told, given.reason)
+    size = 0 if given.metrics is None else check_size(f"metrics of trial {index}", given.metrics, TELL_METRICS)
     if state is TrialState.PRUNED and values is None:
         last = {report.step: report.value for report in given.reports}
         values = pruned_values(last[max(last)] if last else None, directions)
@@ -144,6 +146,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
         Holding(state, reason=reason),
         seed=0,
         values=values,
+        metrics=given.metrics,
+        weight=size,
         started_at=now,
         finished_at=now,
     )
