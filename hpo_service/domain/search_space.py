@@ -273,17 +273,21 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         refuse((["step"], f"step ({step:g}) is larger than the range from {low:g} to {high:g}"))
 
 
-def _written_out(low: float, high: float, step: float) -> str:
-    """How a range that is both logarithmic and on a grid is written: powers, or multiples of the step."""
+def log_grid(low: float, high: float, step: float) -> list[float]:
+    """Powers of two or of ten from low, on the points of a grid: what a range both logarithmic and stepped means."""
     factor = 2 if high / low <= 1_000 else 10
     points = {low: None}
     point = low
     while (point := point * factor) <= high and len(points) < 12:
         points[grid_point(low, step, round((point - low) / step))] = None
-    shown = ", ".join(f"{each:g}" for each in points if each <= high)
+    whole = all(float(each).is_integer() for each in points)
+    return [int(each) if whole else each for each in points if each <= high]
+
+
+def _written_out(low: float, high: float, step: float) -> str:
     return (
-        f"step ({step:g}) cannot be combined with log: a logarithmic range has no grid; "
-        f'write the values out instead: {{"type": "categorical", "ordered": true, "choices": [{shown}]}}'
+        f"step ({step:g}) cannot be combined with log: a logarithmic range has no grid; write the values out instead: "
+        f'{{"type": "categorical", "ordered": true, "choices": {log_grid(low, high, step)}}}'
     )
 
 

@@ -112,7 +112,7 @@ def test_what_lies_between_the_points_of_a_grid_is_outside(parameter: Any, outsi
     [
         (32, 512, 32, "[32, 64, 128, 256, 512]"),
         (1, 8, 1, "[1, 2, 4, 8]"),
-        (1, 1_000_000, 1, "[1, 10, 100, 1000, 10000, 100000, 1e+06]"),
+        (1, 1_000_000, 1, "[1, 10, 100, 1000, 10000, 100000, 1000000]"),
     ],
 )
 def test_a_logarithmic_grid_is_refused_with_the_choices_that_say_it(
