@@ -22,10 +22,10 @@ from hpo_service.cli.imported_names import possible_names
 from hpo_service.cli.options import AsJson, Server, connect, print_json, without_password
 from hpo_service.domain import number_ranges
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
-from hpo_service.domain.search_space import SearchSpace, params_faults
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
+    from hpo_service.domain.search_space import SearchSpace
     from hpo_service.tuning.optuna_studies import ForeignStudy, ForeignTrial
 
 LARGEST_PART = 500_000  # bytes of JSON in one call; the contract takes 1 MiB
@@ -163,6 +163,8 @@ def _search_space(given: Json) -> SearchSpace:
     """Raise Refusal."""
     from pydantic import ValidationError
 
+    from hpo_service.domain.search_space import SearchSpace
+
     try:
         return SearchSpace.model_validate(given)
     except ValidationError as error:
@@ -174,6 +176,7 @@ def _sorted_out(trials: Sequence[ForeignTrial], space: SearchSpace) -> tuple[lis
     """The trials that the study can take, and why it cannot take the others."""
     from pydantic import ValidationError
 
+    from hpo_service.domain.search_space import params_faults
     from hpo_service.operations.calls import ImportedTrial
 
     fitting, unfitting = [], []

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import stamina
 import urllib3
@@ -31,11 +31,11 @@ from hpo_service.client.answers import (
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
 from hpo_service.client.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
+from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
 from hpo_service.domain import nul
-from hpo_service.domain.errors import Fault, Invalid, NotFound, Unauthenticated
+from hpo_service.domain.errors import NotFound, Unauthenticated
 from hpo_service.domain.key import PREFIX, form_fault
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
@@ -60,9 +60,7 @@ class ApiCalls:
         retries: Retries = PATIENTLY,
         rng: random.Random | None = None,
     ) -> None:
-        self.server = (server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER).rstrip("/")
-        if urlsplit(self.server).scheme not in ("http", "https") or not urlsplit(self.server).hostname:
-            raise Invalid([Fault("server", f"{self.server!r} is not a URL like {DEFAULT_SERVER}")])
+        self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)

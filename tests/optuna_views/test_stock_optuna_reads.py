@@ -214,6 +214,13 @@ def test_every_write_is_refused(viewed: str) -> None:
     assert [repr(trial) for trial in read(viewed)] == before
 
 
+def test_whoever_writes_through_optuna_is_told_that_the_database_is_for_reading(viewed: str) -> None:
+    with pytest.raises(optuna.exceptions.StorageInternalError) as refused:
+        optuna.create_study(study_name="new", storage=stock(viewed))
+    assert "this database is read-only for Optuna" in str(refused.value.__cause__)
+    assert "through its API" in str(refused.value.__cause__)
+
+
 def test_each_view_refuses_each_kind_of_statement(viewed: str) -> None:
     engine = sa.create_engine(stock(viewed))
     for name in optuna_views.NAMES:

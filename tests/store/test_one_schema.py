@@ -33,7 +33,7 @@ FROZEN = {
     "versions/0007_outages.py": "34cadf9509e7805441c8ebe9c0669b1160e6ed31cda4b7a750686ea172959bfc",
     "versions/0008_deletion_in_pieces.py": "25cce81fce81da7e2a4ccd36da17755387fcc8ca30057de17769f36934b30fc4",
     "versions/0009_whom_to_ask.py": "b3922fb3a5825971bf72538b9f9057ff565701b6410129eee151b13cd9199529",
-    "versions/0010_lists_among_choices.py": "2ac35ea8f366734764734ef646353096532620e5132a2531a936b56e7fff7afa",
+    "versions/0010_for_optunas_tools.py": "5c59c4ebc2883daa7a39c0ae52a76523083e7d9ec5f6bc9d2bf34eca9644f768",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 

@@ -1,7 +1,9 @@
-"""Choices that are lists: Optuna's tools see their JSON as text, since what they cannot hash breaks their dashboard.
+"""For Optuna's tools: choices that are lists, choices found by value, and words for whoever writes through them.
 
-And choices are found by value: the JSON of a study and that of its trials have been written by two serializers, which
-escape letters and spell numbers differently.
+They see a list as its JSON, as text: what they cannot hash breaks their dashboard. The JSON of a study and that of its
+trials have been written by two serializers, which escape letters and spell numbers differently. And whoever writes
+through a view is told that it is for reading only: Optuna shows the database's words below its own, which speak of
+"exceeding max length".
 """
 
 from __future__ import annotations
@@ -57,6 +59,19 @@ _FOUND_BY_VALUE = {
 }
 
 
+_READ_ONLY = (
+    "this database is read-only for Optuna: each of its tables is a view, and only the server writes studies and "
+    "trials; create studies and tell trials through its API"
+)
+# SQLite's own error for a trigger is one that Optuna takes for a name given twice; this one carries a text, too.
+_REFUSE = f"SELECT json_extract('{{}}', '{_READ_ONLY}')"
+_REFUSE_FUNCTION = """
+    CREATE OR REPLACE FUNCTION hpo_refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION '{}' USING ERRCODE = 'read_only_sql_transaction';
+    END $$"""
+
+
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
     query = optuna_views._views(dialect)[_VIEW]
@@ -67,11 +82,32 @@ def upgrade() -> None:
         assert query.count(before) == 1
         query = query.replace(before, after)
     _replace(dialect, query)
+    _refuse_in_words(dialect)
 
 
 def downgrade() -> None:
     dialect = op.get_bind().dialect.name
     _replace(dialect, optuna_views._views(dialect)[_VIEW])
+    if dialect == "sqlite":
+        for name in optuna_views.NAMES:
+            for verb in () if name == _VIEW else ("INSERT", "UPDATE", "DELETE"):
+                op.execute(f"DROP TRIGGER hpo_read_only_{verb.lower()}_{name}")
+    else:
+        before = "% is a view for reading: only the server writes studies and trials"
+        connection = op.get_bind()
+        function = _REFUSE_FUNCTION.format(before).replace(f"'{before}'", f"'{before}', TG_TABLE_NAME")
+        connection.exec_driver_sql(function.replace("%", "%%"))
+
+
+def _refuse_in_words(dialect: str) -> None:
+    connection = op.get_bind()
+    if dialect != "sqlite":
+        connection.exec_driver_sql(_REFUSE_FUNCTION.format(_READ_ONLY))
+        return
+    for name in optuna_views.NAMES:
+        for verb in ("INSERT", "UPDATE", "DELETE"):
+            trigger = f"CREATE TRIGGER hpo_read_only_{verb.lower()}_{name} INSTEAD OF {verb} ON {name}"
+            connection.exec_driver_sql(f"{trigger} BEGIN {_REFUSE}; END")
 
 
 def _replace(dialect: str, query: str) -> None:
