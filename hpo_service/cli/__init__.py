@@ -18,9 +18,9 @@ from hpo_service.cli.exits import OK, CommandFailed, fail, fail_unexpectedly
 from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
-from hpo_service.cli.standard_streams import open_standard_streams, say_no_more
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
+from hpo_service.standard_streams import open_standard_streams, say_no_more
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,

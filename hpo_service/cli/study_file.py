@@ -324,7 +324,7 @@ def _shown(value: object) -> str:
 _NO_YAML = 'this is YAML, and a study file is TOML or JSON: write name = "mine" instead of name: mine'
 _YAML_LINE = re.compile(r"---|[\w.-]+:(\s|$)")
 
-_A_CHOICE = "must be a string, a finite number, true, false or null"
+_A_CHOICE = "must be a string, a finite number, true, false, null, or a list of these"
 _STUDY_NAME = "a study's name is 1 to 63 lower-case letters, digits, - and _; it begins and ends with a letter or digit"
 
 _TYPES = {

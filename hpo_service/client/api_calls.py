@@ -174,7 +174,7 @@ class ApiCalls:
     def import_trials(
         self, study: str, trials: Sequence[Mapping[str, Any]], request_id: str | None = None
     ) -> list[Json]:
-        """Each of trials is {params, state, values?, reports?}: finished ones, from elsewhere."""
+        """Each of trials is {params, state, values?, reports?, reason?, metrics?}: finished ones, from elsewhere."""
         return self._add(study, "import", trials, request_id)
 
     def _add(self, study: str, verb: str, trials: Sequence[Mapping[str, Any]], request_id: str | None) -> list[Json]:
