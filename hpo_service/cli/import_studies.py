@@ -11,12 +11,14 @@ import hashlib
 import json as json_format
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
+from hpo_service.cli.console import note, say
 from hpo_service.cli.exits import ERROR, CommandFailed, UsageError
 from hpo_service.cli.imported_names import possible_names
 from hpo_service.cli.options import AsJson, Server, connect, print_json, without_password
@@ -27,6 +29,16 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
     from hpo_service.domain.search_space import SearchSpace
     from hpo_service.tuning.optuna_studies import ForeignStudy, ForeignTrial
+
+
+class Tool(StrEnum):
+    """Whose search spaces are read."""
+
+    wandb = "wandb"
+    nni = "nni"
+    katib = "katib"
+    hyperopt_json = "hyperopt-json"
+
 
 LARGEST_PART = 500_000  # bytes of JSON in one call; the contract takes 1 MiB
 MOST_IN_A_PART = 1000  # trials
@@ -58,9 +70,18 @@ def import_studies(
     server: Server = None,
     study: Annotated[list[str] | None, typer.Option("--study", help="Only this one; may be given again.")] = None,
     name: Annotated[str | None, typer.Option("--as", help="The name of the one study that is taken over.")] = None,
+    tool: Annotated[
+        Tool | None, typer.Option("--from", help="Write a study file from this tool's search space instead.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Take over Optuna's studies, with all trials that have finished; the same command again adds what is new."""
+    """Take over Optuna's studies, with all trials that have finished; the same command again adds what is new.
+
+    With --from, a search space of W&B, NNI, Katib or hyperopt (as JSON) is written out as a study file.
+    """
+    if tool is not None:
+        _write_study_file(tool, Path(place), json)
+        return
     from hpo_service.tuning.optuna_sources import CannotBeRead, open_source
     from hpo_service.tuning.optuna_studies import study_names
 
@@ -81,6 +102,18 @@ def import_studies(
         say(*_table(rows))
     if any(row.refused for row in rows):
         raise SystemExit(ERROR)
+
+
+def _write_study_file(tool: Tool, path: Path, as_json: bool) -> None:
+    from hpo_service.cli.foreign_spaces import study_text
+
+    text = study_text(tool, path)
+    if as_json:
+        print_json({"study_file": "\n".join(text.lines) + "\n", "left": text.left})
+        return
+    say(*text.lines)
+    if text.left:
+        note("could not be said:", *(f"  {each}" for each in text.left))
 
 
 def _wanted(place: str, found: Mapping[str, int], names: Sequence[str]) -> list[str]:

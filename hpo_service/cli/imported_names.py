@@ -17,16 +17,16 @@ def possible_names(name: str, others: Mapping[str, int]) -> list[str]:
 
     others: all studies where it comes from, with their ids; what one of them is called exactly is not for this one.
     """
-    near = name if _VALID.fullmatch(name) else _near(name)
+    near = name if _VALID.fullmatch(name) else near_name(name)
     first = near or f"study-{others[name]}"
     tagged = f"{first[: LONGEST - _DIGITS - 1].rstrip('-_')}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
     if first == name:
         return [name, tagged]
-    taken = any(other != name and (other == first or _near(other) == first) for other in others)
+    taken = any(other != name and (other == first or near_name(other) == first) for other in others)
     return [tagged] if taken else [first, tagged]
 
 
-def _near(name: str) -> str:
+def near_name(name: str) -> str:
     """The nearest name that a study of ours can have; letters lose their accents."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     letters = re.sub(r"[^a-z0-9_]+", "-", plain)

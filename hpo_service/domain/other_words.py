@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -86,6 +86,8 @@ def _said(given: Any) -> dict[str, Any] | None:
         {**given, **(given.get("feasibleSpace") or {})} if isinstance(given.get("feasibleSpace"), Mapping) else given
     )
     word = _word(given)
+    if "normal" in word:  # of no range
+        return None
     if isinstance(given.get("_value"), list):
         given = {**given, **_positional(word, given["_value"])}
     for key in ("bounds", "range", *(("values",) if word in _NUMERIC else ())):
@@ -111,8 +113,14 @@ def _with_ends(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _word(given: Mapping[str, Any]) -> str:
-    word = next((given[key] for key in _TYPE_KEYS if isinstance(given.get(key), str)), "")
-    return re.sub(r"[^a-z]", "", word.lower())
+    return next(_words(given), "")
+
+
+def _words(given: Mapping[str, Any]) -> Iterator[str]:
+    """Katib has two: parameterType and distribution."""
+    for key in _TYPE_KEYS:
+        if isinstance(given.get(key), str):
+            yield re.sub(r"[^a-z]", "", given[key].lower())
 
 
 def _positional(word: str, values: list[Any]) -> dict[str, Any]:
@@ -144,8 +152,9 @@ def _range(word: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     step = next((number for key in _STEPS if (number := _number(given.get(key))) is not None), None)
     scale = re.sub(r"[^a-z]", "", str(given.get("scale", given.get("prior", ""))).lower())
-    log = "log" in word or any(given.get(key) is True for key in _LOG) or scale in _WORDS_FOR_LOG
-    whole = "int" in word or (word in ("", "range", "uniform", "loguniform") and _are_whole(low, high, step, word))
+    words = "".join(_words(given))
+    log = "log" in words or any(given.get(key) is True for key in _LOG) or scale in _WORDS_FOR_LOG
+    whole = "int" in words or (word in ("", "range", "uniform", "loguniform") and _are_whole(low, high, step, word))
     if log and (low < 0 or high <= 0) and high < 100:  # hyperopt and W&B's log_uniform give exponents
         low, high = (float(f"{math.exp(end):.6g}") for end in (low, high))
         whole = False
