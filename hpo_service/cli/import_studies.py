@@ -20,7 +20,7 @@ import typer
 from hpo_service.cli import wording
 from hpo_service.cli.console import note, say
 from hpo_service.cli.exits import ERROR, CommandFailed, UsageError
-from hpo_service.cli.imported_names import possible_names
+from hpo_service.cli.imported_names import both_names, possible_names
 from hpo_service.cli.options import AsJson, Server, connect, print_json, without_password
 from hpo_service.domain import number_ranges
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
@@ -171,15 +171,17 @@ class Move:
 
     def _ours(self, study: str, origin: Mapping[str, Any]) -> tuple[str, Json | None]:
         """The name here, and the study where it has been imported before. Raise Refusal."""
+        known = [self._name] if self._name is not None else both_names(study, self._found)
+        for name in known:  # the name that it got when it was the only one to come near to it
+            there = self._study(name)
+            if there is not None and _came_from(there, origin):
+                return name, there
         names = [self._name] if self._name is not None else possible_names(study, self._found)
         for name in names:
             there = self._study(name)
             if there is None:
                 return name, None
-            imported = there["metadata"].get("imported") or {}
-            if {key: imported.get(key) for key in origin} == origin:
-                return name, there
-            other = imported.get("storage")
+            other = _imported(there).get("storage")
             if other != origin["storage"] or len(names) == 1:
                 whose = f"comes from {other}" if other else "was not imported"
                 raise Refusal(f"there is a study {name} already, which {whose}; choose another name with --as NAME")
@@ -190,6 +192,17 @@ class Move:
             return self._client.study(name)
         except NotFound:
             return None
+
+
+def _came_from(study: Json, origin: Mapping[str, Any]) -> bool:
+    imported = _imported(study)
+    return all(imported.get(key) == value for key, value in origin.items())
+
+
+def _imported(study: Json) -> Json:
+    """What its metadata say of its origin; anybody may have written something else there."""
+    noted = study["metadata"].get("imported")
+    return noted if isinstance(noted, dict) else {}
 
 
 def _search_space(given: Json) -> SearchSpace:
@@ -257,7 +270,9 @@ class Transfer:
 
     def _noted(self) -> tuple[set[int], list[int], str]:
         study, etag = self._client.study_and_etag(self._name)
-        noted = study["metadata"]["imported"]
+        noted = _imported(study)
+        if "taken" not in noted:
+            raise Refusal("its metadata no longer say which trials it has (imported.taken): none is sent")
         return number_ranges.from_text(noted["taken"]), sorted(number_ranges.from_text(noted.get("sending", ""))), etag
 
     def _send(self, part: Sequence[ForeignTrial], taken: set[int], etag: str) -> tuple[set[int], str]:

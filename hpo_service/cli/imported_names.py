@@ -12,14 +12,20 @@ _DIGITS = 6
 _VALID = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
 
-def possible_names(name: str, others: Mapping[str, int]) -> list[str]:
-    """The names to try, the best first.
+def both_names(name: str, others: Mapping[str, int]) -> tuple[str, str]:
+    """The nearest name there is, and one that no other study's name leads to.
 
-    others: all studies where it comes from, with their ids; what one of them is called exactly is not for this one.
+    others: all studies where it comes from, with their ids.
     """
     near = name if _VALID.fullmatch(name) else near_name(name)
     first = near or f"study-{others[name]}"
-    tagged = f"{first[: LONGEST - _DIGITS - 1].rstrip('-_')}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
+    tag = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
+    return first, f"{first[: LONGEST - _DIGITS - 1].rstrip('-_')}-{tag}"
+
+
+def possible_names(name: str, others: Mapping[str, int]) -> list[str]:
+    """The names to try, the best first; what another one of them is called, or comes near to, is not for this one."""
+    first, tagged = both_names(name, others)
     if first == name:
         return [name, tagged]
     taken = any(other != name and (other == first or near_name(other) == first) for other in others)

@@ -222,6 +222,19 @@ def test_names_that_cannot_be_kept_get_readable_ones_and_never_anothers(
     assert [row["taken"] for row in imported(hpo, server, url)[1]] == [0] * len(names)
 
 
+def test_a_study_keeps_its_name_when_another_one_comes_near_to_it_later(
+    tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
+) -> None:
+    url = f"sqlite:///{tmp_path}/later.db"
+    new_study(url, "Later One", 1)
+    assert imported(hpo, server, url)[1][0]["study"] == "later-one"
+    new_study(url, "later-one", 2)
+    rows = {row["from"]: (row["study"], row["taken"]) for row in imported(hpo, server, url)[1]}
+    assert rows["Later One"] == ("later-one", 0)
+    assert rows["later-one"][0].startswith("later-one-")
+    assert rows["later-one"][1] == 1
+
+
 def test_a_name_is_this_studys_alone() -> None:
     assert possible_names("good", {"good": 1}) == ["good", possible_names("good", {"good": 1})[1]]
     assert possible_names("Good", {"Good": 1})[0] == "good"
