@@ -63,3 +63,10 @@ def _json_escape(character: str) -> str:
     if character == "\x7f":  # ASCII to json.dumps, a control character to a terminal
         return "\\u007f"
     return json.dumps(character)[1:-1]
+
+
+def without_password(database_url: str) -> str:
+    """The URL as it may be shown, however its password is written: rather too much is left out than too little."""
+    begins = "//" if "//" in database_url else "^"
+    shown = re.sub(rf"({begins}[^:/?@]*):.*@", r"\1:***@", database_url, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", shown, flags=re.IGNORECASE)

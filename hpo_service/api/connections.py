@@ -35,6 +35,8 @@ WAITING_BYTES = 2**26
 USUAL_REQUEST = 2**12
 UNREAD_ANSWERS = 2**14  # bytes; beyond, the next request of this connection waits
 LINGER_SECONDS = 5.0
+# Whoever goes on sending meanwhile, over a slow line: nginx's lingering_time.
+MOST_LINGER_SECONDS = 30.0
 # Files beside connections: the database's, the log, the event loop's.
 RESERVED_FILES = 128
 SWEEP_SECONDS = 0.5
@@ -45,7 +47,8 @@ class Bounds:
     """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected.
 
     waiting_bytes: of requests that are not all here, or whose turn has not come, on all connections together.
-    linger_seconds: how long a connection that has its last answer may take to read it.
+    linger_seconds: how long a connection that has its last answer may take to read it, and be silent while it still
+    sends; most_linger_seconds: for how long it may go on sending.
     """
 
     head_seconds: float
@@ -55,6 +58,7 @@ class Bounds:
     connections: int
     waiting_bytes: int = WAITING_BYTES
     linger_seconds: float = LINGER_SECONDS
+    most_linger_seconds: float = MOST_LINGER_SECONDS
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
@@ -190,6 +194,7 @@ class BoundedConnection(FastPathConnection):
         self._arrived = 0  # bytes of the request under way, roughly
         self._last_three = b""  # of a head, whose end may come in two pieces
         self._drained = 0
+        self._lingers_until = 0.0  # at most; 0: it does not linger
         self._is_deaf = False  # it is ending, or will be when those before are answered
         self._last_word: Callable[[], None] | None = None
 
@@ -470,6 +475,7 @@ class BoundedConnection(FastPathConnection):
             return
         self.has_sent_a_request = False  # the first to make room
         self.due = self.loop.time() + self.gate.bounds.linger_seconds
+        self._lingers_until = self.loop.time() + self.gate.bounds.most_linger_seconds
         self._drained = 0
         self.flow.requests_wait = False
         self.flow.resume_reading()
@@ -485,3 +491,5 @@ class BoundedConnection(FastPathConnection):
         self._drained += len(data)
         if self._drained > DRAINED_AND_CLOSED:
             self.transport.abort()
+        elif self._lingers_until:
+            self.due = min(self.loop.time() + self.gate.bounds.linger_seconds, self._lingers_until)

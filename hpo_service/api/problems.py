@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from hpo_service.domain import errors, json_pointer
+from hpo_service.domain import errors, json_pointer, other_words
 from hpo_service.domain.errors import Fault, HpoError, Invalid, RateLimited
 
 MEDIA_TYPE = "application/problem+json"
@@ -149,7 +150,7 @@ def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
         elif where == "body" and isinstance(body, bytes):
             faults[Fault("", "the body was not sent as JSON; use the header Content-Type: application/json")] = None
         elif where == "body":
-            faults[Fault(pointer(place, body), _rule(fault))] = None
+            faults[Fault(pointer(place, body) + _below(fault), _rule(fault))] = None
         else:
             faults[Fault(pointer(place, None), _rule(fault))] = None
     return list(faults)
@@ -175,14 +176,36 @@ def _may_be_missing(part: str, body: Any) -> bool:
     return part not in ("float", "int", "str", "bool", "categorical") and "[" not in part
 
 
+# The members that say which kind of thing an object is, and what they may be.
+_KINDS = {"type": "float, int or categorical", "call": "report, heartbeat, tell or release"}
+
+
+def _below(fault: Any) -> str:
+    """Which member says what kind of object it is: the fault lies there, where the validator names the object."""
+    if fault["type"] not in ("union_tag_not_found", "union_tag_invalid"):
+        return ""
+    return "/" + str(fault["ctx"]["discriminator"]).strip("'")
+
+
+def _rule_of_kind(fault: Any) -> str:
+    name, given = _below(fault).removeprefix("/"), fault.get("input")
+    rule = f"{name} is one of {_KINDS.get(name, 'a few')}"
+    if fault["type"] == "union_tag_invalid":
+        rule = f"{rule}, not {fault['ctx']['tag']!r}"
+    said = other_words.in_our_words(given) if name == "type" else None
+    return rule if said is None else f"{rule}; write {json.dumps(said)}"
+
+
 def _rule(fault: Any) -> str:
     """The rule in words, and the value that breaks it where it says something."""
     kind, message = fault["type"], str(fault["msg"])
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _rule_of_kind(fault)
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
         return "unknown field"
-    if kind in ("rule", "union_tag_not_found", "json_invalid"):
+    if kind in ("rule", "json_invalid"):
         return message
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         message = "should be a JSON object"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -14,12 +14,13 @@ from hpo_service import __version__
 from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
 from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
-from hpo_service.cli.exits import OK, fail, fail_unexpectedly, not_installed
+from hpo_service.cli.exits import OK, CommandFailed, fail, fail_unexpectedly, not_installed
 from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
+from hpo_service.standard_streams import open_standard_streams, say_no_more
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,
@@ -34,6 +35,7 @@ COMMANDS_THAT_TRAIN = {
     "worker": "Train trials, of any study of the built-in network or of the studies named.",
     "agent": "Train the trials of a study with a command of your own, in any language.",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 GROUPS = {"study": study_commands.app, "db": db_app, "token": token_app}
 
 
@@ -72,6 +74,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
+    open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and given[:1] == ["agent"]:
         hide_secrets()
@@ -85,7 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(not_installed(error))
     except BrokenPipeError:
         # whoever read our output has enough; nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say_no_more()
         sys.exit(OK)
+    except OSError as error:
+        if error.errno not in _FULL:
+            fail_unexpectedly(error)
+        say_no_more()
+        fail(CommandFailed(f"the output cannot be written: {error.strerror}"))
     except Exception as error:
         fail_unexpectedly(error)

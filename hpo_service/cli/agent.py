@@ -17,11 +17,12 @@ from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
-from hpo_worker.command import CommandObjective, check_placeholders
+from hpo_worker.command import CommandObjective
 from hpo_worker.departure import Departure, Leaving
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
+from hpo_worker.placeholders import check_placeholders
 from hpo_worker.start import MaxFailures
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
@@ -45,17 +46,20 @@ def agent(
     Lines on its standard output report, {"step": 3, "value": 0.8}, and give the result, {"value": 0.9}. An exit
     code other than 0 makes the trial FAIL; 75 has it given out again: it is the machine's fault. The parameters are
     also in the environment, as HPO_PARAM_<NAME>.
+
+    --offset={offset} takes negative numbers, too; {--amsgrad:amsgrad} gives --amsgrad where that boolean is true and
+    nothing where it is false; --layers {layers*} gives a list as several arguments.
     """
     worker_id = new_worker_id()
     log_lines.configure(worker_id=worker_id)
     client = Client(server)
-    names = list(client.study(study)["search_space"])
+    space = client.study(study)["search_space"]
     try:
-        check_placeholders(command, names)
+        check_placeholders(command, space)
     except Invalid as error:
         raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
     brake = Brake(max_failures)
-    team = Team(client, study, CommandObjective(command, names, Outbox()), worker_id, workers, brake)
+    team = Team(client, study, CommandObjective(command, list(space), Outbox()), worker_id, workers, brake)
     try:
         team.run()
     finally:

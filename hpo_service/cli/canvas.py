@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
 }
 SOLID, DASHED = "-", "--"
 FULL = (0, 1.02)  # an axis of accuracies
+FURTHEST = 1e300  # axes are measured with sums and products that a double has to hold
 
 
 def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
@@ -63,10 +64,10 @@ def share_axes(all_panels: Sequence[Axes], used: int, columns: int) -> None:
 
 
 def finite(value: object) -> float:
-    """A number to draw; what is none, or infinite, leaves a gap."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A number to draw; what is none, or infinite, leaves a gap. What no axis could span is drawn at its edge."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
-    return float(value) if math.isfinite(value) else math.nan
+    return min(max(float(value), -FURTHEST), FURTHEST)
 
 
 def short(value: float) -> str:

@@ -29,6 +29,13 @@ def note(*lines: str) -> None:
     print("\n".join(map(printable, lines)), file=sys.stderr, flush=True)
 
 
+def confirmed(question: str) -> bool:
+    """Whether somebody at the terminal says yes. The question goes to standard error, where no result is."""
+    sys.stdout.flush()
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def say_json(result: Any, indent: int | None = 2) -> None:
     print(printable_json(result, indent), flush=True)
 

@@ -189,6 +189,16 @@ def _opened_database(url: str) -> Iterator[Finding]:
         yield Finding("database", OK, f"{shown}: {schema}")
 
 
+def _file_of(url: str) -> Path | None:
+    """SQLite's file; None for another database, and for what is none."""
+    from hpo_service.store.engine import database_url, sqlite_file
+
+    try:
+        return sqlite_file(database_url(url))
+    except ValueError:
+        return None
+
+
 def _folder_of_new_file(shown: str, file: Path) -> Finding:
     folder = file.absolute().parent
     while not folder.exists():
@@ -199,7 +209,8 @@ def _folder_of_new_file(shown: str, file: Path) -> Finding:
 
 
 def _disk(url: str) -> Iterator[Finding]:
-    folder = Path(url.removeprefix("sqlite:///")).absolute().parent if url.startswith("sqlite:///") else Path.cwd()
+    file = _file_of(url)
+    folder = Path.cwd() if file is None else file.absolute().parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -212,7 +223,9 @@ def _write_ahead_log(url: str) -> Iterator[Finding]:
         return
     from hpo_service.store import write_ahead_log
 
-    file = Path(url.removeprefix("sqlite:///"))
+    file = _file_of(url)
+    if file is None:
+        return
     log = write_ahead_log.log_of(file)
     size = write_ahead_log.size(log)
     shown = f"{log} has {size / 2**20:.0f} MiB"

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hpo_service.cli.exits import USAGE, CommandFailed, UsageError
+from hpo_service.cli.held_database import holder, sqlite_path
 from hpo_service.cli.lifeline import Lifeline
 from hpo_service.domain.key import draw, hash_of
 
@@ -115,6 +116,7 @@ class LocalService:
 
     def start_server(self, port: int = 0) -> bool:
         """Start it and wait until it answers; False if somebody gave up meanwhile."""
+        self._check_nobody_holds_it()
         self._server = Child(
             ["serve", "--host", "127.0.0.1", "--port", str(port), "--json"],
             self.server_log,
@@ -134,6 +136,17 @@ class LocalService:
         failure = UsageError if self._server.exit_code == USAGE else CommandFailed
         said[0] = f"the server could not start: {said[0].removeprefix('hpo: ')}"
         raise failure(*said, *_how_to_use_the_other(said))
+
+    def _check_nobody_holds_it(self) -> None:
+        """Raise CommandFailed at once, not when the server is there to find out."""
+        file = sqlite_path(self._database)
+        process = None if file is None else holder(file)
+        if process is not None:
+            said = f"the server could not start: another server (process {process}) is running on {file}"
+            raise CommandFailed(
+                f"{said}; SQLite takes one server at a time: stop it, use another file, or use PostgreSQL",
+                *_how_to_use_the_other([said]),
+            )
 
     def start_workers(self, processes: int, study: str | None, data: Path | None = None) -> None:
         """For one study until it is done; or, without one, for whatever the server gives out.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpo_service.cli.console import say_json
+from hpo_service.printable import without_password as without_password
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
@@ -46,7 +46,3 @@ def connect(server: str | None, token: str | None = None) -> Client:
 
 def print_json(result: Any) -> None:
     say_json(result)
-
-
-def without_password(database_url: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", database_url)

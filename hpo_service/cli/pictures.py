@@ -55,35 +55,57 @@ def _figure(study: Json, trials: Sequence[Json]) -> Figure:
     if asked is not None and asked.kind in COMPARING and (reported or asked.kind == "rounds"):
         return COMPARING[asked.kind](study, sorted(trials, key=lambda trial: trial["number"]), asked)
     if len(study["directions"]) == 1 and reported and (asked is None or asked.kind != "values"):
-        return _curves(study, reported[:PANELS])
+        return _curves(study, reported[:PANELS], _ranks(trials))
     return _values_and_params(study, trials)
 
 
-def _curves(study: Json, trials: Sequence[Json]) -> Figure:
+def _ranks(trials: Sequence[Json]) -> dict[int, int]:
+    """By number the place among all that have a value, also those of which there is no curve."""
+    return {
+        trial["number"]: place
+        for place, trial in enumerate((trial for trial in trials if trial["values"] is not None), start=1)
+    }
+
+
+def _curves(study: Json, trials: Sequence[Json], ranks: Mapping[int, int]) -> Figure:
     """One panel a trial, best first: validation dashed, training solid, all on the same axes."""
     columns = min(COLUMNS, len(trials))
     figure, panels = canvas.panels(math.ceil(len(trials) / columns), columns, 2.5, 1.9, sharex=True, sharey=True)
     is_network = canvas.trains_a_network(study)
     label = "validation accuracy" if is_network else "value"
-    for place, (panel, trial) in enumerate(zip(panels, trials, strict=False), start=1):
+    for panel, trial in zip(panels, trials, strict=False):
         if any(map(math.isfinite, training := canvas.training(trial))):
             panel.plot(canvas.steps(trial), training, color=TRAINING, linewidth=1.0, label="training accuracy")
         panel.plot(
             canvas.steps(trial), canvas.validation(trial), color=VALIDATION, linewidth=1.4, ls=DASHED, label=label
         )
-        panel.set_title(f"Best-{place}({'val_acc' if is_network else 'value'}:{_value(trial)})")
+        which = f"Best-{ranks[trial['number']]}" if trial["number"] in ranks else f"trial {trial['number']} "
+        panel.set_title(f"{which}({'val_acc' if is_network else 'value'}:{_value(trial)})")
     canvas.share_axes(panels, len(trials), columns)
     if is_network:
         panels[0].set_ylim(FULL)
-    figure.suptitle(f"{study['name']}: the best {wording.count(len(trials), 'trial')}, best first", fontsize=10)
+    figure.suptitle(_title(study["name"], trials, ranks), fontsize=10)
     figure.supxlabel("epoch" if is_network else "step", fontsize=9)
     figure.supylabel("accuracy" if is_network else "value", fontsize=9)
     panels[0].legend(loc="best", fontsize=6.5, framealpha=0.8)
     return figure
 
 
+def _title(name: str, shown: Sequence[Json], ranks: Mapping[int, int]) -> str:
+    title = f"{name}: the best {wording.count(len(shown), 'trial')}, best first"
+    last = max((ranks.get(trial["number"], 0) for trial in shown), default=0)
+    with_curve = {trial["number"] for trial in shown}
+    without = [f"Best-{rank}" for number, rank in ranks.items() if rank <= last and number not in with_curve]
+    if not without:
+        return title
+    more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+    named = ", ".join(without[:3]) + more
+    return f"{name}: {wording.count(len(shown), 'trial')} with a curve, best first; without: {named}"
+
+
 def _value(trial: Json) -> str:
-    return short(finite((trial["values"] or [None])[0]))
+    value = (trial["values"] or [None])[0]
+    return short(value) if isinstance(value, float) else wording.number(value)
 
 
 def _values_and_params(study: Json, trials: Sequence[Json]) -> Figure:
@@ -122,9 +144,13 @@ def _best_so_far(values: Sequence[float], better: Any) -> Iterator[float]:
         yield best
 
 
+def _drawable(setting: Any) -> Any:
+    return finite(setting) if isinstance(setting, float) else setting
+
+
 def _against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter: Json) -> None:
     points = [
-        (trial["params"][name], finite(trial["values"][0]), trial["number"])
+        (_drawable(trial["params"][name]), finite(trial["values"][0]), trial["number"])
         for trial in trials
         if name in trial["params"]
     ]

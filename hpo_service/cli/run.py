@@ -15,6 +15,7 @@ import typer
 from hpo_service.cli import wording
 from hpo_service.cli.console import note, say
 from hpo_service.cli.exits import ERROR, CommandFailed, NotInstalled, need
+from hpo_service.cli.held_database import sqlite_path
 from hpo_service.cli.interruption import Interruption
 from hpo_service.cli.local_service import LocalService
 from hpo_service.cli.options import (
@@ -236,8 +237,8 @@ def _cores() -> int:
 
 def _log_folder(database: str) -> Path:
     """Beside a SQLite file; else where the command was typed."""
-    file = database.removeprefix("sqlite:///")
-    return Path(file).parent if file != database else Path()
+    file = sqlite_path(database)
+    return Path() if file is None else file.parent
 
 
 def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:

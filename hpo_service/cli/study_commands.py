@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import note, say, say_export
+from hpo_service.cli.console import confirmed, note, say, say_export
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
 from hpo_service.domain.errors import Invalid, StudyExists
@@ -262,12 +262,22 @@ def export(
 def delete(
     study: StudyName,
     force: Annotated[bool, typer.Option("--force", help="Also while trials are running.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first, as a terminal does.")] = False,
     server: Server = None,
 ) -> None:
-    """Remove a study and its trials for good."""
+    """Remove a study and its trials for good; on a terminal, only after a yes."""
     with connect(server) as client:
+        if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+            _ask_before_deleting(client.study(study))
         client.delete(study, force=force)
     note(f"deleted {study}")
+
+
+def _ask_before_deleting(study: Study) -> None:
+    """Raise CommandFailed unless somebody says yes."""
+    told = f"{wording.count(wording.finished(study), 'finished trial')}, {study['counts']['RUNNING']} running"
+    if not confirmed(f"delete the study {study['name']} for good ({told})? [y/N] "):
+        raise CommandFailed(f"{study['name']} was left as it is; --yes deletes without asking")
 
 
 def _show_state(study: Study, as_json: bool) -> None:

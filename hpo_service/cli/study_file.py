@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from hpo_service.cli import figure
 from hpo_service.cli.exits import ErrorInLines
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
-from hpo_service.domain import json_pointer, neural_network, nul
+from hpo_service.domain import json_pointer, neural_network, nul, other_words
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.search_space import (
@@ -118,10 +118,44 @@ class StudyFile:
         by_place: dict[Place, list[ErrorDetails]] = {}
         for error in errors:
             by_place.setdefault(self._place_of_error(error), []).append(error)
+        said_otherwise: set[str] = set()
         for place, found in by_place.items():
+            if (fault := self._in_other_words(place)) is not None:
+                if place[1] not in said_otherwise:
+                    said_otherwise.add(str(place[1]))
+                    yield fault
+                continue
             # several at one place: the branches of "a string, a number, a boolean or null"
             rule, hint = _rule(found[0], self.body, place) if len(found) == 1 else (_A_CHOICE, "")
             yield self._fault(place, rule, hint)
+
+    def _in_other_words(self, place: Place) -> FileFault | None:
+        """Of a parameter in another tool's words one fault, with the line as it should be."""
+        if len(place) < 2 or place[0] != "search_space":
+            return None
+        name = str(place[1])
+        given = _at(self.body, ("search_space", name))
+        if isinstance(given, dict) and "type" not in given:
+            below, parameter = next(iter(given.items()), ("", None))
+            if isinstance(parameter, dict) and other_words.is_parameter(parameter):
+                return self._dotted(name, below, parameter)
+        said = other_words.in_our_words(given)
+        if said is None:
+            return None
+        rule = (
+            "is said in another tool's words; a parameter has a type (float, int, categorical) and low and high, "
+            "or choices"
+        )
+        return self._fault(("search_space", name), rule, f"write: {self._line(name, said)}")
+
+    def _dotted(self, name: str, below: str, parameter: dict[str, Any]) -> FileFault:
+        said = parameter if "type" in parameter else other_words.in_our_words(parameter)
+        rule = f"is a table with the parameter {below} in it; a name with a dot in it stands in quotes"
+        return self._fault(("search_space", name), rule, f"write: {self._line(f'{name}.{below}', said or parameter)}")
+
+    def _line(self, name: str, parameter: Mapping[str, Any]) -> str:
+        write = other_words.as_json if _format(self.path) == "JSON" else other_words.as_toml
+        return write(name, parameter)
 
     def _objective_faults(self) -> Iterator[FileFault]:
         """What the objective does not take, also where the rest of the file has faults of its own."""
@@ -181,6 +215,8 @@ def _without_metadata(spec: StudySpec, existing: Mapping[str, Any]) -> StudySpec
 def read_study_file(path: Path) -> StudyFile:
     """Read the file; raise StudyFileRefused when it is not there or not TOML or JSON."""
     text = _text(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise StudyFileRefused(f"{path}: {_NO_YAML}")
     try:
         if path.suffix.lower() == ".json":
             body = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
@@ -226,7 +262,10 @@ def _format(path: Path) -> str:
 
 
 def _syntax_hint(text: str) -> str:
-    return "; a JSON file's name ends in .json" if text.lstrip().startswith("{") else ""
+    if text.lstrip().startswith("{"):
+        return "; a JSON file's name ends in .json"
+    begun = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return f"; {_NO_YAML}" if begun and _YAML_LINE.match(begun[0]) else ""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -283,7 +322,10 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_A_CHOICE = "must be a string, a finite number, true, false or null"
+_NO_YAML = 'this is YAML, and a study file is TOML or JSON: write name = "mine" instead of name: mine'
+_YAML_LINE = re.compile(r"---|[\w.-]+:(\s|$)")
+
+_A_CHOICE = "must be a string, a finite number, true, false, null, or a list of these"
 _STUDY_NAME = "a study's name is 1 to 63 lower-case letters, digits, - and _; it begins and ends with a letter or digit"
 
 _TYPES = {

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -28,15 +28,15 @@ from hpo_service.client.answers import (
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
 from hpo_service.client.retries import NEVER, PATIENTLY, Backoff, Failure, Retries
+from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
 from hpo_service.domain import nul
-from hpo_service.domain.errors import Fault, Invalid, NotFound, Unauthenticated
+from hpo_service.domain.errors import NotFound, Unauthenticated
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.key import PREFIX, form_fault
 
 if TYPE_CHECKING:
     from hpo_service.client.streamed_answers import Streamed, StreamedAnswers
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
@@ -61,9 +61,7 @@ class ApiCalls:
         retries: Retries = PATIENTLY,
         rng: random.Random | None = None,
     ) -> None:
-        self.server = (server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER).rstrip("/")
-        if urlsplit(self.server).scheme not in ("http", "https") or not urlsplit(self.server).hostname:
-            raise Invalid([Fault("server", f"{self.server!r} is not a URL like {DEFAULT_SERVER}")])
+        self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)
@@ -184,7 +182,7 @@ class ApiCalls:
     def import_trials(
         self, study: str, trials: Sequence[Mapping[str, Any]], request_id: str | None = None
     ) -> list[Json]:
-        """Each of trials is {params, state, values?, reports?}: finished ones, from elsewhere."""
+        """Each of trials is {params, state, values?, reports?, reason?, metrics?}: finished ones, from elsewhere."""
         return self._add(study, "import", trials, request_id)
 
     def _add(self, study: str, verb: str, trials: Sequence[Mapping[str, Any]], request_id: str | None) -> list[Json]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from hpo_service.client.api_calls import ApiCalls
 from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by
+from hpo_service.client.measures import with_floats
 from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.errors import HpoError, Invalid, LeaseLost, TrialFinished
 from hpo_service.domain.json_types import Json
@@ -34,7 +35,8 @@ class RemoteStudy:
     name: str
 
     def read(self) -> Json:
-        return self.client.study(self.name)
+        """The study as it reads; values are floats, inf and nan too."""
+        return with_floats(self.client.study(self.name))
 
     @property
     def best(self) -> Json | None:
@@ -42,7 +44,7 @@ class RemoteStudy:
         return best
 
     def trials(self, *, state: str | None = None, order_by: str | None = None) -> Iterator[Json]:
-        return self.client.trials(self.name, state=state, order_by=order_by)
+        return map(with_floats, self.client.trials(self.name, state=state, order_by=order_by))
 
     def ask(self, count: int = 1, *, wait_seconds: float = 0, worker_id: str | None = None) -> list[HeldTrial]:
         """Trials to train, held by this program until told, released, or silent for the length of their lease."""
@@ -161,13 +163,14 @@ class HeldTrial:
         retry: with FAIL, the machine has failed and not the trial, which is given out again.
         """
         values = None if value is None else as_values(value)
-        return self._client.tell(
+        told = self._client.tell(
             self.study, self.number, self.attempt, state, values=values, reason=reason, metrics=metrics, retry=retry
         )
+        return with_floats(told)
 
     def release(self, reason: str | None = None) -> Json:
         """Hand the trial back, for somebody else to train."""
-        return self._client.release(self.study, self.number, self.attempt, reason)
+        return with_floats(self._client.release(self.study, self.number, self.attempt, reason))
 
     def run(
         self,

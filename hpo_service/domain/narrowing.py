@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel
 
+from hpo_service.domain.choices import Value, index_of_choice
 from hpo_service.domain.refusal import STRICT
 from hpo_service.domain.search_space import (
     LARGEST_INTEGER,
@@ -23,9 +23,8 @@ from hpo_service.domain.search_space import (
     NumericParameter,
     Params,
     SearchSpace,
-    Value,
-    index_of_choice,
 )
+from hpo_service.domain.steps import grid_point
 
 WIDENED = 0.1  # of the span, on each side
 AT_THE_EDGE = 0.1  # of the range
@@ -199,14 +198,9 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
     last = math.floor(round((high - origin) / step, 9))
     if last < first:  # no grid point inside: the nearest one
         first = last = round(((low + high) / 2 - origin) / step)
-        return _grid_point(origin, step, first), _grid_point(origin, step, last)
+        return grid_point(origin, step, first), grid_point(origin, step, last)
     # An upper end that is off its grid by a bit stays: the point as people write it would lie beyond.
-    return min(_grid_point(origin, step, first), high), min(_grid_point(origin, step, last), high)
-
-
-def _grid_point(origin: float, step: float, index: int) -> float:
-    """The point as people write it: 0.1 × 7 is 0.7, not 0.7000000000000001."""
-    return float(Decimal(repr(origin)) + index * Decimal(repr(step)))
+    return min(grid_point(origin, step, first), high), min(grid_point(origin, step, last), high)
 
 
 def _without_dead_branches(

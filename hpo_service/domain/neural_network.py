@@ -218,8 +218,6 @@ EXCLUDES = {
 # Fixed for a whole study, with the reason.
 NEVER_SEARCHED = {
     "dataset": "all trials of a study train on one dataset; name it in the objective",
-    "hidden_sizes": "choices are single values and this takes a list; fix it in the objective, "
-    "or search hidden_layers and hidden_units",
 }
 
 

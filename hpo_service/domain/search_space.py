@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     Field,
     RootModel,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
     StringConstraints,
     model_validator,
 )
 
+from hpo_service.domain.choices import Choice, identity, index_of_choice
+from hpo_service.domain.choices import Value as Value
 from hpo_service.domain.measure import WHOLE
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.sizes import CHOICE
+from hpo_service.domain.sizes import CHOICE, LIST_CHOICE
+from hpo_service.domain.steps import grid_index, grid_point, grid_size
 
-Choice = StrictBool | StrictInt | StrictFloat | StrictStr | None
-Value = bool | int | float | str | None
 Params = dict[str, Value]
 
 # Beyond 2**53 neighbouring integers are the same double, which is what databases and samplers keep.
@@ -35,18 +32,6 @@ LARGEST_INTEGER = 2**53
 Integer = Annotated[int, Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER), WHOLE]
 ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Condition = dict[str, Annotated[list[Choice], Field(min_length=1)]]
-
-
-def same_choice(a: Value, b: Value) -> bool:
-    """Whether two JSON values are one choice: true is not 1, but 1.0 is."""
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-
-def index_of_choice(choices: Sequence[Value], value: Value) -> int | None:
-    for index, choice in enumerate(choices):
-        if same_choice(choice, value):
-            return index
-    return None
 
 
 class _Range(BaseModel):
@@ -71,9 +56,20 @@ class FloatParameter(_Range):
         return self
 
     def contains(self, value: Value) -> bool:
+        return self.exact(value) is not None
+
+    def exact(self, value: Value) -> float | None:
+        """The value as it is drawn: on a grid its very point, for a sum that misses it by a bit; None outside."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return self.low <= value <= self.high and _on_grid(value, self.low, self.step)
+            return None
+        if self.step is None:
+            return float(value) if self.low <= value <= self.high else None
+        if not self.low - self.step < value < self.high + self.step:
+            return None
+        index = grid_index(self.low, self.step, float(value))
+        if index is None or not 0 <= index < grid_size(self.low, self.high, self.step):
+            return None
+        return min(grid_point(self.low, self.step, index), self.high)
 
     def with_range(self, low: float, high: float) -> FloatParameter:
         return self.model_copy(update={"low": low, "high": high})
@@ -93,32 +89,45 @@ class IntParameter(_Range):
         return self
 
     def contains(self, value: Value) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != math.floor(value):
-            return False
-        return self.low <= value <= self.high and _on_grid(value, self.low, self.step)
+        return self.exact(value) is not None
+
+    def exact(self, value: Value) -> int | None:
+        """The value as it is drawn, 3 for 3.0; None outside."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not self.low <= value <= self.high or value != math.floor(value):
+            return None
+        return int(value) if (int(value) - self.low) % (self.step or 1) == 0 else None
 
     def with_range(self, low: float, high: float) -> IntParameter:
         return self.model_copy(update={"low": int(low), "high": int(high)})
 
 
 class CategoricalParameter(BaseModel):
-    """One of a list of choices, in no order."""
+    """One of a list of choices: in no order, or as places in the order of the list (`ordered`)."""
 
     model_config = STRICT
     type: Literal["categorical"] = "categorical"
     choices: Annotated[
         list[Choice],
-        Field(min_length=1, max_length=1000, description=f"each at most {CHOICE:,} bytes of compact JSON (413)"),
+        Field(
+            min_length=1,
+            max_length=1000,
+            description=f"each at most {CHOICE:,} bytes of compact JSON, a list at most {LIST_CHOICE:,} (413); "
+            "compared by value",
+        ),
     ]
+    ordered: Annotated[bool, Field(description="places in this order, for samplers that can use it")] = False
     when: Condition | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        seen: set[tuple[bool, Value]] = set()
+        seen = set()
         for position, choice in enumerate(self.choices):
-            if isinstance(choice, int) and not isinstance(choice, bool) and abs(choice) > LARGEST_INTEGER:
-                refuse((["choices", position], f"{choice} is beyond 2**53, where integers are no longer exact"))
-            key = (isinstance(choice, bool), choice)
+            for number in _integers_in(choice):
+                if abs(number) > LARGEST_INTEGER:
+                    refuse((["choices", position], f"{number} is beyond 2**53, where integers are no longer exact"))
+            key = identity(choice)
             if key in seen:
                 refuse((["choices", position], f"{choice!r} stands twice among the choices"))
             seen.add(key)
@@ -126,6 +135,11 @@ class CategoricalParameter(BaseModel):
 
     def contains(self, value: Value) -> bool:
         return index_of_choice(self.choices, value) is not None
+
+    def exact(self, value: Value) -> Value:
+        """The choice that this value is, 2 for 2.0; the value itself where it is none."""
+        index = index_of_choice(self.choices, value)
+        return value if index is None else self.choices[index]
 
     def with_choices(self, choices: list[Value]) -> CategoricalParameter:
         return self.model_copy(update={"choices": choices})
@@ -238,8 +252,9 @@ def integer(
     return IntParameter(low=low, high=high, log=log, step=step, when=when)
 
 
-def choice(*choices: Value, when: Condition | None = None) -> CategoricalParameter:
-    return CategoricalParameter(choices=list(choices), when=when)
+def choice(*choices: Any, when: Condition | None = None, ordered: bool = False) -> CategoricalParameter:
+    """choices: texts, numbers, booleans, None, and lists or tuples of these, which come back as lists."""
+    return CategoricalParameter(choices=list(choices), when=when, ordered=ordered)
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
@@ -250,7 +265,7 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
     if step is None:
         return
     if log:
-        refuse((["step"], f"step ({step:g}) cannot be combined with log: a logarithmic range has no grid"))
+        refuse((["step"], _written_out(low, high, step)))
     if step <= 0:
         refuse((["step"], f"step is {step:g}, but must be above 0"))
     # two neighbouring points of a grid may lie a last bit less than a step apart
@@ -258,8 +273,27 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         refuse((["step"], f"step ({step:g}) is larger than the range from {low:g} to {high:g}"))
 
 
-def _on_grid(value: float, low: float, step: float | None) -> bool:
-    if step is None:
-        return True
-    steps = (value - low) / step
-    return abs(steps - round(steps)) < 1e-8
+def log_grid(low: float, high: float, step: float) -> list[float]:
+    """Powers of two or of ten from low, on the points of a grid: what a range both logarithmic and stepped means."""
+    factor = 2 if high / low <= 1_000 else 10
+    points = {low: None}
+    point = low
+    while (point := point * factor) <= high and len(points) < 12:
+        points[grid_point(low, step, round((point - low) / step))] = None
+    whole = all(float(each).is_integer() for each in points)
+    return [int(each) if whole else each for each in points if each <= high]
+
+
+def _written_out(low: float, high: float, step: float) -> str:
+    return (
+        f"step ({step:g}) cannot be combined with log: a logarithmic range has no grid; write the values out instead: "
+        f'{{"type": "categorical", "ordered": true, "choices": {log_grid(low, high, step)}}}'
+    )
+
+
+def _integers_in(value: Value) -> Iterator[int]:
+    if isinstance(value, list):
+        for each in value:
+            yield from _integers_in(each)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value

@@ -23,6 +23,7 @@ MOST_STEPS = 100_000  # of a trial
 OBJECTIVE = 128 * KIB
 METADATA = 128 * KIB
 CHOICE = 4 * KIB
+LIST_CHOICE = KIB
 MOST_ROUNDS = 1000
 ROUNDS = 16 * MIB  # the search spaces of a study's rounds
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -25,6 +26,8 @@ def cell(value: Any) -> Any:
     """What stands in a CSV file for a value."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     return quoted(value) if isinstance(value, str) else value
 
 

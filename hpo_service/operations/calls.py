@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_valid
 from pydantic.json_schema import SkipJsonSchema
 
 from hpo_service.domain import sizes
+from hpo_service.domain.choices import Choice
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.search_space import Choice
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
@@ -128,10 +128,14 @@ class Enqueue(BaseModel):
 
 
 class ImportedTrial(BaseModel):
+    """reason: of a FAIL or a PRUNED trial, as where it came from; metrics: what else is known of it."""
+
     model_config = STRICT
     params: GivenParams
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Measure] | None = None
+    reason: Reason | None = None
+    metrics: TellMetrics | None = None
     reports: Annotated[list[ReportedValue], Field(max_length=sizes.MOST_STEPS, description=_REPORTS)] = []
 
     @model_validator(mode="after")

@@ -26,8 +26,8 @@ PAGE = 1000
 def pieces(name: str, database: Readable) -> Iterator[bytes]:
     """Read the study's trials; raise NotFound before the first piece, and when the study is deleted meanwhile.
 
-    Values and parameters are numbers where they are numbers; a parameter whose choices are of several types is JSON
-    text. Times are UTC, in microseconds.
+    Values and parameters are numbers where they are numbers; a parameter whose choices are lists or of several types
+    is JSON text. Times are UTC, in microseconds.
     """
     study = database.read(lambda record: record.study(name))
     file, after = _File(study), -1
@@ -135,7 +135,8 @@ def _type(parameter: Parameter) -> tuple[pyarrow.DataType, bool]:
         plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
         if kinds == {int, float}:
             return pa.float64(), False
-        return (plain[kinds.pop()], False) if len(kinds) == 1 else (pa.string(), True)
+        of_one_kind = plain.get(*kinds) if len(kinds) == 1 else None
+        return (pa.string(), True) if of_one_kind is None else (of_one_kind, False)
     return (pa.int64(), False) if isinstance(parameter, IntParameter) else (pa.float64(), False)
 
 

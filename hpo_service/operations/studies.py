@@ -103,6 +103,8 @@ def check_sizes(spec: StudySpec) -> None:
             for choice in parameter.choices:
                 if isinstance(choice, str) and len(choice) > sizes.CHOICE // 6:  # no character takes more bytes
                     sizes.check_size(f"a choice of {name!r}", choice, sizes.CHOICE)
+                elif isinstance(choice, list):
+                    sizes.check_size(f"a list among the choices of {name!r}", choice, sizes.LIST_CHOICE)
     if spec.narrowing is not None:
         _check_rounds(spec.narrowing.rounds, spec.search_space)
 

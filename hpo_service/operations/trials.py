@@ -15,7 +15,9 @@ from hpo_service.domain.errors import (
 )
 from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.json_types import Json
+from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace, describe
+from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.trial import EndReason, Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
@@ -77,7 +79,7 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     def make(work: StudyWork) -> list[Trial]:
         if work.study.state.reason_for_unfinished is not None:
             raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
-        params = [_checked(work, trial.params, index) for index, trial in enumerate(body.trials)]
+        params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
         waiting = Holding(TrialState.WAITING)
         return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
 
@@ -128,7 +130,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
     check_value_count(given.values, directions, f"/trials/{index}/values")
     params = _checked(work, given.params, index)
     told = Told(0, TrialState(given.state), None if given.values is None else tuple(given.values))
-    state, values, reason = outcome(told, None)
+    state, values, reason = outcome(told, given.reason)
+    size = 0 if given.metrics is None else check_size(f"metrics of trial {index}", given.metrics, TELL_METRICS)
     if state is TrialState.PRUNED and values is None:
         last = {report.step: report.value for report in given.reports}
         values = pruned_values(last[max(last)] if last else None, directions)
@@ -140,6 +143,8 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
         Holding(state, reason=reason),
         seed=0,
         values=values,
+        metrics=given.metrics,
+        weight=size,
         started_at=now,
         finished_at=now,
     )
@@ -147,6 +152,16 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
 
 def _reports(given: ImportedTrial) -> dict[int, KeptReport]:
     return {report.step: checked_report(report.step, report.value, report.metrics) for report in given.reports}
+
+
+def _enqueued(work: StudyWork, params: Params, index: int) -> Params:
+    """Raise Invalid for params that no one trial can have together."""
+    checked = _checked(work, params, index)
+    try:
+        choices_of_parents(work.study.spec.search_space, checked)
+    except CannotExist as error:
+        raise Invalid([Fault(f"/trials/{index}/params/{escaped(error.param)}", error.why)]) from None
+    return checked
 
 
 def _checked(work: StudyWork, params: Params, index: int) -> Params:
@@ -159,7 +174,7 @@ def _checked(work: StudyWork, params: Params, index: int) -> Params:
             faults.append(Fault(f"/trials/{index}/params/{escaped(name)}", fault))
     if faults:
         raise Invalid(faults)
-    return {name: _exact(first, name, params[name]) for name in first.names() if name in params}
+    return {name: _exact(first, current, name, params[name]) for name in first.names() if name in params}
 
 
 def _fault(first: SearchSpace, current: SearchSpace, name: str, value: Any, params: Params) -> str | None:
@@ -173,12 +188,10 @@ def _fault(first: SearchSpace, current: SearchSpace, name: str, value: Any, para
     return None
 
 
-def _exact(space: SearchSpace, name: str, value: Any) -> Any:
-    """The value as the study would have drawn it: an int parameter's 3.0 is 3."""
-    kind = space[name].type
-    if kind == "int":
-        return int(value)
-    return float(value) if kind == "float" else value
+def _exact(first: SearchSpace, current: SearchSpace, name: str, value: Any) -> Any:
+    """The value as the study would have drawn it: an int parameter's 3.0 is 3, and 0.30000000000000004 is 0.3."""
+    exact = first[name].exact(value)
+    return current[name].exact(value) if exact is None and name in current else exact
 
 
 async def stop(service: Service, name: str, number: int) -> Json:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from hpo_service import extras
 from hpo_service.domain import nul
 from hpo_service.domain.errors import Fault, Invalid, Unavailable
+from hpo_service.printable import without_password
 from hpo_service.store import database_file
 
 # What a server waits for a lock on PostgreSQL before it sets the study aside: other groups hold one for milliseconds.
@@ -44,21 +45,37 @@ def _dumps(document: Any) -> str:
 
 
 def database_url(text: str) -> URL:
-    """Read a database URL; raise ValueError for one that this service cannot run on."""
+    """Read a database URL; raise ValueError, without its password, for one that this service cannot run on."""
     try:
         url = make_url(text)
     except sa.exc.ArgumentError:
-        raise ValueError(f"{text!r} is no database URL; write sqlite:///hpo.db or postgresql://…") from None
+        raise ValueError(
+            f"{without_password(text)!r} is no database URL; write sqlite:///hpo.db or postgresql://…"
+        ) from None
+    except ValueError:
+        raise ValueError(f"{without_password(text)!r} is no database URL: its host or its port is none") from None
     backend = url.get_backend_name()
     if backend == "sqlite":
-        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-            raise ValueError("SQLite needs a file, such as sqlite:///hpo.db: what is in memory dies with the process")
-        return url
+        return _sqlite_url(url)
     if backend == "postgresql":
+        if "@" in (url.host or ""):
+            raise ValueError(
+                "the password in the database URL has an @: there it is written %40 (/ is %2F, : is %3A, % is %25)"
+            )
         if not extras.is_installed("postgres"):
             raise ValueError(f"PostgreSQL needs psycopg, which is not installed: {extras.install('postgres')}")
         return url.set(drivername="postgresql+psycopg")
     raise ValueError(f"{backend} is not supported; use sqlite:///… or postgresql://…")
+
+
+def _sqlite_url(url: URL) -> URL:
+    """Python's own driver, whichever is named; the other options of a connection are ours."""
+    in_memory = not url.database or url.database == ":memory:" or url.database.startswith("file:")
+    if in_memory or url.query.get("mode") == "memory":
+        raise ValueError("SQLite needs a file, such as sqlite:///hpo.db: what is in memory dies with the process")
+    if url.query:
+        raise ValueError(f"SQLite takes no options here: leave out ?{'&'.join(url.query)} (a ? in a name is %3F)")
+    return url.set(drivername="sqlite")
 
 
 def sqlite_file(url: URL) -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -21,6 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from hpo_service.domain.choices import identity
 from hpo_service.domain.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -29,12 +30,9 @@ from hpo_service.domain.search_space import (
     SearchSpace,
     Value,
 )
+from hpo_service.domain.steps import grid_index, grid_size
 
 AnyParameter = FloatParameter | IntParameter | CategoricalParameter
-
-# How far from a whole number of steps a value may be: as in SearchSpace.contains. A grid that narrowing has moved
-# may miss its end by a bit.
-ON_GRID = 1e-8
 
 
 class Axis(Protocol):
@@ -148,8 +146,7 @@ class Stepped:
     def index_of(self, value: Value) -> int | None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return None
-        k = round((value - self.low) / self.step)
-        return k if abs((value - self.low) / self.step - k) < ON_GRID else None
+        return grid_index(self.low, self.step, value)
 
     def number_of(self, value: Value) -> float | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -214,7 +211,7 @@ class ChoicePlaces:
     """The places of choices in a list, each found at once: true is not 1, but 1.0 is, as `same_choice` says."""
 
     def __init__(self, choices: Iterable[Value]) -> None:
-        self._places: dict[tuple[bool, Value], int] = {}
+        self._places: dict[Hashable, int] = {}
         for choice in choices:
             self.add(choice)
 
@@ -223,10 +220,10 @@ class ChoicePlaces:
 
     def add(self, choice: Value) -> int:
         """Put it at the end, unless it is there."""
-        return self._places.setdefault((isinstance(choice, bool), choice), len(self._places))
+        return self._places.setdefault(identity(choice), len(self._places))
 
     def of(self, value: Value) -> int | None:
-        return self._places.get((isinstance(value, bool), value))
+        return self._places.get(identity(value))
 
 
 @dataclass(frozen=True)
@@ -278,12 +275,48 @@ class Choices:
         return CategoricalDistribution(self.numbers)
 
 
-def grid_size(low: float, high: float, step: float) -> int:
-    return math.floor((high - low) / step + ON_GRID) + 1
+@dataclass(frozen=True)
+class OrderedChoices:
+    """Choices that are places on an axis, evenly apart: 16, 32, 64, 128 as on a logarithmic one."""
+
+    name: str
+    values: Sequence[Value]
+
+    @cached_property
+    def _places(self) -> ChoicePlaces:
+        return ChoicePlaces(self.values)
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0, self.size - 1
+
+    def at(self, position: float) -> Value:
+        return self.point(int(position * self.size))
+
+    def point(self, k: int) -> Value:
+        return self.values[min(max(k, 0), self.size - 1)]
+
+    def index_of(self, value: Value) -> int | None:
+        return self._places.of(value)
+
+    def nearest(self, number: Any) -> Value:
+        return self.point(round(number))
+
+    def number_of(self, value: Value) -> float | None:
+        return self._places.of(value)
+
+    def distribution(self) -> BaseDistribution:
+        return IntDistribution(0, self.size - 1)
 
 
 def axis(name: str, parameter: AnyParameter, first: AnyParameter) -> Axis:
     """first: the parameter as the study was created with."""
+    if isinstance(parameter, CategoricalParameter) and parameter.ordered:
+        return OrderedChoices(name, parameter.choices)
     if isinstance(parameter, CategoricalParameter):
         given = ChoicePlaces(first.choices if isinstance(first, CategoricalParameter) else ())
         return Choices(name, parameter.choices, tuple(given.add(choice) for choice in parameter.choices))

@@ -8,11 +8,12 @@ likes. A trial with a point's params counts as that point, whoever gave them: al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
-from hpo_service.domain.search_space import Params, Value
+from hpo_service.domain.choices import identity
+from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
-from hpo_service.tuning.axes import Axes, Choices
+from hpo_service.tuning.axes import Axes, Choices, OrderedChoices
 from hpo_service.tuning.drawing import Drawn, Exhausted, positions
 
 MOST_CONTEXTS = 100_000
@@ -32,7 +33,7 @@ class Grid:
         asked = [axes.asked_by(name) for name in self._order]
         # The params that a later condition asks about: all that the number of points from there on depends on.
         self._asked_later = [set[str]().union(*asked[place:]) for place in range(len(self._order) + 1)]
-        self._counts: dict[tuple[int, tuple[tuple[str, bool, Value], ...]], int] = {}
+        self._counts: dict[tuple[int, tuple[tuple[str, Hashable], ...]], int] = {}
         self.size = self._count(0, {})
 
     def _count(self, place: int, params: Params) -> int:
@@ -40,7 +41,7 @@ class Grid:
         if place == len(self._order):
             return 1
         relevant = self._asked_later[place]
-        key = place, tuple((name, isinstance(v, bool), v) for name, v in params.items() if name in relevant)
+        key = place, tuple((name, identity(v)) for name, v in params.items() if name in relevant)
         if key not in self._counts:
             if len(self._counts) >= MOST_CONTEXTS:
                 raise TooEntangled
@@ -58,7 +59,7 @@ class Grid:
         if name not in self._asked_later[place + 1]:
             yield values.size, self._count(place + 1, params), params
             return
-        assert isinstance(values, Choices)
+        assert isinstance(values, Choices | OrderedChoices)
         for value in values.values:
             chosen = {**params, name: value}
             yield 1, self._count(place + 1, chosen), chosen

@@ -1,76 +1,124 @@
-"""Studies in a database of Optuna's own, as bodies that our API takes: `hpo import URL`."""
+"""Studies of Optuna's own, as bodies that our API takes: `hpo import`."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpo_service.domain import measure
+from hpo_service.domain import measure, nul, sizes
 from hpo_service.domain.json_types import Json
+from hpo_service.tuning.optuna_conditions import conditions
+from hpo_service.tuning.optuna_sources import CannotBeRead, Source
+
+_NOTE = re.compile(r"dashboard:(?:(\d+):)?note_str:(\d+)")  # of a trial, by its id, or of the study
 
 
-class CannotBeRead(Exception):
-    """No Optuna database, or a study that a search space of ours cannot describe."""
+@dataclass(frozen=True)
+class ForeignTrial:
+    """number: its number there; body: for :import."""
+
+    number: int
+    body: Json
 
 
 @dataclass(frozen=True)
 class ForeignStudy:
-    """body: for POST /v1/studies; trials: for :import; left_out: how many have not finished."""
+    """fields: of the body for POST /v1/studies, without its name; left: what does not come along, in words."""
 
     name: str
-    body: Json
-    trials: list[Json] = field(default_factory=list)
-    left_out: int = 0
+    fields: Json
+    trials: list[ForeignTrial] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
-def read_studies(url: str, names: Sequence[str] = ()) -> Iterator[ForeignStudy]:
-    """Read the studies of that database, all or those named. Raise CannotBeRead."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def study_names(source: Source) -> dict[str, int]:
+    """All studies there, with their ids."""
     try:
-        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-        found = optuna.get_all_study_names(storage)
-    except ModuleNotFoundError:
-        raise  # the driver of that kind of database: the command says how to get it
+        return {study.study_name: study._study_id for study in source.storage.get_all_studies()}
     except Exception as error:
-        raise CannotBeRead(f"no database of Optuna's can be read there: {' '.join(str(error).split())[:300]}") from None
-    missing = sorted(set(names) - set(found))
-    if missing:
-        raise CannotBeRead(f"it has no study {missing[0]!r}; it has {', '.join(found) or 'none'}")
-    for name in names or found:
-        yield _foreign(optuna.load_study(study_name=name, storage=storage))
+        raise CannotBeRead(f"no studies of Optuna's can be read there: {_in_a_line(error)}") from None
 
 
-def _foreign(study: optuna.Study) -> ForeignStudy:
-    trials = study.get_trials(deepcopy=False)
+def read_study(source: Source, name: str) -> ForeignStudy:
+    """Raise CannotBeRead."""
+    try:
+        study = optuna.load_study(study_name=name, storage=source.storage)
+        trials = study.get_trials(deepcopy=False)
+        notes = _notes(source.storage.get_study_system_attrs(study._study_id))
+    except Exception as error:
+        raise CannotBeRead(f"it cannot be read: {_in_a_line(error)}") from None
     finished = [trial for trial in trials if trial.state.is_finished()]
-    name = study_name(study.study_name)
     if not any(trial.distributions for trial in finished):
-        raise CannotBeRead(
-            f"study {study.study_name!r} has no finished trial with params: nothing says what it searches"
-        )
-    body = {
-        "name": name,
+        raise CannotBeRead("it has no finished trial with params: nothing says what it searches")
+    space = _search_space(finished)
+    when, lost = conditions(space, finished)
+    for parameter, condition in when.items():
+        space[parameter]["when"] = condition
+    fields = {
         "directions": ["maximize" if d is StudyDirection.MAXIMIZE else "minimize" for d in study.directions],
-        "search_space": _search_space(finished),
-        "metadata": {"imported_from": study.study_name},
+        "search_space": space,
     }
-    imported = [_trial(trial) for trial in finished]
-    return ForeignStudy(name, body, imported, len(trials) - len(finished))
+    left = [*_unfinished(trials), *map(_condition_lost, lost)]
+    metadata = _metadata(study, notes.get(""), left)
+    foreign = [ForeignTrial(trial.number, _trial(trial, notes.get(str(trial._trial_id)), left)) for trial in finished]
+    return ForeignStudy(name, {**fields, "metadata": metadata}, foreign, left)
 
 
-def study_name(name: str) -> str:
-    """The nearest name that a study of ours can have."""
-    slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:63].strip("-_")
-    return slug or "imported"
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
-def _search_space(trials: Sequence[FrozenTrial]) -> Json:
+def _unfinished(trials: Sequence[FrozenTrial]) -> Iterator[str]:
+    for state, words in ((TrialState.RUNNING, "still running"), (TrialState.WAITING, "enqueued and not begun")):
+        count = sum(trial.state is state for trial in trials)
+        if count:
+            yield f"{count} {'trial' if count == 1 else 'trials'} {words}"
+
+
+def _condition_lost(name: str) -> str:
+    return f"when {name} exists: no categorical parameter decides it alone, so every trial will have it"
+
+
+def _notes(system_attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What was written in optuna-dashboard, which keeps a text in pieces: by the trial's id, "" for the study."""
+    pieces: dict[str, dict[int, str]] = {}
+    for key, text in system_attrs.items():
+        if match := _NOTE.fullmatch(key):
+            pieces.setdefault(match[1] or "", {})[int(match[2])] = str(text)
+    return {
+        owner: "".join(some[place] for place in sorted(some)).replace("\0", "\ufffd") for owner, some in pieces.items()
+    }
+
+
+def _metadata(study: optuna.Study, note: str | None, left: list[str]) -> Json:
+    """What Optuna keeps with a study beside its trials."""
+    found: Json = {}
+    if study.user_attrs:
+        found["user_attrs"] = _as_json(study.user_attrs)
+    if study.metric_names:
+        found["metric_names"] = list(study.metric_names)
+    if note:
+        found["note"] = note
+    if sizes.size_of(found) > sizes.METADATA // 2:
+        left.append("the study's user attributes and note: they are too large for its metadata")
+        return {}
+    return found
+
+
+# -- the search space -------------------------------------------------------------------------------------
+
+
+def _search_space(trials: Sequence[FrozenTrial]) -> dict[str, Json]:
     """What the trials' distributions span together: Optuna lets a range change from trial to trial."""
     space: dict[str, Json] = {}
     for trial in trials:
@@ -103,13 +151,54 @@ def _joined(name: str, one: Json, other: Json) -> Json:
     return wider
 
 
-def _trial(trial: FrozenTrial) -> Json:
-    state = trial.state.name
-    imported: Json = {"params": dict(trial.params), "state": state}
-    if state != "FAIL" and trial.values is not None:
-        imported["values"] = [measure.to_json(value) for value in trial.values]
+# -- trials -----------------------------------------------------------------------------------------------
+
+
+def _trial(trial: FrozenTrial, note: str | None, left: list[str]) -> Json:
+    """A trial that violates a constraint is a FAIL: Optuna never takes one for the best, whatever its value."""
+    infeasible = trial.state is TrialState.COMPLETE and not all(c <= 0 for c in trial.constraints.values())
+    body: Json = {"params": dict(trial.params), "state": "FAIL" if infeasible else trial.state.name}
+    values = None if trial.values is None else [measure.to_json(value) for value in trial.values]
+    if infeasible:
+        body["reason"] = "infeasible"
+    elif body["state"] != "FAIL" and values is not None:
+        body["values"] = values
     if trial.intermediate_values:
-        imported["reports"] = [
+        body["reports"] = [
             {"step": step, "value": measure.to_json(value)} for step, value in sorted(trial.intermediate_values.items())
         ]
-    return imported
+    origin = _origin(trial, note, values if infeasible else None)
+    attributes = _as_json(trial.user_attrs)
+    body["metrics"] = {**attributes, "imported": origin}
+    if sizes.size_of(body["metrics"]) > sizes.TELL_METRICS:
+        left.append(f"the user attributes of trial {trial.number}: they are too large")
+        body["metrics"] = {"imported": {"number": trial.number}}
+    elif "imported" in attributes:
+        left.append(f"the user attribute 'imported' of trial {trial.number}: the word is taken")
+    return body
+
+
+def _origin(trial: FrozenTrial, note: str | None, values: list[Any] | None) -> Json:
+    """What the trial was where it came from. Optuna's times are those of the reader's clock on the wall."""
+    times = {"started_at": trial.datetime_start, "finished_at": trial.datetime_complete}
+    told = {name: time.astimezone(UTC).isoformat() for name, time in times.items() if time is not None}
+    found: Json = {"number": trial.number, **told}
+    if values is not None:
+        found |= {"values": values, "constraints": _as_json(trial.constraints)}
+    if note:
+        found["note"] = note
+    return found
+
+
+def _as_json(attributes: Mapping[str, Any]) -> Json:
+    """With words for the numbers that JSON has none for, and without NUL, which no database keeps."""
+    made: Json = json.loads(nul.replaced(json.dumps(_speakable(dict(attributes)), default=str).encode()))
+    return made
+
+
+def _speakable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return measure.to_json(value)
+    if isinstance(value, dict):
+        return {str(key): _speakable(each) for key, each in value.items()}
+    return [_speakable(each) for each in value] if isinstance(value, list | tuple) else value

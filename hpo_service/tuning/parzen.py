@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from hpo_service.domain.search_space import Value
-from hpo_service.tuning.axes import Axis, Choices, Continuous, Stepped, Whole
+from hpo_service.tuning.axes import Axis, Choices, Continuous, OrderedChoices, Stepped, Whole
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Coordinate:
             low, second, high = (math.log(axis.low + steps * axis.step) for steps in (-0.5, 0.5, axis.size - 0.5))
             fine = second - low <= (high - low) / _SMOOTH
             return cls(axis, low, high - low, True, 0 if fine else axis.size)
-        assert isinstance(axis, Whole | Stepped)
+        assert isinstance(axis, Whole | Stepped | OrderedChoices)
         first, step = (axis.low, axis.step) if isinstance(axis, Whole) else (0, 1)
         low, span = first - step / 2, step * axis.size
         return cls(axis, low, span, False, 0 if axis.size >= _SMOOTH else axis.size)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from hpo_service.domain.search_space import (
     CategoricalParameter,
-    Choice,
     FloatParameter,
     IntParameter,
     Params,
@@ -137,7 +136,7 @@ class Column:
         self.name = name
         self.codes = array("d")
         self._whole = isinstance(parameter, IntParameter)
-        self._choices: list[Choice] | None = None
+        self._choices: list[Value] | None = None
         if isinstance(parameter, CategoricalParameter):
             self._choices = list(parameter.choices)
             self._places = ChoicePlaces(self._choices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from hpo_service import extras
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
+from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
-from hpo_service.tuning.axes import Axes, grid_size
+from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.covariance import CmaEs
 from hpo_service.tuning.draw_cost import (
     CANDIDATES,
@@ -109,10 +109,11 @@ def no_choices(spec: StudySpec) -> list[Fault]:
     return [
         Fault(
             pointer("search_space", name),
-            f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random",
+            f"{spec.sampler.name} models numbers only, but {name} is categorical; use tpe, nsgaii or random, "
+            'or say "ordered": true if its choices stand in an order',
         )
         for name, parameter in spec.search_space.items()
-        if isinstance(parameter, CategoricalParameter)
+        if isinstance(parameter, CategoricalParameter) and not parameter.ordered
     ]
 
 
@@ -190,19 +191,14 @@ SAMPLERS: Mapping[str, SamplerKind] = {
 }
 
 
-def _points(parameter: FloatParameter, step: float) -> int:
-    return grid_size(parameter.low, parameter.high, step)
-
-
 def too_fine(spec: StudySpec) -> list[Fault]:
     """A grid whose neighbouring values a double cannot tell apart has no exact values to draw."""
     found = []
     for name, parameter in spec.search_space.items():
-        if not isinstance(parameter, FloatParameter) or parameter.step is None:
+        if not isinstance(parameter, FloatParameter) or parameter.step is None or parameter.low == parameter.high:
             continue
-        largest = max(abs(parameter.low), abs(parameter.high))
-        fine = largest > 1e7 * parameter.step
-        if fine and (largest / parameter.step == math.inf or _points(parameter, parameter.step) > 1):
+        if is_too_fine(parameter.low, parameter.high, parameter.step):
+            largest = max(abs(parameter.low), abs(parameter.high))
             place = pointer("search_space", name, "step")
             found.append(
                 Fault(

@@ -30,7 +30,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain import measure
-from hpo_service.domain.search_space import index_of_choice
+from hpo_service.domain.choices import index_of_choice
 from hpo_service.store import Database
 from hpo_service.store.optuna_rows import OptunaRows, StudyRow, TrialRow
 from hpo_service.tuning.optuna_study import FrozenStudy
@@ -189,7 +189,7 @@ def _covering(name: str, spaces: Sequence[Mapping[str, Any]]) -> BaseDistributio
     """The range first given, widened to what later rounds have expanded to: one distribution for one name."""
     first = spaces[0][name]
     if first["type"] == "categorical":
-        return CategoricalDistribution(first["choices"])
+        return CategoricalDistribution([_hashable(choice) for choice in first["choices"]])
     ranges = [space[name] for space in spaces if name in space]
     low, high = min(some["low"] for some in ranges), max(some["high"] for some in ranges)
     log, step = first.get("log", False), first.get("step")
@@ -232,8 +232,13 @@ def _frozen(row: TrialRow, distributions: Mapping[str, BaseDistribution], space:
 def _param(value: Any, parameter: Mapping[str, Any]) -> Any:
     if parameter["type"] == "categorical":
         index = index_of_choice(parameter["choices"], value)
-        return value if index is None else parameter["choices"][index]
+        return _hashable(value if index is None else parameter["choices"][index])
     return int(value) if parameter["type"] == "int" else float(value)
+
+
+def _hashable(choice: Any) -> Any:
+    """A list as its JSON: Optuna's dashboard and pictures put choices into sets."""
+    return json.dumps(choice, ensure_ascii=False) if isinstance(choice, list) else choice
 
 
 def _local(seconds: float | None) -> datetime | None:

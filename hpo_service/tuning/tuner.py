@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.drawing import Drawn, Exhausted
+from hpo_service.tuning.drawing import Drawn, Exhausted, uniforms
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
@@ -52,16 +53,32 @@ class Tuner:
     def draw(self, number: int, space: SearchSpace, fixed: Params) -> Drawn:
         """The params of trial `number` within this round's `space`; raise Exhausted when a grid has no point left.
 
-        fixed: taken as they are, except that a param whose conditions do not hold is absent.
+        fixed: taken as they are, and their parents so that they exist.
         """
         if space is not self._space:
             if space != self._space:
                 self._axes = Axes(self._spec.search_space, space)
             self._space = space
+        if fixed and self._spec.search_space.has_conditions():
+            fixed = {**self._parents(number, fixed), **fixed}
         if fixed and self._axes.are_complete(fixed):
             return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
         assert self._sampler is not None
         return self._sampler.draw(number, self._axes, fixed)
+
+    def _parents(self, number: int, fixed: Params) -> Params:
+        """A choice for each parent that is not fixed, of those under which all that is fixed exists."""
+        try:
+            possible = choices_of_parents(self._spec.search_space, fixed)
+        except CannotExist:  # an enqueue refuses it; an older version took it
+            return {}
+        chosen: Params = {}
+        for name, choices in possible.items():
+            now = [choice for choice in choices if name in self._space and self._space[name].contains(choice)]
+            position = uniforms(1, self._spec.sampler.seed or 0, number, f"parent {name}")[0]
+            left = now or choices
+            chosen[name] = left[int(position * len(left))]
+        return chosen
 
     def judge(self, number: int, reports: Curve | Mapping[int, float], new: Collection[int] = ()) -> Verdict:
         """Whether the trial shall end at its latest step; new: the steps reported since it was last judged."""

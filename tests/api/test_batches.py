@@ -78,8 +78,8 @@ def test_a_lease_may_be_lost_and_won_within_one_batch(api: Any) -> None:
 @pytest.mark.parametrize(
     ("malformed", "pointer"),
     [
-        ({"call": "ask"}, "/calls/3"),
-        ({"call": None}, "/calls/3"),
+        ({"call": "ask"}, "/calls/3/call"),
+        ({"call": None}, "/calls/3/call"),
         ({"call": "heartbeat", "reports": []}, "/calls/3/reports"),
         (
             {"call": "report", "reports": [{"step": 1, "value": 0.5}, {"step": -1, "value": 0.5}]},

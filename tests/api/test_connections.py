@@ -564,6 +564,32 @@ def test_who_goes_on_sending_after_the_last_answer_is_closed(serve: Any) -> None
     wait_for(lambda: served.connected() == 0)
 
 
+def test_who_sends_slowly_for_longer_than_the_silence_that_is_allowed_reads_the_answer(serve: Any) -> None:
+    connection = serve(head_seconds=60, body_seconds=60, linger_seconds=2).connect()
+    connection.sendall(b"POST /closing HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")
+    began = time.monotonic()
+    while time.monotonic() - began < 5:
+        connection.sendall(b"x" * 100)  # a reset would be an error here
+        time.sleep(0.1)
+    assert status(read_to_the_end(connection)) == 200
+
+
+def send_slowly(connection: socket.socket, times: int) -> None:
+    for _ in range(times):
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def test_nobody_goes_on_sending_for_ever(serve: Any) -> None:
+    served = serve(head_seconds=60, body_seconds=60, linger_seconds=60, most_linger_seconds=0.5)
+    connection = served.connect()
+    connection.sendall(b"rubbish\r\n\r\n")
+    assert status(read_to_the_end(connection)) == 400
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        send_slowly(connection, times=600)
+    wait_for(lambda: served.connected() == 0)
+
+
 def test_a_short_body_that_nobody_wants_is_read_and_the_connection_goes_on(serve: Any) -> None:
     connection = serve(head_seconds=60, body_seconds=0.5).connect()
     size = DRAINED_AND_KEPT // 2

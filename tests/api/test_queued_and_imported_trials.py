@@ -198,3 +198,17 @@ def test_what_is_enqueued_where_nothing_is_given_out_never_runs(api: Any, state:
     if state != "PAUSED" and answer.status_code == 201:
         assert answer.json()["trials"][0]["state"] == "FAIL", "WAITING ones of such a study are FAIL"
     assert api.ask(name) == []
+
+
+def test_an_imported_trial_keeps_its_reason_and_its_metrics(either: Any) -> None:
+    name = either.create()
+    either.imported(
+        name,
+        {"params": {"x": 0.1}, "state": "FAIL", "reason": "infeasible", "metrics": {"host": "gpu-3"}},
+        {"params": {"x": 0.2}, "state": "COMPLETE", "values": ["NaN"], "reason": "ignored for a NaN"},
+    )
+    first, second = (either.trial(name, number) for number in (0, 1))
+    assert (first["state"], first["reason"], first["metrics"]) == ("FAIL", "infeasible", {"host": "gpu-3"})
+    assert (second["state"], second["reason"]) == ("FAIL", "nan")
+    too_large = [{"params": {"x": 0.1}, "state": "FAIL", "metrics": {"a": "x" * 400_000}}]
+    assert either.post(f"/v1/studies/{name}/trials:import", {"trials": too_large}).status_code == 413

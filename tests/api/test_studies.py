@@ -117,8 +117,8 @@ def conditional(**when: Any) -> dict[str, Any]:
         ({"search_space": {f"p{i}": SPACE["x"] for i in range(101)}}, "/search_space"),
         ({"search_space": []}, "/search_space"),
         ({"search_space": None}, "/search_space"),
-        ({"search_space": {"a": {"type": "real", "low": 0, "high": 1}}}, AT),
-        ({"search_space": {"a": {"low": 0, "high": 1}}}, AT),
+        ({"search_space": {"a": {"type": "real", "low": 0, "high": 1}}}, f"{AT}/type"),
+        ({"search_space": {"a": {"low": 0, "high": 1}}}, f"{AT}/type"),
         ({"search_space": {"a": 5}}, AT),
         (a(low=2), f"{AT}/high"),
         (a(low="0"), f"{AT}/low"),
@@ -142,7 +142,7 @@ def conditional(**when: Any) -> dict[str, Any]:
         (whole(high=2**80), f"{AT}/high"),
         (choices(), f"{AT}/choices"),
         (choices(*range(1001)), f"{AT}/choices"),
-        (choices([1]), f"{AT}/choices/0"),
+        (choices([[[[1]]]]), f"{AT}/choices/0"),
         (choices({"a": 1}), f"{AT}/choices/0"),
         (choices("a", "a"), f"{AT}/choices/1"),
         (choices(1, 1.0), f"{AT}/choices/1"),
@@ -536,3 +536,10 @@ def test_an_exhausted_grid_completes_the_study(api: Any) -> None:
 def test_gp_without_torch_is_refused_at_its_name(api: Any) -> None:
     answer = api.post("/v1/studies", {"name": "gp", "search_space": SPACE, "sampler": {"name": "gp"}})
     assert answer.status_code == 201 or "/sampler/name" in api.pointers(answer)
+
+
+def test_a_parameter_in_another_tools_words_is_refused_with_ours(api: Any) -> None:
+    space = {"lr": {"type": "loguniform", "min": 1e-5, "max": 0.1}}
+    answer = api.post("/v1/studies", {"name": "theirs", "search_space": space})
+    assert api.pointers(answer) == ["/search_space/lr/type"]
+    assert 'write {"type": "float", "low": 1e-05, "high": 0.1, "log": true}' in answer.json()["detail"]

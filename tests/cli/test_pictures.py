@@ -67,3 +67,32 @@ def test_values_that_are_no_finite_numbers_leave_a_gap(tmp_path):
 
     assert ink(drawn(a_study(), trials, tmp_path / "p.png")) > 0.02
     assert ink(drawn(a_study(), trials[1:], tmp_path / "q.png")) > 0.02
+
+
+@pytest.mark.parametrize("reports", [0, 4], ids=["values", "curves"])
+@pytest.mark.parametrize("huge", [1.7e308, 1.7976931348623157e308, -1.7e308])
+def test_values_near_the_largest_double_are_drawn(tmp_path, reports, huge):
+    trials = [a_trial(n, huge if n % 2 else -huge, reports=reports) for n in range(4)]
+    for trial in trials:
+        trial["reports"] = [{**report, "value": huge * (-1) ** report["step"]} for report in trial["reports"]]
+        trial["params"] = {**trial["params"], "learning_rate": abs(huge)}
+    study = a_study(objective=None, search_space={"learning_rate": {"type": "float", "log": False, "when": None}})
+    assert ink(drawn(study, trials, tmp_path / "p.png")) > 0.02
+
+
+def test_a_trial_without_a_curve_keeps_its_place_and_is_named(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, text, **__: titles.append(text))
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda _, text, **__: titles.append(text))
+    trials = [a_trial(n, 0.9 - n / 10, reports=0 if n in (0, 2) else 5) for n in range(4)]
+    draw(a_study(objective=None), trials, tmp_path / "p.png")
+    assert [title.partition("(")[0] for title in titles[:2]] == ["Best-2", "Best-4"]
+    assert titles[2].endswith("2 trials with a curve, best first; without: Best-1, Best-3")
+
+
+def test_choices_that_are_lists_have_a_place_on_their_axis(tmp_path):
+    study = a_study(
+        objective=None, search_space={"layers": {"type": "categorical", "choices": [[64], [64, 64]], "when": None}}
+    )
+    trials = [a_trial(n, n / 10, params={"layers": [64] * (1 + n % 2)}) for n in range(6)]
+    assert ink(drawn(study, trials, tmp_path / "p.png")) > 0.02

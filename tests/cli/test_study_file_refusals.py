@@ -203,6 +203,66 @@ def test_each_fault_is_shown_with_its_line_pointer_value_rule_and_what_to_do(cas
     assert hint in message
 
 
+LINE = 'learning_rate = { type = "float", low = 1e-6, high = 1e-2, log = true }'
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ('{ type = "uniform", low = 0.0, high = 1.0 }', '{ type = "float", low = 0.0, high = 1.0 }'),
+        ('{ type = "loguniform", min = 1e-5, max = 0.1 }', '{ type = "float", low = 1e-05, high = 0.1, log = true }'),
+        ('{ type = "choice", values = [0.1, 0.2] }', '{ type = "categorical", choices = [0.1, 0.2] }'),
+        ("{ choices = [0.1, 0.2] }", '{ type = "categorical", choices = [0.1, 0.2] }'),
+        ("{ values = [0.1, 0.2] }", '{ type = "categorical", choices = [0.1, 0.2] }'),
+        ("[0.1, 0.2]", '{ type = "categorical", choices = [0.1, 0.2] }'),
+        ("{ min = 0.1, max = 0.2 }", '{ type = "float", low = 0.1, high = 0.2 }'),
+        ('{ type = "bool" }', '{ type = "categorical", choices = [true, false] }'),
+        ('{ type = "int", min = 1, max = 8 }', '{ type = "int", low = 1, high = 8 }'),
+        (
+            '{ type = "qloguniform", low = 32, high = 256, q = 32 }',
+            '{ type = "categorical", choices = [32, 64, 128, 256], ordered = true }',
+        ),
+        (
+            '{ distribution = "log_uniform", min = -4.60517, max = -2.302585 }',
+            '{ type = "float", low = 0.01, high = 0.1, log = true }',
+        ),
+        (
+            '{ parameterType = "double", feasibleSpace = { min = "0.1", max = "0.2" } }',
+            '{ type = "float", low = 0.1, high = 0.2 }',
+        ),
+        ('{ _type = "randint", _value = [1, 9] }', '{ type = "int", low = 1, high = 8 }'),
+    ],
+)
+def test_a_parameter_in_another_tools_words_is_shown_as_it_should_be(write, theirs, ours):
+    text = GOOD.replace(LINE, f"learning_rate = {theirs}")
+    with pytest.raises(StudyFileRefused) as refused:
+        read_study_file(write("study.toml", text)).spec()
+    message = str(refused.value)
+    assert "1 fault\n  line 5: /search_space/learning_rate" in message
+    assert f"-> write: learning_rate = {ours}" in message
+    # and what is shown is taken, but for what the network does not take
+    again = GOOD.replace(LINE, f"learning_rate = {ours}").replace('kind = "neural_network"', 'kind = "mine"')
+    read_study_file(write("again.toml", again)).spec()
+
+
+def test_in_json_the_line_is_json(write):
+    body = {"name": "mine", "search_space": {"a b": {"type": "uniform", "low": 0, "high": 1}}}
+    with pytest.raises(StudyFileRefused) as refused:
+        read_study_file(write("study.json", json.dumps(body))).spec()
+    assert '-> write: "a b": {"type": "float", "low": 0, "high": 1}' in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["model.lr = {}", "[search_space.model]\nlr = {}", "[search_space.model.lr]\n{}"])
+@pytest.mark.parametrize("parameter", ['type = "float", low = 0.1, high = 0.2', "min = 0.1, max = 0.2"])
+def test_a_name_with_a_dot_is_shown_in_quotes(write, text, parameter):
+    table = "\n".join(parameter.split(", ")) if text.endswith("\n{}") else f"{{ {parameter} }}"
+    written = f'name = "mine"\n[search_space]\n{text.replace("{}", table)}\n'
+    with pytest.raises(StudyFileRefused) as refused:
+        read_study_file(write("study.toml", written)).spec()
+    assert '-> write: "model.lr" = { type = "float", low = 0.1, high = 0.2 }' in str(refused.value)
+    assert "1 fault" in str(refused.value)
+
+
 def test_all_faults_of_a_file_are_shown_at_once_in_the_order_of_its_lines(write):
     text = GOOD.replace("high = 1e-2", "high = 1e-9").replace('"random"', '"best"').replace("epochs = 5", "epoch = 5")
 
@@ -237,6 +297,8 @@ def test_json_is_read_like_toml_and_has_lines_too(write):
         ("a.toml", 'name = "x\n', "not valid TOML: .*line 1"),
         ("a.toml", "a = 1\na = 2\n", "not valid TOML: .*line 2"),
         ("a.toml", '{"name": "x"}', "a JSON file's name ends in .json"),
+        ("a.yaml", 'name: "x"\n', "this is YAML, and a study file is TOML or JSON"),
+        ("a.toml", "# a search\nname: mine\nsearch_space:\n", "this is YAML, and a study file is TOML or JSON"),
         ("a.json", '{"name": "x",\n}', "line 1|line 2"),
         ("a.json", '{"name": "x", "name": "y"}', "'name' stands twice"),
         ("a.json", '{"name": NaN}', "NaN is not a JSON number"),

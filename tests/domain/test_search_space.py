@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hpo_service.domain.choices import same_choice
 from hpo_service.domain.measure import from_json, to_json
 from hpo_service.domain.search_space import (
     CategoricalParameter,
@@ -17,7 +18,6 @@ from hpo_service.domain.search_space import (
     IntParameter,
     SearchSpace,
     params_faults,
-    same_choice,
 )
 
 SPACE = SearchSpace.model_validate(

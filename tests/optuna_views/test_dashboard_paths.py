@@ -25,6 +25,7 @@ SPACE: dict[str, Any] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
     "kind": {"type": "categorical", "choices": ["a", "b", None, True, 1.5]},
     "width": {"type": "int", "low": 1, "high": 9, "when": {"kind": ["a"]}},
+    "layers": {"type": "categorical", "choices": [[64], [64, 64], [[1], "b"]]},
 }
 IDS = ("0", "-1", "99", "abc", "1.5", str(2**63 - 1), str(2**63), "9" * 40, "9" * 5000, "٣", "%00", "%ff", "1%2F2", "")
 PLOTS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,25 @@ EXPANDED = {
     "kind": {**SPACE["kind"], "choices": ["1"]},
 }
 STARTED, FINISHED = 1_800_000_000.123456, 1_800_000_031.5
+
+
+LISTS = [[64], [64, 64.0], ["é", 1e-05, None, True, [2]], [True], [1], "é", 1e-05, None]
+
+
+def test_lists_are_read_as_their_json_and_every_choice_is_found(client: Any, database_url: str) -> None:
+    space = {"c": {"type": "categorical", "choices": LISTS}, "ordered": {"type": "categorical", "choices": [1, 2]}}
+    space["ordered"]["ordered"] = True  # type: ignore[assignment]
+    client.post("/v1/studies", json={"name": "lists", "search_space": space})
+    trials = [{"params": {"c": choice, "ordered": 2.0}, "state": "COMPLETE", "values": [1]} for choice in LISTS]
+    assert client.post("/v1/studies/lists/trials:import", json={"trials": trials}).status_code == 201
+    study = optuna.load_study(study_name="lists", storage=stock(database_url))
+    seen = [trial.params["c"] for trial in study.trials]
+    assert [json.loads(one) if isinstance(one, str) and one[0] == "[" else one for one in seen] == LISTS
+    assert [trial.distributions["c"].to_internal_repr(one) for trial, one in zip(study.trials, seen, strict=True)] == [
+        *range(8)
+    ]
+    assert len({trial.distributions["c"] for trial in study.trials}) == 1, "they can be hashed"
+    assert {trial.params["ordered"] for trial in study.trials} == {2}
 
 
 @pytest.fixture
@@ -193,6 +213,13 @@ def test_every_write_is_refused(viewed: str) -> None:
         with pytest.raises(optuna.exceptions.StorageInternalError):
             write()
     assert [repr(trial) for trial in read(viewed)] == before
+
+
+def test_whoever_writes_through_optuna_is_told_that_the_database_is_for_reading(viewed: str) -> None:
+    with pytest.raises(optuna.exceptions.StorageInternalError) as refused:
+        optuna.create_study(study_name="new", storage=stock(viewed))
+    assert "this database is read-only for Optuna" in str(refused.value.__cause__)
+    assert "through its API" in str(refused.value.__cause__)
 
 
 def test_each_view_refuses_each_kind_of_statement(viewed: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo_service.domain.search_space import CategoricalParameter, SearchSpace, same_choice
+from hpo_service.domain.choices import same_choice
+from hpo_service.domain.search_space import CategoricalParameter, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.tuner import Exhausted, Tuner, check
@@ -25,6 +26,13 @@ NUMBERS = {
     "one": {"type": "float", "low": 0.5, "high": 0.5},
 }
 MIXED = {**NUMBERS, "choice": {"type": "categorical", "choices": [True, 1, "1", None, 0.5]}}
+LISTS: dict[str, Any] = {
+    **NUMBERS,
+    "layers": {"type": "categorical", "choices": [[64], [64, 64], [[1, True], "a"], None]},
+    "size": {"type": "categorical", "choices": [16, 32, 64, 128], "ordered": True},
+    "shape": {"type": "categorical", "choices": [[1, 1], [2, 2], [4, 4]], "ordered": True},
+}
+ORDERED = {**NUMBERS, "size": LISTS["size"], "shape": LISTS["shape"]}
 CONDITIONAL = {
     "momentum": {"type": "float", "low": 0.5, "high": 0.99, "when": {"optimizer": ["momentum", "nesterov"]}},
     "optimizer": {"type": "categorical", "choices": ["sgd", "momentum", "nesterov"]},
@@ -126,10 +134,10 @@ def name_of(case: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), SAMPLERS, ids=name_of)
-@pytest.mark.parametrize("space", [MIXED, CONDITIONAL], ids=["mixed", "conditional"])
+@pytest.mark.parametrize("space", [MIXED, CONDITIONAL, LISTS], ids=["mixed", "conditional", "lists"])
 def test_a_draw_lies_in_the_space(sampler: str, params: dict[str, Any], space: dict[str, Any]) -> None:
     if sampler == "cmaes":
-        space = NUMBERS
+        space = ORDERED if space is LISTS else NUMBERS
     spec = spec_of(space, sampler, params)
     run(Tuner(spec), spec.search_space, range(45))
 
@@ -163,9 +171,12 @@ WIDENED = {
 @pytest.mark.parametrize(("sampler", "params"), SAMPLERS, ids=name_of)
 @pytest.mark.parametrize("other", [NARROWED, WIDENED], ids=["narrowed", "widened"])
 def test_a_draw_lies_in_the_ranges_of_the_round(sampler: str, params: dict[str, Any], other: dict[str, Any]) -> None:
-    first = NUMBERS if sampler == "cmaes" else MIXED
+    first = ORDERED if sampler == "cmaes" else {**MIXED, **LISTS}
+    other = {**other, "size": {**LISTS["size"], "choices": [16, 64]}, "shape": {**LISTS["shape"], "choices": [[4, 4]]}}
     if sampler != "cmaes":
         other = {**other, "choice": {"type": "categorical", "choices": [1, "1", 0.5]}}
+        other = {**other, "layers": {"type": "categorical", "choices": [[64, 64], None]}}
+    other = {name: other[name] for name in first}
     spec = spec_of(first, sampler, params)
     tuner = Tuner(spec)
     run(tuner, spec.search_space, range(20))

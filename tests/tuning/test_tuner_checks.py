@@ -76,7 +76,7 @@ def faults(sampler: Any = None, pruner: Any = None, space: Any = None, **fields:
             "from 0 to 1",
         ),
         (
-            {"space": {"x": {"type": "float", "low": 1e10, "high": 2e10, "step": 0.001}}},
+            {"space": {"x": {"type": "float", "low": 1e10, "high": 2e10, "step": 1e-6}}},
             "/search_space/x/step",
             "too fine",
         ),

@@ -27,8 +27,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain import measure, trial
+from hpo_service.domain.choices import index_of_choice
 from hpo_service.domain.errors import StudyExists
-from hpo_service.domain.search_space import index_of_choice
 from hpo_service.domain.study import StudyState
 from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _THERE, _TRIAL_COLUMNS, OptunaRows, StudyRow, TrialRow
 from hpo_service.store.record import FROM_OPTUNA, Record

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import pickle
+import shlex
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ PUBLISHED_MD5 = {
 }
 
 RNG = np.random.default_rng(0)
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "x_train": RNG.integers(256, size=(12, 4, 3), dtype=np.uint8),
     "t_train": np.arange(12, dtype=np.uint8) % 3,
     "x_test": RNG.integers(256, size=(5, 4, 3), dtype=np.uint8),
@@ -185,15 +189,29 @@ BROKEN = {
         "its header announces 79228162458924105385300197391",
     ),
     "a .gz that is cut off": (cut_off_gz, "cannot be read"),
-    "a .gz that is none": (not_gz, "cannot be read"),
+    "a .gz that is none": (not_gz, "begins with 3c 68 74 6d"),
     "a pickle": (pickled, "is not an .npz file of plain arrays"),
     "no zip": (plain_text, "is not an .npz file of plain arrays"),
-    "other names": (no_test_part, "t_train, x_test, t_test missing; it has x_train, y_train"),
+    "other names": (no_test_part, "x_test, t_test missing; it has x_train, y_train"),
     "fewer labels than images": (changed_npz(t_train=T[:-1]), r"t_train has the shape \(11,\), but there are 12"),
-    "one-hot labels": (changed_npz(t_train=np.eye(12)), r"there is one label for each image"),
+    "one-hot labels": (changed_npz(t_train=np.eye(12)), r"one label for each image, .*argmax\(axis=1\)"),
     "float labels": (changed_npz(t_train=T / 2), "labels are integers"),
     "negative labels": (changed_npz(t_train=T.astype(int) - 1), "from -1 to 1; labels count the classes from 0"),
     "huge labels": (changed_npz(t_train=T.astype(int) + 10**12), "labels count the classes from 0 to at most 9999"),
+    "labels from 1": (
+        changed_npz(t_train=T + 1, t_test=ARRAYS["t_test"] + 1),
+        "t_train goes from 1 to 3, and labels count the classes from 0: subtract 1 from t_train and t_test",
+    ),
+    "classes in the test set alone": (
+        changed_npz(t_test=ARRAYS["t_test"] * 2),
+        "t_test has classes that t_train lacks",
+    ),
+    "two kinds of labels": (
+        lambda folder: np.savez(
+            folder / "own.npz", y_train=T, train_labels=T, **{k: v for k, v in ARRAYS.items() if k != "t_train"}
+        ),
+        "y_train and train_labels may both be t_train",
+    ),
     "unscaled floats": (changed_npz(x_train=X.astype(float)), "floats are pixels from 0 to 1; scale them"),
     "a NaN": (changed_npz(x_train=np.where(X > 128, np.nan, 0)), "goes from nan to nan"),
     "integers of another size": (changed_npz(x_train=X.astype(int)), "pixels are uint8 from 0 to 255"),
@@ -212,3 +230,97 @@ def test_a_broken_dataset_says_what_is_wrong_and_where(name: str, tmp_path: Path
         load("own", tmp_path)
 
     assert str(tmp_path) in str(refused.value)
+
+
+def files_named(folder: Path, *names: str, packed: bool = False) -> None:
+    for name, array in zip(names, ARRAYS.values(), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain bytes", "gzip"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte", "t10k-images.idx3-ubyte", "t10k-labels.idx1-ubyte"),
+        tuple(
+            f"emnist-letters-{part}-{what}-ubyte.gz"
+            for part in ("train", "test")
+            for what in ("images-idx3", "labels-idx1")
+        ),
+        tuple(f"{name}/{name}" for name in FILES.values()),
+        tuple(f"gzip/{name}.gz" for name in FILES.values()),
+        tuple(f"{name}.gz" for name in FILES.values()),
+        tuple(FILES.values()),
+    ],
+    ids=["dotted", "EMNIST", "Kaggle", "a folder below", "published .gz", "published"],
+)
+def test_idx_files_are_found_by_the_names_they_are_packed_under(
+    tmp_path: Path, names: tuple[str, ...], packed: bool
+) -> None:
+    files_named(tmp_path / "own", *names, packed=packed)
+    write_npz(tmp_path / "same.npz")
+    assert load("own", tmp_path).sha256 == load("same", tmp_path).sha256
+
+
+def test_two_datasets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("letters", "digits"):
+        parts = [f"emnist-{name}-{p}-{w}-ubyte" for p in ("train", "test") for w in ("images-idx3", "labels-idx1")]
+        files_named(tmp_path / "own", *parts)
+    with pytest.raises(DatasetError, match="several files may be train-images-idx3-ubyte: emnist-digits-train"):
+        load("own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("X_train", "y_train", "X_test", "y_test"),
+    ],
+    ids=["Keras", "medmnist", "scikit-learn"],
+)
+def test_arrays_are_found_by_the_names_that_other_tools_give_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "theirs.npz", **dict(zip(names, ARRAYS.values(), strict=True)))
+    write_npz(tmp_path / "ours.npz")
+    assert load("theirs", tmp_path).sha256 == load("ours", tmp_path).sha256
+
+
+def test_labels_in_a_column_are_labels(tmp_path: Path) -> None:
+    """As Keras gives CIFAR's, of which argmax(axis=1) would make every label 0."""
+    columns = {name: ARRAYS[name][:, None] for name in ("t_train", "t_test")}
+    write_npz(tmp_path / "column.npz", **columns)
+    assert load("column", tmp_path).t_train.tolist() == ARRAYS["t_train"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["own.pkl"], r"own\.pkl is a pickle, which is not read .*numpy\.savez\('own\.npz', x_train=d\['train_img'\]"),
+        (["own.zip"], r"unpack own\.zip into the folder own/"),
+        (["Own.npz", "other.npz"], r"It holds Own\.npz, other\.npz; did you mean Own\.npz\?"),
+        (["own/mnist.pkl"], r"but mnist\.pkl; .*mnist\.pkl is a pickle"),
+        (["own/mnist.npz"], r"but mnist\.npz; .*move mnist\.npz out of the folder, to own\.npz"),
+        (["own/train.csv", "own/test.csv"], r"but test\.csv, train\.csv; an IDX dataset is the four files"),
+        (["train-images-idx3-ubyte"], r"It holds train-images-idx3-ubyte"),
+    ],
+)
+def test_what_was_found_instead_is_said_and_what_to_do(tmp_path: Path, files: list[str], words: str) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"some bytes")
+    with pytest.raises(DatasetError, match=words):
+        load("own", tmp_path)
+
+
+def test_the_book_s_pickle_becomes_a_dataset_by_the_command_that_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"train_img": "x_train", "train_label": "t_train", "test_img": "x_test", "test_label": "t_test"}
+    Path("own.pkl").write_bytes(pickle.dumps({theirs: ARRAYS[ours] for theirs, ours in names.items()}))
+    with pytest.raises(DatasetMissing) as missing:
+        load("own", tmp_path)
+    command = shlex.split(str(missing.value).partition("convert it: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    assert load("own", tmp_path).t_train.tolist() == ARRAYS["t_train"].tolist()

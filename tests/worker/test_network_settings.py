@@ -90,6 +90,7 @@ SEARCHED: dict[str, Any] = {
     "batch_size": integer(1, 200),
     "hidden_layers": integer(1, 10),
     "hidden_units": choice(10, 100),
+    "hidden_sizes": choice([100], (100, 50), None),
     "activation": choice("relu", "tanh"),
     "weight_init": choice("he", "xavier", 0.01),
     "batch_norm": choice(True, False),
@@ -110,9 +111,9 @@ def test_each_setting_can_be_fixed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_each_setting_but_the_dataset_and_the_list_of_sizes_can_be_searched(name: str) -> None:
+def test_each_setting_but_the_dataset_can_be_searched(name: str) -> None:
     assert faults(**{name: SEARCHED[name]}) == []
-    assert SETTINGS.keys() - SEARCHED.keys() == {"dataset", "hidden_sizes"}
+    assert SETTINGS.keys() - SEARCHED.keys() == {"dataset"}
 
 
 def test_a_number_may_be_searched_as_the_deviation_of_the_weights() -> None:
@@ -195,7 +196,12 @@ REFUSED: dict[str, tuple[dict[str, object], dict[str, Any], str, str]] = {
         "search it with a categorical parameter",
     ),
     "a dataset that is searched": ({}, {"dataset": choice("mnist")}, "/search_space/dataset", "cannot be searched"),
-    "a list that is searched": ({}, {"hidden_sizes": choice(10)}, "/search_space/hidden_sizes", "cannot be searched"),
+    "no list that is searched": (
+        {},
+        {"hidden_sizes": choice(10)},
+        "/search_space/hidden_sizes/choices/0",
+        "not a list",
+    ),
     "fraction and number": (
         {"validation_fraction": 0.1, "validation_samples": 10},
         {},
@@ -283,6 +289,8 @@ def test_a_configuration_is_what_is_fixed_then_the_params_then_the_defaults() ->
 
 def test_sizes_one_by_one_take_the_place_of_layers_and_units() -> None:
     assert configuration({"hidden_sizes": [100, 50]}, {}).hidden_sizes == (100, 50)
+    assert configuration({}, {"hidden_sizes": [100, 50.0]}).hidden_sizes == (100, 50)
+    assert configuration({}, {"hidden_sizes": None}).hidden_sizes == (100,) * 6
 
 
 @pytest.mark.parametrize(

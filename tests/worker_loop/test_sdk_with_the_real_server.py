@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 
 from hpo_service.client import HeldTrial
 from hpo_service.domain.errors import LeaseLost, ResultConflict
+from hpo_service.domain.search_space import choice, uniform
 from tests.worker_loop.real_server import create, ends, start_worker
 
 
@@ -147,3 +149,26 @@ def test_a_spike_prunes_in_the_worker_as_it_does_in_the_loop(hpo, start):
     worker = start_worker(start, "spikes", "one_spike", "--until-done")
     worker.communicate(timeout=60)
     assert [trial["state"] for trial in hpo.trials("spikes")] == ["PRUNED"] * 3
+
+
+def test_infinity_comes_back_as_a_float_and_lists_as_lists(hpo):
+    choices = [[64], [64, 64]]
+    study = hpo.create_study(
+        "infinite", {"layers": choice(*map(tuple, choices)), "x": uniform(0, 1)}, sampler={"name": "random"}
+    )
+    study.enqueue({"layers": (64.0, 64)})
+    values = iter([float("inf"), float("-inf"), 0.5])
+
+    def objective(trial: HeldTrial) -> float:
+        assert trial.params["layers"] in choices
+        trial.report(0, float("nan"))
+        return next(values)
+
+    study.optimize(objective, n_trials=3)
+    assert [trial["values"] for trial in study.trials()] == [[float("inf")], [float("-inf")], [0.5]]
+    assert next(study.trials())["params"]["layers"] == [64, 64]
+    assert study.best["values"] == [float("inf")]
+    assert study.read()["best"]["values"] == [float("inf")]
+    assert all(math.isnan(trial["reports"][0]["value"]) for trial in study.trials())
+    (asked,) = study.ask()
+    assert asked.tell(float("inf"))["values"] == [float("inf")]

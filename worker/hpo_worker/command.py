@@ -1,6 +1,6 @@
 """Trains a trial by running a command, in any language: parameters go in by placeholders, values come out by lines.
 
-{name} in an argument       the parameter; {{name}} stays {name}
+{name} in an argument       the parameter; all forms stand in placeholders.py
 HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED; HPO_SERVER and
                             HPO_DATA as the agent has them, and nothing of what gives access to the service
 {"step": 3, "value": 0.8}   a line on standard output reports
@@ -9,10 +9,7 @@ HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_T
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +23,11 @@ from typing import IO, Any
 import structlog
 
 from hpo_service.client import Retry, in_one_line
-from hpo_service.domain.errors import Fault, Invalid
 from hpo_worker.departure import Leaving
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
 from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
+from hpo_worker.placeholders import as_text, fill_in, variables
 from hpo_worker.shared_variables import is_passed_on
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
@@ -40,70 +37,22 @@ WATCHDOG = Path(__file__).with_name("command_watchdog.py")
 LONGEST_LINE = 1 << 20
 LAST_WORDS = 300  # of the last line on standard error, in the reason of a failed trial
 
-_PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
-_LIKE_A_NAME = re.compile(r"[\w .-]+")
 _NO_RESULT = 'the command has printed no result: a line such as {"value": 0.9} on standard output'
 
 log = structlog.get_logger()
 
 
-def check_placeholders(command: Sequence[str], names: Iterable[str]) -> None:
-    """Raise Invalid for a placeholder that is no parameter of the study, and for a command that is not there."""
-    known = list(names)
-    faults = [
-        Fault(f"command/{place}", f"{{{name}}} is no parameter of this study; it has {', '.join(known)}")
-        for place, argument in enumerate(command)
-        for _, name in _PLACEHOLDER.findall(argument)
-        if name not in known and _LIKE_A_NAME.fullmatch(name)
-    ]
-    if not _PLACEHOLDER.search(command[0]) and shutil.which(command[0]) is None:
-        faults.append(Fault("command/0", f"{command[0]!r} is no program that can be run here"))
-    if faults:
-        raise Invalid(faults)
-
-
-def fill_in(command: Sequence[str], params: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The arguments with their placeholders filled.
-
-    An argument with a parameter that does not exist in this trial is left out, and with it the option before it
-    that it is the value of.
-    """
-    absent = set(names) - set(params)
-    arguments: list[str] = []
-    for argument in command:
-        wanted = [name for _, name in _PLACEHOLDER.findall(argument)]
-        if absent.isdisjoint(wanted):
-            arguments.append(_PLACEHOLDER.sub(lambda match: _filled(match, params), argument))
-        elif _PLACEHOLDER.fullmatch(argument) and len(arguments) > 1 and arguments[-1].startswith("-"):
-            arguments.pop()
-    return arguments
-
-
-def _filled(match: re.Match[str], params: Mapping[str, Any]) -> str:
-    escaped, name = match.groups()
-    if escaped is not None:
-        return f"{{{escaped}}}"
-    return as_text(params[name]) if name in params else match.group()
-
-
-def as_text(value: Any) -> str:
-    """A string as it is, anything else as JSON: 0.001, true, null."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def environment_of(trial: TrainingTrial, around: Mapping[str, str]) -> dict[str, str]:
+def environment_of(trial: TrainingTrial, around: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """The environment around the worker with the trial's parameters, and without its keys and passwords.
 
-    The command talks to the worker alone; what it runs and logs is somebody else's.
+    The command talks to the worker alone; what it runs and logs is somebody else's. names: all parameters of the study.
     """
     # Python holds back what it prints into a pipe, and a pruner would hear of no report before the end.
     kept = {"PYTHONUNBUFFERED": "1", **{name: value for name, value in around.items() if is_passed_on(name)}}
-    named = {f"HPO_PARAM_{_as_variable(name)}": as_text(value) for name, value in trial.params.items()}
+    named = {
+        variable: as_text(trial.params[name]) for name, variable in variables(names).items() if name in trial.params
+    }
     return {**kept, **named, "HPO_STUDY": trial.study, "HPO_TRIAL": str(trial.number), "HPO_SEED": str(trial.seed)}
-
-
-def _as_variable(name: str) -> str:
-    return re.sub(r"[^A-Z0-9_]", "_", name.upper())
 
 
 @dataclass
@@ -182,7 +131,7 @@ class CommandObjective:
         with self.outbox.changed:
             if self.leaving:
                 raise Leaving
-            run = _run(fill_in(self.command, trial.params, self.names), environment_of(trial, os.environ))
+            run = _run(fill_in(self.command, trial.params, self.names), environment_of(trial, os.environ, self.names))
             self.running.append(run)
             return run
 

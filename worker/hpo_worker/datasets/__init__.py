@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpo_service.domain.neural_network import DATASET_NAME
 from hpo_worker.datasets.dataset import Dataset, DatasetDiffers, DatasetError, DatasetMissing, dataset_from_arrays
+from hpo_worker.datasets.found_files import advice, contents
 from hpo_worker.datasets.idx import read_idx_folder
 from hpo_worker.datasets.npz import read_npz
 
@@ -49,7 +50,7 @@ def _place(name: str, folder: Path | None) -> Path:
     if not found:
         raise DatasetMissing(
             f"no dataset {name!r} in {folder}: neither a folder {name}/ with the four IDX files nor "
-            f"{name}.npz; put one of them there"
+            f"{name}.npz; put one of them there. It holds {contents(folder)}{advice(name, folder)}"
         )
     if len(found) > 1:
         raise DatasetError(

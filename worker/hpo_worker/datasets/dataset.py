@@ -63,6 +63,7 @@ class Dataset:
 
 def dataset_from_arrays(name: str, place: Path, arrays: Arrays) -> Dataset:
     """Check the arrays x_train, t_train, x_test and t_test as they were read from `place`."""
+    arrays = {name: _in_a_row(array) if name.startswith("t_") else array for name, array in arrays.items()}
     for part in PARTS:
         _check_images(place, f"x_{part}", arrays[f"x_{part}"])
         _check_labels(place, f"t_{part}", arrays[f"t_{part}"], len(arrays[f"x_{part}"]))
@@ -72,6 +73,7 @@ def dataset_from_arrays(name: str, place: Path, arrays: Arrays) -> Dataset:
             f"{place}: the images of x_train have the shape {training}, those of x_test {test}; "
             "all images of a dataset have one shape"
         )
+    _check_classes(place, arrays["t_train"], arrays["t_test"])
     return Dataset(
         name,
         _sha256(arrays),
@@ -80,6 +82,11 @@ def dataset_from_arrays(name: str, place: Path, arrays: Arrays) -> Dataset:
         _scaled(arrays["x_test"]),
         _frozen(arrays["t_test"].astype(np.int64)),
     )
+
+
+def _in_a_row(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Keras stores CIFAR's labels as a column, (N, 1)."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _check_images(place: Path, name: str, images: npt.NDArray[np.generic]) -> None:
@@ -117,6 +124,21 @@ def _check_labels(place: Path, name: str, labels: npt.NDArray[np.generic], image
     if low < 0 or high > LARGEST_CLASS:
         raise DatasetError(
             f"{place}: {name} goes from {low} to {high}; labels count the classes from 0 to at most {LARGEST_CLASS}"
+        )
+
+
+def _check_classes(place: Path, train: npt.NDArray[np.generic], test: npt.NDArray[np.generic]) -> None:
+    """Of the test set it is told only that it does not fit: what it holds stays sealed."""
+    low, high = int(train.min()), int(train.max())
+    if low > 0:
+        raise DatasetError(
+            f"{place}: t_train goes from {low} to {high}, and labels count the classes from 0: "
+            f"subtract {low} from t_train and t_test"
+        )
+    if not np.isin(test, train).all():
+        raise DatasetError(
+            f"{place}: t_test has classes that t_train lacks, whose images nothing could learn to tell; "
+            "take them out, or add some to the training images"
         )
 
 

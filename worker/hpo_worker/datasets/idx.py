@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo_worker.datasets.dataset import DatasetError
+from hpo_worker.datasets.found_files import SHOWN, advice, contents
 
 # The published names; Fashion-MNIST, KMNIST and others use the same.
 FILES = {
@@ -20,21 +22,43 @@ FILES = {
     "x_test": "t10k-images-idx3-ubyte",
     "t_test": "t10k-labels-idx1-ubyte",
 }
+# As they are packed elsewhere: train-images.idx3-ubyte, emnist-letters-test-labels-idx1-ubyte, and in a folder each.
+_NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_.](images|labels)[-_.]idx([13])[-_.]ubyte(\.gz)?", re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
 DIMENSIONS = {"x": 3, "t": 1}
 
 
 def read_idx_folder(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the arrays of the four files, each plain or .gz."""
-    return {name: _read_idx(_find(folder, file), DIMENSIONS[name[0]]) for name, file in FILES.items()}
+    """Return the arrays of the four files, each plain or .gz, in the folder or in folders of their own in it."""
+    found = _found(folder)
+    return {name: _read_idx(_the_one(folder, name, found.get(name, [])), DIMENSIONS[name[0]]) for name in FILES}
 
 
-def _find(folder: Path, file: str) -> Path:
-    for path in (folder / file, folder / f"{file}.gz"):
-        if path.is_file():
-            return path
+def _found(folder: Path) -> dict[str, list[Path]]:
+    """What may be each of the four."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and path.is_file():
+            part = "train" if match[1].lower() == "train" else "test"
+            found.setdefault(f"{'x' if match[2].lower() == 'images' else 't'}_{part}", []).append(path)
+    return found
+
+
+def _the_one(folder: Path, name: str, paths: list[Path]) -> Path:
+    """Of a file and its .gz the file, and of several the one of the published name."""
+    published = [path for path in paths if path.parent == folder and path.name.removesuffix(".gz") == FILES[name]]
+    candidates = published or paths
+    if candidates and len({path.with_name(path.name.removesuffix(".gz")) for path in candidates}) == 1:
+        return min(candidates, key=lambda path: len(path.name))
+    if candidates:
+        several = ", ".join(str(path.relative_to(folder)) for path in candidates[:SHOWN])
+        raise DatasetError(f"{folder}: several files may be {FILES[name]}: {several}; keep those of one dataset there")
     raise DatasetError(
-        f"{folder}: neither {file} nor {file}.gz is there; an IDX dataset is the four files {', '.join(FILES.values())}"
+        f"{folder}: neither {FILES[name]} nor {FILES[name]}.gz is there, but {contents(folder)}; an IDX dataset is "
+        f"the four files {', '.join(FILES.values())}, or one file {folder.name}.npz beside the folder"
+        f"{advice(folder.name, folder)}"
     )
 
 
@@ -59,7 +83,9 @@ def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.generic]:
 
 
 def _content(path: Path) -> bytes:
+    """The bytes, unpacked where they are packed: browsers unpack a .gz and keep its name."""
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(_GZIP) else content
     except (OSError, EOFError, zlib.error) as broken:
         raise DatasetError(f"{path}: cannot be read ({broken}); fetch it again") from broken
