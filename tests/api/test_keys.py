@@ -331,13 +331,13 @@ def test_no_key_is_in_the_metrics(guarded: Guarded) -> None:
 
 
 @pytest.fixture
-def _nothing_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the calls take, no wrong key is let through again meanwhile."""
     monkeypatch.setattr(door, "WRONG_KEYS_PER_SECOND", 1e-6)
 
 
 @pytest.mark.slow
-def test_too_many_wrong_keys_are_429_and_a_right_one_goes_on(_nothing_forgiven: None, guarded: Guarded) -> None:
+def test_too_many_wrong_keys_are_429_and_a_right_one_goes_on(nothing_forgiven: None, guarded: Guarded) -> None:
     statuses = [guarded.call(draw(), "GET", "/v1/studies").status_code for _ in range(WRONG_KEYS)]
     assert set(statuses) == {401}
     refused = [guarded.call(draw(), "GET", "/v1/studies") for _ in range(30)]
