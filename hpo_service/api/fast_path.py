@@ -15,13 +15,12 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI
 from httptools import HttpParserUpgrade
 from pydantic import ValidationError
 from pydantic_core import to_json
-from starlette.responses import Response
 
 from hpo_service.api import metrics, page_guard, request_heads, request_log, worker_calls
 from hpo_service.api.door import Admission
@@ -34,6 +33,7 @@ from hpo_service.api.uvicorn_protocol import STATUS_LINE, HttpToolsProtocol, Req
 from hpo_service.api.worker_calls import Found, OnStudy
 from hpo_service.domain.errors import HpoError, Unavailable
 from hpo_service.domain.key import Key
+from hpo_service.operations.service import Done
 
 JSON_TYPE = (b"content-type", b"application/json")
 _AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closed without the end of the data being said
@@ -48,12 +48,6 @@ class Trailers(list[tuple[bytes, bytes]]):
         self.number += 1
         if self.number > request_heads.MOST_HEADERS:
             raise request_heads.too_many("trailers")
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class FastPath:
@@ -73,35 +67,25 @@ class FastPath:
             self._default_lines = header_lines((*default_headers, *ON_EVERY_ANSWER))
         return self._default_lines
 
-    def begin(self, cycle: FastCycle, answered: Callable[[Answer | None], None]) -> None:
-        """Begin a call that is all here. answered: takes the answer, at once or later in the event loop; None where the
-        application has to take the call.
-        """
-
-        def done(result: Any, error: BaseException | None) -> None:
-            answered(_answer(result) if error is None else _refusal(error))
-
-        content = bytes(cycle.content)
-        if not content or len(content) > LARGEST_BODY:
-            answered(None)
-            return
+    def begin(self, cycle: FastCycle, done: Done) -> None:
+        """Begin a call that is all here. done: takes its answer or the error, at once or later in the event loop."""
         call, study, number = cycle.found
         try:
-            document = strict_json(content)
+            document = strict_json(cycle.content)
             body = call.body.model_validate(document)
         except HpoError as error:
             done(None, error)
         except ValidationError as error:
             found = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
-            answered(_as_answer(refused_body(found, document)))
+            done(None, refused_body(found, document))
         else:
-            caller_left = partial(self._caller_left, cycle)
+            service, caller_left = self.state.service, partial(self._caller_left, cycle)
             if isinstance(call, OnStudy):
                 assert study is not None
-                call.begin(self.state.service, study, number, body).begin(self.state.service, done, caller_left)
+                call.begin(service, study, number, body).begin(service, done, caller_left)
             else:
                 only = None if cycle.key is None else cycle.key.studies
-                self.state.service.go_on(call.answer(self.state.service, body, only, caller_left), done)
+                service.go_on(call.answer(service, body, only, caller_left), done)
 
     async def _caller_left(self, cycle: FastCycle) -> bool:
         """Whether whoever waits has hung up, or his key opens nothing any more."""
@@ -112,20 +96,6 @@ class FastPath:
             with contextlib.suppress(Unavailable):
                 await keyring.refreshed()
         return cycle.disconnected or not keyring.still_has(cycle.key)
-
-
-def _answer(result: Any) -> Answer:
-    """result: an answer, or a status and JSON."""
-    status, body = result if isinstance(result, tuple) else (200, to_json(result))
-    return Answer(status, [JSON_TYPE, (b"content-length", b"%d" % len(body))], body)
-
-
-def _refusal(error: BaseException) -> Answer | None:
-    return _as_answer(problem_of(error)) if isinstance(error, HpoError) else None
-
-
-def _as_answer(response: Response) -> Answer:
-    return Answer(response.status_code, response.raw_headers, bytes(response.body))
 
 
 class _Nobody:
@@ -148,7 +118,7 @@ class FastCycle:
 
     def __init__(self, found: Found, url: bytes, scope: Any, key: Key | None) -> None:
         self.found, self.url, self.scope, self.key = found, url, scope, key
-        self.content = bytearray()
+        self.content = b""
         self.began = time.perf_counter()
         self.disconnected = False
         self.keep_alive = True
@@ -251,7 +221,10 @@ class FastPathConnection(HttpToolsProtocol):
             self.cycle.more_body = False  # uvicorn says so only while there is no answer
             return
         self.cycle = cycle  # type: ignore[assignment]
-        self.fast_path.begin(cycle, partial(self._answer, cycle))
+        if 0 < len(cycle.content) <= LARGEST_BODY:
+            self.fast_path.begin(cycle, partial(self._answer, cycle))
+        else:
+            self._to_application(cycle, more_body=False)
 
     def _is_ordinary(self) -> bool:
         parser, cycle = self.parser, self.cycle
@@ -277,41 +250,49 @@ class FastPathConnection(HttpToolsProtocol):
         self._arriving = FastCycle(found, self.url, self.scope, key)
         return True
 
-    def _answer(self, cycle: FastCycle, answer: Answer | None) -> None:
-        if answer is None:
+    def _answer(self, cycle: FastCycle, result: Any, error: BaseException | None) -> None:
+        """result: an answer, or a status and JSON."""
+        if error is None:
+            status, body = result if isinstance(result, tuple) else (200, to_json(result))
+            head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        elif isinstance(error, HpoError):
+            response = problem_of(error)
+            status, head, body = response.status_code, header_lines(response.raw_headers), bytes(response.body)
+        else:
             self._to_application(cycle, more_body=False)
             return
         assert self.fast_path is not None
         cycle.response_complete = True
         route = cycle.found.call.path
         seconds = time.perf_counter() - cycle.began
-        metrics.count(route, "POST", answer.status, seconds)
+        metrics.count(route, "POST", status, seconds)
         request_id = request_log.id_of(cycle.scope["headers"])
-        if answer.status >= 500 or self.fast_path.access_log:
-            self._log(cycle, answer, request_id, route, seconds)
+        if status >= 500 or self.fast_path.access_log:
+            self._log(cycle, status, body, request_id, seconds)
         if cycle.disconnected or self.transport.is_closing():
             return
         lines = (
-            STATUS_LINE[answer.status],
+            STATUS_LINE[status],
             self.fast_path.lines(self.server_state.default_headers),
-            header_lines(answer.headers),
-            b"x-request-id: %s\r\n" % request_id,
-            b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
-            answer.body,
+            head,
+            b"x-request-id: ",
+            request_id,
+            b"\r\n\r\n" if cycle.keep_alive else b"\r\nconnection: close\r\n\r\n",
+            body,
         )
         self.transport.write(b"".join(lines))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def _log(self, cycle: FastCycle, answer: Answer, request_id: bytes, route: str, seconds: float) -> None:
+    def _log(self, cycle: FastCycle, status: int, body: bytes, request_id: bytes, seconds: float) -> None:
         assert self.fast_path is not None
         scope = {**cycle.scope, "method": "POST", "raw_path": cycle.url}
-        if answer.status >= 500:
+        if status >= 500:
             said = request_log.context(scope, request_id)
-            request_log.failed(scope, route, answer.status, answer.body, seconds, said=said)
+            request_log.failed(scope, cycle.found.call.path, status, body, seconds, said=said)
         if self.fast_path.access_log:
-            request_log.accessed(scope, request_id, answer.status, seconds, len(answer.body))
+            request_log.accessed(scope, request_id, status, seconds, len(body))
 
     def _to_application(self, cycle: FastCycle, *, more_body: bool) -> None:
         """Give it the request, as uvicorn would have done from the beginning."""

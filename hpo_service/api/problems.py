@@ -101,13 +101,15 @@ async def _on_domain_error(_request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return refused_body(error.errors(), error.body)
+    return problem_of(refused_body(error.errors(), error.body))
 
 
-def refused_body(found: Sequence[Any], body: Any) -> Response:
-    """found: what the validator says of the body."""
+def refused_body(found: Sequence[Any], body: Any) -> Invalid:
+    """found: what the validator says of the body. The error's words name the first faults, and it carries them all."""
     faults = faults_of(found, body)
-    return problem(422, "invalid", "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults[:5]), faults)
+    error = Invalid(faults)
+    error.detail = Invalid(faults[:5]).detail
+    return error
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -27,7 +27,7 @@ from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.waiting import AnyStudy, Waiter
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 
 FEW_TO_ASK = 16  # studies
 CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
@@ -46,7 +46,7 @@ def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
     look = partial(look_in_study, service, name, ask)
     began = time.monotonic()
 
-    def finish(found: Look, caller_left: CallerLeft) -> Json | Coroutine[Any, Any, Json]:
+    def finish(caller_left: CallerLeft, found: Look) -> Json | Coroutine[Any, Any, Json]:
         may_wait = not found.final and ask.wait_seconds > 0 and not service.leaving
         if not may_wait and service.knows(ask.worker_id):
             return found.answer
@@ -64,7 +64,7 @@ async def ask_any(
     awaited = AnyStudy.of(ask.objectives, only)
 
     def asked_before(record: Record) -> tuple[Any, bool]:
-        service.heard_of(ask.worker_id, record)
+        service.heard_of(ask.worker_id, record.now)
         return _answered_before(record, ask.request_id), record.is_draining(ask.worker_id)
 
     async def look() -> Look:
@@ -147,13 +147,13 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
         few *= 16
 
 
-def look_in_study(service: Service, name: str, ask: NextAsk, record: WritingRecord) -> Look:
+def look_in_study(service: Service, name: str, ask: NextAsk, record: Transaction) -> Look:
     """Look for trials in one study, inside a transaction."""
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
         return Look(with_objectives(remembered, [study]), final=True)
-    service.heard_of(ask.worker_id, record)
+    service.heard_of(ask.worker_id, record.now)
     return give(service.work_on(record, study), ask)
 
 
@@ -174,7 +174,7 @@ def give(work: StudyWork, ask: NextAsk) -> Look:
     return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
-def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: WritingRecord) -> Look:
+def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: Transaction) -> Look:
     nothing = Look({"trials": []}, final=False)
     remembered = _answered_before(record, ask.request_id)
     if remembered is not None:
@@ -182,7 +182,7 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str]
     study = record.find_study(name)
     if study is None:
         return nothing
-    service.heard_of(ask.worker_id, record)
+    service.heard_of(ask.worker_id, record.now)
     work = service.work_on(record, study)
     given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
     if not given and study.sealed:
@@ -195,7 +195,7 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str]
     return Look(answer, final=True)
 
 
-def _answered_before(record: Record, request_id: str) -> Json | None:
+def _answered_before(record: Record | Transaction, request_id: str) -> Json | None:
     """What the first form of ask has answered, unless the study of it was deleted meanwhile."""
     answer = record.answer("ask", request_id)
     study = None if answer is None else record.study_answered("ask", request_id)
@@ -216,7 +216,7 @@ def _remembered(answer: Json, only: Collection[str] | None) -> Look:
 def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
     if ask.objectives is not None and work.study.spec.kind not in ask.objectives:
         return []
-    test = work.record.test(work.study)
+    test = work.record.sql().test(work.study)
     if test is None or test.holding.state is not TrialState.WAITING:
         return []
     holding = test.holding.give_out(work.record.now, work.study.spec.lease_seconds)

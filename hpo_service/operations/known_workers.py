@@ -6,7 +6,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.operations.resources import worker_resource
 from hpo_service.operations.service import Service
 from hpo_service.store.record import Record
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 
 
 async def page(service: Service, after: str, size: int) -> tuple[list[Json], str | None]:
@@ -22,9 +22,9 @@ async def page(service: Service, after: str, size: int) -> tuple[list[Json], str
 
 
 async def drain(service: Service, worker_id: str) -> Json:
-    def in_transaction(record: WritingRecord) -> Json:
+    def in_transaction(record: Transaction) -> Json:
         record.drain_worker(worker_id)
-        return worker_resource(record.worker(worker_id))
+        return worker_resource(record.sql().worker(worker_id))
 
     await service.save_seen_workers()
     drained = await service.write(in_transaction)

@@ -22,25 +22,25 @@ from hpo_service.operations.resources import etag, study_resource, test_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 
 
 async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[Json, str, bool]:
     """Return (study, ETag, whether the test is new)."""
 
-    def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
+    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
         work = service.work_on(record, record.study(name))
-        test = record.test(work.study)
+        test = record.sql().test(work.study)
         if test is not None:
             check_same_test(test, body.ensemble)
         else:
             work.settle()
             check_may_be_tested(work.study)
-            record.add_test(work.study, waiting_test(body.ensemble, record.best(work.study)[0].number))
+            record.sql().add_test(work.study, waiting_test(body.ensemble, record.sql().best(work.study)[0].number))
             work.study = replace(work.study, sealed=True)
             work.touch()
         study = work.settle()
-        return study_resource(record, study), etag(study), test is None
+        return study_resource(record.sql(), study), etag(study), test is None
 
     return await service.write(in_transaction, [name])
 
@@ -76,7 +76,7 @@ def _tell(call: TestResult, work: StudyWork) -> Json | None:
     if holding is not None:
         work.bind(call.dataset_sha256)
         work.change_test(test, holding, result=result)
-    return test_resource(work.record, work.study)
+    return test_resource(work.record.sql(), work.study)
 
 
 def _release(call: Release, work: StudyWork) -> Json | None:
@@ -84,7 +84,7 @@ def _release(call: Release, work: StudyWork) -> Json | None:
     holding = test.holding.release(call.attempt, None)
     if holding is not None:
         work.change_test(test, holding)
-    return test_resource(work.record, work.study)
+    return test_resource(work.record.sql(), work.study)
 
 
 ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
@@ -95,7 +95,7 @@ ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
 
 
 def _test(work: StudyWork) -> SealedTest:
-    test = work.record.test(work.study)
+    test = work.record.sql().test(work.study)
     if test is None:
         raise NotFound(f"no test of study {work.study.name!r} was asked for")
     return test

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any
 
 from hpo_service.domain.json_types import Json
-from hpo_service.operations.exchange import Done
-from hpo_service.operations.service import Service, set_answer
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.operations.service import Done, Service, set_answer
+from hpo_service.store.transaction import Transaction
 
 CallerLeft = Callable[[], Awaitable[bool]]
 
@@ -26,33 +25,25 @@ class StudyCall:
 
     light: whether it needs nothing but what is in memory, where the study does.
 
-    finish: takes what the transaction returned, right after the commit and in the event loop, and a way to see whether
-    the caller has left. It returns the answer, or a coroutine that has it later.
+    finish: takes a way to see whether the caller has left, and what the transaction returned, right after the commit
+    and in the event loop. It returns the answer, or a coroutine that has it later.
     """
 
     study: str
-    transaction: Callable[[WritingRecord], Any]
+    transaction: Callable[[Transaction], Any]
     request_id: str | None = None
-    finish: Callable[[Any, CallerLeft], Json | Coroutine[Any, Any, Json]] | None = None
+    finish: Callable[[CallerLeft, Any], Json | Coroutine[Any, Any, Json]] | None = None
     light: bool = True
 
     def begin(self, service: Service, answered: Done, caller_left: CallerLeft = never) -> None:
         """Begin the call. answered: takes the answer and None, or None and the error, later in the event loop."""
-
-        def written(result: Any, error: BaseException | None) -> None:
-            if error is None and self.finish is not None:
-                result = self.finish(result, caller_left)
-                if asyncio.iscoroutine(result):
-                    service.go_on(result, answered)
-                    return
-            answered(result, error)
-
         service.begin(
             self.transaction,
             (self.study,),
-            written if self.finish is not None else answered,
+            answered,
             light=self.light and service.is_light(self.study),
             request_id=self.request_id,
+            finish=None if self.finish is None else partial(self.finish, caller_left),
         )
 
     async def answer(self, service: Service, caller_left: CallerLeft = never) -> Any:

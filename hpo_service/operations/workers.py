@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,16 @@ from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import EndReason, Told, Trial, TrialState, pruned_values
 from hpo_service.operations.asking import Look, give, look_in_study, may_see
-from hpo_service.operations.calls import Batch, Heartbeat, NextAsk, Release, Reports, Result, Tell
-from hpo_service.operations.not_ready import InTwo
+from hpo_service.operations.calls import Batch, BatchCall, Heartbeat, NextAsk, Release, Reports, Result, Tell
+from hpo_service.operations.not_ready import InTwo, NotReady
 from hpo_service.operations.resources import time_text, trial_resource, with_objectives
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.study_lock import ask_call
+from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import checked_report
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.write_call import Outcome, Parts, Work
 
 
 def on_trial(service: Service, verb: str, name: str, number: int, body: Any) -> StudyCall:
@@ -37,7 +38,7 @@ def _act(service: Service, verb: str, number: int, body: Any, work: StudyWork) -
     """Make the change, and note that the trial's worker was heard of."""
     worker_id = work.record.trial(work.study, number).worker_id
     if worker_id is not None:
-        service.heard_of(worker_id, work.record)
+        service.heard_of(worker_id, work.record.now)
     return ON_TRIAL[verb](work, number, body)
 
 
@@ -47,50 +48,63 @@ _BATCH_FULL = f"the answers of this batch would take more than {BATCH_ANSWERS:,}
 
 
 async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[bytes | HpoError]:
-    """All calls in one transaction; each succeeds or is refused by itself, in order. only: what the caller may see.
+    """All calls in one commit; each succeeds or is refused by itself, in order. only: what the caller may see.
 
     What succeeds is answered with JSON; once the answers take BATCH_ANSWERS, what would be answered more is refused.
     """
-    names = {call.study for call in calls.calls if may_see(only, call.study)}
+    hidden = {call.study for call in calls.calls if not may_see(only, call.study)}
+    refused: dict[str, HpoError] = {name: NotFound(f"there is no study {name!r}") for name in hidden}
     try:
-        return await _batch(service, calls, names, only, {})
+        return await _batch(service, calls.calls, refused)
     except StudyHeld as refusal:
+        names = {call.study for call in calls.calls} - hidden
         held = names & service.database.studies_aside
         if held in (set(), names):
             raise
-        return await _batch(service, calls, names - held, only, dict.fromkeys(held, refusal))
+        return await _batch(service, calls.calls, {**refused, **dict.fromkeys(held, refusal)})
 
 
 async def _batch(
-    service: Service, calls: Batch, names: Collection[str], only: Collection[str] | None, held: Mapping[str, StudyHeld]
+    service: Service, calls: Sequence[BatchCall], refused: Mapping[str, HpoError]
 ) -> list[bytes | HpoError]:
-    """held: the studies whose calls are refused, each with its refusal."""
+    """refused: the studies whose calls are refused, each with its refusal."""
+    room = _Room()
+    made = [call for call in calls if call.study not in refused]
+    parts = Parts(partial(_part, service, call, place, room) for place, call in enumerate(made))
+    written = await service.write_parts(parts, sorted({call.study for call in made})) if made else []
+    results = [await _result(service, call, part, of) for call, part, of in zip(made, parts, written, strict=True)]
+    answers = iter(results)
+    return [refused[call.study] if call.study in refused else next(answers) for call in calls]
 
-    def in_transaction(record: WritingRecord) -> list[bytes | HpoError]:
-        works: dict[str, StudyWork] = {}
-        results: list[bytes | HpoError] = []
-        left = BATCH_ANSWERS
-        for call in calls.calls:
-            try:
-                if not may_see(only, call.study):
-                    raise NotFound(f"there is no study {call.study!r}")
-                if call.study in held:
-                    raise held[call.study]
-                if call.study not in works:
-                    works[call.study] = service.work_on(record, record.study(call.study))
-                with works[call.study].undone_if_refused():
-                    answer = to_json(_act(service, call.call, call.number, call, works[call.study]))
-                    if len(answer) > left:
-                        raise TooLarge(_BATCH_FULL)
-                left -= len(answer)
-                results.append(answer)
-            except HpoError as error:
-                results.append(error)
-        for work in works.values():
-            work.settle()
-        return results
 
-    return await service.write(in_transaction, sorted(names))
+async def _result(service: Service, call: BatchCall, part: Work, outcome: Outcome) -> bytes | HpoError:
+    if isinstance(outcome.error, NotReady):  # what is long to compute is made ready, and the part runs by itself
+        try:
+            return await service.write(part, [call.study])
+        except HpoError as error:
+            return error
+    if isinstance(outcome.error, HpoError):
+        return outcome.error
+    if outcome.error is not None:
+        raise outcome.error
+    answer: bytes = outcome.result
+    return answer
+
+
+class _Room:
+    """For the answers of a batch."""
+
+    left = BATCH_ANSWERS
+
+
+def _part(service: Service, call: BatchCall, place: int, room: _Room, record: Transaction) -> bytes:
+    if place == 0:
+        room.left = BATCH_ANSWERS  # the parts may run again
+    answer = to_json(on_trial(service, call.call, call.study, call.number, call).transaction(record))
+    if len(answer) > room.left:
+        raise TooLarge(_BATCH_FULL)
+    room.left -= len(answer)
+    return answer
 
 
 # -- each call --------------------------------------------------------------------------------------------
@@ -156,7 +170,7 @@ def _tell_and_ask(service: Service, name: str, number: int, call: Tell, followin
         await service.save_new_worker(following.worker_id)
         return told
 
-    def finish(told: Json, _: CallerLeft) -> Json | Coroutine[Any, Any, Json]:
+    def finish(_: CallerLeft, told: Json) -> Json | Coroutine[Any, Any, Json]:
         return told if service.knows(following.worker_id) else saved(told)
 
     work = partial(_told_and_asked, service, name, number, call, following)
@@ -164,7 +178,7 @@ def _tell_and_ask(service: Service, name: str, number: int, call: Tell, followin
 
 
 def _told_and_asked(
-    service: Service, name: str, number: int, call: Tell, following: NextAsk, record: WritingRecord
+    service: Service, name: str, number: int, call: Tell, following: NextAsk, record: Transaction
 ) -> Json:
     """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened.
 
@@ -179,7 +193,7 @@ def _told_and_asked(
     work.settle()  # a round may end with this result, or the study
     if remembered is not None:
         return {**told, "next": with_objectives(remembered, [study])}
-    service.heard_of(following.worker_id, record)
+    service.heard_of(following.worker_id, record.now)
     try:
         given = give(work, following).answer
     except DrawFailed:

@@ -149,7 +149,7 @@ class WrittenMeanwhile(Unavailable):
     """A row is there already: another server has written it in this moment. Who looks again sees it."""
 
 
-def in_words_of_the_store(error: BaseException | None) -> BaseException | None:
+def in_words_of_the_store(error: BaseException) -> BaseException:
     """What whoever wrote is told of it: a rule of the schema that was broken is WrittenMeanwhile."""
     if not isinstance(error, sa.exc.IntegrityError):
         return error

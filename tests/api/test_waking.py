@@ -28,9 +28,9 @@ class Busy(Service):
     writes = 0
     looks = 0
 
-    async def write(self, work: Any, studies: Any = ()) -> Any:
+    async def write(self, work: Any, studies: Any = (), request_id: str | None = None) -> Any:
         self.writes += 1
-        return await super().write(work, studies)
+        return await super().write(work, studies, request_id)
 
     async def _read_studies_to_ask(self, wanted: Any) -> Any:
         self.looks += 1

@@ -53,7 +53,7 @@ async def counted(service: Service, work: Callable[[], Awaitable[None]]) -> Cost
 
     def switch(on: bool) -> Callable[[Any], None]:
         def in_the_writer(record: Any) -> None:
-            connection = record._group.connection.connection.dbapi_connection
+            connection = record._batch.connection.connection.dbapi_connection
             connection.set_trace_callback(cost.statements.append if on else None)
             connection.set_progress_handler(step if on else None, 10)
             sys.setprofile(called if on else None)

@@ -19,10 +19,11 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import one_round_trip, writer
+from hpo_service.store import one_round_trip
+from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
-from hpo_service.store.writing_record import Group
+from hpo_service.store.write_batch import WriteBatch
 from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -47,13 +48,13 @@ def other(postgres_url: str, service: Service) -> Iterator[psycopg.Connection[An
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which calls have run."""
     names: list[str] = []
-    run_one = writer.Writer._run_one
+    run_one = BatchRunner._run_call
 
     def noted(self: Any, group: Any, call: Any) -> Any:
         names.append(threading.current_thread().name)
         return run_one(self, group, call)
 
-    monkeypatch.setattr(writer.Writer, "_run_one", noted)
+    monkeypatch.setattr(BatchRunner, "_run_call", noted)
     return names
 
 
@@ -132,7 +133,7 @@ def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ra
 
 
 def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch):
-    sent = Group.sent
+    sent = WriteBatch.sent
 
     def slowly(self: Any) -> Any:
         time.sleep(4 * LATE_SECONDS)
@@ -141,7 +142,7 @@ def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch
     async def slow() -> list[int]:
         await study(service)
         ran.clear()
-        monkeypatch.setattr(Group, "sent", slowly)
+        monkeypatch.setattr(WriteBatch, "sent", slowly)
         return await asked(service)
 
     assert asyncio.run(slow()) == [2]
@@ -152,7 +153,7 @@ def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch
 def test_a_group_that_went_ahead_of_a_clock_that_was_put_forward_or_back_runs_again(service, ran, seconds):
     async def put_forward_or_back() -> list[int]:
         await study(service)
-        clock = service.database._memory.database_clock
+        clock = service.database._cache.database_clock
         clock._shown += seconds
         clock._last += seconds
         ran.clear()
@@ -241,7 +242,7 @@ def test_a_group_whose_event_loop_has_ended_lands_when_the_service_is_closed(pos
     async def left_in_flight() -> None:
         await study(service)
         answer = told(service, 0)
-        while service.database._writer._flight is None:
+        while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         assert not answer.done()
 
@@ -271,7 +272,7 @@ def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
 
 def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
     rounds, sizes = 20, []
-    run_ahead = writer.Writer._run_ahead
+    run_ahead = BatchRunner.run_ahead
 
     def noted(self: Any, calls: Any) -> Any:
         sizes.append(len(calls))
@@ -283,9 +284,9 @@ def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
 
     async def two_and_two() -> None:
         await study(service)
-        monkeypatch.setattr(writer.Writer, "_run_ahead", noted)
+        monkeypatch.setattr(BatchRunner, "run_ahead", noted)
         first = [asyncio.create_task(keep_asking()) for _ in range(2)]
-        while service.database._writer._flight is None:
+        while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         await asyncio.gather(*first, keep_asking(), keep_asking())
 

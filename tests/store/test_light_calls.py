@@ -17,7 +17,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
-from hpo_service.store import engine, pending, writer
+from hpo_service.store import batch_runner, engine, lanes, pending_rows
 from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -52,20 +52,20 @@ async def asked(service: Service, *, light: bool = True, name: str = "mine") -> 
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which groups have run."""
     ran: list[str] = []
-    run_group = writer.Writer._run_group
+    run_group = batch_runner.BatchRunner.run
 
     def noted(self: Any, calls: Any, **how: Any) -> Any:
         ran.append(threading.current_thread().name)
         return run_group(self, calls, **how)
 
-    monkeypatch.setattr(writer.Writer, "_run_group", noted)
+    monkeypatch.setattr(batch_runner.BatchRunner, "run", noted)
     return ran
 
 
 @pytest.fixture
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commits take ten times as long, and are quick all the same."""
-    monkeypatch.setattr(writer, "QUICK_COMMIT_SECONDS", 10 * writer.QUICK_COMMIT_SECONDS)
+    monkeypatch.setattr(lanes, "QUICK_COMMIT_SECONDS", 10 * lanes.QUICK_COMMIT_SECONDS)
 
 
 async def until_light(service: Service, threads: list[str]) -> None:
@@ -124,7 +124,7 @@ def test_while_another_holds_the_files_lock_the_event_loop_goes_on(service, tmp_
 
 
 def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "LOCKED_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
 
     async def locked() -> None:
         await study(service)
@@ -145,18 +145,18 @@ def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_a
     commit = engine.commit
 
     def slow(connection: Any) -> None:
-        time.sleep(6 * writer.QUICK_COMMIT_SECONDS)
+        time.sleep(6 * lanes.QUICK_COMMIT_SECONDS)
         commit(connection)
 
     async def slow_and_quick_again() -> None:
         await study(service)
         await until_light(service, threads)
-        monkeypatch.setattr(pending, "commit", slow)
+        monkeypatch.setattr(pending_rows, "commit", slow)
         threads.clear()
         for _ in range(3):
             await asked(service)
         assert threads == ["MainThread", "writer", "writer"]
-        monkeypatch.setattr(pending, "commit", commit)
+        monkeypatch.setattr(pending_rows, "commit", commit)
         await until_light(service, threads)
         assert threads[-1] == "MainThread"
 

@@ -12,7 +12,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, tuners
 from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import writing_record
+from hpo_service.store import study_cache
 from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -45,8 +45,8 @@ async def tell(service: Service, name: str, number: int, kib: int) -> Any:
 
 
 def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing_record, "MOST_BYTES", 400 * KIB)
-    memory = service.database._memory
+    monkeypatch.setattr(study_cache, "MOST_BYTES", 400 * KIB)
+    memory = service.database._cache
 
     async def work() -> None:
         for name in ("a", "b", "c", "d"):
@@ -56,7 +56,7 @@ def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, mon
                 await report(service, name, number, range(3), kib=10)
                 await tell(service, name, number, kib=10)
                 assert memory.weight <= 400 * KIB
-                assert memory.weight == sum(mirror.weight for mirror in memory.mirrors.values())
+                assert memory.weight == sum(mirror.weight for mirror in memory.studies.values())
         assert list(memory.ids)[-1] == "d"
         assert "a" not in memory.ids  # the least recently written
         # a repeated tell of a trial that is not in memory any more is answered as the first time
@@ -66,8 +66,8 @@ def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, mon
 
 
 def test_one_study_alone_lets_go_of_its_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing_record, "MOST_BYTES", 100 * KIB)
-    memory = service.database._memory
+    monkeypatch.setattr(study_cache, "MOST_BYTES", 100 * KIB)
+    memory = service.database._cache
 
     async def work() -> Any:
         await create(service, "a")
@@ -83,7 +83,7 @@ def test_one_study_alone_lets_go_of_its_own(service: Service, monkeypatch: pytes
 
 
 def test_a_refused_call_leaves_the_count_of_bytes_as_it_was(service: Service) -> None:
-    memory = service.database._memory
+    memory = service.database._cache
 
     async def work() -> None:
         await create(service, "a")

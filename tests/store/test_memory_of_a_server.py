@@ -16,7 +16,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies, trials
 from hpo_service.operations.calls import Ask, Import, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import mirror
+from hpo_service.store import study_cache
 from tests import worker_calls
 
 SPACE = {
@@ -98,7 +98,7 @@ def test_an_imported_trial_with_ten_reports_takes_less_than_a_kib(service):
 
 @pytest.mark.slow
 def test_a_trial_that_was_asked_for_reported_and_told_takes_less_than_a_kib(service, monkeypatch):
-    monkeypatch.setattr(mirror, "JUST_FINISHED", 16)  # so many are kept whole
+    monkeypatch.setattr(study_cache, "JUST_FINISHED", 16)  # so many are kept whole
 
     async def kept() -> int:
         await study(service, "random")

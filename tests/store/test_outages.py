@@ -173,8 +173,8 @@ def test_a_clock_that_jumps_is_no_outage(serve, time):
 
 def test_the_first_start_after_an_upgrade_charges_no_lease_with_what_is_not_known(serve, time):
     server = with_a_trial(serve())
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.delete(servers)), None)[1]))
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.delete(outages)), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.delete(servers)), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.delete(outages)), None)[1]))
     server.close()
     time.passes(10 * LEASE)
     assert state(serve()) == TrialState.RUNNING
@@ -199,7 +199,7 @@ def test_few_outages_are_kept(serve, time):
     rows.append(
         {"server_id": "x", "began": time.clock() + 1e6, "ended": time.clock() + 2e6}
     )  # by a clock put back since
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.insert(outages), rows), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.insert(outages), rows), None)[1]))
     time.passes(10)
     asyncio.run(server.beat())
     kept = recorded(server)

@@ -46,8 +46,8 @@ def tell(service: Service, number: int) -> Any:
 
 
 def mirror(service: Service) -> Any:
-    memory = service.database._memory
-    return memory.mirrors[memory.ids["mine"]]
+    memory = service.database._cache
+    return memory.studies[memory.ids["mine"]]
 
 
 def test_what_one_server_has_written_the_other_goes_on_from(pair):

@@ -11,14 +11,14 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations.service import Service
 from hpo_service.store.database import Database
 from hpo_service.store.engine import WrittenMeanwhile
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 from tests.patience import PATIENCE_SECONDS
 
 SPEC = StudySpec.model_validate({"name": "same", "search_space": {"x": {"type": "float", "low": 0.0, "high": 1.0}}})
 
 
-def add(record: WritingRecord) -> int | None:
-    return record.add_study(SPEC, "a test").id
+def add(record: Transaction) -> int | None:
+    return record.sql().add_study(SPEC, "a test").id
 
 
 def test_a_row_that_is_there_is_an_error_of_the_stores(database_url: str) -> None:
@@ -35,7 +35,7 @@ def test_a_row_that_is_there_is_an_error_of_the_stores(database_url: str) -> Non
 def test_the_work_is_run_once_more_and_finds_it(database_url: str, conflicts: int) -> None:
     seen: list[str] = []
 
-    def work(record: WritingRecord) -> str:
+    def work(record: Transaction) -> str:
         """What stands there is not seen at first, as on another server."""
         seen.append("a look")
         if len(seen) <= conflicts:

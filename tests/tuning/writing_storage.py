@@ -133,7 +133,7 @@ def _field(state: str) -> str:
 
 class WritingStorage(RecordStorage):
     def _write(self, work: Callable[[WritableRows], T]) -> T:
-        return self._database.write(lambda record: work(WritableRows(record))).result()
+        return self._database.write(lambda transaction: work(WritableRows(transaction.sql()))).result()
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         name = f"{_NO_PREFIX}{uuid.uuid4()}" if study_name is None else study_name

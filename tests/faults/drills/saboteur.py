@@ -47,7 +47,7 @@ def answer_before_commit() -> None:
     import asyncio
 
     from hpo_service.operations.service import Service
-    from hpo_service.store.writer import Writer
+    from hpo_service.store.lanes import FlightLane, InlineLane
 
     begin = Service.begin
 
@@ -67,7 +67,8 @@ def answer_before_commit() -> None:
         begin(self, answering, studies, lambda *_: None, **how)
 
     Service.begin = hasty  # type: ignore[method-assign]
-    Writer.run_here = lambda self, calls, watch: 0  # type: ignore[method-assign]
+    for lane in (InlineLane, FlightLane):
+        lane.take = lambda self, calls: 0  # type: ignore[method-assign]
 
 
 def commit_errors_swallowed() -> None:
@@ -297,7 +298,7 @@ def unbounded_trials() -> None:
     from hpo_service.domain import sizes
     from hpo_service.operations import events, trial_pieces
     from hpo_service.operations.reading_process import ReadingProcess
-    from hpo_service.store import record, trial_reports, writing_record
+    from hpo_service.store import record, study_cache, trial_reports
 
     endless = 2**40
     sizes.REPORT_METRICS = endless
@@ -306,7 +307,7 @@ def unbounded_trials() -> None:
         (record, ("PIECE", "CARRIED_REPORTS")),
         (events, ("CARRIED_REPORTS",)),
         (trial_pieces, ("PIECE", "PAGE")),
-        (writing_record, ("MOST_BYTES",)),
+        (study_cache, ("MOST_BYTES",)),
     ):
         for name in names:
             assert hasattr(module, name)
