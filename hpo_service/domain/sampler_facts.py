@@ -1,9 +1,12 @@
-"""What is known of each sampler without the libraries that draw: where its draws come from."""
+"""The samplers there are, and what is known of each without the libraries that draw: where its draws come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,9 @@ SAMPLER_FACTS: Mapping[str, SamplerFacts] = {
     "gp": SamplerFacts(learns=True, draws_ahead=False),
     "nsgaii": SamplerFacts(learns=True, draws_ahead=False),
 }
+
+
+def draws_ahead(sampler: str) -> bool:
+    """Whether it is known to: a worker may be older than the server, and not know its samplers."""
+    facts = SAMPLER_FACTS.get(sampler)
+    return facts is not None and facts.draws_ahead

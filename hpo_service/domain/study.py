@@ -15,14 +15,13 @@ from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.sampler_facts import SAMPLER_FACTS
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS, SamplerName
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.trial import EndReason
 
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
 Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
 Direction = Literal["minimize", "maximize"]
-SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient", "threshold", "wilcoxon"]
 LONGEST_REASON = 300  # of the last failed trial, in a study's state_reason
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]

@@ -150,6 +150,12 @@ class Service:
         another server has written the same in that moment: now the work finds that and answers it.
         """
 
+        def done_or_again(result: Any, error: BaseException | None) -> None:
+            if isinstance(error, WrittenMeanwhile) and not again:
+                self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
+            else:
+                done(result, error)
+
         def written(outcome: Outcome) -> None:
             result, error, changes = outcome
             self._wake(changes, studies)
@@ -160,11 +166,9 @@ class Service:
                 else:
                     done(answer, None)
             elif isinstance(error, NotReady | InTwo):
-                self.go_on(self._made_ready(work, studies, request_id, error, finish), done)
-            elif isinstance(error, WrittenMeanwhile) and not again:
-                self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
+                self.go_on(self._made_ready(work, studies, request_id, error, finish), done_or_again)
             else:
-                done(None, error)
+                done_or_again(None, error)
 
         self._submit(work, studies, written, light, request_id)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from hpo_service.store.engine import in_words_of_the_store
 from hpo_service.store.record import Change
 from hpo_service.store.transaction import Transaction
 
@@ -52,7 +53,7 @@ class Written(NamedTuple):
 
 
 def failed(calls: Sequence[WriteCall], error: BaseException) -> Written:
-    return Written(calls, [Outcome(None, error)] * len(calls))
+    return Written(calls, [Outcome(None, in_words_of_the_store(error))] * len(calls))
 
 
 def asked_for(calls: Sequence[WriteCall]) -> tuple[list[str], list[tuple[str, str]]]:

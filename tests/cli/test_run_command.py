@@ -168,6 +168,7 @@ def test_without_the_test_the_study_stays_open(run):
     assert (run.folder / "here.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_ends_with_all_it_started_and_goes_on_the_next_time(number, run):
     run.start(LONG, "--no-test")
@@ -259,7 +260,7 @@ def test_a_database_that_another_server_holds_is_refused_with_how_to_use_that_se
 def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(run):
     text = 'name = "mine"\nsearch_space.x = { type = "float", low = 0.0, high = 1.0 }\n'
 
-    code, out, err = run.start(text).end(20)
+    code, out, err = run.start(text).end()
 
     assert (code, out) == (1, "")
     assert "mine has no objective" in err
@@ -269,7 +270,7 @@ def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(r
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_why_and_the_password_stays_hidden(run):
-    code, out, err = run.start(SHORT, "--database", "postgresql://u:secret@127.0.0.1:1/x").end(60)
+    code, out, err = run.start(SHORT, "--database", "postgresql://u:secret@127.0.0.1:1/x").end()
 
     assert (code, out) == (1, "")
     assert "the server could not start: postgresql://u:***@127.0.0.1:1/x" in err

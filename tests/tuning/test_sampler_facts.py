@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 from hpo_service.domain.objectives import OBJECTIVES, built_in
-from hpo_service.domain.sampler_facts import SAMPLER_FACTS
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS, SamplerName, draws_ahead
 from hpo_service.domain.search_space import Params
-from hpo_service.domain.study import SamplerName, StudySpec
+from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.samplers import SAMPLERS, is_quick
 from hpo_service.tuning.tuner import Tuner
@@ -40,6 +40,10 @@ def drawn(sampler: str, sign: float) -> list[Params]:
             values, attrs = (sign * x,), draw.system_attrs
             tuner.absorb([HistoryTrial(number, TrialState.COMPLETE, draw.params, values, system_attrs=attrs)])
     return found
+
+
+def test_a_sampler_of_a_newer_server_is_not_drawn_ahead_of() -> None:
+    assert [name for name in ("random", "tpe", "of the next version") if draws_ahead(name)] == ["random"]
 
 
 def test_every_table_has_every_sampler() -> None:

@@ -13,7 +13,7 @@ import structlog
 from hpo_service.client import Json, conclusion
 from hpo_service.domain import neural_network
 from hpo_service.domain.neural_network import NetworkConfiguration
-from hpo_service.domain.sampler_facts import SAMPLER_FACTS
+from hpo_service.domain.sampler_facts import draws_ahead
 from hpo_worker.datasets import load
 from hpo_worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
 from hpo_worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, Company, EpochReport, Member, can_train_together
@@ -25,7 +25,7 @@ def has_companies(study: Json) -> bool:
     """Whether trials of this study train side by side: their settings leave the shape alone, and results the draws."""
     return (
         (study["objective"] or {}).get("kind") == neural_network.KIND
-        and SAMPLER_FACTS[study["sampler"]["name"]].draws_ahead
+        and draws_ahead(study["sampler"]["name"])
         and EACH_ITS_OWN.issuperset(study["search_space"])
     )
 
