@@ -28,11 +28,11 @@ import book_style
 import numpy as np
 
 from hpo_service.domain.neural_network import configuration
-from hpo_worker.company import companions
 from hpo_worker.datasets import load
 from hpo_worker.nn.network import Architecture, Network
 from hpo_worker.nn.optimizers import Sgd
-from hpo_worker.trainer import MOST_TOGETHER, Company, Member
+from hpo_worker.side_by_side import companions
+from hpo_worker.trainer import MOST_TOGETHER, Member, TrialGroup
 
 try:
     import torch
@@ -191,9 +191,9 @@ def train_some(study_seed: int, first_seed: int, params: Sequence[dict[str, floa
     """Train them side by side; return their last validation accuracies and the seconds of processor time."""
     started = time.process_time()
     members = [Member(configuration(SEARCH, each), first_seed + number) for number, each in enumerate(params)]
-    company = Company(members, study_seed=study_seed, dataset=load("mnist"))
+    group = TrialGroup(members, study_seed=study_seed, dataset=load("mnist"))
     for _ in range(SEARCH["epochs"]):
-        reports = company.train_epoch()
+        reports = group.train_epoch()
     return [report.value for report in reports], time.process_time() - started
 
 
@@ -216,7 +216,7 @@ def run_search(pool, params: Sequence[dict[str, float]], first_seed: int) -> tup
         size = 1 + companions(left, running=1 + MOST_TOGETHER)
         running.append(pool.submit(train_some, 0, first_seed + given, params[given : given + size]))
         given += size
-    found = [company.result() for company in running]
+    found = [group.result() for group in running]
     return [value for values, _ in found for value in values], sum(seconds for _, seconds in found)
 
 

@@ -18,11 +18,11 @@ from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
-from hpo_worker.departure import Departure, Leaving
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from hpo_worker.placeholders import check_placeholders
+from hpo_worker.shutdown import Leaving, Shutdown
 from hpo_worker.start import MaxFailures
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
@@ -98,8 +98,8 @@ class Team:
 
     def run(self) -> None:
         """Return when the study is over, or when told to leave; the commands end with us."""
-        departure = Departure(self._leave, at_once=self.objective.kill, grace_seconds=LONGEST_GOODBYE_SECONDS)
-        departure.install()
+        shutdown = Shutdown(self._leave, at_once=self.objective.kill, grace_seconds=LONGEST_GOODBYE_SECONDS)
+        shutdown.install()
         self.heartbeat.start()
         threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
         try:
@@ -108,9 +108,9 @@ class Team:
             for thread in threads:
                 thread.join()
         except Leaving:
-            departure.hand_back()
+            shutdown.hand_back()
         if self.error is not None:
-            departure.hand_back()
+            shutdown.hand_back()
             raise self.error
 
     def _work(self, worker: Worker) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store.batch_notes import BatchNotes
 from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import (
     Clock,
@@ -21,7 +22,6 @@ from hpo_service.store.engine import (
     is_locked,
     one_line,
 )
-from hpo_service.store.group_notes import GroupNotes
 from hpo_service.store.one_round_trip import NotThisSession
 from hpo_service.store.studies_aside import refusal
 from hpo_service.store.study_cache import StudyCache
@@ -58,7 +58,7 @@ class BatchRunner:
         self.turn = threading.Lock()
         self.is_wanted = False
         self.commit_seconds = 0.0  # what a commit takes, on the average of the last few
-        self.notes = GroupNotes()
+        self.notes = BatchNotes()
         self._cache = cache
         self._clock = clock
         self._file = file

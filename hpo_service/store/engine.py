@@ -21,7 +21,7 @@ from hpo_service.domain.errors import Fault, Invalid, Unavailable
 from hpo_service.printable import without_password
 from hpo_service.store import database_file
 
-# What a server waits for a lock on PostgreSQL before it sets the study aside: other groups hold one for milliseconds.
+# What a server waits for a lock on PostgreSQL before it sets the study aside: other batches hold one for milliseconds.
 LOCK_SECONDS = 0.25
 # Of a server that was stopped in the middle of a transaction; then others have what it held.
 IDLE_IN_TRANSACTION_SECONDS = 10

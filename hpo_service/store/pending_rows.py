@@ -1,4 +1,4 @@
-"""Rows that wait for the end of the group: each study, round and trial is written once, however many calls changed it.
+"""Rows that wait for the end of the batch: each study, round and trial is written once, however many calls changed it.
 
 The statements go to the driver as they are; through SQLAlchemy's compiler each would cost more than the database takes.
 """

@@ -1,6 +1,6 @@
 """Studies that somebody else holds for long, set aside: their calls wait apart for a moment, and the others go on.
 
-Usually a lock is held for the milliseconds of a group. It is held for longer by a server that was stopped in the middle
+Usually a lock is held for the milliseconds of a batch. It is held for longer by a server that was stopped in the middle
 of one, or by somebody at a console, until he goes on or PostgreSQL ends his transaction.
 """
 

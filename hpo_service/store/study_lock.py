@@ -1,4 +1,4 @@
-"""The studies of a group, locked on PostgreSQL so that no other server writes them meanwhile.
+"""The studies of a batch, locked on PostgreSQL so that no other server writes them meanwhile.
 
 A server that alone has written them lately goes ahead with light calls without a lock: it knows the studies, and what
 the database's clock shows. What the calls have changed goes to the database in one round trip, with the lock before it
@@ -64,7 +64,7 @@ _LOCK_TO_ASK = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answere
 ALONE_SECONDS = 10.0  # so long after another server's last writing in a study, this one takes itself to be alone in it
 CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
 LATE_SECONDS = 0.05  # a reading of the clock may be
-AGED_SECONDS = 0.5  # between the time by which a group that goes ahead has run and its lock
+AGED_SECONDS = 0.5  # between the time by which a batch that goes ahead has run and its lock
 
 
 class MustWait(BaseException):
@@ -72,11 +72,11 @@ class MustWait(BaseException):
 
 
 class OutOfDate(BaseException):
-    """The group has gone ahead on something that was not so. No call's error: none may catch it."""
+    """The batch has gone ahead on something that was not so. No call's error: none may catch it."""
 
 
 class StudiesHeld(OutOfDate):
-    """Somebody else has held one of the group's studies for longer than a group takes."""
+    """Somebody else has held one of the batch's studies for longer than a batch takes."""
 
 
 class DatabaseClock:
@@ -177,7 +177,7 @@ class StudyLock:
                 self._cache.forget_study(name)
 
     def as_known(self) -> one_round_trip.Statement:
-        """Lock the studies in the statement before others, and fail unless all is as the group went ahead on."""
+        """Lock the studies in the statement before others, and fail unless all is as the batch went ahead on."""
         ids, revisions = zip(*self._known.values(), strict=True)
         known = one_round_trip.numbers(ids), one_round_trip.numbers(revisions)
         names = one_round_trip.array(self._names)

@@ -15,7 +15,7 @@ from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.covariance import CmaEs
+from hpo_service.tuning.cmaes import CmaEs
 from hpo_service.tuning.draw_cost import (
     CANDIDATES,
     POPULATION,
@@ -26,9 +26,9 @@ from hpo_service.tuning.draw_cost import (
     tpe_seconds,
 )
 from hpo_service.tuning.drawing import Sampler
-from hpo_service.tuning.gaussian import GaussianProcess
-from hpo_service.tuning.genetic import Nsga2
+from hpo_service.tuning.gp import GaussianProcess
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
+from hpo_service.tuning.nsgaii import Nsga2
 from hpo_service.tuning.options import (
     Options,
     boolean,
@@ -40,7 +40,7 @@ from hpo_service.tuning.options import (
     number_or_null,
     one_of,
 )
-from hpo_service.tuning.quasi_random import QuasiRandom
+from hpo_service.tuning.qmc import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
 from hpo_service.tuning.tpe import tpe
 

@@ -20,9 +20,9 @@ from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key, Restated
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen, tpe_with_so_many_good
-from hpo_service.tuning.others import Others
 from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
 from hpo_service.tuning.past_trials import ABSENT
+from hpo_service.tuning.worse_trials import Others
 
 # Candidates nearer than this count as equal: how a sum rounds depends on the machine, and the draw shall not.
 _NEAR = 1e-4

@@ -15,7 +15,7 @@ from hpo_service.store import record as record_module
 from hpo_service.store import trial_reports
 
 _requests = itertools.count()
-ORDINARY = {"content-type": "application/json; charset=utf-8"}  # goes past the hot way
+ORDINARY = {"content-type": "application/json; charset=utf-8"}  # goes past the fast path
 WAYS = [pytest.param({"content-type": "application/json"}, id="hot"), pytest.param(ORDINARY, id="ordinary")]
 
 

@@ -330,7 +330,7 @@ def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> N
     assert send(connection, request(f"/v1/studies/{name}/trials:ask", ask())).status == 200
 
 
-def test_hot_calls_are_counted_by_their_route(served: Served) -> None:
+def test_calls_on_the_fast_path_are_counted_by_their_route(served: Served) -> None:
     def count() -> float:
         connection = served.connect()
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

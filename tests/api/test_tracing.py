@@ -101,7 +101,7 @@ def test_a_calls_spans_arrive_under_the_callers_trace(serve, receiver):
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_SERVICE_NAME="a name of its own", OTEL_BSP_SCHEDULE_DELAY="100"
     )
     post(url, "/v1/studies", {"name": "mine", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}})
-    for number in range(2):  # the worker is known at the second one, which is a hot call
+    for number in range(2):  # the worker is known at the second one, which is on the fast path
         body = {"worker_id": "w", "request_id": f"r{number}"}
         traceparent = f"00-{TRACE}-{PARENT}-01" if number else "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
         request_id = post(url, "/v1/studies/mine/trials:ask?secret=1", body, traceparent=traceparent)

@@ -44,7 +44,7 @@ async def tell(service: Service, name: str, number: int, kib: int) -> Any:
     )
 
 
-def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_studies_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_cache, "MOST_BYTES", 400 * KIB)
     memory = service.database._cache
 
@@ -56,7 +56,7 @@ def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, mon
                 await report(service, name, number, range(3), kib=10)
                 await tell(service, name, number, kib=10)
                 assert memory.weight <= 400 * KIB
-                assert memory.weight == sum(mirror.weight for mirror in memory.studies.values())
+                assert memory.weight == sum(cached.weight for cached in memory.studies.values())
         assert list(memory.ids)[-1] == "d"
         assert "a" not in memory.ids  # the least recently written
         # a repeated tell of a trial that is not in memory any more is answered as the first time

@@ -52,7 +52,7 @@ async def ask(service: Service, name: str, worker_id: str = "w") -> Any:
 
 
 async def light_heartbeat(service: Service, name: str) -> Any:
-    """As the hot way makes it: it may go ahead in the event loop."""
+    """As the fast path makes it: it may go ahead in the event loop."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(result: Any, error: BaseException | None) -> None:

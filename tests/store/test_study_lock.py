@@ -45,7 +45,7 @@ def tell(service: Service, number: int) -> Any:
     return asyncio.run(worker_calls.tell(service, "mine", number, Tell(attempt=1, state="COMPLETE", values=[0.5])))
 
 
-def mirror(service: Service) -> Any:
+def cached_study(service: Service) -> Any:
     memory = service.database._cache
     return memory.studies[memory.ids["mine"]]
 
@@ -75,15 +75,15 @@ def test_servers_that_take_turns_bring_each_other_up_to_date_without_reading_all
     create(one)
     for server in (one, other, one, other):
         ask(server)
-    known = [mirror(server) for server in pair]
+    known = [cached_study(server) for server in pair]
     for turn in range(6):
         mine, others = pair[turn % 2], pair[1 - turn % 2]
         number = ask(mine)
         assert number == 4 + turn
         tell(others, number)
-        assert mirror(mine).trials[number].state == "RUNNING"
-    assert [mirror(server) for server in pair] == known
-    assert all(mirror(server) is before for server, before in zip(pair, known, strict=True))
+        assert cached_study(mine).trials[number].state == "RUNNING"
+    assert [cached_study(server) for server in pair] == known
+    assert all(cached_study(server) is before for server, before in zip(pair, known, strict=True))
 
 
 @pytest.mark.slow

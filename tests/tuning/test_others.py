@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.others import Others
 from hpo_service.tuning.parzen import MANY, Coordinate, Coordinates, Floats, Mixture
+from hpo_service.tuning.worse_trials import Others
 
 RANGES: list[dict[str, Any]] = [
     {"type": "float", "low": -1.0, "high": 3.0},

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client, Forbidden
-from hpo_worker.company import companions
 from hpo_worker.datasets import DatasetDiffers, DatasetError, load
 from hpo_worker.loop import Worker
 from hpo_worker.objective import FailedTrial, NeuralNetwork
 from hpo_worker.outbox import HeldJob, Outbox
-from hpo_worker.trainer import Company
+from hpo_worker.side_by_side import companions
+from hpo_worker.trainer import TrialGroup
 from tests.worker_loop.conftest import StandIn
 
 
@@ -322,7 +322,7 @@ def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study,
 
 
 def test_two_processes_share_twenty_trials_down_to_the_last():
-    """The processes take turns, each done with its company when it asks again."""
+    """The processes take turns, each done with its group when it asks again."""
     held, left, companies = [0, 0], 20, []
     for turn in range(20):
         if left:
@@ -376,13 +376,13 @@ def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monk
 def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
     stand_in.lease_seconds = 0.3
     company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
-    train_epoch = Company.train_epoch
+    train_epoch = TrialGroup.train_epoch
 
-    def slow(company):
+    def slow(group):
         time.sleep(0.6)
-        return train_epoch(company)
+        return train_epoch(group)
 
-    monkeypatch.setattr(Company, "train_epoch", slow)
+    monkeypatch.setattr(TrialGroup, "train_epoch", slow)
     assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
     assert all(beats(stand_in, number) for number in range(4))
 
@@ -390,14 +390,14 @@ def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
 @pytest.mark.slow
 def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
     company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
-    train_epoch = Company.train_epoch
+    train_epoch = TrialGroup.train_epoch
 
-    def too_large(company):
-        if len(company.members) > 1 and company.epoch == 1:
+    def too_large(group):
+        if len(group.members) > 1 and group.epoch == 1:
             raise MemoryError
-        return train_epoch(company)
+        return train_epoch(group)
 
-    monkeypatch.setattr(Company, "train_epoch", too_large)
+    monkeypatch.setattr(TrialGroup, "train_epoch", too_large)
     assert work(NeuralNetwork(None)) == {"COMPLETE": 4}
     assert all(list(reports) == [1, 2, 3] for reports in stand_in.reports.values())
 

@@ -20,11 +20,11 @@ from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
 from hpo_worker import log_lines
 from hpo_worker.brake import Brake
-from hpo_worker.departure import Departure, Leaving, leave_with_parent
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.objective import NeuralNetwork, import_objective
 from hpo_worker.outbox import Outbox
+from hpo_worker.shutdown import Leaving, Shutdown, leave_with_parent
 from hpo_worker.worker_options import Options
 
 GOODBYE_SECONDS = 0.7  # for an answer to a call that hands a trial back
@@ -45,8 +45,8 @@ def main() -> int:
     except HpoError as error:
         _say(answers, {})
         return _refused(error)
-    departure = Departure(lambda: worker.hand_back(_client(options, goodbye=True)))
-    departure.install()
+    shutdown = Shutdown(lambda: worker.hand_back(_client(options, goodbye=True)))
+    shutdown.install()
     leave_with_parent()
     try:
         worker.client.version()
@@ -54,10 +54,10 @@ def main() -> int:
         worker.heartbeat.start()
         worker.run()
     except Leaving:
-        departure.hand_back()
+        shutdown.hand_back()
         log.info("left", **worker.tally)
     except HpoError as error:
-        departure.hand_back()
+        shutdown.hand_back()
         return _refused(error)
     finally:
         _say(answers, worker.tally)

@@ -23,12 +23,12 @@ from typing import IO, Any
 import structlog
 
 from hpo_service.client import Retry, in_one_line
-from hpo_worker.departure import Leaving
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
 from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
 from hpo_worker.placeholders import as_text, fill_in, variables
 from hpo_worker.shared_variables import is_passed_on
+from hpo_worker.shutdown import Leaving
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILL_SECONDS = 2.0  # for the watchdogs to end what is left

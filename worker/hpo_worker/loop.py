@@ -18,7 +18,6 @@ import structlog
 from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, StudyStateConflict, TrialFinished
 from hpo_worker.brake import Brake
-from hpo_worker.company import companions_in, has_companies, train_side_by_side
 from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
 from hpo_worker.heartbeat import AWAY, Heartbeat, send
 from hpo_worker.objective import (
@@ -32,6 +31,7 @@ from hpo_worker.objective import (
     result_of_test,
 )
 from hpo_worker.outbox import HeldJob, Outbox, flush_interval
+from hpo_worker.side_by_side import companions_in, has_companies, train_side_by_side
 
 WAIT_SECONDS = 20.0
 SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
@@ -70,7 +70,7 @@ class Ask:
 
 
 class Worker:
-    """Trains one trial, or one company, after the other. `tally` counts what became of them."""
+    """Trains one trial, or one group, after the other. `tally` counts what became of them."""
 
     def __init__(
         self,
@@ -302,7 +302,7 @@ class Worker:
             self._begin(given, job, facts)
             has_data = self._has_data(given, job)
             if job.number is not None and facts.has_companies and has_data:
-                self._train_company({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
+                self._train_together({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
                 return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
@@ -393,7 +393,7 @@ class Worker:
             self._begin(given, job, facts)
         return companions
 
-    def _train_company(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
+    def _train_together(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
         """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
         results: dict[HeldJob, Json] = {}
         trials = {TrainingTrial(given, job, self.outbox, facts.seed): job for job, given in held.items()}

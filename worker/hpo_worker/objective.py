@@ -21,8 +21,8 @@ from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, Invalid
 from hpo_service.domain.objectives import OBJECTIVES
 from hpo_worker.datasets import Dataset, DatasetMissing, load
-from hpo_worker.departure import Leaving
 from hpo_worker.outbox import HeldJob, Outbox, check_size
+from hpo_worker.shutdown import Leaving
 from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
 
 KINDS = tuple(OBJECTIVES)  # what a worker without an objective of the user's trains

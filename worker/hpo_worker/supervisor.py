@@ -16,7 +16,7 @@ from typing import IO
 
 import structlog
 
-from hpo_worker.departure import AT_ONCE, heeded
+from hpo_worker.shutdown import AT_ONCE, heeded
 from hpo_worker.worker_options import Options
 
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced

@@ -25,7 +25,7 @@ SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)
 EVALUATED_AT_ONCE = 500
 MOST_TOGETHER = 4  # networks side by side: more of them no longer stay in the cache
 
-# The settings in which members of a company may differ; all others decide about arrays, batches or the kind of step.
+# The settings in which members of a group may differ; all others decide about arrays, batches or the kind of step.
 EACH_ITS_OWN = frozenset({"epochs", "weight_init", "dropout", "momentum", "learning_rate", "weight_decay"})
 
 
@@ -83,11 +83,11 @@ class Member:
     seed: int
 
 
-class Company:
+class TrialGroup:
     """Trials of one study and one shape that train side by side, each with its own weights, rates and end.
 
     They share what all trials of a study share: the split and the mini-batches, which follow from `study_seed`. What a
-    trial reaches does not depend on its company, to the last bit.
+    trial reaches does not depend on its group, to the last bit.
     """
 
     def __init__(self, members: Sequence[Member], *, study_seed: int, dataset: Dataset) -> None:
@@ -121,7 +121,7 @@ class Company:
 
 
 def can_train_together(one: NetworkConfiguration, other: NetworkConfiguration) -> bool:
-    """Whether two trials of a study may be members of one company: the same arrays, batches and kind of step."""
+    """Whether two trials of a study may be members of one group: the same arrays, batches and kind of step."""
     return _shape(one) == _shape(other)
 
 
@@ -134,7 +134,7 @@ def train(
     configuration: NetworkConfiguration, *, seed: int, study_seed: int, dataset: Dataset
 ) -> Iterator[EpochReport]:
     """Yield a report after each epoch; the last one's value is the trial's result. Raise Diverged."""
-    alone = Company([Member(configuration, seed)], study_seed=study_seed, dataset=dataset)
+    alone = TrialGroup([Member(configuration, seed)], study_seed=study_seed, dataset=dataset)
     for _ in range(configuration.epochs):
         (report,) = alone.train_epoch()
         if report is None:

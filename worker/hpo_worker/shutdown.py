@@ -25,7 +25,7 @@ class Leaving(BaseException):
     """Raised in the main thread, once, when the worker is to leave. No Exception: objectives must not swallow it."""
 
 
-class Departure:
+class Shutdown:
     """Turns signals into Leaving, and sees to it that the process ends.
 
     hand_back: called once, by either thread; at_once: called before the process ends on a second signal;
@@ -56,7 +56,7 @@ class Departure:
         os.register_at_fork(
             before=self._hold_signals, after_in_parent=self._let_signals, after_in_child=self._uninstall
         )
-        threading.Thread(target=self._see_it_through, name="departure", daemon=True).start()
+        threading.Thread(target=self._see_it_through, name="shutdown", daemon=True).start()
 
     def _hold_signals(self) -> None:
         self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

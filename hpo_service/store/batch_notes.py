@@ -1,4 +1,4 @@
-"""What metrics, traces and the log say of the groups that the writer has written, or could not write."""
+"""What metrics, traces and the log say of the batches that the writer has written, or could not write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW_COMMIT_SECONDS = 1.0
 LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
 
 log = structlog.get_logger()
-_waited = instruments.call_wait_seconds.observe  # looked up once: a group is written with every call of a lone worker
+_waited = instruments.call_wait_seconds.observe  # looked up once: a batch is written with every call of a lone worker
 _took = instruments.commit_seconds.observe
 _together = instruments.group_calls.observe
 
@@ -31,7 +31,7 @@ class Timed(Protocol):
     def trace(self) -> object: ...
 
 
-class GroupNotes:
+class BatchNotes:
     def __init__(self) -> None:
         self._database = LoggedState("the database does not take writes", "the database takes writes again")
         self._lock = LoggedState(

@@ -1,4 +1,4 @@
-"""A trial trained in company is the trial trained alone, to the last bit, whoever comes along and leaves when."""
+"""A trial trained in group is the trial trained alone, to the last bit, whoever comes along and leaves when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpo_service.domain.neural_network import OPTIMIZERS, NetworkConfiguration, configuration
 from hpo_worker.datasets import Dataset, load
-from hpo_worker.trainer import MOST_TOGETHER, Company, Diverged, EpochReport, Member, can_train_together, train
+from hpo_worker.trainer import MOST_TOGETHER, Diverged, EpochReport, Member, TrialGroup, can_train_together, train
 
 MNIST = load("mnist")
 
@@ -37,16 +37,16 @@ def together(
     members: Sequence[NetworkConfiguration], dataset: Dataset, leaving: Mapping[int, int] = {}
 ) -> dict[int, list[EpochReport | None]]:
     """What each member reports, by its seed; `leaving`: after which epoch those with an end of their own leave."""
-    company = Company([Member(each, seed) for seed, each in enumerate(members)], study_seed=3, dataset=dataset)
+    group = TrialGroup([Member(each, seed) for seed, each in enumerate(members)], study_seed=3, dataset=dataset)
     reports: dict[int, list[EpochReport | None]] = {seed: [] for seed in range(len(members))}
-    while company.members:
+    while group.members:
         staying = []
-        for place, (member, report) in enumerate(zip(company.members, company.train_epoch(), strict=True)):
+        for place, (member, report) in enumerate(zip(group.members, group.train_epoch(), strict=True)):
             reports[member.seed].append(report)
             end = min(member.configuration.epochs, leaving.get(member.seed, 99))
-            if report is not None and company.epoch < end:
+            if report is not None and group.epoch < end:
                 staying.append(place)
-        company.go_on_with(staying)
+        group.go_on_with(staying)
     return reports
 
 
@@ -124,7 +124,7 @@ def test_the_articles_network_reports_the_same_bits_in_company(optimizer: str) -
 
 
 def test_a_test_of_bits_sees_one_bit() -> None:
-    """Given company in which one learning rate is the next number up, then the reports differ: the tests above can."""
+    """Given group in which one learning rate is the next number up, then the reports differ: the tests above can."""
     rates = (0.1, float(np.nextafter(np.float32(0.1), np.float32(1))))
     members = [configuration({"samples": 500, "epochs": 3}, {"learning_rate": rate}) for rate in rates]
 

@@ -16,7 +16,7 @@ from hpo_service.domain.neural_network import NetworkConfiguration
 from hpo_service.domain.sampler_facts import draws_ahead
 from hpo_worker.datasets import load
 from hpo_worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
-from hpo_worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, Company, EpochReport, Member, can_train_together
+from hpo_worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, EpochReport, Member, TrialGroup, can_train_together
 
 log = structlog.get_logger()
 
@@ -65,8 +65,8 @@ def train_side_by_side(trials: Sequence[TrainingTrial], folder: Path | None) -> 
                 left.remove(trial)
                 yield trial, result
     except (Exception, SystemExit):
-        # Each alone: who is to blame fails by itself, and a company may have been more than the memory holds.
-        log.exception("the company failed; its trials train alone", trials=[trial.number for trial in left])
+        # Each alone: who is to blame fails by itself, and a group may have been more than the memory holds.
+        log.exception("the group failed; its trials train alone", trials=[trial.number for trial in left])
         for trial in left:
             yield trial, result_of(NeuralNetwork(folder), trial)
 
@@ -91,18 +91,18 @@ def _train(group: Group, folder: Path | None) -> Iterator[tuple[TrainingTrial, J
     """Train a group an epoch at a time; who has ended leaves, and the others go on."""
     first, configuration = next(iter(group.items()))
     members = [Member(each, trial.seed) for trial, each in group.items()]
-    company = Company(members, study_seed=first.study_seed, dataset=load(configuration.dataset, folder))
+    together = TrialGroup(members, study_seed=first.study_seed, dataset=load(configuration.dataset, folder))
     training = list(group)
     while training:
         staying = []
-        for place, report in enumerate(company.train_epoch()):
+        for place, report in enumerate(together.train_epoch()):
             result = _end(training[place], report, group[training[place]].epochs)
             if result is None:
                 staying.append(place)
             else:
                 yield training[place], result
         training = [training[place] for place in staying]
-        company.go_on_with(staying)
+        together.go_on_with(staying)
 
 
 def _end(trial: TrainingTrial, report: EpochReport | None, epochs: int) -> Json | None:
