@@ -127,9 +127,7 @@ def check_problem(answer: Any) -> None:
     for member in ("type", "title", "detail", "code"):
         assert body[member], body
         assert isinstance(body[member], str)
-    assert not any(
-        word in answer.text for word in ("discriminator", "pydantic", "Input tag", "type=", "extract fields")
-    )
+    assert not any(word in answer.text for word in ("discriminator", "pydantic", "Input tag", "extract fields"))
     assert body["status"] == answer.status_code
     assert body["retryable"] is (answer.status_code in (429, 503))
     if answer.status_code == 422:
