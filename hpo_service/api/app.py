@@ -18,10 +18,10 @@ from hpo_service.api import (
     service_routes,
     study_routes,
     trial_routes,
+    worker_calls,
 )
 from hpo_service.api.dashboard import Dashboard
 from hpo_service.api.door import Admission, Door
-from hpo_service.api.hot_routes import HotRoutes
 from hpo_service.api.http import BodyLimit
 from hpo_service.api.page_guard import PageGuard
 from hpo_service.api.readiness import Readiness
@@ -94,7 +94,7 @@ def create_app(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    routers = (study_routes.router, trial_routes.router, service_routes.router, docs_page.router)
+    routers = (study_routes.router, worker_calls.router, trial_routes.router, service_routes.router, docs_page.router)
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes] + app.routes
@@ -102,7 +102,6 @@ def create_app(
     openapi.complete(app)
     app.add_middleware(Dashboard, service=lambda: app.state.service)
     app.add_middleware(BodyLimit)
-    app.add_middleware(HotRoutes, application=app)
     app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
         app.add_middleware(Door, admission=app.state.admission)

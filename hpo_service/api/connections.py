@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from hpo_service.api import metrics, request_log
-from hpo_service.api.hot_connections import HotConnection, HotCycle, HotWay, header_lines
+from hpo_service.api.fast_path import FastCycle, FastPath, FastPathConnection, header_lines
 from hpo_service.api.http import LARGEST_BODY
 from hpo_service.api.problems import problem
 from hpo_service.api.request_heads import MOST_HEADERS, HeadRefused, too_many
@@ -67,9 +67,9 @@ class Bounds:
             _within_open_files(settings.connections),
         )
 
-    def protocol(self, way: HotWay | None = None) -> Callable[..., asyncio.Protocol]:
+    def protocol(self, fast_path: FastPath | None = None) -> Callable[..., asyncio.Protocol]:
         """What uvicorn makes a connection with; all of one server share a Gate, and the way past the application."""
-        return partial(BoundedConnection, Gate(self), way)
+        return partial(BoundedConnection, Gate(self), fast_path)
 
 
 def _within_open_files(connections: int) -> int:
@@ -161,7 +161,7 @@ class OneAtATime(FlowControl):
             super().resume_reading()
 
 
-class BoundedConnection(HotConnection):
+class BoundedConnection(FastPathConnection):
     """uvicorn's connection with the bounds that it lacks.
 
         connected ──▶ head ──▶ body ──▶ answering ──▶ idle          any ──▶ ending ──▶ closed
@@ -177,8 +177,8 @@ class BoundedConnection(HotConnection):
 
     flow: OneAtATime
 
-    def __init__(self, gate: Gate, way: HotWay | None, *arguments: Any, **options: Any) -> None:
-        super().__init__(way, *arguments, **options)
+    def __init__(self, gate: Gate, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
+        super().__init__(fast_path, *arguments, **options)
         self.gate = gate
         self.due = math.inf
         self.stalled_until = math.inf
@@ -341,7 +341,7 @@ class BoundedConnection(HotConnection):
 
     def is_known(self) -> bool:
         """Whether its last request was let in by a key."""
-        return isinstance(self.cycle, HotCycle) or (self.cycle is not None and "hpo_studies" in self.cycle.scope)
+        return isinstance(self.cycle, FastCycle) or (self.cycle is not None and "hpo_studies" in self.cycle.scope)
 
     def may_give_way(self) -> bool:
         return bool(self._backlog.size) or self._part is not None

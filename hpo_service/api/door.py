@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api import dashboard, metrics
 from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page
+from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem_of
 from hpo_service.api.rate_limits import Buckets, neighbourhood
+from hpo_service.api.worker_calls import ACROSS_STUDIES as CALLS_ACROSS
+from hpo_service.api.worker_calls import is_worker_call
 from hpo_service.domain import key as keys
 from hpo_service.domain.errors import Forbidden, HpoError, NotFound, RateLimited, Unauthenticated
 from hpo_service.domain.key import Key
@@ -31,7 +33,7 @@ from hpo_service.operations.keyring import VALID_SECONDS, Keyring
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
-ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/trials:ask", "/v1/trials:batch", "/v1/openapi.json"})
+ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
 # Pages for browsers, which can be asked for a password, but not for a Bearer key.
 PAGES = (*dashboard.PATHS, "/docs")
 
@@ -40,10 +42,6 @@ WRONG_KEYS = 300
 WRONG_KEYS_PER_SECOND = 5.0
 
 _OF_STUDY = re.compile(r"/v1/studies/([^/:]+)")
-_WORKER_CALL = re.compile(
-    r"/v1/(?:trials:(?:ask|batch)|studies/[^/:]+/"
-    r"(?:trials:ask|trials/[0-9]+:(?:report|heartbeat|tell|release)|test:(?:heartbeat|tell|release)))"
-)
 KEY_ID = "hpo_key_id"  # in the scope of a call: of the key that it has shown
 _COUNTED = "hpo_counted"  # in the scope of a call that its key's rate has been charged for
 _BEARER = 'Bearer realm="hpo"'
@@ -53,12 +51,6 @@ _NO_KEY = (
     "hpo token create makes one on the server's database"
 )
 _UNKNOWN = "this key opens nothing here: it was never made for this database, has expired, or was revoked"
-
-
-def studies_of(request: Request) -> frozenset[str] | None:
-    """The studies that the caller's key is bound to; None: all of them."""
-    studies: frozenset[str] | None = request.scope.get("hpo_studies")
-    return studies
 
 
 class Admission:
@@ -83,25 +75,26 @@ class Admission:
             _check_rate(self._calls, key)
         return key
 
-    def admits(self, scope: Any, study: str) -> bool:
-        """Whether the call, one of a worker's on this study, shows a key for it; if in doubt, no."""
+    def admitted(self, scope: Any, study: str | None) -> Key | None:
+        """The key that a worker's call shows, where it opens it; if in doubt, None. study: None across studies."""
         keyring = self.keyring()
         if not keyring.is_valid():
-            return False
+            return None
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(shown) != 1 or not shown[0].startswith(b"Bearer "):
-            return False
+            return None
         key = keyring.find(shown[0][7:].decode("latin-1"))
         if key is None or not key.scope.covers(keys.Scope.WORKER):
-            return False
-        if key.studies is not None and study not in key.studies:
-            return False
+            return None
+        if key.studies is not None and study is not None and study not in key.studies:
+            return None
         if self._calls is not None:
             if self._calls.take(key.id):
-                return False
+                return None
             scope[_COUNTED] = True
         scope[KEY_ID] = key.id
-        return True
+        scope[KEY_STUDIES] = key.studies
+        return key
 
     def _shown(self, keyring: Keyring, scope: Scope) -> Key:
         """Raise Unauthenticated; RateLimited after too many wrong keys."""
@@ -135,7 +128,7 @@ class Door:
             await _refusal(error, scope["path"])(scope, receive, send)
             return
         keyring = self._admission.keyring()
-        scope["hpo_studies"] = key.studies
+        scope[KEY_STUDIES] = key.studies
         scope[KEY_ID] = key.id
         structlog.contextvars.bind_contextvars(key=key.id)
         if scope["path"].endswith(":ask"):
@@ -200,7 +193,7 @@ def _check_scope(key: Key, method: str, path: str) -> None:
 def scope_needed(method: str, path: str) -> keys.Scope:
     if method in READING:
         return keys.Scope.READ
-    if method == "POST" and _WORKER_CALL.fullmatch(path):
+    if method == "POST" and is_worker_call(path):
         return keys.Scope.WORKER
     return keys.Scope.ADMIN
 

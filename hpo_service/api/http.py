@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -21,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hpo_service.api.problems import pointer, problem
 from hpo_service.api.streams import Stream
 from hpo_service.domain import nul
-from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.domain.errors import Fault, HpoError, Invalid, MalformedJson
 
 T = TypeVar("T")
 
 LARGEST_BODY = 2**20
+_MAY_OVERFLOW = re.compile(rb"[0-9.][eE][+0-9]|[0-9]{300}")  # what a number larger than a double can hold has in it
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -55,19 +57,27 @@ def page(items: bytes, listing: str, key: Any) -> Response:
     return answer(b'{"items":%s,"next_page_token":%s}' % (items, to_json(page_token(listing, key))))
 
 
-class StrictRequest(Request):
-    """A request whose JSON holds finite numbers and whole characters only, and no NUL."""
+def strict_json(content: bytes) -> Any:
+    """JSON of finite numbers and whole characters, without NUL. Raise MalformedJson, Invalid."""
+    try:
+        document = from_json(content, allow_inf_nan=False)
+        if _MAY_OVERFLOW.search(content):
+            check_finite(document)
+    except ValueError as error:
+        raise MalformedJson(f"the body is not JSON: {error}") from None
+    if nul.ESCAPE in content and (faults := _nul_faults(document)):
+        raise Invalid(faults)
+    return document
 
+
+class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             try:
-                content = await self.body()
-                self._json = from_json(content, allow_inf_nan=False)
-                check_finite(self._json)
-            except ValueError as error:
-                raise HTTPException(400, f"the body is not JSON: {error}") from None
-            if nul.ESCAPE in content and (faults := _nul_faults(self._json)):
-                raise HTTPException(422) from Invalid(faults)
+                self._json = strict_json(await self.body())
+            except HpoError as error:
+                # the only kind that the framework lets through from reading a body
+                raise HTTPException(400) from error
         return self._json
 
 
@@ -95,8 +105,8 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             try:
                 return await handler(StrictRequest(request.scope, request.receive))
-            except HTTPException as error:  # the only kind that the framework lets through from reading a body
-                if isinstance(error.__cause__, Invalid):
+            except HTTPException as error:
+                if isinstance(error.__cause__, HpoError):
                     raise error.__cause__ from None
                 raise
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from hpo_service.domain.errors import NotFound
 from hpo_service.operations.service import Service
 
+KEY_STUDIES = "hpo_studies"  # in the scope of a call: what its key is bound to
 STUDY_NAME = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(STUDY_NAME)
 
@@ -38,3 +39,9 @@ def service_of(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
+
+
+def studies_of(request: Request) -> frozenset[str] | None:
+    """The studies that the caller's key is bound to; None: all of them."""
+    studies: frozenset[str] | None = request.scope.get(KEY_STUDIES)
+    return studies

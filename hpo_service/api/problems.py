@@ -24,6 +24,7 @@ STATUS: Mapping[type[HpoError], int] = {
     errors.Forbidden: 403,
     errors.Invalid: 422,
     errors.MalformedRequest: 400,
+    errors.MalformedJson: 400,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
@@ -100,8 +101,15 @@ async def _on_domain_error(_request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = faults_of(error.errors(), error.body)
-    return problem(422, "invalid", "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults[:5]), faults)
+    return problem_of(refused_body(error.errors(), error.body))
+
+
+def refused_body(found: Sequence[Any], body: Any) -> Invalid:
+    """found: what the validator says of the body. The error's words name the first faults, and it carries them all."""
+    faults = faults_of(found, body)
+    error = Invalid(faults)
+    error.detail = Invalid(faults[:5]).detail
+    return error
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -176,5 +184,7 @@ def _rule(fault: Any) -> str:
         return "unknown field"
     if kind in ("rule", "union_tag_not_found", "json_invalid"):
         return message
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = "should be a JSON object"
     value = repr(fault.get("input"))
     return f"{message}, not {value if len(value) <= 80 else value[:77] + '...'}"

@@ -23,7 +23,7 @@ from hpo_service.api.parameters import PageSize, PageToken, service_of
 from hpo_service.api.problems import problem
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
-from hpo_service.operations import workers
+from hpo_service.operations import known_workers
 
 router = APIRouter(tags=["service"], route_class=StrictRoute)
 
@@ -58,7 +58,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/v1/workers", responses={**ok(WorkerPage, "a page of workers"), **responses(422)})
 async def list_workers(request: Request, page_size: PageSize = 50, page_token_: PageToken = None) -> Response:
     after = read_page_token("workers", page_token_, Caller)
-    items, key = await workers.page(service_of(request), after or "", page_size)
+    items, key = await known_workers.page(service_of(request), after or "", page_size)
     return answer({"items": items, "next_page_token": page_token("workers", key)})
 
 
@@ -66,7 +66,7 @@ async def list_workers(request: Request, page_size: PageSize = 50, page_token_: 
     "/v1/workers/{worker_id:path}:drain", responses={**ok(WorkerDocument, "it gets no more trials"), **responses(404)}
 )
 async def drain_worker(request: Request, worker_id: WorkerPath) -> Response:
-    return answer(await workers.drain(service_of(request), worker_id))
+    return answer(await known_workers.drain(service_of(request), worker_id))
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses()})

@@ -10,20 +10,18 @@ from starlette.responses import Response
 
 from hpo_service.api.documents import (
     ImportancesDocument,
-    KeptDocument,
     RoundDocument,
     StudyDocument,
     StudyPage,
 )
-from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of
+from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import events, export, sealed_test, studies, trials
-from hpo_service.operations.calls import Heartbeat, NarrowByHand, Patch, Release, TestRequest, TestResult
+from hpo_service.operations.calls import NarrowByHand, Patch, TestRequest
 
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
@@ -163,36 +161,6 @@ async def seal_study(
 ) -> Response:
     changed, tag, new = await sealed_test.ask_for_test(service_of(request), study, body or TestRequest())
     return answer(changed, 202 if new else 200, {"ETag": tag})
-
-
-@router.post(
-    "/{study:segment}/test:heartbeat",
-    responses={
-        **ok(KeptDocument, "the lease is kept"),
-        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
-    },
-)
-async def heartbeat_test(request: Request, study: StudyPath, body: Heartbeat) -> Response:
-    return answer(await sealed_test.heartbeat(service_of(request), study, body))
-
-
-@router.post(
-    "/{study:segment}/test:tell",
-    responses={
-        **ok(None, "the test as it reads"),
-        **responses(400, 404, 413, 422, conflicts=("lease_lost", "result_conflict")),
-    },
-)
-async def tell_test(request: Request, study: StudyPath, body: TestResult) -> Response:
-    return answer(await sealed_test.tell(service_of(request), study, body))
-
-
-@router.post(
-    "/{study:segment}/test:release",
-    responses={**ok(None, "the test as it reads"), **responses(400, 404, 413, 422)},
-)
-async def release_test(request: Request, study: StudyPath, body: Release) -> Response:
-    return answer(await sealed_test.release(service_of(request), study, body))
 
 
 @router.get(

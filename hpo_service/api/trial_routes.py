@@ -1,4 +1,4 @@
-"""Routes of trials: what workers call, and what people look at and put in."""
+"""Routes of trials: what people look at and put in."""
 
 from __future__ import annotations
 
@@ -6,37 +6,23 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
-    AskDocument,
     AttemptsDocument,
-    BatchDocument,
-    KeptDocument,
-    ToldDocument,
     TrialDocument,
     TrialPage,
     TrialsDocument,
 )
-from hpo_service.api.door import studies_of
 from hpo_service.api.http import StrictRoute, answer, in_pieces, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
-from hpo_service.api.problems import body_of, status_of
-from hpo_service.domain.errors import HpoError
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
-from hpo_service.operations import trials, workers
+from hpo_service.operations import trials
 from hpo_service.operations.calls import (
-    Ask,
-    Batch,
     Enqueue,
-    Heartbeat,
     Import,
-    Release,
-    Reports,
-    Tell,
 )
 from hpo_service.operations.trial_pieces import Key
 
@@ -44,125 +30,6 @@ router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
 
 _TRIALS = "/studies/{study:segment}/trials"
 _TRIAL = _TRIALS + "/{number:number}"
-
-_ASK_EXAMPLE = {
-    "worker_id": "gpu-3",
-    "request_id": "01936f2e-7a1c-7c3e-9f37-2f6d3b1c9a55",
-    "count": 1,
-    "wait_seconds": 20,
-    "objectives": ["neural_network"],
-}
-
-
-@router.post("/trials:ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 413, 422)})
-async def ask_any(request: Request, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]) -> Response:
-    return answer(await workers.ask_any(service_of(request), body, request.is_disconnected, studies_of(request)))
-
-
-@router.post(
-    _TRIALS + ":ask", responses={**ok(AskDocument, "trials, or none for now"), **responses(400, 404, 413, 422)}
-)
-async def ask_study(
-    request: Request, study: StudyPath, body: Annotated[Ask, Body(examples=[_ASK_EXAMPLE])]
-) -> Response:
-    return answer(await workers.ask_study(service_of(request), study, body, request.is_disconnected))
-
-
-@router.post(
-    "/trials:batch",
-    responses={
-        **ok(BatchDocument, "all calls succeeded"),
-        **ok(BatchDocument, "some call was refused", 207),
-        **responses(400, 413, 422),
-    },
-)
-async def batch(
-    request: Request,
-    body: Annotated[
-        Batch,
-        Body(examples=[{"calls": [{"study": "mnist", "number": 7, "call": "heartbeat", "attempt": 1}]}]),
-    ],
-) -> Response:
-    results = await workers.batch(service_of(request), body, studies_of(request))
-    status = 207 if any(isinstance(result, HpoError) for result in results) else 200
-    return answer(b'{"results":[%s]}' % b",".join(map(_result, results)), status)
-
-
-def _result(result: bytes | HpoError) -> bytes:
-    if isinstance(result, HpoError):
-        return to_json({"status": status_of(result), "body": body_of(result)})
-    return b'{"status":200,"body":%s}' % result
-
-
-@router.post(
-    _TRIAL + ":report",
-    responses={
-        **ok(KeptDocument, "kept, with the pruning decision"),
-        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
-    },
-)
-async def report(
-    request: Request,
-    study: StudyPath,
-    number: NumberPath,
-    body: Annotated[
-        Reports,
-        Body(examples=[{"attempt": 1, "reports": [{"step": 3, "value": 0.8, "metrics": {"train_loss": 0.4}}]}]),
-    ],
-) -> Response:
-    return answer(await workers.report(service_of(request), study, number, body))
-
-
-@router.post(
-    _TRIAL + ":heartbeat",
-    responses={
-        **ok(KeptDocument, "the lease is kept"),
-        **responses(400, 404, 413, 422, conflicts=("lease_lost", "trial_finished")),
-    },
-)
-async def heartbeat(
-    request: Request, study: StudyPath, number: NumberPath, body: Annotated[Heartbeat, Body(examples=[{"attempt": 1}])]
-) -> Response:
-    return answer(await workers.heartbeat(service_of(request), study, number, body))
-
-
-@router.post(
-    _TRIAL + ":tell",
-    responses={
-        **ok(ToldDocument, "the trial, and what was asked for next"),
-        **responses(400, 404, 413, 422, conflicts=("lease_lost", "result_conflict")),
-    },
-)
-async def tell(
-    request: Request,
-    study: StudyPath,
-    number: NumberPath,
-    body: Annotated[
-        Tell,
-        Body(
-            examples=[
-                {"attempt": 1, "state": "COMPLETE", "values": [0.83]},
-                {
-                    "attempt": 1,
-                    "state": "COMPLETE",
-                    "values": [0.83],
-                    "next": {"worker_id": "gpu-3", "request_id": "01936f2e-7a1c-7c3e-9f37-2f6d3b1c9a56"},
-                },
-            ]
-        ),
-    ],
-) -> Response:
-    return answer(await workers.tell(service_of(request), study, number, body))
-
-
-@router.post(_TRIAL + ":release", responses={**ok(TrialDocument, "the trial"), **responses(400, 404, 413, 422)})
-async def release(
-    request: Request,
-    study: StudyPath,
-    number: NumberPath,
-    body: Annotated[Release, Body(examples=[{"attempt": 1, "reason": "preempted"}])],
-) -> Response:
-    return answer(await workers.release(service_of(request), study, number, body))
 
 
 @router.post(

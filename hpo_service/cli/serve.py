@@ -111,7 +111,7 @@ def _serve(
     from hpo_service import __version__, log_format, tracing
     from hpo_service.api.app import create_app
     from hpo_service.api.connections import Bounds
-    from hpo_service.api.hot_connections import HotWay
+    from hpo_service.api.fast_path import FastPath
     from hpo_service.store.schema import newest_revision
 
     settings = _settings(database)
@@ -122,7 +122,7 @@ def _serve(
     log = structlog.get_logger()
     end_tracing = tracing.configure()
     # A call that the connection answers has no span: with tracing, all go through the application.
-    way = None if tracing.is_on() else HotWay(application)
+    fast_path = None if tracing.is_on() else FastPath(application)
     config = uvicorn.Config(
         application,
         log_config=None,
@@ -130,7 +130,7 @@ def _serve(
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
-        http=Bounds.of(settings).protocol(way),  # type: ignore[arg-type]  # called like the class it makes
+        http=Bounds.of(settings).protocol(fast_path),  # type: ignore[arg-type]  # called like the class it makes
         ws="none",
         timeout_keep_alive=settings.idle_seconds,
     )

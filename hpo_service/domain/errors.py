@@ -3,6 +3,7 @@
 HpoError
 ├── Invalid                 the request breaks a rule of the contract; carries the places
 ├── MalformedRequest        an address or a header that says nothing
+├── MalformedJson           a body that is no JSON, or none of finite numbers and whole characters
 ├── TooLarge                it would make a trial or a study take more bytes than are kept of one
 ├── NotFound                no such study, trial or worker
 ├── Conflict                the thing exists, but not in a state that allows the call
@@ -55,6 +56,10 @@ class Invalid(HpoError):
 
 class MalformedRequest(HpoError):
     code = "malformed_request"
+
+
+class MalformedJson(HpoError):
+    code = "malformed_json"
 
 
 class TooLarge(HpoError):

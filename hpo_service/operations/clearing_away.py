@@ -12,7 +12,7 @@ from hpo_service.operations.reaper import carefully
 from hpo_service.operations.service import Service
 from hpo_service.store.deletion import ANSWERS_AT_ONCE, Deletion
 from hpo_service.store.record import Record
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 
 PERIOD_SECONDS = 1.0
 # A transaction that takes less may do more, one that takes more shall do less.
@@ -55,9 +55,9 @@ def _is_due(record: Record) -> bool:
     return Deletion(record).is_due()
 
 
-def _step(rows: int, record: WritingRecord) -> Step:
+def _step(rows: int, record: Transaction) -> Step:
     began = time.perf_counter()
-    deletion = Deletion(record)
+    deletion = Deletion(record.sql())
     study_id = deletion.next_study()
     nearly = study_id is not None and deletion.delete_some(study_id, rows)
     return Step(study_id, nearly, time.perf_counter() - began)
@@ -78,9 +78,9 @@ def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:
     return Deletion(record).answers_of_any(study_id, after)
 
 
-def _delete_answers(request_ids: list[str], record: WritingRecord) -> None:
-    Deletion(record).delete_answers(request_ids)
+def _delete_answers(request_ids: list[str], record: Transaction) -> None:
+    Deletion(record.sql()).delete_answers(request_ids)
 
 
-def _end_study(study_id: int, record: WritingRecord) -> None:
-    Deletion(record).end(study_id)
+def _end_study(study_id: int, record: Transaction) -> None:
+    Deletion(record.sql()).end(study_id)

@@ -129,11 +129,6 @@ def report_resource(report: Report) -> Json:
     return {"step": report.step, "value": measure.to_json(report.value), "metrics": report.metrics}
 
 
-def trial_resources(record: Record, trials: Sequence[Trial]) -> list[Json]:
-    reports = record.reports_of(trials)
-    return [trial_resource(trial, reports.get(trial.number, ())) for trial in trials]
-
-
 def attempt_resource(attempt: AttemptRow) -> Json:
     return {
         "attempt": attempt.attempt,

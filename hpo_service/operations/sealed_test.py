@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hpo_service.domain.errors import NotFound
@@ -17,79 +19,82 @@ from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
 from hpo_service.operations.resources import Json, etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
+from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 
 
 async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[Json, str, bool]:
     """Return (study, ETag, whether the test is new)."""
 
-    def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
+    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
         work = service.work_on(record, record.study(name))
-        test = record.test(work.study)
+        test = record.sql().test(work.study)
         if test is not None:
             check_same_test(test, body.ensemble)
         else:
             work.settle()
             check_may_be_tested(work.study)
-            record.add_test(work.study, waiting_test(body.ensemble, record.best(work.study)[0].number))
+            record.sql().add_test(work.study, waiting_test(body.ensemble, record.sql().best(work.study)[0].number))
             work.study = replace(work.study, sealed=True)
             work.touch()
         study = work.settle()
-        return study_resource(record, study), etag(study), test is None
+        return study_resource(record.sql(), study), etag(study), test is None
 
     return await service.write(in_transaction, [name])
 
 
-async def heartbeat(service: Service, name: str, call: Heartbeat) -> Json:
-    def change(work: StudyWork) -> Json:
-        test = _test(work)
-        holding = test.holding.keep(call.attempt, work.record.now)
-        work.bind(call.dataset_sha256)
-        work.change_test(test, holding)
-        assert holding.lease is not None
-        return {
-            "should_stop": False,
-            "reason": None,
-            "lease_expires_at": time_text(holding.lease.expires_at),
-            "study_state": work.study.state,
-        }
-
-    return await service.change(name, change)
+def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
+    """verb: a key of ON_TEST, which also says of what kind the body is."""
+    return StudyCall(name, partial(service.changed, name, partial(ON_TEST[verb], body)), light=False)
 
 
-async def tell(service: Service, name: str, call: TestResult) -> Json | None:
+def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
+    test = _test(work)
+    holding = test.holding.keep(call.attempt, work.record.now)
+    work.bind(call.dataset_sha256)
+    work.change_test(test, holding)
+    assert holding.lease is not None
+    return {
+        "should_stop": False,
+        "reason": None,
+        "lease_expires_at": time_text(holding.lease.expires_at),
+        "study_state": work.study.state,
+    }
+
+
+def _tell(call: TestResult, work: StudyWork) -> Json | None:
     """Take the result; a repeated tell of the same result answers the same."""
-
-    def change(work: StudyWork) -> Json | None:
-        check_size("members", call.members, TELL_METRICS)
-        test = _test(work)
-        result = call.model_dump(mode="json")
-        before = replace(test.holding, told=_told(test.result))
-        told = _told(result)
-        assert told is not None
-        holding = before.finish(told, TrialState(call.state), call.reason)
-        if holding is not None:
-            work.bind(call.dataset_sha256)
-            work.change_test(test, holding, result=result)
-        return test_resource(work.record, work.study)
-
-    return await service.change(name, change)
+    check_size("members", call.members, TELL_METRICS)
+    test = _test(work)
+    result = call.model_dump(mode="json")
+    before = replace(test.holding, told=_told(test.result))
+    told = _told(result)
+    assert told is not None
+    holding = before.finish(told, TrialState(call.state), call.reason)
+    if holding is not None:
+        work.bind(call.dataset_sha256)
+        work.change_test(test, holding, result=result)
+    return test_resource(work.record.sql(), work.study)
 
 
-async def release(service: Service, name: str, call: Release) -> Json | None:
-    def change(work: StudyWork) -> Json | None:
-        test = _test(work)
-        holding = test.holding.release(call.attempt, None)
-        if holding is not None:
-            work.change_test(test, holding)
-        return test_resource(work.record, work.study)
+def _release(call: Release, work: StudyWork) -> Json | None:
+    test = _test(work)
+    holding = test.holding.release(call.attempt, None)
+    if holding is not None:
+        work.change_test(test, holding)
+    return test_resource(work.record.sql(), work.study)
 
-    return await service.change(name, change)
+
+ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
+    "heartbeat": _heartbeat,
+    "tell": _tell,
+    "release": _release,
+}
 
 
 def _test(work: StudyWork) -> SealedTest:
-    test = work.record.test(work.study)
+    test = work.record.sql().test(work.study)
     if test is None:
         raise NotFound(f"no test of study {work.study.name!r} was asked for")
     return test

@@ -7,17 +7,18 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import sqlalchemy.exc
 import structlog
 
+from hpo_service import tracing
 from hpo_service.domain.errors import HpoError, StudyHeld, Unavailable
 from hpo_service.domain.study import Study
 from hpo_service.operations import readings
 from hpo_service.operations.drawing_process import DrawingProcess
-from hpo_service.operations.exchange import Done, Exchange
 from hpo_service.operations.feeds import Feeds
 from hpo_service.operations.figures import KnownFigures
 from hpo_service.operations.long_draws import PATIENCE_SECONDS, LongDraws, too_slow
@@ -32,14 +33,18 @@ from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Change, Record
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
+from hpo_service.store.write_call import NO_DRAWS, Outcome, Parts, Work, WriteCall
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+Finish = Callable[[Any], Any]  # makes an answer of what a transaction returned, or a coroutine that has it later
 
 MOST_WORKERS_IN_MEMORY = 100_000
 LOOKED_AFTER_AT_ONCE = 50  # studies
+FEW_PARTS = 16  # of one call, in the event loop
 
 
 class Service:
@@ -57,8 +62,7 @@ class Service:
         Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
         """
         self.tuners = Tuners()
-        self._exchange = Exchange()
-        self.database = Database(database_url, clock, _Listener(self.tuners, self._exchange))
+        self.database = Database(database_url, clock, self.tuners.forget_all_of)
         self.reading = reading
         for process in (reading, drawing):
             if process is not None and self.database.file is not None:
@@ -94,90 +98,115 @@ class Service:
         """Run `work` on the study in one transaction, after what time has changed, and settle it."""
         return await self.write(partial(self.changed, name, work), [name])
 
-    def changed(self, name: str, work: Callable[[StudyWork], T], record: WritingRecord) -> T:
+    def changed(self, name: str, work: Callable[[StudyWork], T], record: Transaction) -> T:
         """The same, inside a transaction."""
         changing = self.work_on(record, record.study(name))
         result = work(changing)
         changing.settle()
         return result
 
-    def work_on(self, record: WritingRecord, study: Study) -> StudyWork:
+    def work_on(self, record: Transaction, study: Study) -> StudyWork:
         """Begin to work on a study: first take back what has lapsed."""
         work = StudyWork(record, study, self.tuners)
         work.lapse()
-        test = record.test(study) if study.sealed else None
+        test = record.sql().test(study) if study.sealed else None
         if test is not None:
             work.lapse_test(test)
         return work
 
-    async def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> T:
-        result: T = await self._run(work, studies, None)
-        return result
+    async def write(
+        self, work: Callable[[Transaction], T], studies: Sequence[str] = (), request_id: str | None = None
+    ) -> T:
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.begin(work, studies, partial(set_answer, answer), request_id=request_id)
+        return await answer
+
+    async def write_parts(self, parts: Parts, studies: Sequence[str]) -> list[Outcome]:
+        """Several in one commit, each with its own outcome."""
+        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        light = len(parts) <= FEW_PARTS and not self.database.is_shared and all(map(self.is_light, studies))
+
+        def written(outcome: Outcome) -> None:
+            self._wake(outcome.changes, studies)
+            set_answer(answer, outcome.result, outcome.error)
+
+        self._submit(parts, studies, written, light)
+        return await answer
 
     def begin(
         self,
-        work: Callable[[WritingRecord], Any],
+        work: Work,
         studies: Sequence[str],
         done: Done,
         *,
         light: bool = False,
         request_id: str | None = None,
+        finish: Finish | None = None,
+        again: bool = False,
     ) -> None:
-        """The same without a task that waits: `done` takes the result or the error, later, in the event loop.
+        """Write without a task that waits: `done` takes the result or the error, later, in the event loop.
 
-        light: whether the work is short enough for the event loop itself. request_id: of an ask.
+        light: whether the work is short enough for the event loop itself. request_id: of an ask. finish: makes the
+        answer of the result, right after the commit; a coroutine has it later. again: it has been tried before, when
+        another server has answered the same ask in that moment.
         """
 
-        def written(result: Any, error: BaseException | None) -> None:
-            if isinstance(error, NotReady | InTwo):
-                self._go_on(partial(self._made_ready, work, studies, request_id, error), done)
+        def written(outcome: Outcome) -> None:
+            result, error, changes = outcome
+            self._wake(changes, studies)
+            if error is None:
+                answer = result if finish is None else finish(result)
+                if asyncio.iscoroutine(answer):
+                    self.go_on(answer, done)
+                else:
+                    done(answer, None)
+            elif isinstance(error, NotReady | InTwo):
+                self.go_on(self._made_ready(work, studies, request_id, error, finish), done)
+            elif isinstance(error, sqlalchemy.exc.IntegrityError) and request_id is not None and not again:
+                self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
             else:
-                done(result, error)
+                done(None, error)
 
-        self._submit(work, studies, written, light=light, request_id=request_id)
+        self._submit(work, studies, written, light, request_id)
 
     def _submit(
         self,
-        work: Callable[[WritingRecord], Any],
+        work: Work | Parts,
         studies: Sequence[str],
-        done: Done,
-        *,
+        done: Callable[[Outcome], None],
         light: bool = False,
         request_id: str | None = None,
-        draws: Draws | None = None,
+        draws: Draws = NO_DRAWS,
     ) -> None:
         """draws: that the call brings along."""
+        trace = tracing.context()
+        if trace is not None and not isinstance(work, Parts):
+            work = tracing.carried(work)
+        since = time.perf_counter()
+        self.database.submit(WriteCall(work, studies, done, False, light, request_id, draws, since, trace))
 
-        def in_transaction(record: WritingRecord) -> tuple[Any, tuple[Change, ...]]:
-            if draws is not None:
-                record.draws = draws
-            return work(record), record.wakes
-
-        def written(outcome: tuple[Any, tuple[Change, ...]] | None, error: BaseException | None) -> None:
-            result, wakes = outcome or (None, ())
-            if wakes and self.asks:
-                for change in wakes:
-                    self.asks.changed(change)
-            if self.feeds:
-                for name in studies:
-                    self.feeds.changed(name)
-            done(result, error)
-
-        self._exchange.submit(self.database, in_transaction, studies, written, light=light, request_id=request_id)
+    def _wake(self, changes: Sequence[Change], studies: Sequence[str]) -> None:
+        """Wake whoever waits for what a call has changed."""
+        if changes and self.asks:
+            for change in changes:
+                self.asks.changed(change)
+        if self.feeds:
+            for name in studies:
+                self.feeds.changed(name)
 
     @property
     def calls_waiting(self) -> int:
         """How many writing calls have no answer yet."""
-        return self._exchange.waiting
+        return self.database.calls_waiting
 
     # -- what is long to compute --------------------------------------------------------------------------
 
-    def _go_on(self, work: Callable[[], Awaitable[Any]], done: Done) -> None:
+    def go_on(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
         """Run the rest of a call as a task of its own."""
 
         async def rest() -> None:
             try:
-                result = await work()
+                result = await work
             except BaseException as error:
                 done(None, error)
                 if not isinstance(error, Exception):
@@ -191,71 +220,63 @@ class Service:
 
     async def _made_ready(
         self,
-        work: Callable[[WritingRecord], Any],
+        work: Work,
         studies: Sequence[str],
         request_id: str | None,
         needed: NotReady | InTwo,
+        finish: Finish | None,
     ) -> Any:
         """Make ready what the call lacks, and run it again; again, when something else has changed meanwhile."""
         if isinstance(needed, InTwo):
-            return await self._in_two(needed, studies, request_id)
-        if not needed.wanted:
-            return await self._knowing_history(work, studies, request_id, needed)
+            result = await self._in_two(needed, studies, request_id)
+        elif needed.wanted:
+            result = await self._with_draws(work, studies, request_id, needed.study)
+        else:
+            await self._read_history(needed.study)
+            result = await self.write(work, studies, request_id)
+        answer = result if finish is None else finish(result)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    async def _with_draws(self, work: Work, studies: Sequence[str], request_id: str | None, study: Study) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        async with self.long_draws.turn(needed.study):
-            draws: Draws = {}
+        async with self.long_draws.turn(study):
+            draws: Draws = NO_DRAWS
             while True:
                 try:
                     return await self._written(work, studies, request_id, draws)
                 except NotReady as error:
                     if time.monotonic() > deadline:
-                        raise too_slow(needed.study) from None
-                    if not error.wanted:
-                        await self._read_history(error.study)
-                    else:
+                        raise too_slow(study) from None
+                    if error.wanted:
                         draws = await self.long_draws.draws(error, deadline)
+                    else:
+                        await self._read_history(error.study)
 
-    async def _written(
-        self,
-        work: Callable[[WritingRecord], Any],
-        studies: Sequence[str],
-        request_id: str | None,
-        draws: Draws | None = None,
-    ) -> Any:
-        """Raise NotReady as any other error."""
+    async def _written(self, work: Work, studies: Sequence[str], request_id: str | None, draws: Draws) -> Any:
+        """Write once. Raise NotReady as any other error."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._submit(work, studies, partial(_answer, answer), request_id=request_id, draws=draws)
-        return await answer
 
-    async def _knowing_history(
-        self,
-        work: Callable[[WritingRecord], Any],
-        studies: Sequence[str],
-        request_id: str | None,
-        needed: NotReady,
-    ) -> Any:
-        await self._read_history(needed.study)
-        return await self._run(work, studies, request_id)
+        def written(outcome: Outcome) -> None:
+            self._wake(outcome.changes, studies)
+            set_answer(answer, outcome.result, outcome.error)
+
+        self._submit(work, studies, written, request_id=request_id, draws=draws)
+        return await answer
 
     async def _read_history(self, study: Study) -> None:
         """Show the writer's tuner what is in the record, read elsewhere."""
         tuner, seen = await self.long_draws.history(study, draws=not self.tuners.draws_apart(study))
-        await self._written(lambda record: self.tuners.adopt(study, tuner, seen), (), None)
+        await self.write(lambda _: self.tuners.adopt(study, tuner, seen))
 
-    async def _in_two(self, call: InTwo, studies: Sequence[str], request_id: str | None) -> Any:
+    async def _in_two(self, two: InTwo, studies: Sequence[str], request_id: str | None) -> Any:
         """What is told is kept, whatever becomes of the ask."""
-        told = await self._run(call.tell, studies, None)
+        told = await self.write(two.tell, studies)
         try:
-            asked = await self._run(call.ask, studies, request_id)
+            asked = await self.write(two.ask, studies, request_id)
         except HpoError as error:
             log.warning("told, but nothing could be given out", studies=list(studies), error=error.detail)
-            return call.joined(told, None)
-        return call.joined(told, asked)
-
-    async def _run(self, work: Callable[[WritingRecord], Any], studies: Sequence[str], request_id: str | None) -> Any:
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.begin(work, studies, partial(_answer, answer), request_id=request_id)
-        return await answer
+            return two.joined(told, None)
+        return two.joined(told, asked)
 
     def is_light(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
@@ -349,24 +370,24 @@ class Service:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, StudyHeld):
                     raise outcome
 
-    def _look_after(self, name: str, record: WritingRecord) -> None:
+    def _look_after(self, name: str, record: Transaction) -> None:
         study = record.find_study(name)
         if study is not None:
             self.work_on(record, study).settle()
 
     async def beat(self) -> None:
         """Show that this server can serve; what it has missed before counts in no lease."""
-        self.database.uptime.beaten(await self.write(self.database.beat))
+        self.database.uptime.beaten(await self.write(lambda record: record.beat()))
 
     # -- workers ------------------------------------------------------------------------------------------
 
-    def heard_of(self, worker_id: str, record: Record) -> None:
+    def heard_of(self, worker_id: str, now: float) -> None:
         """Note that the worker was heard of; it is saved later, in a transaction of its own.
 
         Inside a call's transaction two servers could wait for each other's new workers in a circle.
         """
         with self._seen_lock:
-            self._seen[worker_id] = record.now
+            self._seen[worker_id] = now
 
     def knows(self, worker_id: str) -> bool:
         return worker_id in self._known
@@ -385,7 +406,7 @@ class Service:
             if not seen:
                 return
             try:
-                await self.write(lambda record: record.see_workers(seen))
+                await self.write(lambda record: record.sql().see_workers(seen))
             except BaseException:
                 with self._seen_lock:
                     self._seen = {**seen, **self._seen}
@@ -395,19 +416,10 @@ class Service:
             self._known.update(seen)
 
 
-def _answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def set_answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if answer.done():
         return
     if error is not None:
         answer.set_exception(error)
     else:
         answer.set_result(result)
-
-
-class _Listener:
-    """Who listens to the writer: the tuners to what is kept and undone, the answers to when they come."""
-
-    def __init__(self, tuners: Tuners, exchange: Exchange) -> None:
-        self.call_kept, self.call_refused = tuners.call_kept, tuners.call_refused
-        self.committed, self.rolled_back = tuners.committed, tuners.rolled_back
-        self.answered = exchange.answered

@@ -41,7 +41,7 @@ from hpo_service.operations.resources import Json, etag, round_resource, study_r
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.store.record import Change
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 from hpo_service.tuning import tuner
 
 log = structlog.get_logger()
@@ -56,19 +56,19 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     seeded = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"seed": seed})})
     await asyncio.to_thread(check, seeded)  # to count the points of an entangled grid takes a while
 
-    def in_transaction(record: WritingRecord) -> tuple[Json, str, bool]:
+    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
         existing = record.find_study(spec.name)
         if existing is not None:
-            if not _is_same(record.created_with(existing), canonical):
+            if not _is_same(record.sql().created_with(existing), canonical):
                 raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
-            return study_resource(record, existing), etag(existing), False
+            return study_resource(record.sql(), existing), etag(existing), False
         check_sizes(seeded)
-        study = replace(record.add_study(seeded, canonical), revision=1)
+        study = replace(record.sql().add_study(seeded, canonical), revision=1)
         record.add_round(study, Round(0, spec.search_space, revision=1))
         work = StudyWork(record, study, service.tuners)
         work.touch()
         study = work.settle()
-        return study_resource(record, study), etag(study), True
+        return study_resource(record.sql(), study), etag(study), True
 
     if not tuner.is_quick(seeded):
         service.long_draws.expect()
@@ -144,7 +144,7 @@ async def patch(service: Service, name: str, body: Patch, if_match: str | None) 
         if all(getattr(spec, field) == value for field, value in changed.items()):
             return
         work.study = replace(work.study, spec=spec.model_copy(update=changed))
-        work.record.save_spec(work.study)
+        work.record.sql().save_spec(work.study)
         work.touch()
 
     return await _changed(service, name, change)
@@ -174,7 +174,7 @@ def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
 
 
 async def delete(service: Service, name: str, force: bool) -> None:
-    def in_transaction(record: WritingRecord) -> None:
+    def in_transaction(record: Transaction) -> None:
         study = service.work_on(record, record.study(name)).settle()
         if study.tally.running and not force:
             raise StudyStateConflict(
@@ -182,7 +182,7 @@ async def delete(service: Service, name: str, force: bool) -> None:
             )
         record.delete_study(study)
         service.tuners.forget(study)
-        record.wakes += (Change(altered(study, state=StudyState.CANCELLED), None),)  # nobody waits for it any more
+        record.changes.append(Change(altered(study, state=StudyState.CANCELLED), None))  # nobody waits for it any more
 
     await service.write(in_transaction, [name])
 
@@ -229,10 +229,10 @@ async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Jso
 
 
 async def _changed(service: Service, name: str, change: Any) -> Tagged:
-    def in_transaction(record: WritingRecord) -> Tagged:
+    def in_transaction(record: Transaction) -> Tagged:
         work = service.work_on(record, record.study(name))
         change(work)
         study = work.settle()
-        return study_resource(record, study), etag(study)
+        return study_resource(record.sql(), study), etag(study)
 
     return await service.write(in_transaction, [name])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from hpo_service.domain import neural_network
 from hpo_service.domain.altered import altered
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
@@ -18,7 +15,7 @@ from hpo_service.operations.resources import time_text
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.record import Change
 from hpo_service.store.rows import tally_field
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 from hpo_service.tuning.tuner import Drawn, Exhausted, Tuner
 
 KEEP_BY_HAND = 0.2
@@ -27,7 +24,7 @@ KEEP_BY_HAND = 0.2
 class StudyWork:
     """Read, change, and `settle` at the end."""
 
-    def __init__(self, record: WritingRecord, study: Study, tuners: Tuners) -> None:
+    def __init__(self, record: Transaction, study: Study, tuners: Tuners) -> None:
         self.record = record
         self.study = study
         self.tuners = tuners
@@ -38,20 +35,6 @@ class StudyWork:
         self._changed: dict[int, Trial] = {}
         self._noted = study.revision
         tuners.take_over(record, study)
-
-    @contextmanager
-    def undone_if_refused(self) -> Iterator[None]:
-        """One call among several: what it changed is undone, here and in the record, when it is refused."""
-        before = (self.study, dict(self._rounds), set(self._changed_rounds), dict(self._changed), self._noted)
-        try:
-            with self.record.undone_if_refused():
-                yield
-        except BaseException:
-            shown = self._noted != before[4]
-            self.study, self._rounds, self._changed_rounds, self._changed, self._noted = before
-            if shown:
-                self.tuners.forget(self.study)
-            raise
 
     # -- trials -------------------------------------------------------------------------------------------
 
@@ -117,7 +100,7 @@ class StudyWork:
             self.study = self.study.bound_to(dataset_sha256, has_shown_a_value=shows)
 
     def fail_all_waiting(self, reason: str) -> None:
-        for trial in self.record.waiting(self.study):
+        for trial in self.record.sql().waiting(self.study):
             self.change(trial, trial.holding.fail_waiting(reason))
 
     def fails_as(self, trial: Trial) -> str | None:
@@ -150,7 +133,7 @@ class StudyWork:
         if not self.study.tally.retries:
             return []
         given = []
-        for trial in self.record.retries(self.study, count):
+        for trial in self.record.sql().retries(self.study, count):
             if not room.has_place_for(trial):
                 break
             self.record.drop_reports(self.study, trial)
@@ -163,7 +146,7 @@ class StudyWork:
             return []
         given: list[Trial] = []
         if self.study.tally.queued:
-            for trial in self.record.queued(self.study, count):
+            for trial in self.record.sql().queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
                 if drawn is None or not room.has_place_for(drawn):
                     return given
@@ -189,7 +172,7 @@ class StudyWork:
     def _check_draws(self, count: int) -> None:
         """Raise NotReady, before anything has changed, when a draw that takes long is not at hand."""
         count = min(count - min(count, self.study.tally.retries), self._new_trials_left())
-        queued = self.record.queued(self.study, count) if count > 0 and self.study.tally.queued else []
+        queued = self.record.sql().queued(self.study, count) if count > 0 and self.study.tally.queued else []
         wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
         following = range(self.study.next_number, self.study.next_number + count - len(wanted))
         wanted += [Wanted(number, self.study.round, {}) for number in following]
@@ -271,7 +254,7 @@ class StudyWork:
             keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
         expand = spec.narrowing is not None and spec.narrowing.expand
         current = self.round(self.study.round)
-        kept = self.record.kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        kept = self.record.sql().kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
         space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
         following = Round(
             round=current.round + 1,
@@ -307,7 +290,7 @@ class StudyWork:
         after = altered(test, holding=holding, **fields)
         if holding.state.is_finished and test.is_open:
             after = altered(after, finished_at=self.record.now)
-        self.record.save_test(self.study, after)
+        self.record.sql().save_test(self.study, after)
         if holding.ended is not test.holding.ended:
             self.record.note_lease_end(self.study, "test", holding.attempt, holding.ended)
         self._test_changed = True
@@ -318,7 +301,7 @@ class StudyWork:
     # -- at the end ---------------------------------------------------------------------------------------
 
     def best_for_target(self) -> float | None:
-        return None if self.study.spec.limits.target is None else self.record.best_value(self.study)
+        return None if self.study.spec.limits.target is None else self.record.sql().best_value(self.study)
 
     def move_to(self, state: StudyState) -> None:
         """The study's own state changes; so does its ETag."""
@@ -345,7 +328,7 @@ class StudyWork:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
             if self._test_changed or not self.study.differs_in_revision_only(self._as_saved):
-                self.record.wakes += (Change(self.study, self._rounds.get(self.study.round)),)
+                self.record.changes.append(Change(self.study, self._rounds.get(self.study.round)))
             self._as_saved = self.study
         self._show_tuner()
         return self.study

@@ -19,13 +19,13 @@ from hpo_service.domain.search_space import Params, SearchSpace, describe
 from hpo_service.domain.trial import Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
-from hpo_service.operations.resources import Json, trial_resource, trial_resources
+from hpo_service.operations.resources import Json, trial_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.trial_pieces import Inside, Key, Place
 from hpo_service.operations.workers import check_value_count, outcome
+from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import KeptReport, checked_report
-from hpo_service.store.writing_record import WritingRecord
 
 Pieces = tuple[bytes, AsyncIterator[bytes] | None]  # the first one, and the others if there are any
 
@@ -104,7 +104,7 @@ async def _added(
     request_id: str | None,
     make: Callable[[StudyWork], list[Trial]],
 ) -> Json:
-    def in_transaction(record: WritingRecord) -> Json:
+    def in_transaction(record: Transaction) -> Json:
         study = record.study(name)
         route = f"{call} {study.id}"
         remembered = None if request_id is None else record.answer(route, request_id)
@@ -115,7 +115,7 @@ async def _added(
         work = service.work_on(record, study)
         added = make(work)
         study = work.settle()
-        answer = {"trials": trial_resources(record, added)}
+        answer = {"trials": [trial_resource(trial, record.reports(study, trial)) for trial in added]}
         if request_id is not None:
             record.remember_answer(study, route, request_id, answer)
         return answer

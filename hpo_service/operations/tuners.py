@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.operations.not_ready import NotReady
-from hpo_service.store.writing_record import WritingRecord
+from hpo_service.store.transaction import Transaction
 from hpo_service.tuning.tuner import Tuner, is_quick
 
 MOST_TUNERS = 200
@@ -31,13 +31,11 @@ class _Entry:
 
 
 class Tuners:
-    """Used by the one writer only. What a transaction has shown a tuner is forgotten when it is undone."""
+    """Used by the one writer only. A tuner that was shown what has not come to be is forgotten."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._weight = 0
-        self._shown_by_call: set[int] = set()
-        self._shown_by_group: set[int] = set()
         self._apart: dict[int, bool] = {}  # a study's sampler and search space never change
 
     def draws_apart(self, study: Study) -> bool:
@@ -60,13 +58,14 @@ class Tuners:
         entry = self._entries.get(study.id)
         return entry is not None and entry.seen == study.revision
 
-    def up_to_date(self, record: WritingRecord, study: Study) -> Tuner:
+    def up_to_date(self, record: Transaction, study: Study) -> Tuner:
         """Raise NotReady when there is much to be read before."""
         entry = self._entry(study)
         if entry.seen < study.revision - MOST_READ_HERE:
             raise NotReady(study)
         if entry.seen < study.revision:
-            self._show(study, entry, record.history_since(study, entry.seen, study.spec.pruner.name != "none"))
+            with_reports = study.spec.pruner.name != "none"
+            self._show(record, study, entry, record.sql().history_since(study, entry.seen, with_reports))
         return entry.tuner
 
     def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:
@@ -79,37 +78,38 @@ class Tuners:
             entry.weight += added
             self._weight += added
 
-    def take_over(self, record: WritingRecord, study: Study) -> None:
+    def take_over(self, record: Transaction, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
         entry = self._entries.get(study.id)
         if entry is not None and entry.seen < study.revision:
             trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
-                self._show(study, entry, trials)
+                self._show(record, study, entry, trials)
 
-    def note(self, record: WritingRecord, before: int, study: Study, changed: Iterable[Trial]) -> None:
+    def note(self, record: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
         entry = self._entries.get(study.id)
         if entry is None or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
-        self._show(study, entry, [_history(record, study, trial, with_reports) for trial in changed])
+        self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in changed])
 
-    def _show(self, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
-        self._shown_by_call.add(study.id)
-        entry.tuner.absorb(self._weighed(entry, trials))
+    def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
+        record.shown.add(study.id)
+        shown = list(trials)
+        finished = [trial for trial in shown if trial.state.is_finished]
+        weight = sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
+        entry.weight += weight
+        self._weight += weight
+        entry.tuner.absorb(shown)
         entry.seen = study.revision
-
-    def _weighed(self, entry: _Entry, trials: Iterable[HistoryTrial]) -> Iterator[HistoryTrial]:
-        for trial in trials:
-            if trial.state.is_finished:
-                weight = BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports)
-                entry.weight += weight
-                self._weight += weight
-            yield trial
 
     def forget(self, study: Study) -> None:
         self._drop(study.id)
+
+    def forget_all_of(self, study_ids: Collection[int]) -> None:
+        for study_id in study_ids:
+            self._drop(study_id)
 
     def _drop(self, study_id: int) -> None:
         entry = self._entries.pop(study_id, None)
@@ -127,27 +127,7 @@ class Tuners:
             self._drop(next(iter(self._entries)))
         return entry
 
-    # -- what the writer tells ----------------------------------------------------------------------------
 
-    def call_kept(self) -> None:
-        self._shown_by_group |= self._shown_by_call
-        self._shown_by_call.clear()
-
-    def call_refused(self) -> None:
-        for study_id in self._shown_by_call:
-            self._drop(study_id)
-        self._shown_by_call.clear()
-
-    def committed(self) -> None:
-        self._shown_by_group.clear()
-
-    def rolled_back(self) -> None:
-        self.call_kept()
-        for study_id in self._shown_by_group:
-            self._drop(study_id)
-        self._shown_by_group.clear()
-
-
-def _history(record: WritingRecord, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
+def _history(record: Transaction, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
     with_curve = with_reports and trial.state.is_finished
     return trial.as_history(record.curve(study, trial).items() if with_curve else ())

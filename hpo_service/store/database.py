@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.store import write_ahead_log
+from hpo_service.store.batch_runner import BatchRunner, Undone
 from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import (
     Clock,
@@ -22,16 +22,21 @@ from hpo_service.store.engine import (
     sqlite_file,
     writing_engine,
 )
-from hpo_service.store.outages import Beat, Uptime
+from hpo_service.store.outages import Uptime
 from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
 from hpo_service.store.schema import current_revision, upgrade_engine
-from hpo_service.store.writer import Call, Listener, NobodyListens, Watch, Writer
-from hpo_service.store.writing_record import Group, Memory, WritingRecord
+from hpo_service.store.study_cache import StudyCache
+from hpo_service.store.transaction import Transaction
+from hpo_service.store.write_call import Outcome, WriteCall
+from hpo_service.store.write_scheduler import WriteScheduler
 
 T = TypeVar("T")
 
 LEAST_FREE_BYTES = 16 * 2**20
+
+
+def _nothing(_: object) -> None: ...
 
 
 class Database:
@@ -41,14 +46,15 @@ class Database:
         self,
         url: str,
         clock: Clock | None = None,
-        listener: Listener | None = None,
+        undone: Undone = _nothing,
     ) -> None:
         """clock: seconds since 1970 for tests; by default the database's own.
 
+        undone: told the ids of studies of which calls have shown it something (`Transaction.shown`) that has not come
+        to be.
         Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
         """
         self.url = database_url(url)
-        self._clock = clock
         self._open = ExitStack()
         self._path = sqlite_file(self.url)
         with ExitStack() as opening:
@@ -63,9 +69,10 @@ class Database:
             opening.callback(self._write_engine.dispose)
             self._reader = Reader(self.url, clock)
             opening.callback(self._reader.close)
-            self._memory = Memory()
-            self._writer = Writer(self._write_engine, self._memory, listener or NobodyListens(), self.file)
-            opening.callback(self._writer.close)
+            self._cache = StudyCache()
+            self._runner = BatchRunner(self._write_engine, self._cache, clock, self.file, undone)
+            self._scheduler = WriteScheduler(self._runner)
+            opening.callback(self._scheduler.thread.close)
             if self.file is not None:
                 opening.callback(self.file.before_closing)
             self._open = opening.pop_all()
@@ -73,70 +80,48 @@ class Database:
     def close(self) -> None:
         self._open.close()
 
-    def write(self, work: Callable[[WritingRecord], T], studies: Sequence[str] = ()) -> Future[T]:
-        """Run `work` in a transaction that holds these studies. The result comes after the commit."""
-        return self._writer.submit(partial(self._in_transaction, work), studies)
+    def write(self, work: Callable[[Transaction], T], studies: Sequence[str] = ()) -> Future[T]:
+        """Run `work` in a transaction that holds these studies. The result comes after the commit, from any thread."""
+        answer: Future[T] = Future()
 
-    def call(
-        self,
-        work: Callable[[WritingRecord], Any],
-        studies: Sequence[str],
-        done: Callable[[Any, BaseException | None], None],
-        request_id: str | None = None,
-    ) -> Call:
-        """The same, to be written together with others.
+        def done(outcome: Outcome) -> None:
+            if outcome.error is not None:
+                answer.set_exception(outcome.error)
+            else:
+                answer.set_result(outcome.result)
 
-        done: is told in the thread that has run it. request_id: of an ask, which may have been answered before.
-        """
-        in_transaction = partial(self._in_transaction, tracing.carried(work))
-        return Call(in_transaction, studies, done, request_id, time.perf_counter(), tracing.context())
+        call = WriteCall(work, studies, done, anywhere=True, since=time.perf_counter(), trace=tracing.context())
+        self._scheduler.thread.put([call])
+        return answer
 
-    def write_here(self, calls: Sequence[Call], watch: Watch) -> int:
-        """Write the first of them in this thread, and return how many; the others could take long, for `write_all`.
+    def submit(self, call: WriteCall) -> None:
+        """The same from the event loop, which is where the call has its answer, too."""
+        self._scheduler.submit(call)
 
-        watch: for the event loop to say when PostgreSQL has answered, and the calls with it.
-        """
-        return self._writer.run_here(calls, watch)
+    @property
+    def calls_waiting(self) -> int:
+        """How many calls of the event loop have no answer yet."""
+        return self._scheduler.waiting
 
     @property
     def is_shared(self) -> bool:
         """Whether other servers may write it, too."""
         return self._path is None
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether calls are being written now; at their end the listener is told."""
-        return self._writer.is_at_work
-
-    @property
-    def commit_seconds(self) -> float:
-        """What a commit of the writer's takes, on the average of the last few."""
-        return self._writer.commit_seconds
-
     def remembered(self, name: str) -> Study | None:
         """The study as the writer has it in memory; maybe a moment old, and None where it would have to be read."""
-        mirror = self._memory.mirrors.get(self._memory.ids.get(name, -1))
-        return None if mirror is None else mirror.study
+        cached = self._cache.studies.get(self._cache.ids.get(name, -1))
+        return None if cached is None else cached.study
 
     @property
     def uptime(self) -> Uptime:
         """What is known of this server's being able to serve."""
-        return self._memory.uptime
-
-    def beat(self, record: WritingRecord) -> Beat:
-        return record.beat(self._clock)
+        return self._cache.uptime
 
     @property
     def studies_aside(self) -> frozenset[str]:
         """Studies that somebody else holds, so that calls on them will most likely be refused."""
-        return self._writer.studies_aside
-
-    def write_all(self, calls: Sequence[Call]) -> None:
-        """Raise Unavailable: none of them will run."""
-        self._writer.submit_all(calls)
-
-    def _in_transaction(self, work: Callable[[WritingRecord], T], group: Group) -> T:
-        return work(WritingRecord(group, group.now(self._clock)))
+        return self._scheduler.thread.aside.names
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""
@@ -146,7 +131,7 @@ class Database:
         """What keeps this database from taking writes now; empty when it is ready."""
         found = []
         try:
-            self.write(lambda record: record.check_writable()).result(timeout=5)
+            self.write(lambda transaction: transaction.sql().check_writable()).result(timeout=5)
             with database_errors_translated(), self._reader.engine.connect() as connection:
                 if current_revision(connection) is None:
                     found.append("the database has no schema")

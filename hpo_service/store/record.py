@@ -241,8 +241,6 @@ class Record:
     def __init__(self, connection: sa.Connection, now: float) -> None:
         self._db = connection
         self.now = now
-        self.wakes: tuple[Change, ...] = ()
-        self.draws: Mapping[int, Any] = {}  # that the call brings along, by the trial's number
 
     # -- studies ------------------------------------------------------------------------------------------
 
@@ -578,21 +576,6 @@ class Record:
                 .group_by(reports.c.trial_id)
             )
             found.update({numbers[key]: int(size) for key, size in self._db.execute(query)})
-        return found
-
-    def reports_of(self, some: Sequence[Trial]) -> dict[int, list[Report]]:
-        """The reports of trials of one study, by number, by rising step."""
-        found: dict[int, list[Report]] = {}
-        numbers = {trial.id: trial.number for trial in some}
-        ids = list(numbers)
-        for start in range(0, len(ids), 500):
-            query = (
-                sa.select(reports)
-                .where(reports.c.trial_id.in_(ids[start : start + 500]))
-                .order_by(reports.c.trial_id, reports.c.step)
-            )
-            for key, step, value, metrics in self._db.execute(query):
-                found.setdefault(numbers[key], []).append(Report(step, nan_if_null(value), metrics or {}))
         return found
 
     def drop_reports(self, study: Study, trial: Trial) -> None:

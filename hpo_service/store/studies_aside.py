@@ -69,11 +69,11 @@ class StudiesAside(Generic[C]):
         over = [all_ or until <= now or place < too_many for place, (until, _) in enumerate(self._waiting)]
         gone = [call for (_, call), is_over in zip(self._waiting, over, strict=True) if is_over]
         self._waiting = [entry for entry, is_over in zip(self._waiting, over, strict=True) if not is_over]
-        return [(call, self.refusal(call)) for call in gone]
+        return [(call, refusal([name for name in call.studies if name in self.names] or call.studies)) for call in gone]
 
-    def refusal(self, call: C) -> StudyHeld:
-        held = [name for name in call.studies if name in self.names] or call.studies
-        return StudyHeld(
-            f"the study {', '.join(sorted(held))} is held by another server, or by somebody at the database, in a "
-            "transaction that has not ended; try again in a second"
-        )
+
+def refusal(names: Collection[str]) -> StudyHeld:
+    return StudyHeld(
+        f"the study {', '.join(sorted(names))} is held by another server, or by somebody at the database, in a "
+        "transaction that has not ended; try again in a second"
+    )

@@ -23,7 +23,7 @@ from hpo_service.store.rows import STUDY_COUNTERS, trial_of, with_counters
 from hpo_service.store.tables import studies, trials
 
 if TYPE_CHECKING:
-    from hpo_service.store.writing_record import Memory
+    from hpo_service.store.study_cache import StudyCache
 
 AnswerKey = tuple[str, str]  # of a remembered answer: the call, and its request_id
 
@@ -122,7 +122,7 @@ class StudyLock:
     def __init__(
         self,
         connection: sa.Connection,
-        memory: Memory,
+        cache: StudyCache,
         names: Sequence[str],
         requests: Sequence[tuple[str, str]],
         *,
@@ -134,16 +134,16 @@ class StudyLock:
         ahead: whether to go ahead, and raise MustWait where that cannot be; else the lock is held on return.
         """
         self._connection = connection
-        self._memory = memory
+        self._cache = cache
         self._names = names
-        known = {name: memory.mirrors[memory.ids[name]].study for name in names if name in memory.ids}
+        known = {name: cache.studies[cache.ids[name]].study for name in names if name in cache.ids}
         self._known = {name: (study.id, study.revision) for name, study in known.items()}
         self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
-        shared = [name for name in names if memory.has_met_others(name, ALONE_SECONDS)]
+        shared = [name for name in names if cache.has_met_others(name, ALONE_SECONDS)]
         self.time: float | None = None  # of the lock
         if ahead:
-            self.time = memory.database_clock.reckoned()
+            self.time = cache.database_clock.reckoned()
             if self.time is None or shared or len(known) < len(names):
                 raise MustWait
         else:
@@ -166,15 +166,15 @@ class StudyLock:
             study = _read_study(cells)
             found[study.name] = study
             assert shown is not None
-            self.time = self._memory.database_clock.was_read(float(shown))
+            self.time = self._cache.database_clock.was_read(float(shown))
         again = [tuple(cell.decode() for cell in row if cell is not None) for rows in answered for row in rows]
         self.asked_before.update({(call, request_id): json.loads(answer) for call, request_id, answer in again})
         for name, known in self._known.items():
             if _is(found.get(name), known):
                 continue
-            self._memory.meet_others(name)
+            self._cache.meet_others(name)
             if not self._take_over(found.get(name), taken_over.get(name)):
-                self._memory.forget_study(name)
+                self._cache.forget_study(name)
 
     def as_known(self) -> one_round_trip.Statement:
         """Lock the studies in the statement before others, and fail unless all is as the group went ahead on."""
@@ -190,35 +190,35 @@ class StudyLock:
     def was_as_known(self, rows: one_round_trip.Rows) -> None:
         ((shown, _),) = rows
         assert shown is not None
-        self._memory.database_clock.was_read(float(shown))
+        self._cache.database_clock.was_read(float(shown))
 
     def was_not_so(self, error: Exception) -> NoReturn:
         for name in self._names:
-            self._memory.forget_study(name)
+            self._cache.forget_study(name)
             if _OTHERS_WROTE in str(error):
-                self._memory.meet_others(name)
+                self._cache.meet_others(name)
         raise OutOfDate from error
 
     def was_held(self, error: Exception) -> NoReturn:
         for name in self._names:
-            self._memory.forget_study(name)
+            self._cache.forget_study(name)
         raise StudiesHeld from error
 
     def _take_over(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
         """Bring what is known of a study up to its row; False where all of it has to be read again."""
         if row is None or changed is None or len(changed) >= MOST_TAKEN_OVER:
             return False
-        mirror = self._memory.mirrors[self._memory.ids[row.name]]
-        before = mirror.study
+        cached = self._cache.studies[self._cache.ids[row.name]]
+        before = cached.study
         if row.id != before.id or row.revision < before.revision or row.version != before.version:
             return False
-        if row.round != before.round or row.sealed != before.sealed or mirror.rounds[row.round].first_trial is None:
+        if row.round != before.round or row.sealed != before.sealed or cached.rounds[row.round].first_trial is None:
             return False
         study = with_counters(before, row)
         its_trials = [trial_of(_read_trial(cells), study) for cells in changed]
         if any(trial.round not in (None, row.round) for trial in its_trials):
             return False  # an earlier round's counts have changed too
-        mirror.take_over(study, its_trials)
+        cached.take_over(study, its_trials)
         return True
 
 

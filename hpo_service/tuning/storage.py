@@ -88,7 +88,7 @@ class RecordStorage(BaseStorage):
         if self._read_only:
             raise ReadOnly("the record is open for reading only: studies and trials are written by the server alone")
         try:
-            return self._database.write(lambda record: work(OptunaRows(record))).result()
+            return self._database.write(lambda record: work(OptunaRows(record.sql()))).result()
         except NotMadeByOptuna as error:
             raise ReadOnly(f"study {str(error)!r} is served by the server, which alone writes its trials") from None
 

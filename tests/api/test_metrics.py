@@ -18,10 +18,10 @@ from hpo_service.domain.key import Scope
 from hpo_service.operations import figures, reading_process
 from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
-from hpo_service.store import KeyTable
+from hpo_service.store import KeyTable, batch_runner
 from hpo_service.store.reader import Reader
 from tests.api.conftest import Api
-from tests.api.test_hot_connections import Served, request, send
+from tests.api.test_fast_path import Served, request, send
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 _ROW = re.compile(r"\| `(hpo_\w+)` \| (\w+) \|([^|]*)\| (record|server) \| .+ \|")
@@ -189,7 +189,8 @@ def _get(server: Served, path: str) -> str:
     return read.partition(b"\r\n\r\n")[2].decode()
 
 
-def test_calls_that_wait_for_a_locked_file_are_seen(tmp_path):
+def test_calls_that_wait_for_a_locked_file_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 120.0)  # however slow the machine is
     server = Served(f"sqlite:///{tmp_path}/hpo.db")
     try:
         name = server.create()

@@ -29,8 +29,8 @@ from hpo_service.logged_state import LoggedState
 from hpo_service.operations import export, studies
 from hpo_service.operations.keys import create
 from hpo_service.settings import Settings
-from hpo_service.store import KeyTable, writer
-from tests.api.test_hot_connections import Answer, Served, ask, request, send
+from hpo_service.store import KeyTable, batch_runner
+from tests.api.test_fast_path import Answer, Served, ask, request, send
 
 MADE = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -119,7 +119,7 @@ def test_a_traceparent_is_read_where_it_is_valid(given, known):
 
 @pytest.mark.parametrize("pieces", [False, True], ids=["hot", "ordinary"])
 def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines, tmp_path, monkeypatch, pieces):
-    monkeypatch.setattr(writer, "LOCKED_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
     connection = served.connect()
     path = f"/v1/studies/{served.create(connection)}/trials:ask"
     send(connection, request(path, ask()))

@@ -12,9 +12,10 @@ import pytest
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import events, studies, workers
+from hpo_service.operations import asking, events, known_workers, studies
 from hpo_service.operations.calls import Ask, Heartbeat, Tell
 from hpo_service.operations.service import Service
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -66,12 +67,12 @@ async def created(service: Service, name: str = "s", **fields: Any) -> None:
 async def asked(service: Service, name: str | None = "s", wait: float = 0, **fields: Any) -> Any:
     ask = Ask(**{"worker_id": "w", "request_id": f"wake-{next(_requests)}", "wait_seconds": wait, **fields})
     if name is None:
-        return await workers.ask_any(service, ask)
-    return await workers.ask_study(service, name, ask)
+        return await asking.ask_any(service, ask)
+    return await worker_calls.ask_study(service, name, ask)
 
 
 async def told(service: Service, number: int, name: str = "s") -> None:
-    await workers.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5]))
+    await worker_calls.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5]))
 
 
 async def settled(service: Busy) -> None:
@@ -156,7 +157,7 @@ def test_a_worker_that_hung_up_leaves_the_trial_to_the_next(run):
             return True
 
         ask = Ask(worker_id="gone", request_id="gone", wait_seconds=30)
-        gone = asyncio.create_task(workers.ask_study(service, "s", ask, left))
+        gone = asyncio.create_task(worker_calls.ask_study(service, "s", ask, left))
         await settled(service)
         async with waiting(service, 3) as tasks:
             await told(service, 0)
@@ -230,7 +231,7 @@ def test_a_worker_drained_there_goes_home_here(run):
         await created(service, limits={"running": 1})
         await asked(service, worker_id="mine")
         async with waiting(service, 1, worker_id="mine") as (task,):
-            await workers.drain(other, "mine")
+            await known_workers.drain(other, "mine")
             assert (await task)["drain"]
 
     run(test)
@@ -281,7 +282,7 @@ def test_those_who_follow_a_study_get_the_same_events_read_once_for_all(run, mon
         following = [asyncio.create_task(revisions(stream, 10)) for stream in streams]
         await asyncio.sleep(0.3)
         before = reads
-        await workers.heartbeat(service, "s", 0, Heartbeat(attempt=1))
+        await worker_calls.heartbeat(service, "s", 0, Heartbeat(attempt=1))
         for number in range(3):
             await told(other, number)
             await asked(service, "another")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, trials, workers
+from hpo_service.operations import studies, trials
 from hpo_service.operations.calls import Ask, Import, Reports, Tell
 from hpo_service.operations.service import Service
+from tests import worker_calls
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
@@ -52,7 +53,7 @@ async def counted(service: Service, work: Callable[[], Awaitable[None]]) -> Cost
 
     def switch(on: bool) -> Callable[[Any], None]:
         def in_the_writer(record: Any) -> None:
-            connection = record._group.connection.connection.dbapi_connection
+            connection = record._batch.connection.connection.dbapi_connection
             connection.set_trace_callback(cost.statements.append if on else None)
             connection.set_progress_handler(step if on else None, 10)
             sys.setprofile(called if on else None)
@@ -68,12 +69,12 @@ async def counted(service: Service, work: Callable[[], Awaitable[None]]) -> Cost
 async def search(service: Service, name: str, count: int, reports: int) -> None:
     for _ in range(count):
         ask = Ask(worker_id="w", request_id=f"request-{next(_requests)}")
-        (trial,) = (await workers.ask_study(service, name, ask))["trials"]
+        (trial,) = (await worker_calls.ask_study(service, name, ask))["trials"]
         number = trial["number"]
         for step in range(reports):
             report = Reports.model_validate({"attempt": 1, "reports": [{"step": step, "value": number + step / 10}]})
-            await workers.report(service, name, number, report)
-        await workers.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[float(number)]))
+            await worker_calls.report(service, name, number, report)
+        await worker_calls.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[float(number)]))
 
 
 async def study_of(service: Service, name: str, sampler: str, pruner: str, history: int) -> None:

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import clearing_away, studies, trials, workers
+from hpo_service.operations import asking, clearing_away, known_workers, studies, trials
 from hpo_service.operations.calls import Ask, Enqueue, Import, Release, Reports, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store.deletion import Deletion
 from hpo_service.tuning.storage import RecordStorage
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 TABLES = ("hpo_studies", "hpo_rounds", "hpo_trials", "hpo_attempts", "hpo_reports", "hpo_answers", "hpo_tests")
@@ -56,16 +57,16 @@ async def filled(service: Service, name: str) -> None:
     await trials.enqueue(
         service, name, Enqueue.model_validate({"request_id": request_id(), "trials": [{"params": {}}]})
     )
-    for ask in (workers.ask_study(service, name, asking()), workers.ask_any(service, asking(), only=[name])):
+    for ask in (worker_calls.ask_study(service, name, asked()), asking.ask_any(service, asked(), only=[name])):
         (given,) = (await ask)["trials"]
         report = Reports.model_validate({"attempt": 1, "reports": [{"step": 1, "value": 1, "metrics": {"a": 1}}]})
-        await workers.report(service, name, given["number"], report)
-    await workers.release(service, name, given["number"], Release(attempt=1))
-    (given,) = (await workers.ask_study(service, name, asking()))["trials"]
-    await workers.tell(service, name, given["number"], Tell(attempt=2, state="COMPLETE", values=[0.5]))
+        await worker_calls.report(service, name, given["number"], report)
+    await worker_calls.release(service, name, given["number"], Release(attempt=1))
+    (given,) = (await worker_calls.ask_study(service, name, asked()))["trials"]
+    await worker_calls.tell(service, name, given["number"], Tell(attempt=2, state="COMPLETE", values=[0.5]))
 
 
-def asking(request: str | None = None) -> Ask:
+def asked(request: str | None = None) -> Ask:
     return Ask(worker_id="w", request_id=request or request_id())
 
 
@@ -98,7 +99,7 @@ def test_a_deleted_study_is_gone_at_once_for_everybody_and_its_rows_later(opened
             await studies.read(opened, "mine")
         page, _ = await studies.page(opened, None, 0, 10)
         assert [study["name"] for study in json.loads(page)] == ["other"]
-        found, _ = await workers.page(opened, "", 10)
+        found, _ = await known_workers.page(opened, "", 10)
         assert [(worker["worker_id"], worker["trials"]) for worker in found] == [("w", 0)]
         by_state, _ = opened.database.read(lambda record: record.counts_by_state())
         assert sum(by_state.values()) == 0
@@ -130,16 +131,16 @@ def test_the_name_is_free_at_once_and_the_new_study_keeps_its_own(opened: Servic
 def test_a_request_of_any_study_that_was_answered_by_a_deleted_one_is_a_new_one(opened: Service) -> None:
     async def again() -> None:
         await create(opened, "mine", objective={"kind": "mine"})
-        first = await workers.ask_any(opened, asking("once"))
-        assert await workers.ask_any(opened, asking("once")) == first
+        first = await asking.ask_any(opened, asked("once"))
+        assert await asking.ask_any(opened, asked("once")) == first
         await studies.delete(opened, "mine", force=True)
-        assert await workers.ask_any(opened, asking("once")) == {"trials": []}
+        assert await asking.ask_any(opened, asked("once")) == {"trials": []}
         await create(opened, "mine", objective={"kind": "mine", "other": True})
-        second = await workers.ask_any(opened, asking("once"))
+        second = await asking.ask_any(opened, asked("once"))
         assert second["trials"][0]["objective"] == {"kind": "mine", "other": True}
-        assert await workers.ask_any(opened, asking("once")) == second
+        assert await asking.ask_any(opened, asked("once")) == second
         await clearing_away.clear_all(opened)
-        assert await workers.ask_any(opened, asking("once")) == second
+        assert await asking.ask_any(opened, asked("once")) == second
 
     asyncio.run(again())
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import exchange, studies
+from hpo_service.operations import studies
 from hpo_service.operations.service import Service
-from hpo_service.store import writer
-from hpo_service.store.database import Database
+from hpo_service.store import batch_runner, write_scheduler
 
 CALLERS, CALLS = 4, 200
 
@@ -20,13 +19,13 @@ CALLERS, CALLS = 4, 200
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of the groups that have run."""
     ran: list[int] = []
-    run_group = writer.Writer._run_group
+    run_group = batch_runner.BatchRunner.run
 
     def noted(self: Any, calls: Any, **how: Any) -> Any:
         ran.append(len(calls))
         return run_group(self, calls, **how)
 
-    monkeypatch.setattr(writer.Writer, "_run_group", noted)
+    monkeypatch.setattr(batch_runner.BatchRunner, "run", noted)
     return ran
 
 
@@ -60,7 +59,8 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
     opened = []
 
     def open_it(seconds: float) -> Service:
-        monkeypatch.setattr(Database, "commit_seconds", seconds)
+        taken = property(lambda _: seconds, lambda *_: None)
+        monkeypatch.setattr(batch_runner.BatchRunner, "commit_seconds", taken, raising=False)
         opened.append(Service(f"sqlite:///{tmp_path / 'hpo.db'}"))
         return opened[-1]
 
@@ -72,7 +72,7 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
 def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together(
     service_with_commits_of, sizes, monkeypatch
 ):
-    monkeypatch.setattr(exchange, "GATHERING_SECONDS", 5.0)
+    monkeypatch.setattr(write_scheduler, "GATHERING_SECONDS", 5.0)
     asyncio.run(two_halves(service_with_commits_of(0.009)))
     assert len(sizes) < 1.1 * CALLS
     assert sizes.count(CALLERS) > 0.9 * CALLS
@@ -86,7 +86,7 @@ def test_callers_that_take_longer_than_a_commit_are_not_waited_for(service_with_
 def test_a_caller_that_does_not_come_again_holds_up_the_others_for_a_moment_only(
     service_with_commits_of, sizes, monkeypatch
 ):
-    monkeypatch.setattr(exchange, "GATHERING_SECONDS", 0.05)
+    monkeypatch.setattr(write_scheduler, "GATHERING_SECONDS", 0.05)
 
     async def one_leaves(service: Service) -> None:
         await create(service)

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -15,13 +16,14 @@ import sqlalchemy as sa
 
 from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import one_round_trip, writer
+from hpo_service.store import one_round_trip
+from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
-from hpo_service.store.writing_record import Group
+from hpo_service.store.write_batch import WriteBatch
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -45,13 +47,13 @@ def other(postgres_url: str, service: Service) -> Iterator[psycopg.Connection[An
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which calls have run."""
     names: list[str] = []
-    run_one = writer.Writer._run_one
+    run_one = BatchRunner._run_call
 
     def noted(self: Any, group: Any, call: Any) -> Any:
         names.append(threading.current_thread().name)
         return run_one(self, group, call)
 
-    monkeypatch.setattr(writer.Writer, "_run_one", noted)
+    monkeypatch.setattr(BatchRunner, "_run_call", noted)
     return names
 
 
@@ -79,13 +81,13 @@ def begun(service: Service, work: Any, request_id: str | None = None, name: str 
 async def asked(service: Service, request_id: str | None = None, name: str = "mine") -> list[int]:
     """Ask, and return the numbers of the trials."""
     ask = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
-    look = await begun(service, workers.ask_work(service, name, ask), ask.request_id, name)
+    look = await begun(service, partial(asking.look_in_study, service, name, ask), ask.request_id, name)
     return [trial["number"] for trial in look.answer["trials"]]
 
 
 def told(service: Service, number: int) -> asyncio.Future[Any]:
     tell = Tell(attempt=1, state="COMPLETE", values=[0.5])
-    return begun(service, workers.tell_work(service, "mine", number, tell))
+    return begun(service, workers.on_trial(service, "tell", "mine", number, tell).transaction)
 
 
 def complete(other: psycopg.Connection[Any]) -> int:
@@ -130,7 +132,7 @@ def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ra
 
 
 def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch):
-    sent = Group.sent
+    sent = WriteBatch.sent
 
     def slowly(self: Any) -> Any:
         time.sleep(4 * LATE_SECONDS)
@@ -139,7 +141,7 @@ def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch
     async def slow() -> list[int]:
         await study(service)
         ran.clear()
-        monkeypatch.setattr(Group, "sent", slowly)
+        monkeypatch.setattr(WriteBatch, "sent", slowly)
         return await asked(service)
 
     assert asyncio.run(slow()) == [2]
@@ -150,7 +152,7 @@ def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch
 def test_a_group_that_went_ahead_of_a_clock_that_was_put_forward_or_back_runs_again(service, ran, seconds):
     async def put_forward_or_back() -> list[int]:
         await study(service)
-        clock = service.database._memory.database_clock
+        clock = service.database._cache.database_clock
         clock._shown += seconds
         clock._last += seconds
         ran.clear()
@@ -239,7 +241,7 @@ def test_a_group_whose_event_loop_has_ended_lands_when_the_service_is_closed(pos
     async def left_in_flight() -> None:
         await study(service)
         answer = told(service, 0)
-        while service.database._writer._flight is None:
+        while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         assert not answer.done()
 
@@ -269,7 +271,7 @@ def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
 
 def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
     rounds, sizes = 20, []
-    run_ahead = writer.Writer._run_ahead
+    run_ahead = BatchRunner.run_ahead
 
     def noted(self: Any, calls: Any) -> Any:
         sizes.append(len(calls))
@@ -281,9 +283,9 @@ def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
 
     async def two_and_two() -> None:
         await study(service)
-        monkeypatch.setattr(writer.Writer, "_run_ahead", noted)
+        monkeypatch.setattr(BatchRunner, "run_ahead", noted)
         first = [asyncio.create_task(keep_asking()) for _ in range(2)]
-        while service.database._writer._flight is None:
+        while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         await asyncio.gather(*first, keep_asking(), keep_asking())
 

@@ -7,16 +7,17 @@ import itertools
 import sqlite3
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
-from hpo_service.store import pending, writer
+from hpo_service.store import batch_runner, lanes, pending_rows
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -39,7 +40,9 @@ async def asked(service: Service, *, light: bool = True, name: str = "mine") -> 
         else:
             answer.set_result([trial["number"] for trial in look.answer["trials"]])
 
-    service.begin(workers.ask_work(service, name, ask), [name], done, light=light, request_id=ask.request_id)
+    service.begin(
+        partial(asking.look_in_study, service, name, ask), [name], done, light=light, request_id=ask.request_id
+    )
     found: list[int] = await answer
     return found
 
@@ -48,20 +51,20 @@ async def asked(service: Service, *, light: bool = True, name: str = "mine") -> 
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which groups have run."""
     ran: list[str] = []
-    run_group = writer.Writer._run_group
+    run_group = batch_runner.BatchRunner.run
 
     def noted(self: Any, calls: Any, **how: Any) -> Any:
         ran.append(threading.current_thread().name)
         return run_group(self, calls, **how)
 
-    monkeypatch.setattr(writer.Writer, "_run_group", noted)
+    monkeypatch.setattr(batch_runner.BatchRunner, "run", noted)
     return ran
 
 
 @pytest.fixture
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commits take ten times as long, and are quick all the same."""
-    monkeypatch.setattr(writer, "QUICK_COMMIT_SECONDS", 10 * writer.QUICK_COMMIT_SECONDS)
+    monkeypatch.setattr(lanes, "QUICK_COMMIT_SECONDS", 10 * lanes.QUICK_COMMIT_SECONDS)
 
 
 async def until_light(service: Service, threads: list[str]) -> None:
@@ -120,7 +123,7 @@ def test_while_another_holds_the_files_lock_the_event_loop_goes_on(service, tmp_
 
 
 def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "LOCKED_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
 
     async def locked() -> None:
         await study(service)
@@ -138,21 +141,21 @@ def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monk
 def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_again(
     service, threads, busy_machine, monkeypatch
 ):
-    commit = pending.commit
+    commit = pending_rows.commit
 
     def slow(connection: Any) -> None:
-        time.sleep(6 * writer.QUICK_COMMIT_SECONDS)
+        time.sleep(6 * lanes.QUICK_COMMIT_SECONDS)
         commit(connection)
 
     async def slow_and_quick_again() -> None:
         await study(service)
         await until_light(service, threads)
-        monkeypatch.setattr(pending, "commit", slow)
+        monkeypatch.setattr(pending_rows, "commit", slow)
         threads.clear()
         for _ in range(3):
             await asked(service)
         assert threads == ["MainThread", "writer", "writer"]
-        monkeypatch.setattr(pending, "commit", commit)
+        monkeypatch.setattr(pending_rows, "commit", commit)
         await until_light(service, threads)
         assert threads[-1] == "MainThread"
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, tuners, workers
-from hpo_service.operations.calls import Ask, Reports, Tell
+from hpo_service.operations import studies, tuners
+from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import writing_record
+from hpo_service.store import study_cache
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 KIB = 2**10
@@ -26,24 +27,26 @@ async def create(service: Service, name: str, **fields: Any) -> None:
 
 async def ask(service: Service, name: str) -> int:
     asked = Ask(worker_id="w", request_id=f"r{next(_requests)}")
-    (trial,) = (await workers.ask_study(service, name, asked))["trials"]
+    (trial,) = (await worker_calls.ask_study(service, name, asked))["trials"]
     number: int = trial["number"]
     return number
 
 
 async def report(service: Service, name: str, number: int, steps: range, kib: int) -> None:
     some = [{"step": step, "value": 0.5, "metrics": {"text": "x" * (kib * KIB)}} for step in steps]
-    await workers.report(service, name, number, Reports.model_validate({"attempt": 1, "reports": some}))
+    await worker_calls.report(service, name, number, Reports.model_validate({"attempt": 1, "reports": some}))
 
 
 async def tell(service: Service, name: str, number: int, kib: int) -> Any:
     metrics = {"text": "x" * (kib * KIB)}
-    return await workers.tell(service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5], metrics=metrics))
+    return await worker_calls.tell(
+        service, name, number, Tell(attempt=1, state="COMPLETE", values=[0.5], metrics=metrics)
+    )
 
 
 def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing_record, "MOST_BYTES", 400 * KIB)
-    memory = service.database._memory
+    monkeypatch.setattr(study_cache, "MOST_BYTES", 400 * KIB)
+    memory = service.database._cache
 
     async def work() -> None:
         for name in ("a", "b", "c", "d"):
@@ -53,7 +56,7 @@ def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, mon
                 await report(service, name, number, range(3), kib=10)
                 await tell(service, name, number, kib=10)
                 assert memory.weight <= 400 * KIB
-                assert memory.weight == sum(mirror.weight for mirror in memory.mirrors.values())
+                assert memory.weight == sum(mirror.weight for mirror in memory.studies.values())
         assert list(memory.ids)[-1] == "d"
         assert "a" not in memory.ids  # the least recently written
         # a repeated tell of a trial that is not in memory any more is answered as the first time
@@ -63,8 +66,8 @@ def test_all_mirrors_together_take_no_more_than_they_shall(service: Service, mon
 
 
 def test_one_study_alone_lets_go_of_its_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing_record, "MOST_BYTES", 100 * KIB)
-    memory = service.database._memory
+    monkeypatch.setattr(study_cache, "MOST_BYTES", 100 * KIB)
+    memory = service.database._cache
 
     async def work() -> Any:
         await create(service, "a")
@@ -80,7 +83,7 @@ def test_one_study_alone_lets_go_of_its_own(service: Service, monkeypatch: pytes
 
 
 def test_a_refused_call_leaves_the_count_of_bytes_as_it_was(service: Service) -> None:
-    memory = service.database._memory
+    memory = service.database._cache
 
     async def work() -> None:
         await create(service, "a")
@@ -88,8 +91,8 @@ def test_a_refused_call_leaves_the_count_of_bytes_as_it_was(service: Service) ->
         await report(service, "a", number, range(3), kib=10)
         before = memory.weight
         with pytest.raises(Exception, match="does not hold"):
-            await workers.report(service, "a", number, Reports.model_validate({"attempt": 7, "reports": []}))
-        await workers.heartbeat(service, "a", number, workers.Heartbeat(attempt=1))
+            await worker_calls.report(service, "a", number, Reports.model_validate({"attempt": 7, "reports": []}))
+        await worker_calls.heartbeat(service, "a", number, Heartbeat(attempt=1))
         assert memory.weight == before
 
     asyncio.run(work())

@@ -11,10 +11,11 @@ from collections.abc import Awaitable
 from typing import Any
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, trials, workers
+from hpo_service.operations import studies, trials
 from hpo_service.operations.calls import Ask, Import, Reports, Tell
 from hpo_service.operations.service import Service
-from hpo_service.store import mirror
+from hpo_service.store import study_cache
+from tests import worker_calls
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
@@ -57,12 +58,12 @@ async def imported(service: Service, first: int, count: int) -> dict[str, Any]:
 async def searched(service: Service, count: int) -> None:
     for _ in range(count):
         ask = Ask(worker_id="w", request_id=request_id())
-        (trial,) = (await workers.ask_study(service, "mine", ask))["trials"]
+        (trial,) = (await worker_calls.ask_study(service, "mine", ask))["trials"]
         number = trial["number"]
         for step in range(REPORTS):
             report = {"attempt": 1, "reports": [{"step": step, "value": number + step / 100}]}
-            await workers.report(service, "mine", number, Reports.model_validate(report))
-        await workers.tell(service, "mine", number, Tell(attempt=1, state="COMPLETE", values=[float(number)]))
+            await worker_calls.report(service, "mine", number, Reports.model_validate(report))
+        await worker_calls.tell(service, "mine", number, Tell(attempt=1, state="COMPLETE", values=[float(number)]))
 
 
 async def bytes_kept(before: Awaitable[None], work: Awaitable[None]) -> int:
@@ -93,7 +94,7 @@ def test_an_imported_trial_with_ten_reports_takes_less_than_a_kib(service):
 
 
 def test_a_trial_that_was_asked_for_reported_and_told_takes_less_than_a_kib(service, monkeypatch):
-    monkeypatch.setattr(mirror, "JUST_FINISHED", 16)  # so many are kept whole
+    monkeypatch.setattr(study_cache, "JUST_FINISHED", 16)  # so many are kept whole
 
     async def kept() -> int:
         await study(service, "random")
@@ -121,9 +122,9 @@ def test_a_repeated_ask_is_answered_as_the_first_time(service):
     async def both() -> tuple[Any, Any]:
         await study(service, "random")
         ask = Ask(worker_id="w", request_id="once")
-        first = await workers.ask_study(service, "mine", ask)
+        first = await worker_calls.ask_study(service, "mine", ask)
         await searched(service, 2)
-        return first, await workers.ask_study(service, "mine", ask)
+        return first, await worker_calls.ask_study(service, "mine", ask)
 
     first, again = asyncio.run(both())
     assert again == first

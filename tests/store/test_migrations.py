@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import command
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Release, Tell
 from hpo_service.operations.resources import attempt_resource, study_resource
 from hpo_service.operations.service import Service
@@ -17,6 +17,7 @@ from hpo_service.store import schema
 from hpo_service.store.engine import database_url as url_of
 from hpo_service.store.engine import writing_engine
 from hpo_service.store.record import Record
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
@@ -33,19 +34,21 @@ async def search(service: Service) -> None:
     numbers = iter(range(100))
 
     async def ask() -> tuple[int, int]:
-        (trial,) = (await workers.ask_study(service, "mine", Ask(worker_id="w", request_id=str(next(numbers)))))[
+        (trial,) = (await worker_calls.ask_study(service, "mine", Ask(worker_id="w", request_id=str(next(numbers)))))[
             "trials"
         ]
         return trial["number"], trial["attempt"]
 
     await ask()
-    await workers.release(service, "mine", 0, Release(attempt=1))
+    await worker_calls.release(service, "mine", 0, Release(attempt=1))
     for _ in range(2):
         number, attempt = await ask()
-        await workers.tell(service, "mine", number, Tell(attempt=attempt, state="COMPLETE", values=[float(number)]))
+        await worker_calls.tell(
+            service, "mine", number, Tell(attempt=attempt, state="COMPLETE", values=[float(number)])
+        )
     await ask()
     await ask()
-    await workers.release(service, "mine", 2, Release(attempt=1))
+    await worker_calls.release(service, "mine", 2, Release(attempt=1))
 
 
 async def shown(service: Service) -> Any:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import TrialState
-from hpo_service.operations import studies, workers
+from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Heartbeat
 from hpo_service.operations.reaper import begin, reap_once
 from hpo_service.operations.service import Service
@@ -28,6 +28,7 @@ from hpo_service.store.outages import (
     Uptime,
 )
 from hpo_service.store.tables import outages, servers
+from tests import worker_calls
 
 DAY = 86_400.0
 
@@ -88,7 +89,7 @@ def with_a_trial(server: Service) -> Service:
     spec = {"name": "mine", "search_space": SPACE, "lease_seconds": LEASE, "limits": {"attempts": 1}}
     asyncio.run(studies.create(server, StudySpec.model_validate(spec)))
     ask = Ask(worker_id="w", request_id=f"r{next(_requests)}")
-    assert asyncio.run(workers.ask_study(server, "mine", ask))["trials"]
+    assert asyncio.run(worker_calls.ask_study(server, "mine", ask))["trials"]
     return server
 
 
@@ -121,7 +122,7 @@ def test_a_restart_charges_no_lease_with_the_time_before_it(serve, time):
     assert state(server) == TrialState.RUNNING
     time.passes_for(LEASE - 1, server)
     assert state(server) == TrialState.RUNNING
-    assert asyncio.run(workers.heartbeat(server, "mine", 0, Heartbeat(attempt=1)))["should_stop"] is False
+    assert asyncio.run(worker_calls.heartbeat(server, "mine", 0, Heartbeat(attempt=1)))["should_stop"] is False
 
 
 def test_after_a_restart_the_lease_of_a_dead_worker_ends_within_its_duration(serve, time):
@@ -168,8 +169,8 @@ def test_a_clock_that_jumps_is_no_outage(serve, time):
 
 def test_the_first_start_after_an_upgrade_charges_no_lease_with_what_is_not_known(serve, time):
     server = with_a_trial(serve())
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.delete(servers)), None)[1]))
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.delete(outages)), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.delete(servers)), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.delete(outages)), None)[1]))
     server.close()
     time.passes(10 * LEASE)
     assert state(serve()) == TrialState.RUNNING
@@ -194,7 +195,7 @@ def test_few_outages_are_kept(serve, time):
     rows.append(
         {"server_id": "x", "began": time.clock() + 1e6, "ended": time.clock() + 2e6}
     )  # by a clock put back since
-    asyncio.run(server.write(lambda record: (record._db.execute(sa.insert(outages), rows), None)[1]))
+    asyncio.run(server.write(lambda record: (record.sql()._db.execute(sa.insert(outages), rows), None)[1]))
     time.passes(10)
     asyncio.run(server.beat())
     kept = recorded(server)

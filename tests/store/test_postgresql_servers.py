@@ -320,6 +320,6 @@ def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: s
         assert [status for status, _ in told(client)] == [200] * 3
         database = client.app.state.service.database  # type: ignore[attr-defined]
         for _ in range(2):
-            database.write(lambda record: record._group.connection.exec_driver_sql("DEALLOCATE ALL")).result(timeout=30)
+            database.write(lambda record: record._batch.connection.exec_driver_sql("DEALLOCATE ALL")).result(timeout=30)
             assert [status for status, _ in told(client)] == [200] * 3
         assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3

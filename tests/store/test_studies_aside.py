@@ -15,11 +15,12 @@ import pytest
 
 from hpo_service.domain.errors import StudyHeld
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Batch, Heartbeat
 from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -46,7 +47,7 @@ async def create(service: Service, name: str, **fields: Any) -> None:
 
 
 async def ask(service: Service, name: str, worker_id: str = "w") -> Any:
-    return await workers.ask_study(service, name, Ask(worker_id=worker_id, request_id=f"r{next(_requests)}"))
+    return await worker_calls.ask_study(service, name, Ask(worker_id=worker_id, request_id=f"r{next(_requests)}"))
 
 
 async def light_heartbeat(service: Service, name: str) -> Any:
@@ -56,7 +57,9 @@ async def light_heartbeat(service: Service, name: str) -> Any:
     def done(result: Any, error: BaseException | None) -> None:
         answer.set_result(result) if error is None else answer.set_exception(error)
 
-    service.begin(workers.heartbeat_work(service, name, 0, Heartbeat(attempt=1)), [name], done, light=True)
+    service.begin(
+        workers.on_trial(service, "heartbeat", name, 0, Heartbeat(attempt=1)).transaction, [name], done, light=True
+    )
     return await answer
 
 
@@ -140,7 +143,7 @@ def test_who_asks_any_study_is_given_a_trial_of_one_that_nobody_holds(service, o
             await create(service, name, **spec)
         await ask(service, "free")  # the other one has fewer running, and is looked at first
         hold(other, "held")
-        return await workers.ask_any(service, Ask(worker_id="w", request_id="any"))
+        return await asking.ask_any(service, Ask(worker_id="w", request_id="any"))
 
     assert [trial["study"] for trial in asyncio.run(ask_any())["trials"]] == ["free"]
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import studies, workers
+from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Reports, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store import study_lock
 from hpo_service.store.study_lock import CLOCK_SECONDS, LATE_SECONDS, DatabaseClock
+from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -35,18 +36,18 @@ def create(service: Service, sampler: str = "random", pruner: str = "none") -> N
 
 def ask(service: Service, request_id: str | None = None) -> int:
     body = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
-    (trial,) = asyncio.run(workers.ask_study(service, "mine", body))["trials"]
+    (trial,) = asyncio.run(worker_calls.ask_study(service, "mine", body))["trials"]
     number: int = trial["number"]
     return number
 
 
 def tell(service: Service, number: int) -> Any:
-    return asyncio.run(workers.tell(service, "mine", number, Tell(attempt=1, state="COMPLETE", values=[0.5])))
+    return asyncio.run(worker_calls.tell(service, "mine", number, Tell(attempt=1, state="COMPLETE", values=[0.5])))
 
 
 def mirror(service: Service) -> Any:
-    memory = service.database._memory
-    return memory.mirrors[memory.ids["mine"]]
+    memory = service.database._cache
+    return memory.studies[memory.ids["mine"]]
 
 
 def test_what_one_server_has_written_the_other_goes_on_from(pair):
@@ -93,7 +94,7 @@ def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner
             server, next_server = servers[turn % len(servers)], servers[(turn + 1) % len(servers)]
             number = ask(server)
             report = {"attempt": 1, "reports": [{"step": 0, "value": (number * 0.37) % 1}]}
-            asyncio.run(workers.report(next_server, "mine", number, Reports.model_validate(report)))
+            asyncio.run(worker_calls.report(next_server, "mine", number, Reports.model_validate(report)))
             tell(server, number)
         assert servers[0].database.read(lambda record: record.study("mine").tally.complete) == 24
         return servers[0].database.read(

@@ -47,7 +47,7 @@ def answer_before_commit() -> None:
     import asyncio
 
     from hpo_service.operations.service import Service
-    from hpo_service.store.writer import Writer
+    from hpo_service.store.lanes import FlightLane, InlineLane
 
     begin = Service.begin
 
@@ -67,7 +67,8 @@ def answer_before_commit() -> None:
         begin(self, answering, studies, lambda *_: None, **how)
 
     Service.begin = hasty  # type: ignore[method-assign]
-    Writer.run_here = lambda self, calls, watch: 0  # type: ignore[method-assign]
+    for lane in (InlineLane, FlightLane):
+        lane.take = lambda self, calls: 0  # type: ignore[attr-defined]
 
 
 def commit_errors_swallowed() -> None:
@@ -87,15 +88,16 @@ def commit_errors_swallowed() -> None:
 
 def forgets_answers() -> None:
     """A repeated ask is a new one."""
-    from hpo_service.operations import workers
+    from hpo_service.operations import asking
 
     first = iter(range(2**62))
-    ask_work = workers.ask_work
+    look = asking.look_in_study
 
-    def forgetful(service: Any, name: str, ask: Any) -> Any:
-        return ask_work(service, name, ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"}))
+    def forgetful(service: Any, name: str, ask: Any, record: Any) -> Any:
+        renamed = ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"})
+        return look(service, name, renamed, record)
 
-    workers.ask_work = forgetful
+    asking.look_in_study = forgetful
 
 
 def replays_refused() -> None:
@@ -230,7 +232,7 @@ def says_nothing() -> None:
 def takes_all_that_comes() -> None:
     """A connection parses requests before their turn, and keeps trailers of any number and size."""
     from hpo_service.api import connections
-    from hpo_service.api.hot_connections import Trailers
+    from hpo_service.api.fast_path import Trailers
 
     connection: Any = connections.BoundedConnection
     for name in ("_is_occupied", "_body_waits", "_weigh"):
@@ -295,7 +297,7 @@ def unbounded_trials() -> None:
     from hpo_service.domain import sizes
     from hpo_service.operations import events, trial_pieces
     from hpo_service.operations.reading_process import ReadingProcess
-    from hpo_service.store import record, trial_reports, writing_record
+    from hpo_service.store import record, study_cache, trial_reports
 
     endless = 2**40
     sizes.REPORT_METRICS = endless
@@ -304,7 +306,7 @@ def unbounded_trials() -> None:
         (record, ("PIECE", "CARRIED_REPORTS")),
         (events, ("CARRIED_REPORTS",)),
         (trial_pieces, ("PIECE", "PAGE")),
-        (writing_record, ("MOST_BYTES",)),
+        (study_cache, ("MOST_BYTES",)),
     ):
         for name in names:
             assert hasattr(module, name)

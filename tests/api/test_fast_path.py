@@ -23,8 +23,9 @@ from starlette.types import Scope as Connection
 
 from hpo_service.api.app import create_app
 from hpo_service.api.connections import Bounds
-from hpo_service.api.hot_connections import HotWay
+from hpo_service.api.fast_path import FastPath
 from hpo_service.domain.key import Scope
+from hpo_service.instruments import group_calls
 from hpo_service.operations.keys import create, revoke
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
@@ -70,7 +71,7 @@ class Served:
 
         async with application.router.lifespan_context(application):
             self.service = application.state.service
-            protocol = Bounds.of(self.settings).protocol(HotWay(application))
+            protocol = Bounds.of(self.settings).protocol(FastPath(application))
             config = uvicorn.Config(seen, log_level="critical", lifespan="off", ws="none", http=protocol)  # type: ignore[arg-type]
             self.server = uvicorn.Server(config)
             self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -181,19 +182,65 @@ def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:
     assert one.code == "not_found"
 
 
+REFUSED = [
+    b"{",
+    b"[]",
+    b"null",
+    b'"w"',
+    b"\xff",
+    b'{"worker_id": "w", "request_id": "nan", "wait_seconds": NaN}',
+    b'{"worker_id": "w", "request_id": "large", "wait_seconds": 1e400}',
+    b'{"worker_id": "w", "request_id": "\\ud800"}',
+    b'{"worker_id": "w", "request_id": "nul", "objectives": ["\\u0000"]}',
+    {"worker_id": "w"},
+    {"worker_id": "w", "request_id": "r", "count": 101},
+    {"worker_id": "w", "request_id": "r", "count": "two"},
+    {"worker_id": "w", "request_id": "r", "extra": 1},
+    {"worker_id": "w", "request_id": "r", "objectives": ["a" * 65, 7, None]},
+    {str(number): number for number in range(20)},
+]
+
+
+@pytest.mark.parametrize("body", REFUSED)
+@pytest.mark.parametrize("call", ["studies/{}/trials:ask", "studies/{}/trials/0:tell", "trials:ask", "trials:batch"])
+def test_a_body_that_breaks_the_rules_is_refused_in_the_same_words_either_way(
+    served: Served, call: str, body: Any
+) -> None:
+    path = "/v1/" + call.format(served.create())
+    one = send(served.connect(), request(path, body))
+    assert not served.reached(path) or "studies" not in path
+    other = send(served.connect(), request(path, body), in_pieces=True)
+    assert one.status in (400, 422)
+    assert (one.status, one.json) == (other.status, other.json)
+
+
+MALFORMED_BATCH = {"calls": [{"study": "s", "number": 0, "call": "tell", "attempt": 1}, {"call": "nothing"}, {}]}
+BATCH = {
+    "calls": [
+        {"study": "nowhere", "number": 0, "call": "heartbeat", "attempt": 1},
+        {"study": "nowhere", "number": 0, "call": "tell", "attempt": 1, "state": "COMPLETE", "values": [0.5]},
+    ]
+}
+
+
+@pytest.mark.parametrize(("body", "status"), [(MALFORMED_BATCH, 422), (BATCH, 207), ({"calls": []}, 200)])
+def test_a_batch_is_answered_the_same_either_way(served: Served, body: Any, status: int) -> None:
+    served.application_saw.clear()
+    one = send(served.connect(), request("/v1/trials:batch", body))
+    assert not served.reached("/v1/trials:batch")
+    other = send(served.connect(), request("/v1/trials:batch", body), in_pieces=True)
+    assert (one.status, one.json) == (other.status, other.json)
+    assert one.status == status
+
+
 @pytest.mark.parametrize(
     ("body", "how", "status"),
     [
-        (b"{", {}, 400),
-        (b'{"worker_id": "w", "request_id": "nan", "wait_seconds": NaN}', {}, 400),
         (b"", {}, 422),
-        ({"worker_id": "w"}, {}, 422),
-        ({"worker_id": "w", "request_id": "r", "count": 101}, {}, 422),
-        ({"worker_id": "w", "request_id": "r", "extra": 1}, {}, 422),
         ({"worker_id": "w", "request_id": "r"}, {"kind": "text/plain"}, 422),
         ({"worker_id": "w", "request_id": "typed"}, {"kind": "application/json; charset=utf-8"}, 200),
-        ({"worker_id": "somebody new", "request_id": "new"}, {}, 200),
         ({"worker_id": "w", "request_id": "old"}, {"version": "1.0"}, 200),
+        (b" " * (2**20 + 1), {}, 413),
     ],
 )
 def test_whatever_is_out_of_the_ordinary_is_the_applications(
@@ -204,6 +251,16 @@ def test_whatever_is_out_of_the_ordinary_is_the_applications(
     answer = send(served.connect(), request(path, body, **how))
     assert answer.status == status, answer.json
     assert served.reached(path)
+
+
+def test_a_worker_not_heard_of_before_is_known_when_it_has_its_answer(served: Served) -> None:
+    path = f"/v1/studies/{served.create()}/trials:ask"
+    new = f"new-{next(_numbers)}"
+    assert send(served.connect(), request(path, {**ask(), "worker_id": new})).status == 200
+    assert not served.reached(path)
+    connection = served.connect()
+    connection.sendall(b"GET /v1/workers?page_size=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert new in [worker["worker_id"] for worker in Answer(connection).json["items"]]
 
 
 @pytest.mark.parametrize("header", ["Connection: close", "Expect: 100-continue"])
@@ -229,7 +286,7 @@ def test_requests_sent_one_behind_the_other_are_answered_in_their_order(served: 
     assert numbers == [0, 1, 2, 3]
 
 
-def test_an_ask_that_finds_nothing_waits_in_the_application(served: Served) -> None:
+def test_an_ask_that_finds_nothing_waits_where_it_came_and_looks_no_more_than_once(served: Served) -> None:
     connection, other = served.connect(), served.connect()
     name = served.create(connection)
     assert send(connection, request(f"/v1/studies/{name}:pause", {})).status == 200
@@ -237,11 +294,29 @@ def test_an_ask_that_finds_nothing_waits_in_the_application(served: Served) -> N
     nothing = send(connection, request(path, ask()))
     assert (nothing.json["trials"], nothing.json["study_state"]) == ([], "PAUSED")
     assert not served.reached(path)
+    looked = group_calls.count
     connection.sendall(request(path, ask(wait_seconds=20)))
-    time.sleep(0.3)
-    assert served.reached(path)
+    while not served.service.long_polls:
+        time.sleep(0.01)
+    assert group_calls.count <= looked + 1
     assert send(other, request(f"/v1/studies/{name}:resume", {})).status == 200
     assert len(Answer(connection).json["trials"]) == 1
+    assert not served.reached(path)
+
+
+def test_who_hangs_up_while_waiting_on_the_fast_path_is_given_nothing(served: Served) -> None:
+    connection, other = served.connect(), served.connect()
+    name = served.create(connection, limits={"trials": 1})
+    assert send(connection, request(f"/v1/studies/{name}:pause", {})).status == 200
+    path = f"/v1/studies/{name}/trials:ask"
+    connection.sendall(request(path, ask(wait_seconds=20)))
+    while not served.service.long_polls:
+        time.sleep(0.01)
+    connection.close()
+    while served.service.long_polls:
+        time.sleep(0.01)
+    assert send(other, request(f"/v1/studies/{name}:resume", {})).status == 200
+    assert len(send(other, request(path, ask())).json["trials"]) == 1
 
 
 def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> None:

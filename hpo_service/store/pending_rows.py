@@ -6,20 +6,17 @@ The statements go to the driver as they are; through SQLAlchemy's compiler each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, Trial
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import as_sqlalchemy, commit
-from hpo_service.store.mirror import Mirror
 from hpo_service.store.rows import (
     NEVER_CHANGED,
     STUDY_COUNTERS,
@@ -32,6 +29,7 @@ from hpo_service.store.rows import (
 from hpo_service.store.trial_reports import KeptReport
 
 TrialKey = tuple[int, int]  # study id, number
+KnownId = Callable[[int, int], int | None]
 AttemptKey = tuple[int, int, int]
 # worker, started, ended, how; None: it was none, but the time until the first one
 EndedAttempt = tuple[str | None, float | None, float, AttemptEnd | None]
@@ -40,18 +38,20 @@ _CHANGING = len(TRIAL_COLUMNS) - len(NEVER_CHANGED)
 MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
 
 
-@dataclass
-class Pending:
-    """What the group's calls have changed and not yet written."""
+class PendingRows:
+    """What calls have changed and not yet written."""
 
-    studies: dict[int, Study] = field(default_factory=dict)
-    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
-    new_trials: dict[TrialKey, Trial] = field(default_factory=dict)
-    trials: dict[TrialKey, Trial] = field(default_factory=dict)
-    reports: dict[tuple[int, int, int], KeptReport] = field(default_factory=dict)
-    # None: the attempt goes on after all, or its end is the trial's.
-    ended: dict[AttemptKey, EndedAttempt | None] = field(default_factory=dict)
-    answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
+    __slots__ = ("answers", "ended", "new_trials", "reports", "rounds", "studies", "trials")
+
+    def __init__(self) -> None:
+        self.studies: dict[int, Study] = {}
+        self.rounds: dict[tuple[int, int], Round] = {}
+        self.new_trials: dict[TrialKey, Trial] = {}
+        self.trials: dict[TrialKey, Trial] = {}
+        self.reports: dict[tuple[int, int, int], KeptReport] = {}
+        # None: the attempt goes on after all, or its end is the trial's.
+        self.ended: dict[AttemptKey, EndedAttempt | None] = {}
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
 
     def _all(self) -> Iterable[dict[Any, Any]]:
         return (
@@ -64,48 +64,60 @@ class Pending:
             self.answers,
         )
 
-    def copy(self) -> list[dict[Any, Any]]:
-        return [dict(rows) for rows in self._all()]
+    def add(self, later: PendingRows) -> None:
+        """Take what a later call has changed."""
+        self.studies.update(later.studies)
+        self.new_trials.update(later.new_trials)
+        for key, trial in later.trials.items():
+            (self.new_trials if key in self.new_trials else self.trials)[key] = trial
+        if later.rounds:
+            self.rounds.update(later.rounds)
+        if later.reports:
+            self.reports.update(later.reports)
+        if later.ended:
+            self.ended.update(later.ended)
+        if later.answers:
+            self.answers.update(later.answers)
 
-    def restore(self, copied: Sequence[dict[Any, Any]]) -> None:
-        for rows, before in zip(self._all(), copied, strict=True):
-            rows.clear()
-            rows.update(before)
-
-    def commit(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
-        """Write all that waits and commit the transaction, on PostgreSQL in one round trip."""
+    def commit(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
+        """Write all that waits and commit the transaction, on PostgreSQL in one round trip. Return the new ids."""
         if connection.dialect.name == "sqlite" or connection.in_transaction() or self.others_need_ids():
-            self.flush(connection, mirrors)
+            ids = self.flush(connection, known)
             commit(connection)
-            return
-        answers = one_round_trip.run(connection, [*self.statements(mirrors), ("COMMIT", ())])
-        self.were_written(answers, mirrors)
+            return ids
+        answers = one_round_trip.run(connection, [*self.statements(known), ("COMMIT", ())])
+        return self.were_written(answers)
 
-    def statements(self, mirrors: dict[int, Mirror]) -> list[one_round_trip.Statement]:
+    def statements(self, known: KnownId) -> list[one_round_trip.Statement]:
         """All that waits, for PostgreSQL, unless others need ids."""
         sql = _STATEMENTS["postgresql"]
         inserts = [_insert(sql, part) for part in self._parts()]
-        return inserts + [(text, row) for text, rows in self._rest(sql, {}, mirrors) for row in rows]
+        return inserts + [(text, row) for text, rows in self._rest(sql, {}, known) for row in rows]
 
-    def were_written(self, answers: Sequence[one_round_trip.Rows], mirrors: dict[int, Mirror]) -> None:
-        """Take the answers to these statements."""
+    def were_written(self, answers: Sequence[one_round_trip.Rows]) -> dict[TrialKey, int]:
+        """Take the answers to these statements; return the new ids."""
+        ids: dict[TrialKey, int] = {}
         for rows in answers[: len(self._parts())]:
-            _take_ids(rows, {}, mirrors)
+            _take_ids(rows, ids)
         self._forget()
+        return ids
 
-    def flush(self, connection: sa.Connection, mirrors: dict[int, Mirror]) -> None:
-        """Write all that waits, in the order of the foreign keys."""
+    def flush(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
+        """Write all that waits, in the order of the foreign keys. Return the ids of the new trials.
+
+        known: the id of a trial that was written before.
+        """
+        ids: dict[TrialKey, int] = {}
         if not any(self._all()):
-            return
+            return ids
         sql = _STATEMENTS[connection.dialect.name]
         cursor = connection.connection.cursor()
-        ids: dict[TrialKey, int] = {}
         try:
             for part in self._parts():
                 cursor.execute(*_insert(sql, part))
-                _take_ids(cursor.fetchall(), ids, mirrors)
+                _take_ids(cursor.fetchall(), ids)
             with _in_one_go(connection):
-                for text, rows in self._rest(sql, ids, mirrors):
+                for text, rows in self._rest(sql, ids, known):
                     if len(rows) == 1:
                         cursor.execute(text, rows[0])
                     else:
@@ -115,6 +127,7 @@ class Pending:
         finally:
             cursor.close()
         self._forget()
+        return ids
 
     def _forget(self) -> None:
         for rows in self._all():
@@ -131,16 +144,14 @@ class Pending:
         return any(key[:2] in self.new_trials for rows in (self.reports, self.ended) for key in rows)
 
     def _rest(
-        self, sql: _Statements, ids: dict[TrialKey, int], mirrors: dict[int, Mirror]
+        self, sql: _Statements, ids: dict[TrialKey, int], known: KnownId
     ) -> Iterator[tuple[str, list[Sequence[Any]]]]:
         """All but the new trials: each statement with the rows of its values."""
 
         def id_of(study_id: int, number: int) -> int:
-            known = ids.get((study_id, number))
-            if known is None:
-                known = mirrors[study_id].trials[number].id
-            assert known is not None
-            return known
+            found = ids.get((study_id, number)) or known(study_id, number)
+            assert found is not None
+            return found
 
         if self.trials:
             yield (
@@ -183,14 +194,10 @@ def _insert(sql: _Statements, part: Sequence[tuple[TrialKey, Trial]]) -> tuple[s
     return sql.insert_trials(len(part)), cells
 
 
-def _take_ids(rows: Iterable[Sequence[Any]], ids: dict[TrialKey, int], mirrors: dict[int, Mirror]) -> None:
+def _take_ids(rows: Iterable[Sequence[Any]], ids: dict[TrialKey, int]) -> None:
     """rows: id, study and number of each new trial."""
-    for row in rows:
-        key, study_id, number = map(int, row)
-        ids[study_id, number] = key
-        kept = mirrors[study_id].trials if study_id in mirrors else {}
-        if number in kept:
-            kept[number] = altered(kept[number], id=key)
+    for key, study_id, number in rows:
+        ids[int(study_id), int(number)] = int(key)
 
 
 def _in_one_go(connection: sa.Connection) -> AbstractContextManager[Any]:

@@ -1,74 +1,39 @@
-"""What the writer keeps in memory of a study that is being worked on, so that a hot call reads nothing from SQL.
+"""What the writer keeps in memory of the studies that are being worked on, so that a worker's call reads no SQL.
 
-A mirror holds the study's row, its rounds, and the trials that run or have just finished, with their reports. It is
-true as long as nobody else has written the study: on SQLite nobody can; on PostgreSQL the revision is compared under
-the lock. What a call changed in it is undone when the call is refused; all is forgotten when a commit fails.
+Of a study that is its row, its rounds, and the trials that run or have just finished, with their reports. It is true as
+long as nobody else has written the study: on SQLite nobody can; on PostgreSQL the revision is compared under the lock.
+Calls change it when they are kept (`transaction.py`); all is forgotten when a commit fails.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from hpo_service.domain.altered import altered
 from hpo_service.domain.outage import Outage
-from hpo_service.domain.sizes import size_of
+from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Trial, TrialState
+from hpo_service.store.outages import KnownOutages, Uptime
 from hpo_service.store.rows import with_counts
-from hpo_service.store.trial_reports import KeptReport, TrialReports
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+from hpo_service.store.study_lock import DatabaseClock
+from hpo_service.store.trial_reports import TrialReports
 
 # Finished trials stay as long as somebody may ask for them again: a repeated tell, a look at the result.
 JUST_FINISHED = 256
 BYTES_A_TRIAL = 1024  # without what may be large
+MOST_STUDIES = 500
+MOST_BYTES = 64 * MIB  # of all studies together
 # As objects, JSON takes some four times the memory that it takes as text; a model's ranges and choices some ten times.
 OBJECTS, MODELS = 4, 10
 
 
-_ABSENT: Any = object()
-
-
-class Undo:
-    """What has to be put back when the call is refused."""
-
-    def __init__(self) -> None:
-        self._steps: list[tuple[Any, Any, Any]] = []  # a dict (or TrialReports), a key, what it held
-
-    def set(self, kept: dict[K, V], key: K, value: V) -> None:
-        self._steps.append((kept, key, kept.get(key, _ABSENT)))
-        kept[key] = value
-
-    def put(self, kept: TrialReports, step: int, report: KeptReport) -> None:
-        self._steps.append((kept, step, kept.get(step, _ABSENT)))
-        kept[step] = report
-
-    def pop(self, kept: dict[K, V], key: K) -> None:
-        if key in kept:
-            self._steps.append((kept, key, kept.pop(key)))
-
-    def mark(self) -> int:
-        return len(self._steps)
-
-    def run_to(self, mark: int = 0) -> None:
-        while len(self._steps) > mark:
-            kept, key, before = self._steps.pop()
-            if before is _ABSENT:
-                kept.pop(key, None)
-            else:
-                kept[key] = before
-
-    def clear(self) -> None:
-        self._steps.clear()
-
-
 @dataclass
-class Mirror:
+class CachedStudy:
     study: Study
     rounds: dict[int, Round]
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -84,9 +49,9 @@ class Mirror:
     weights: dict[int, int] = field(default_factory=dict)
     uncounted: set[int] = field(default_factory=set)
 
-    def keep(self, trial: Trial, undo: Undo) -> None:
+    def keep(self, trial: Trial) -> None:
         """Take the trial as it now is."""
-        undo.set(self.trials, trial.number, trial)
+        self.trials[trial.number] = trial
         self.uncounted.add(trial.number)
         if trial.state.is_finished:
             self.finished.append(trial.number)
@@ -95,13 +60,17 @@ class Mirror:
             self.earliest = min(self.earliest, lease.expires_at)
             self.latest = max(self.latest, lease.expires_at)
 
+    def drop_reports(self, number: int) -> None:
+        self.reports.pop(number, None)
+        self.uncounted.add(number)
+
     def take_over(self, study: Study, changed: list[Trial]) -> None:
         """Take what another server has made of the study, and the trials that it has changed."""
         self.taken_over = (self.study.revision, study.revision, changed)
         self.study = study
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
         for trial in changed:
-            self.keep(altered(trial, weight=size_of(trial.metrics)) if trial.metrics else trial, Undo())
+            self.keep(altered(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
             self.reports.pop(trial.number, None)
 
     def forget_old(self) -> None:
@@ -163,3 +132,70 @@ class Mirror:
         self.latest = max((lease.expires_at for _, lease in held), default=-math.inf)
         over = [trial for trial, lease in held if lease.is_expired(now, missed)]
         return sorted(over, key=lambda trial: trial.number)
+
+
+class StudyCache:
+    """What one server's writer remembers between transactions. Only the writer's thread touches it."""
+
+    def __init__(self) -> None:
+        self.studies: OrderedDict[int, CachedStudy] = OrderedDict()  # the least recently written one first
+        self.weight = 0  # of all of them
+        self.ids: dict[str, int] = {}
+        self.draining: frozenset[str] | None = None
+        self.draining_read_at = 0.0
+        self.database_clock = DatabaseClock()
+        self.uptime = Uptime()
+        self.outages: KnownOutages | None = None
+        self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
+
+    def meet_others(self, name: str) -> None:
+        """Another server has written the study."""
+        self._others_wrote.pop(name, None)
+        self._others_wrote[name] = time.monotonic()  # the latest is the last
+        while len(self._others_wrote) > MOST_STUDIES:
+            del self._others_wrote[next(iter(self._others_wrote))]
+
+    def has_met_others(self, name: str, seconds: float) -> bool:
+        """Whether another server was met with in the study so lately."""
+        return time.monotonic() - self._others_wrote.get(name, -math.inf) <= seconds
+
+    def trial_id(self, study_id: int, number: int) -> int | None:
+        """Under which id the trial was inserted, where that is known."""
+        cached = self.studies.get(study_id)
+        trial = None if cached is None else cached.trials.get(number)
+        return None if trial is None else trial.id
+
+    def take_ids(self, ids: Mapping[tuple[int, int], int]) -> None:
+        """ids: of trials that were just inserted, by study and number."""
+        for (study_id, number), key in ids.items():
+            cached = self.studies.get(study_id)
+            if cached is not None and number in cached.trials:
+                cached.trials[number] = altered(cached.trials[number], id=key)
+
+    def forget(self, study_id: int) -> None:
+        cached = self.studies.pop(study_id, None)
+        if cached is not None:
+            self.weight -= cached.weight
+            self.ids.pop(cached.study.name, None)
+
+    def forget_study(self, name: str) -> None:
+        if name in self.ids:
+            self.forget(self.ids[name])
+
+    def forget_all(self) -> None:
+        self.studies.clear()
+        self.weight = 0
+        self.ids.clear()
+        self.draining = None
+
+    def committed(self, touched: Iterable[int]) -> None:
+        for study_id in touched:
+            if study_id in self.studies:
+                cached = self.studies[study_id]
+                cached.forget_old()
+                self.weight += cached.count()
+                self.studies.move_to_end(study_id)
+        while len(self.studies) > MOST_STUDIES or (self.weight > MOST_BYTES and len(self.studies) > 1):
+            self.forget(next(iter(self.studies)))
+        if self.weight > MOST_BYTES:
+            self.weight -= next(iter(self.studies.values())).lighten(self.weight - MOST_BYTES)

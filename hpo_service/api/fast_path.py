@@ -1,12 +1,14 @@
-"""A connection that answers hot calls itself: no task, no way through the layers, one write an answer.
+"""The fast path: a connection answers workers' calls itself, without the layers of the application.
 
-A request takes this way only when all of it is here at once, nothing else is under way on its connection, and the
-caller shows a key that admits it. Every other one goes uvicorn's way to the application.
+The same table, models and operations (`worker_calls.py`) for a third of the processor time (docs/decisions/0015). A
+request takes this way only when all of it is here at once, nothing else is under way on its connection, and the caller
+shows a key that opens it. Every other one goes uvicorn's way to the application, and so does one that meets a fault.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -16,17 +18,24 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from httptools import HttpParserUpgrade
+from pydantic import ValidationError
+from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from hpo_service.api import metrics, page_guard, request_heads, request_log
+from hpo_service.api import metrics, page_guard, request_heads, request_log, worker_calls
 from hpo_service.api.door import Admission
-from hpo_service.api.hot_calls import JSON_TYPE, Answer, HotCall, HotCalls
+from hpo_service.api.http import LARGEST_BODY, strict_json
 from hpo_service.api.one_protocol import Parser
+from hpo_service.api.problems import problem_of, refused_body
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.api.streams import BREAK_OFF
+from hpo_service.api.worker_calls import Found, OnStudy
+from hpo_service.domain.errors import HpoError, Unavailable
+from hpo_service.domain.key import Key
+from hpo_service.operations.service import Done
 
+JSON_TYPE = (b"content-type", b"application/json")
 _AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closed without the end of the data being said
 
 
@@ -41,14 +50,13 @@ class Trailers(list[tuple[bytes, bytes]]):
             raise request_heads.too_many("trailers")
 
 
-class HotWay:
+class FastPath:
     """What the connections of a server share."""
 
     def __init__(self, application: FastAPI) -> None:
+        self.state = application.state
         self.access_log: bool = application.state.access_log
-        self.calls = HotCalls(application.state)
         self.admission: Admission | None = application.state.admission
-        self.routes = {r.name: r.path for r in application.state.routes if isinstance(r, APIRoute)}
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -59,25 +67,58 @@ class HotWay:
             self._default_lines = header_lines((*default_headers, *ON_EVERY_ANSWER))
         return self._default_lines
 
+    def begin(self, cycle: FastCycle, done: Done) -> None:
+        """Begin a call that is all here. done: takes its answer or the error, at once or later in the event loop."""
+        call, study, number = cycle.found
+        try:
+            document = strict_json(cycle.content)
+            body = call.body.model_validate(document)
+        except HpoError as error:
+            done(None, error)
+        except ValidationError as error:
+            found = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
+            done(None, refused_body(found, document))
+        else:
+            service, caller_left = self.state.service, partial(self._caller_left, cycle)
+            if isinstance(call, OnStudy):
+                assert study is not None
+                call.begin(service, study, number, body).begin(service, done, caller_left)
+            else:
+                only = None if cycle.key is None else cycle.key.studies
+                service.go_on(call.answer(service, body, only, caller_left), done)
+
+    async def _caller_left(self, cycle: FastCycle) -> bool:
+        """Whether whoever waits has hung up, or his key opens nothing any more."""
+        if cycle.disconnected or cycle.key is None or self.admission is None:
+            return cycle.disconnected
+        keyring = self.admission.keyring()
+        if not keyring.is_valid():
+            with contextlib.suppress(Unavailable):
+                await keyring.refreshed()
+        return cycle.disconnected or not keyring.still_has(cycle.key)
+
 
 class _Nobody:
-    """Stands where uvicorn wakes the application of a request: a hot call has none."""
+    """Stands where uvicorn wakes the application of a request: a call on the fast path has none."""
 
     def set(self) -> None: ...
 
 
-class HotCycle:
-    """A hot call under way, where uvicorn looks for the cycle of a request and its response."""
+class FastCycle:
+    """A call on the fast path, where uvicorn looks for the cycle of a request and its response.
 
-    __slots__ = ("began", "call", "content", "disconnected", "keep_alive", "response_complete", "scope", "url")
+    key: that it has shown; None where nobody is asked for one.
+    """
+
+    __slots__ = ("began", "content", "disconnected", "found", "keep_alive", "key", "response_complete", "scope", "url")
 
     more_body = False
     response_started = False
     message_event = _Nobody()
 
-    def __init__(self, call: HotCall, url: bytes, scope: Any) -> None:
-        self.call, self.url, self.scope = call, url, scope
-        self.content = bytearray()
+    def __init__(self, found: Found, url: bytes, scope: Any, key: Key | None) -> None:
+        self.found, self.url, self.scope, self.key = found, url, scope, key
+        self.content = b""
         self.began = time.perf_counter()
         self.disconnected = False
         self.keep_alive = True
@@ -93,14 +134,14 @@ class RequestTransport:
         self.close = close
 
 
-class HotConnection(HttpToolsProtocol):
-    def __init__(self, way: HotWay | None, *arguments: Any, **options: Any) -> None:
-        """way: none where every request goes to the application."""
+class FastPathConnection(HttpToolsProtocol):
+    def __init__(self, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
+        """fast_path: None where every request goes to the application."""
         super().__init__(*arguments, **options)
         self.parser: Parser = Parser(self)
-        self.way = way
+        self.fast_path = fast_path
         self.app_state = {**self.app_state, BREAK_OFF: self._break_off}
-        self._arriving: HotCycle | None = None
+        self._arriving: FastCycle | None = None
         self._trailers = Trailers()
         self._checked: list[tuple[bytes, bytes]] | None = None  # of the last request
         self._is_own_page = False  # what they say, where nobody is asked for a key
@@ -139,11 +180,9 @@ class HotConnection(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
         self._check_head()
-        call = HotCall.of(self.url) if self.way is not None else None
-        if call is None or not self._is_ordinary() or not self._admits(call):
+        found = worker_calls.find(self.url) if self.fast_path is not None and self._is_ordinary() else None
+        if found is None or not self._takes_fast_path(found):
             self._begin_ordinary()
-        else:
-            self._arriving = HotCycle(call, self.url, self.scope)
         self.headers = self._trailers
 
     def _check_head(self) -> None:
@@ -177,12 +216,14 @@ class HotConnection(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.reads_an_offer:
             return
         cycle, self._arriving = self._arriving, None
-        if cycle is None or self.way is None:
+        if cycle is None or self.fast_path is None:
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn says so only while there is no answer
             return
         self.cycle = cycle  # type: ignore[assignment]
-        if not self.way.calls.begin(cycle.call, bytes(cycle.content), partial(self._answer, cycle)):
+        if 0 < len(cycle.content) <= LARGEST_BODY:
+            self.fast_path.begin(cycle, partial(self._answer, cycle))
+        else:
             self._to_application(cycle, more_body=False)
 
     def _is_ordinary(self) -> bool:
@@ -197,49 +238,63 @@ class HotConnection(HttpToolsProtocol):
             and JSON_TYPE in self.headers
         )
 
-    def _admits(self, call: HotCall) -> bool:
-        assert self.way is not None
-        if self.way.admission is None:
-            return self._is_own_page
-        return self.way.admission.admits(self.scope, call.study)
+    def _takes_fast_path(self, found: Found) -> bool:
+        """Whether the caller may make this call; then it is under way."""
+        assert self.fast_path is not None
+        key, admission = None, self.fast_path.admission
+        if admission is None:
+            if not self._is_own_page:
+                return False
+        elif (key := admission.admitted(self.scope, found.study)) is None:
+            return False
+        self._arriving = FastCycle(found, self.url, self.scope, key)
+        return True
 
-    def _answer(self, cycle: HotCycle, answer: Answer | None) -> None:
-        if answer is None:
+    def _answer(self, cycle: FastCycle, result: Any, error: BaseException | None) -> None:
+        """result: an answer, or a status and JSON."""
+        if error is None:
+            status, body = result if isinstance(result, tuple) else (200, to_json(result))
+            head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        elif isinstance(error, HpoError):
+            response = problem_of(error)
+            status, head, body = response.status_code, header_lines(response.raw_headers), bytes(response.body)
+        else:
             self._to_application(cycle, more_body=False)
             return
-        assert self.way is not None
+        assert self.fast_path is not None
         cycle.response_complete = True
-        route = self.way.routes[cycle.call.route]
+        route = cycle.found.call.path
         seconds = time.perf_counter() - cycle.began
-        metrics.count(route, "POST", answer.status, seconds)
+        metrics.count(route, "POST", status, seconds)
         request_id = request_log.id_of(cycle.scope["headers"])
-        if answer.status >= 500 or self.way.access_log:
-            self._log(cycle, answer, request_id, route, seconds)
+        if status >= 500 or self.fast_path.access_log:
+            self._log(cycle, status, body, request_id, seconds)
         if cycle.disconnected or self.transport.is_closing():
             return
         lines = (
-            STATUS_LINE[answer.status],
-            self.way.lines(self.server_state.default_headers),
-            header_lines(answer.headers),
-            b"x-request-id: %s\r\n" % request_id,
-            b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
-            answer.body,
+            STATUS_LINE[status],
+            self.fast_path.lines(self.server_state.default_headers),
+            head,
+            b"x-request-id: ",
+            request_id,
+            b"\r\n\r\n" if cycle.keep_alive else b"\r\nconnection: close\r\n\r\n",
+            body,
         )
         self.transport.write(b"".join(lines))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def _log(self, cycle: HotCycle, answer: Answer, request_id: bytes, route: str, seconds: float) -> None:
-        assert self.way is not None
+    def _log(self, cycle: FastCycle, status: int, body: bytes, request_id: bytes, seconds: float) -> None:
+        assert self.fast_path is not None
         scope = {**cycle.scope, "method": "POST", "raw_path": cycle.url}
-        if answer.status >= 500:
+        if status >= 500:
             said = request_log.context(scope, request_id)
-            request_log.failed(scope, route, answer.status, answer.body, seconds, said=said)
-        if self.way.access_log:
-            request_log.accessed(scope, request_id, answer.status, seconds, len(answer.body))
+            request_log.failed(scope, cycle.found.call.path, status, body, seconds, said=said)
+        if self.fast_path.access_log:
+            request_log.accessed(scope, request_id, status, seconds, len(body))
 
-    def _to_application(self, cycle: HotCycle, *, more_body: bool) -> None:
+    def _to_application(self, cycle: FastCycle, *, more_body: bool) -> None:
         """Give it the request, as uvicorn would have done from the beginning."""
         if cycle.disconnected:
             return

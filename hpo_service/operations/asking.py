@@ -1,0 +1,235 @@
+"""Asks for trials: a look, and where it finds nothing and the caller can wait, another one when there is reason to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import sqlalchemy.exc
+
+from hpo_service.domain.errors import Fault, Invalid, StudyHeld
+from hpo_service.domain.sealed_test import BUILT_IN
+from hpo_service.domain.trial import TrialState
+from hpo_service.operations.calls import Ask, NextAsk
+from hpo_service.operations.resources import (
+    Json,
+    granted_test,
+    granted_trial,
+    with_objectives,
+    without_objectives,
+)
+from hpo_service.operations.service import Service
+from hpo_service.operations.study_call import CallerLeft, StudyCall, never
+from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.waiting import AnyStudy, Waiter
+from hpo_service.store.record import Record
+from hpo_service.store.study_lock import ask_call
+from hpo_service.store.transaction import Transaction
+
+FEW_TO_ASK = 16  # studies
+CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look for a trial found. final: waiting on would change nothing."""
+
+    answer: Json
+    final: bool
+
+
+def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
+    """Ask one study for trials of any objective."""
+    look = partial(look_in_study, service, name, ask)
+    began = time.monotonic()
+
+    def finish(caller_left: CallerLeft, found: Look) -> Json | Coroutine[Any, Any, Json]:
+        may_wait = not found.final and ask.wait_seconds > 0 and not service.leaving
+        if not may_wait and service.knows(ask.worker_id):
+            return found.answer
+        # Entered at once: whatever changes from here on, after the look, wakes this caller.
+        waiting = _Waiting(service, ask, name, began, caller_left)
+        return waiting.until_found(found, lambda: service.write(look, [name]))
+
+    return StudyCall(name, look, ask.request_id, finish)
+
+
+async def ask_any(
+    service: Service, ask: Ask, caller_left: CallerLeft = never, only: Collection[str] | None = None
+) -> Json:
+    """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
+    awaited = AnyStudy.of(ask.objectives, only)
+
+    def asked_before(record: Record) -> tuple[Any, bool]:
+        service.heard_of(ask.worker_id, record.now)
+        return _answered_before(record, ask.request_id), record.is_draining(ask.worker_id)
+
+    async def look() -> Look:
+        remembered, draining = await asyncio.to_thread(service.database.read, asked_before)
+        if remembered is not None:
+            return _remembered(remembered, only)
+        if draining:
+            return Look({"trials": [], "drain": True}, final=True)
+        async for name in _to_ask(service, awaited):
+            if name in service.database.studies_aside:
+                continue
+            with contextlib.suppress(StudyHeld):  # the next one may have something, too
+                found = await _write_once(service, name, partial(_ask_one_of_any, service, name, ask, only))
+                if found.final:
+                    return found
+        return Look({"trials": []}, final=False)
+
+    waiting = _Waiting(service, ask, awaited, time.monotonic(), caller_left)
+    return await waiting.until_found(None, look)
+
+
+class _Waiting:
+    """An ask among those that wait. It enters before it looks, so that nothing that happens meanwhile is missed."""
+
+    def __init__(
+        self, service: Service, ask: Ask, awaited: str | AnyStudy, began: float, caller_left: CallerLeft
+    ) -> None:
+        self._service, self._ask, self._caller_left = service, ask, caller_left
+        self._deadline = began + ask.wait_seconds
+        self._entered = ExitStack()
+        self._waiter: Waiter = self._entered.enter_context(service.asks.entered(awaited, ask.worker_id, ask.request_id))
+
+    async def until_found(self, found: Look | None, look: Callable[[], Awaitable[Look]]) -> Json:
+        """Look again when there is reason to; at the end of the time once more, whatever has happened.
+
+        found: by a look just before.
+        """
+        with self._entered:
+            while True:
+                if found is None:
+                    self._waiter.begin_to_look()
+                    found = await look()
+                await self._service.save_new_worker(self._ask.worker_id)
+                if found.final or self._deadline <= time.monotonic() or self._service.leaving:
+                    break
+                # Who has hung up while waiting shall not be given a trial that nobody trains.
+                if await self._has_left_while_waiting():
+                    break
+                found = None
+            self._waiter.was_served = bool(found.answer["trials"])
+        return found.answer
+
+    async def _has_left_while_waiting(self) -> bool:
+        """Wait until there is reason to look, or the time is over; a caller who goes, or whose key does, is noticed."""
+        self._service.watch.begin()
+        self._service.long_polls += 1
+        try:
+            while not self._waiter.is_awake and (left := self._deadline - time.monotonic()) > 0:
+                await self._waiter.wait(min(left, CALLER_LOOKED_AT_SECONDS))
+                if await self._caller_left():
+                    return True
+            return await self._caller_left()
+        finally:
+            self._service.long_polls -= 1
+
+
+async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
+    """Studies that may have something to give, fewest running first: a few, and more as long as these have nothing."""
+    tried: set[str] = set()
+    few = FEW_TO_ASK
+    while True:
+        running = await service.studies_to_ask(awaited, few)
+        while untried := [name for name in running if name not in tried]:
+            name = min(untried, key=running.__getitem__)
+            running[name] += 1  # those who look at the same time go to others
+            tried.add(name)
+            yield name
+        if len(running) < few:
+            return
+        few *= 16
+
+
+async def _write_once(service: Service, name: str, look: Callable[[Transaction], Look]) -> Look:
+    """Write; when another server has answered the same request in this moment, read its answer."""
+    try:
+        return await service.write(look, [name])
+    except sqlalchemy.exc.IntegrityError:
+        return await service.write(look, [name])
+
+
+def look_in_study(service: Service, name: str, ask: NextAsk, record: Transaction) -> Look:
+    """Look for trials in one study, inside a transaction."""
+    study = record.study(name)
+    remembered = record.answer(ask_call(study.id), ask.request_id)
+    if remembered is not None:
+        return Look(with_objectives(remembered, [study]), final=True)
+    service.heard_of(ask.worker_id, record.now)
+    return give(service.work_on(record, study), ask)
+
+
+def give(work: StudyWork, ask: NextAsk) -> Look:
+    """Give out what is asked for, and remember it."""
+    record = work.record
+    draining = record.is_draining(ask.worker_id)
+    given = [] if draining else work.give(ask.count, ask.worker_id)
+    study = work.settle()
+    answer: Json = {
+        "trials": [granted_trial(study, trial) for trial in given],
+        "study_state": study.state,
+    }
+    if draining:
+        answer["drain"] = True
+    if given:
+        record.remember_answer(study, ask_call(study.id), ask.request_id, without_objectives(answer))
+    return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
+
+
+def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: Transaction) -> Look:
+    nothing = Look({"trials": []}, final=False)
+    remembered = _answered_before(record, ask.request_id)
+    if remembered is not None:
+        return _remembered(remembered, only)
+    study = record.find_study(name)
+    if study is None:
+        return nothing
+    service.heard_of(ask.worker_id, record.now)
+    work = service.work_on(record, study)
+    given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
+    if not given and study.sealed:
+        given = _give_test(work, ask)
+    study = work.settle()
+    if not given:
+        return nothing
+    answer = {"trials": given}
+    record.remember_answer(study, "ask", ask.request_id, without_objectives(answer))
+    return Look(answer, final=True)
+
+
+def _answered_before(record: Record | Transaction, request_id: str) -> Json | None:
+    """What the first form of ask has answered, unless the study of it was deleted meanwhile."""
+    answer = record.answer("ask", request_id)
+    study = None if answer is None else record.study_answered("ask", request_id)
+    return None if answer is None or study is None else with_objectives(answer, [study])
+
+
+def may_see(only: Collection[str] | None, study: str) -> bool:
+    return only is None or study in only
+
+
+def _remembered(answer: Json, only: Collection[str] | None) -> Look:
+    """The answer once more, unless it gave out trials of a study that this caller may not see."""
+    if not all(may_see(only, trial["study"]) for trial in answer["trials"]):
+        raise Invalid([Fault("/request_id", "another caller has used it; draw a new one for each ask")])
+    return Look(answer, final=True)
+
+
+def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
+    if ask.objectives is not None and BUILT_IN not in ask.objectives:
+        return []
+    test = work.record.sql().test(work.study)
+    if test is None or test.holding.state is not TrialState.WAITING:
+        return []
+    holding = test.holding.give_out(work.record.now, work.study.spec.lease_seconds)
+    given = work.change_test(test, holding, worker_id=ask.worker_id)
+    return [granted_test(work.study, given, work.record.trial(work.study, given.number))]

@@ -1,0 +1,31 @@
+"""The workers that were ever heard of: listed, and sent home."""
+
+from __future__ import annotations
+
+from hpo_service.operations.resources import Json, worker_resource
+from hpo_service.operations.service import Service
+from hpo_service.store.record import Record
+from hpo_service.store.transaction import Transaction
+
+
+async def page(service: Service, after: str, size: int) -> tuple[list[Json], str | None]:
+    """Return up to `size` workers after that id, and the id to go on after."""
+
+    def look(record: Record) -> tuple[list[Json], str | None]:
+        found = record.workers(after, size + 1)
+        more = len(found) > size
+        return [worker_resource(worker) for worker in found[:size]], found[size - 1].worker_id if more else None
+
+    await service.save_seen_workers()
+    return await service.read_all(look)
+
+
+async def drain(service: Service, worker_id: str) -> Json:
+    def in_transaction(record: Transaction) -> Json:
+        record.drain_worker(worker_id)
+        return worker_resource(record.sql().worker(worker_id))
+
+    await service.save_seen_workers()
+    drained = await service.write(in_transaction)
+    service.asks.drain([worker_id])
+    return drained

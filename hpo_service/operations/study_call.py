@@ -1,0 +1,52 @@
+"""A call on one study that one transaction answers: what workers do all day, however their calls come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hpo_service.operations.resources import Json
+from hpo_service.operations.service import Done, Service, set_answer
+from hpo_service.store.transaction import Transaction
+
+CallerLeft = Callable[[], Awaitable[bool]]
+
+
+async def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyCall:
+    """transaction: what the call does, and returns as its answer. request_id: of an ask.
+
+    light: whether it needs nothing but what is in memory, where the study does.
+
+    finish: takes a way to see whether the caller has left, and what the transaction returned, right after the commit
+    and in the event loop. It returns the answer, or a coroutine that has it later.
+    """
+
+    study: str
+    transaction: Callable[[Transaction], Any]
+    request_id: str | None = None
+    finish: Callable[[CallerLeft, Any], Json | Coroutine[Any, Any, Json]] | None = None
+    light: bool = True
+
+    def begin(self, service: Service, answered: Done, caller_left: CallerLeft = never) -> None:
+        """Begin the call. answered: takes the answer and None, or None and the error, later in the event loop."""
+        service.begin(
+            self.transaction,
+            (self.study,),
+            answered,
+            light=self.light and service.is_light(self.study),
+            request_id=self.request_id,
+            finish=None if self.finish is None else partial(self.finish, caller_left),
+        )
+
+    async def answer(self, service: Service, caller_left: CallerLeft = never) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.begin(service, partial(set_answer, answer), caller_left)
+        return await answer

@@ -1,0 +1,234 @@
+"""Runs batches on the writer's one connection, one batch at a time, in whatever thread has the turn."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from hpo_service.domain.errors import Unavailable
+from hpo_service.store.database_file import DatabaseFile
+from hpo_service.store.engine import (
+    Clock,
+    begin,
+    database_errors_translated,
+    is_lock_timeout,
+    is_locked,
+    one_line,
+)
+from hpo_service.store.group_notes import GroupNotes
+from hpo_service.store.one_round_trip import NotThisSession
+from hpo_service.store.studies_aside import refusal
+from hpo_service.store.study_cache import StudyCache
+from hpo_service.store.study_lock import MustWait, StudiesHeld
+from hpo_service.store.transaction import Transaction
+from hpo_service.store.write_batch import WriteBatch
+from hpo_service.store.write_call import Outcome, Parts, Work, WriteCall, Written, asked_for, failed
+
+CONNECTION_IDLE_SECONDS = 1.0
+LOCKED_PATIENCE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.005
+
+Undone = Callable[[Collection[int]], None]
+
+
+class Locked(Exception):
+    """Somebody else holds the file's lock, and it was not to be waited for."""
+
+
+class BatchRunner:
+    """turn: to be held by whoever runs a batch, until its calls have their outcomes.
+
+    is_wanted: by the writer's thread, which would not get it between two batches of the event loop.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, undone: Undone
+    ) -> None:
+        """clock: None is the database's own. file: SQLite's, which has to be in its place before anything is
+        acknowledged. undone: told the ids of studies of which something was shown that has not come to be.
+        """
+        self.engine = engine
+        self.is_shared = engine.dialect.name != "sqlite"  # other servers may write the same database
+        self.turn = threading.Lock()
+        self.is_wanted = False
+        self.commit_seconds = 0.0  # what a commit takes, on the average of the last few
+        self.notes = GroupNotes()
+        self._cache = cache
+        self._clock = clock
+        self._file = file
+        self._undone = undone
+        self._connection: sa.Connection | None = None
+        self._used_at = 0.0
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.is_wanted or self.turn.locked()
+
+    def run(self, calls: Sequence[WriteCall], *, patient: bool) -> Written:
+        """Run them in one transaction. patient: whether to wait for the file's lock; else raise Locked.
+
+        Raise StudiesHeld.
+        """
+        batch = None
+        try:
+            with database_errors_translated(), self._transaction(patient) as connection:
+                has_begun = time.perf_counter()
+                batch = WriteBatch(connection, self._cache, self._clock, shared=self.is_shared)
+                batch.lock(*asked_for(calls))
+                outcomes = [self._run_call(batch, call) for call in calls]
+                began = time.perf_counter()
+                batch.commit()
+                took = time.perf_counter() - began
+                self.commit_seconds += 0.2 * (took - self.commit_seconds)
+                if self._file is not None:
+                    self._file.check()
+        except (Locked, StudiesHeld):
+            raise
+        except NotThisSession:
+            self.forget(batch)
+            return self.run(calls, patient=True)
+        except BaseException as error:
+            self.forget(batch)
+            if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
+                # One call's rows were refused at the end: each by itself, so that only that one is refused.
+                return self._each_alone(calls)
+            self.notes.failed(calls, error)
+            return failed(calls, error)
+        self.notes.committed(calls, has_begun, took, len(calls))
+        return Written(calls, outcomes)
+
+    def _each_alone(self, calls: Sequence[WriteCall]) -> Written:
+        written = []
+        for call in calls:
+            try:
+                written.append(self.run([call], patient=True))
+            except StudiesHeld:
+                written.append(failed([call], refusal(call.studies)))
+        return Written(calls, [outcome for one in written for outcome in one.outcomes])
+
+    def run_ahead(self, calls: Sequence[WriteCall]) -> tuple[WriteBatch, list[Outcome]] | None:
+        """Run them, on what is known and without a lock, until one needs something of the database.
+
+        Return the batch, which is to be sent, and the outcomes of those before; None where the first one does.
+        """
+        connection = self._connection_at_hand()
+        if connection is None:
+            return None
+        batch = WriteBatch(connection, self._cache, self._clock, shared=True, goes_ahead=True)
+        outcomes: list[Outcome] = []
+        try:
+            batch.lock(*asked_for(calls))
+            for call in calls:
+                outcomes.append(self._run_call(batch, call))  # noqa: PERF401 - those before one that fails are kept
+        except MustWait:
+            pass
+        except BaseException:
+            self.forget(batch)
+            raise
+        return (batch, outcomes) if outcomes else None
+
+    def forget(self, batch: WriteBatch | None) -> None:
+        """Nobody can be sure of anything that the batch has changed."""
+        self._cache.forget_all()
+        if batch is not None:
+            self.undo(batch)
+
+    def undo(self, batch: WriteBatch) -> None:
+        if batch.shown:
+            self._undone(batch.shown)
+
+    def _run_call(self, batch: WriteBatch, call: WriteCall) -> Outcome:
+        if isinstance(call.work, Parts):
+            parts = [self._run_work(batch, call, part) for part in call.work]
+            return Outcome(parts, None, [change for part in parts for change in part.changes])
+        return self._run_work(batch, call, call.work)
+
+    def _run_work(self, batch: WriteBatch, call: WriteCall, work: Work) -> Outcome:
+        transaction = Transaction(batch, call.draws)
+        try:
+            result = work(transaction)
+        except BaseException as error:
+            self._refuse(transaction, error)
+            if not isinstance(error, Exception):
+                raise
+            if is_lock_timeout(error) and transaction.has_savepoint:
+                return Outcome(None, Unavailable(f"somebody else holds what the call needs: {one_line(error)}"))
+            return Outcome(None, error)
+        transaction.keep()
+        return Outcome(result, None, transaction.changes)
+
+    def _refuse(self, transaction: Transaction, error: BaseException) -> None:
+        """Raise the error where nobody in this batch can be sure of anything: the connection, or the disk."""
+        if transaction.shown:
+            self._undone(transaction.shown)
+        refuses_rows = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
+        waited = is_lock_timeout(error) and transaction.has_savepoint
+        if isinstance(error, sa.exc.DBAPIError) and not refuses_rows and not waited:
+            raise error
+        transaction.refuse()
+
+    # -- the connection -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self, patient: bool) -> Iterator[sa.Connection]:
+        """One transaction on the connection of the last batch, unless that failed or was long ago.
+
+        From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
+        has not been used for a while goes back there first.
+        """
+        if self._file is not None and self._file.is_gone:
+            self._file.check_all()
+        connection = self._connection_at_hand()
+        if connection is None:
+            self.let_go()
+            self._connection = connection = self.engine.connect()
+            self._used_at = time.monotonic()
+        self._begin(connection, patient)
+        try:
+            yield connection
+        except BaseException:
+            self.let_go()
+            raise
+
+    def _connection_at_hand(self) -> sa.Connection | None:
+        now = time.monotonic()
+        if now - self._used_at > CONNECTION_IDLE_SECONDS or (self.is_shared and self._has_been_ended()):
+            return None
+        self._used_at = now
+        return self._connection
+
+    def _begin(self, connection: sa.Connection, patient: bool) -> None:
+        """The writer's connection itself waits for nobody: a lock that is held is waited for here, in short steps."""
+        deadline = time.monotonic() + LOCKED_PATIENCE_SECONDS
+        while True:
+            try:
+                begin(connection)
+                return
+            except sa.exc.OperationalError as error:
+                if not is_locked(error):
+                    self.let_go()
+                    raise
+                if not patient:
+                    raise Locked from None
+                if time.monotonic() > deadline:
+                    raise
+            self.notes.locked(time.monotonic() - deadline + LOCKED_PATIENCE_SECONDS)
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    def _has_been_ended(self) -> bool:
+        """Whether the database has something to say although nobody asked: that it goes, or has gone."""
+        if self._connection is None:
+            return False
+        heard = select.poll()
+        heard.register(self._connection.connection.dbapi_connection.fileno(), select.POLLIN)  # type: ignore[union-attr]
+        return bool(heard.poll(0))
+
+    def let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,160 @@
+"""A batch: the calls that share one transaction of the database and one fsync, one after the other.
+
+Each call works on a `Transaction` of its own. What it has changed comes here when it is kept, and is dropped when it is
+refused; so a refused call takes nothing of the others along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo_service import instruments
+from hpo_service.domain.outage import Outage
+from hpo_service.domain.trial import AttemptEnd
+from hpo_service.store import one_round_trip
+from hpo_service.store.engine import Clock, database_time, is_lock_timeout
+from hpo_service.store.outages import read_known
+from hpo_service.store.pending_rows import PendingRows
+from hpo_service.store.study_cache import StudyCache
+from hpo_service.store.study_lock import AnswerKey, MustWait, StudyLock
+
+DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
+_DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
+
+
+class WriteBatch:
+    """One transaction of the writer's connection.
+
+    touched: ids of the studies that kept calls have saved; shown: of those of which something outside of the store was
+    shown what is not committed yet.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        cache: StudyCache,
+        clock: Clock | None,
+        *,
+        shared: bool,
+        goes_ahead: bool = False,
+    ) -> None:
+        """clock: None is the database's own. shared: whether other servers may write the same database.
+
+        goes_ahead: without a lock, see StudyLock.
+        """
+        self.cache = cache
+        self.shared = shared
+        self.rows = PendingRows()
+        self.touched: set[int] = set()
+        self.shown: set[int] = set()
+        self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
+        self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
+        self._connection = connection
+        self._clock = clock
+        self._goes_ahead = goes_ahead
+        self._lock: StudyLock | None = None
+        self._now: float | None = None
+        self._outages: tuple[Outage, ...] | None = None
+        self._reads_draining = False
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection, with the studies locked. Raise MustWait."""
+        if self._goes_ahead:
+            raise MustWait
+        return self._connection
+
+    @property
+    def now(self) -> float:
+        """The time for all calls of the batch: read once, after its studies have been locked."""
+        if self._now is None:
+            if self._clock is not None:
+                self._now = self._clock()
+            elif self._lock is not None and self._lock.time is not None:
+                self._now = self._lock.time
+            else:
+                self._now = database_time(self.connection)
+        return self._now
+
+    def time(self) -> float:
+        """The time as it is now: other calls of the batch may have taken long."""
+        return database_time(self.connection) if self._clock is None else self._clock()
+
+    def outages(self) -> tuple[Outage, ...]:
+        """What no lease is charged with, up to now. Raise MustWait."""
+        if self._outages is None:
+            known, uptime = self.cache.outages, self.cache.uptime
+            if known is None or not known.is_fresh():
+                known = self.cache.outages = read_known(self.connection, uptime.server_id)
+            self._outages = known.until(self.now, uptime.outage(self.now))
+        return self._outages
+
+    def is_draining(self, worker_id: str) -> bool:
+        cache = self.cache
+        old = self.shared and abs(self.now - cache.draining_read_at) >= DRAINING_SECONDS
+        if cache.draining is None or old:
+            found = self.connection.exec_driver_sql(_DRAINING[0])
+            cache.draining = frozenset(found.scalars())
+            cache.draining_read_at = self.now
+        return worker_id in cache.draining
+
+    def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
+        """Keep other servers from these studies; requests: (study, request_id) of who asks it. Raise MustWait."""
+        if self.shared and names:
+            self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._goes_ahead)
+            self.verified.update(names)
+
+    def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
+        """Whether it is known what was answered under this key, and what; None: nothing."""
+        if key in self.rows.answers:
+            return True, self.rows.answers[key][1]
+        if self._lock is None or key not in self._lock.asked_before:
+            return False, None
+        return True, self._lock.asked_before[key]
+
+    def trusts(self, name: str) -> bool:
+        return not self.shared or name in self.verified
+
+    def flush(self) -> None:
+        """Write what kept calls have changed, so that SQL sees it. Raise MustWait."""
+        self.cache.take_ids(self.rows.flush(self.connection, self.cache.trial_id))
+
+    def commit(self) -> None:
+        self.cache.take_ids(self.rows.commit(self.connection, self.cache.trial_id))
+        self._committed()
+
+    def sent(self) -> one_round_trip.Sent:
+        """All of a batch that goes ahead, on its way: lock, what its calls have changed, commit. Raise MustWait."""
+        if self._lock is None or self.rows.others_need_ids():
+            raise MustWait
+        self._reads_draining = abs(self.now - self.cache.draining_read_at) >= DRAINING_SECONDS / 2
+        draining = [_DRAINING] if self._reads_draining else []
+        written = self.rows.statements(self.cache.trial_id)
+        statements = [("BEGIN", ()), self._lock.as_known(), *draining, *written, ("COMMIT", ())]
+        return one_round_trip.send(self._connection, statements)
+
+    def arrived(self, sent: one_round_trip.Sent) -> None:
+        """Take the answers to what was sent. Raise OutOfDate when nothing of it was written."""
+        assert self._lock is not None
+        try:
+            _, lock, *answers = sent.received()
+        except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+            self._lock.was_not_so(error)
+        except sa.exc.OperationalError as error:
+            if is_lock_timeout(error):
+                self._lock.was_held(error)
+            raise
+        self._lock.was_as_known(lock)
+        if self._reads_draining:
+            self.cache.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
+            self.cache.draining_read_at = self.now
+        self.cache.take_ids(self.rows.were_written(answers))
+        self._committed()
+
+    def _committed(self) -> None:
+        self.cache.committed(self.touched)
+        if self.lease_ends:
+            instruments.LeaseEnds.count(self.lease_ends.values())
