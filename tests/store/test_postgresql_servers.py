@@ -29,7 +29,12 @@ from hpo_service.store.postgres_server import UnfitDatabase
 from tests.conftest import Postgres
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
-STUDY = {"name": "s", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
+STUDY = {
+    "name": "s",
+    "search_space": SPACE,
+    "sampler": {"name": "random", "seed": 1},
+    "limits": {"failures": None},  # what is told here is FAIL
+}
 TEXT = "Grüße, 雪, 🙂"
 _requests = itertools.count()
 _names = itertools.count()
