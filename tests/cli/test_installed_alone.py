@@ -26,7 +26,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BY_THE_SDK = """
 import sys
 from hpo_service.client import Client, log_uniform, uniform
-from tests.patience import PATIENCE_SECONDS
 
 with Client(sys.argv[1]) as hpo:
     study = hpo.create_study(sys.argv[2] + "-sdk", search_space={"x": uniform(0, 1)}, sampler={"name": "random"})
