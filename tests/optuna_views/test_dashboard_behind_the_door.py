@@ -53,7 +53,6 @@ def host_and_key(tmp_path: Path) -> Iterator[tuple[str, str]]:
 # Chromium reads the descriptor 3 and writes to 4
 AS_3_AND_4 = """
 import fcntl, os, sys
-from tests.patience import PATIENCE_SECONDS
 read, write = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
 os.dup2(read, 3)
 os.dup2(write, 4)
