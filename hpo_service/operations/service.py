@@ -150,12 +150,6 @@ class Service:
         another server has written the same in that moment: now the work finds that and answers it.
         """
 
-        def done_or_again(result: Any, error: BaseException | None) -> None:
-            if isinstance(error, WrittenMeanwhile) and not again:
-                self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
-            else:
-                done(result, error)
-
         def written(outcome: Outcome) -> None:
             result, error, changes = outcome
             self._wake(changes, studies)
@@ -166,9 +160,11 @@ class Service:
                 else:
                     done(answer, None)
             elif isinstance(error, NotReady | InTwo):
-                self.go_on(self._made_ready(work, studies, request_id, error, finish), done_or_again)
+                self.go_on(self._made_ready(work, studies, request_id, error, finish), done)
+            elif isinstance(error, WrittenMeanwhile) and not again:
+                self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
             else:
-                done_or_again(None, error)
+                done(None, error)
 
         self._submit(work, studies, written, light, request_id)
 
@@ -244,9 +240,14 @@ class Service:
         deadline = time.monotonic() + PATIENCE_SECONDS
         async with self.long_draws.turn(study):
             draws: Draws = NO_DRAWS
+            again = False
             while True:
                 try:
                     return await self._written(work, studies, request_id, draws)
+                except WrittenMeanwhile:
+                    if again:
+                        raise
+                    again = True
                 except NotReady as error:
                     if time.monotonic() > deadline:
                         raise too_slow(study) from None

@@ -66,8 +66,7 @@ class StudyWork:
             number, revision = self.study.next_number, self.study.revision + 1
             seed = trial_seed(self.study.spec.sampler.seed or 0, number)
             trial = altered(trial, number=number, seed=seed, revision=revision)
-            self.study = altered(self.study, next_number=number + 1)
-            self._count(trial, None, tally_field(trial.holding))
+            self._count(trial, None, tally_field(trial.holding), next_number=number + 1)
             self._changed[number] = trial
             numbered.append(trial)
             if trial.state is TrialState.WAITING:
@@ -322,7 +321,7 @@ class StudyWork:
             self.next_round()
         self.move_to(state)
         for number in sorted(self._changed_rounds):
-            self._save_round(altered(self._rounds[number], revision=self._next_revision()))
+            self._save_round(altered(self._rounds[number], revision=self.study.revision + 1))
         self._changed_rounds.clear()
         if self.study is not self._as_saved:
             self.record.save_study(self.study)
@@ -343,6 +342,7 @@ class StudyWork:
         if changed.round == self.study.round:
             self.study = altered(
                 self.study,
+                revision=changed.revision,
                 round_trials=changed.trials,
                 round_finished=changed.finished,
                 round_revision=changed.revision,
@@ -350,6 +350,8 @@ class StudyWork:
             if changed.first_trial == self.record.round(self.study, changed.round).first_trial:
                 self.record.count_in_round(self.study, changed)
                 return
+        else:
+            self.study = altered(self.study, revision=changed.revision)
         self.record.save_round(self.study, changed)
 
     def _round_is_over(self) -> bool:
@@ -363,10 +365,10 @@ class StudyWork:
         self.study = altered(self.study, revision=self.study.revision + 1)
         return self.study.revision
 
-    def _count(self, trial: Trial, before: str | None, after: str | None) -> None:
+    def _count(self, trial: Trial, before: str | None, after: str | None, **also: object) -> None:
         """The trial has taken the next revision, and gone from one counter to another."""
         tally = self.study.tally if before == after else self.study.tally.moved(before, after)
-        self.study = altered(self.study, revision=trial.revision, tally=tally)
+        self.study = altered(self.study, revision=trial.revision, tally=tally, **also)
 
 
 def why_paused(failures: Failures) -> str:
