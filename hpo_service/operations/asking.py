@@ -25,11 +25,11 @@ from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall, never
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.waiting import AnyStudy, Waiter
+from hpo_service.operations.watching import FEW_TO_ASK
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
 
-FEW_TO_ASK = 16  # studies
 CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
 
 

@@ -14,12 +14,10 @@ import structlog
 from hpo_service.domain.errors import DrawFailed
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.study import Study
-from hpo_service.store.transaction import Transaction
+from hpo_service.store.write_call import Work
 from hpo_service.tuning.drawing import Drawn
 
 log = structlog.get_logger()
-
-Work = Callable[[Transaction], Any]
 
 
 class Wanted(NamedTuple):

@@ -124,23 +124,23 @@ class StudyWork:
             return []
         if self.tuners.draws_apart(self.study):
             self._check_draws(count)
-        room = Room(self.study, GRANTED)
-        given = self._give_retries(count, worker_id, room)
-        given += self._give_new(count - len(given), worker_id, room)
+        budget = AnswerBudget(self.study, GRANTED)
+        given = self._give_retries(count, worker_id, budget)
+        given += self._give_new(count - len(given), worker_id, budget)
         return given
 
-    def _give_retries(self, count: int, worker_id: str, room: Room) -> list[Trial]:
+    def _give_retries(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
         if not self.study.tally.retries:
             return []
         given = []
         for trial in self.record.sql().retries(self.study, count):
-            if not room.has_place_for(trial):
+            if not budget.has_room_for(trial):
                 break
             self.record.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
-    def _give_new(self, count: int, worker_id: str, room: Room) -> list[Trial]:
+    def _give_new(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
         count = min(count, self._new_trials_left())
         if count <= 0:
             return []
@@ -148,12 +148,12 @@ class StudyWork:
         if self.study.tally.queued:
             for trial in self.record.sql().queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
-                if drawn is None or not room.has_place_for(drawn):
+                if drawn is None or not budget.has_room_for(drawn):
                     return given
                 given.append(self._begin_new(drawn, worker_id))
         while len(given) < count:
             drawn = self._draw(self.study.next_number, None)
-            if drawn is None or not room.has_place_for(drawn):
+            if drawn is None or not budget.has_room_for(drawn):
                 break
             given.append(self._begin_new(drawn, worker_id))
         return given
@@ -380,7 +380,7 @@ def why_paused(failures: Failures) -> str:
     )
 
 
-class Room:
+class AnswerBudget:
     """For the trials that one ask answers: large ones are fewer than were asked for, but never none."""
 
     def __init__(self, study: Study, most_bytes: int) -> None:
@@ -389,7 +389,7 @@ class Room:
         self._trials = 0
         self._objective = 0
 
-    def has_place_for(self, trial: Trial) -> bool:
+    def has_room_for(self, trial: Trial) -> bool:
         self._trials += 1
         if self._trials == 1:
             return True  # as most asks are for one; it need not be measured

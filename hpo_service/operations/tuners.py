@@ -31,7 +31,10 @@ class _Entry:
 
 
 class Tuners:
-    """Used by the one writer only. A tuner that was shown what has not come to be is forgotten."""
+    """Used by whoever has the turn to write, in whatever thread.
+
+    A tuner that was shown what has not come to be is forgotten.
+    """
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()

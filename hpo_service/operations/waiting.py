@@ -59,7 +59,7 @@ class AnyStudy(NamedTuple):
         return self.kinds is None or kind in self.kinds
 
 
-class Room:
+class WaitingList:
     """Those who wait for the same, the first come first."""
 
     def __init__(self) -> None:
@@ -76,8 +76,8 @@ class Room:
 
 class WaitingAsks:
     def __init__(self) -> None:
-        self._of_study: dict[str, Room] = {}
-        self._of_any: dict[AnyStudy, Room] = {}
+        self._of_study: dict[str, WaitingList] = {}
+        self._of_any: dict[AnyStudy, WaitingList] = {}
         self._last: dict[str, Change] = {}  # of the studies that somebody waits for
 
     def __bool__(self) -> bool:
@@ -95,8 +95,10 @@ class WaitingAsks:
     @contextlib.contextmanager
     def entered(self, awaited: str | AnyStudy, worker_id: str, request_id: str) -> Iterator[Waiter]:
         """Enter before looking, so that nothing that happens after the look is missed. awaited: a study by its name."""
-        rooms: dict[str, Room] | dict[AnyStudy, Room] = self._of_study if isinstance(awaited, str) else self._of_any
-        room = rooms.setdefault(awaited, Room())  # type: ignore[arg-type]
+        rooms: dict[str, WaitingList] | dict[AnyStudy, WaitingList] = (
+            self._of_study if isinstance(awaited, str) else self._of_any
+        )
+        room = rooms.setdefault(awaited, WaitingList())  # type: ignore[arg-type]
         waiter = Waiter(worker_id, request_id)
         room.waiters[waiter] = None
         try:
@@ -110,11 +112,11 @@ class WaitingAsks:
             if goes_on:
                 self._pass_on(awaited, room, waiter)
             if not room.waiters:
-                del rooms[awaited]  # type: ignore[arg-type]
+                del lists[awaited]
                 if isinstance(awaited, str):
                     self._last.pop(awaited, None)
 
-    def _pass_on(self, awaited: str | AnyStudy, room: Room, gone: Waiter) -> None:
+    def _pass_on(self, awaited: str | AnyStudy, room: WaitingList, gone: Waiter) -> None:
         """There may be something for the next: one was given something, or was woken for nothing."""
         if isinstance(awaited, AnyStudy):
             room.wake(1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpo_service.operations.service import Service
 
 LOOK_EVERY_SECONDS = 0.5
+
 FEW_TO_ASK = 16  # studies
 
 log = structlog.get_logger()

@@ -69,9 +69,9 @@ async def _batch(
     service: Service, calls: Sequence[BatchCall], refused: Mapping[str, HpoError]
 ) -> list[bytes | HpoError]:
     """refused: the studies whose calls are refused, each with its refusal."""
-    room = _Room()
+    budget = _AnswerBudget()
     made = [call for call in calls if call.study not in refused]
-    parts = Parts(partial(_part, service, call, place, room) for place, call in enumerate(made))
+    parts = Parts(partial(_part, service, call, place, budget) for place, call in enumerate(made))
     written = await service.write_parts(parts, sorted({call.study for call in made})) if made else []
     results = [await _result(service, call, part, of) for call, part, of in zip(made, parts, written, strict=True)]
     answers = iter(results)
@@ -92,19 +92,19 @@ async def _result(service: Service, call: BatchCall, part: Work, outcome: Outcom
     return answer
 
 
-class _Room:
+class _AnswerBudget:
     """For the answers of a batch."""
 
     left = BATCH_ANSWERS
 
 
-def _part(service: Service, call: BatchCall, place: int, room: _Room, record: Transaction) -> bytes:
+def _part(service: Service, call: BatchCall, place: int, budget: _AnswerBudget, record: Transaction) -> bytes:
     if place == 0:
-        room.left = BATCH_ANSWERS  # the parts may run again
+        budget.left = BATCH_ANSWERS  # the parts may run again
     answer = to_json(on_trial(service, call.call, call.study, call.number, call).transaction(record))
-    if len(answer) > room.left:
+    if len(answer) > budget.left:
         raise TooLarge(_BATCH_FULL)
-    room.left -= len(answer)
+    budget.left -= len(answer)
     return answer
 
 

@@ -135,7 +135,7 @@ class CachedStudy:
 
 
 class StudyCache:
-    """What one server's writer remembers between transactions. Only the writer's thread touches it."""
+    """What a server remembers between transactions. Whoever has the turn to write changes it, in whatever thread."""
 
     def __init__(self) -> None:
         self.studies: OrderedDict[int, CachedStudy] = OrderedDict()  # the least recently written one first

@@ -45,8 +45,9 @@ _ANSWERS = (
     "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 )
 _OTHERS_WROTE = "another server has written"  # stands in the error, between words of the server's language
-# Locks, and fails unless the studies are as they are known to be. Nobody can have been answered after these were seen
-# and before the lock without a new revision, so that this may be one statement.
+# Locks, and fails unless the studies are as they are known to be: words that are no number are cast to one (22P02), so
+# that the transaction is aborted, and nothing that follows is written. Nobody can have been answered after these were
+# seen and before the lock without a new revision, so that this may be one statement.
 _LOCK_AS_KNOWN = (
     "WITH locked AS MATERIALIZED (SELECT id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
     "SELECT now, CASE WHEN known <> %s THEN ('{others_wrote}: ' || known)::int "

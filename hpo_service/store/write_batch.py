@@ -52,7 +52,8 @@ class WriteBatch:
         self.shown: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
         self.failure: Exception | None = None  # of what kept calls have changed: no call's that was running
-        self.verified: set[str] = set()  # studies that cannot have been written by another server meanwhile
+        # studies that are locked, or that the batch takes to be as they are known: then its lock finds out at the end
+        self.verified: set[str] = set()
         self._connection = connection
         self._clock = clock
         self._goes_ahead = goes_ahead
@@ -103,7 +104,10 @@ class WriteBatch:
         return worker_id in cache.draining
 
     def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
-        """Keep other servers from these studies; requests: (study, request_id) of who asks it. Raise MustWait."""
+        """Keep other servers from these studies, or look whether the batch may go ahead without; raise MustWait.
+
+        requests: (study, request_id) of who asks it.
+        """
         if self.shared and names:
             self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._goes_ahead)
             self.verified.update(names)

@@ -34,12 +34,12 @@ class WriteScheduler:
         self._loop_lane: LoopLane = (
             FlightLane(runner, self.thread, self._deliver) if runner.is_shared else InlineLane(runner, self._deliver)
         )
-        self._leaving: list[WriteCall] = []
+        self._queued: list[WriteCall] = []
         self._all_light = True
-        self._arrived: deque[Written] = deque()
+        self._done: deque[Written] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
-        self._handing_over = False
+        self._is_giving = False
         self._expected = 0  # so many calls may soon be here
         self._gathering: asyncio.TimerHandle | None = None
         self._gathering_since = 0.0
@@ -50,78 +50,78 @@ class WriteScheduler:
     def submit(self, call: WriteCall) -> None:
         """In the event loop; `call.done` is called there, too."""
         self.waiting += 1
-        if not self._leaving:
+        if not self._queued:
             self._be_in(asyncio.get_running_loop())
-        self._leaving.append(call)
+        self._queued.append(call)
         if not call.light:
             self._all_light = False
-        if len(self._leaving) == self._expected and self._loop is not None:
-            self._loop.call_soon(self._hand_over)
+        if len(self._queued) == self._expected and self._loop is not None:
+            self._loop.call_soon(self._write_queued)
 
     def _be_in(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             self._end_gathering()
             self._loop, self._loop_thread = loop, threading.get_ident()
-        loop.call_soon(self._hand_over)
+        loop.call_soon(self._write_queued)
 
     def _deliver(self, written: Written) -> None:
         """At the end of a batch, in the thread that has run it. Without calls it says only that the turn is over."""
         if written.calls:
-            self._arrived.append(written)
-        if self._handing_over and threading.get_ident() == self._loop_thread:
+            self._done.append(written)
+        if self._is_giving and threading.get_ident() == self._loop_thread:
             return  # who hands over takes it
         if threading.get_ident() == self._loop_thread:
-            self._hand_out()
-        elif (self._arrived or self._leaving) and self._loop is not None:
+            self._batch_is_over()
+        elif (self._done or self._queued) and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                self._loop.call_soon_threadsafe(self._hand_out)
+                self._loop.call_soon_threadsafe(self._batch_is_over)
 
-    def _hand_over(self) -> None:
-        if not self._leaving:
+    def _write_queued(self) -> None:
+        if not self._queued:
             return
         if self._all_light:
-            if len(self._leaving) < self._expected:
+            if len(self._queued) < self._expected:
                 return  # they are handed over when more are here, or have not come
             self._end_gathering()
-            if self._hand_to_loop_lane() or self._runner.is_at_work:
+            if self._give_to_loop_lane() or self._runner.is_at_work:
                 return  # those that are left are handed over when the batch under way has ended
-        calls, self._leaving, self._all_light = self._leaving, [], True
+        calls, self._queued, self._all_light = self._queued, [], True
         try:
             self.thread.put(calls)
         except HpoError as error:
-            self._arrived.append(failed(calls, error))
+            self._done.append(failed(calls, error))
             self._give_answers()
 
-    def _hand_to_loop_lane(self) -> bool:
-        some = self._leaving[:LARGEST_BATCH]  # others shall not have to wait for a crowd
+    def _give_to_loop_lane(self) -> bool:
+        some = self._queued[:LARGEST_BATCH]  # others shall not have to wait for a crowd
         if self.thread.is_closed:
             return False
-        self._handing_over = True
+        self._is_giving = True
         try:
             taken = self._loop_lane.take(some)
         finally:
-            self._handing_over = False
+            self._is_giving = False
         if not taken:
             return False
-        del self._leaving[:taken]
+        del self._queued[:taken]
         self._all_light = taken == len(some)
-        if self._arrived and self._is_worth_gathering():
+        if self._done and self._is_worth_gathering():
             self._gather()
         self._give_answers()
-        if self._leaving and self._loop is not None:
-            self._loop.call_soon(self._hand_over)
+        if self._queued and self._loop is not None:
+            self._loop.call_soon(self._write_queued)
         return True
 
-    def _hand_out(self) -> None:
+    def _batch_is_over(self) -> None:
         """A batch has been written elsewhere, or has come back."""
-        if self._arrived and (self._runner.is_shared or self._is_worth_gathering()):
+        if self._done and (self._runner.is_shared or self._is_worth_gathering()):
             self._gather()
         self._give_answers()
-        self._hand_over()
+        self._write_queued()
 
     def _give_answers(self) -> None:
-        while self._arrived:
-            written = self._arrived.popleft()
+        while self._done:
+            written = self._done.popleft()
             for call, outcome in zip(written.calls, written.outcomes, strict=True):
                 self.waiting -= 1
                 call.done(outcome)
@@ -136,14 +136,14 @@ class WriteScheduler:
         """Let as many come together, for a moment, as are answered now and as are waiting."""
         assert self._loop is not None
         self._end_gathering()
-        calls = sum(len(written.calls) for written in self._arrived) + len(self._leaving)
+        calls = sum(len(written.calls) for written in self._done) + len(self._queued)
         if calls > 1:
             self._expected, self._gathering_since = min(calls, LARGEST_BATCH), time.perf_counter()
-            self._gathering = self._loop.call_later(GATHERING_SECONDS, self._hand_over_gathered)
+            self._gathering = self._loop.call_later(GATHERING_SECONDS, self._write_gathered)
 
-    def _hand_over_gathered(self) -> None:
+    def _write_gathered(self) -> None:
         self._end_gathering()
-        self._hand_over()
+        self._write_queued()
 
     def _end_gathering(self) -> None:
         """All who were expected are here, or the moment is over."""
