@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpo_service.domain.study import Study
 from hpo_service.store.record import Change
@@ -95,12 +95,10 @@ class WaitingAsks:
     @contextlib.contextmanager
     def entered(self, awaited: str | AnyStudy, worker_id: str, request_id: str) -> Iterator[Waiter]:
         """Enter before looking, so that nothing that happens after the look is missed. awaited: a study by its name."""
-        rooms: dict[str, WaitingList] | dict[AnyStudy, WaitingList] = (
-            self._of_study if isinstance(awaited, str) else self._of_any
-        )
-        room = rooms.setdefault(awaited, WaitingList())  # type: ignore[arg-type]
+        lists: dict[Any, WaitingList] = self._of_study if isinstance(awaited, str) else self._of_any
+        waiting = lists.setdefault(awaited, WaitingList())
         waiter = Waiter(worker_id, request_id)
-        room.waiters[waiter] = None
+        waiting.waiters[waiter] = None
         try:
             yield waiter
             goes_on = waiter.was_served or waiter.is_awake
@@ -108,23 +106,23 @@ class WaitingAsks:
             goes_on = True
             raise
         finally:
-            del room.waiters[waiter]
+            del waiting.waiters[waiter]
             if goes_on:
-                self._pass_on(awaited, room, waiter)
-            if not room.waiters:
+                self._pass_on(awaited, waiting, waiter)
+            if not waiting.waiters:
                 del lists[awaited]
                 if isinstance(awaited, str):
                     self._last.pop(awaited, None)
 
-    def _pass_on(self, awaited: str | AnyStudy, room: WaitingList, gone: Waiter) -> None:
+    def _pass_on(self, awaited: str | AnyStudy, waiting: WaitingList, gone: Waiter) -> None:
         """There may be something for the next: one was given something, or was woken for nothing."""
         if isinstance(awaited, AnyStudy):
-            room.wake(1)
+            waiting.wake(1)
             return
         last = self._last.get(awaited)
         if last is not None:
             self._wake_those_of(awaited, last)
-        for other in room.waiters:
+        for other in waiting.waiters:
             if gone.was_served and other.request_id == gone.request_id:
                 other.wake()  # the call was repeated: it has its answer now
 
@@ -135,9 +133,9 @@ class WaitingAsks:
             self._wake_those_of(study.name, change)
         if self._of_any and study.spec.kind is not None:
             count = 1 if study.sealed else study.may_give(change.round)
-            for awaited, room in self._of_any.items():
+            for awaited, waiting in self._of_any.items():
                 if count and awaited.admits(study):
-                    room.wake(count)
+                    waiting.wake(count)
 
     def _wake_those_of(self, name: str, change: Change) -> None:
         study = change.study
@@ -165,5 +163,5 @@ class WaitingAsks:
             waiter.wake()
 
     def _all(self) -> Iterator[Waiter]:
-        for room in (*self._of_study.values(), *self._of_any.values()):
-            yield from room.waiters
+        for waiting in (*self._of_study.values(), *self._of_any.values()):
+            yield from waiting.waiters
