@@ -54,13 +54,22 @@ def answer_before_commit() -> None:
     def hasty(self: Any, work: Callable[[Any], Any], studies: Any, done: Any, **how: Any) -> None:
         loop = asyncio.get_running_loop()
 
+        finish = how.pop("finish", None)
+
+        def say(result: Any, error: BaseException | None) -> None:
+            answer = result if error is not None or finish is None else finish(result)
+            if asyncio.iscoroutine(answer):
+                self.go_on(answer, done)
+            else:
+                done(answer, error)
+
         def answering(record: Any) -> Any:
             try:
                 result = work(record)
             except BaseException as error:
-                loop.call_soon_threadsafe(done, None, error)
+                loop.call_soon_threadsafe(say, None, error)
                 raise
-            loop.call_soon_threadsafe(done, result, None)
+            loop.call_soon_threadsafe(say, result, None)
             time.sleep(0.02)
             return result
 
