@@ -348,18 +348,18 @@ def deletes_in_one_go() -> None:
 
 
 def reads_the_whole_curve() -> None:
-    """Each verdict begins with all reports of its trial."""
+    """Each call that is judged begins with all reports of its trial."""
     from hpo_service.operations import workers
 
-    judge = workers._judge
+    judge = workers._report_to_pruner
 
     def judge_all(work: Any, trial: Any, new: Any) -> Any:
         reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
-        max(reports)
-        min(reports.values())
+        max(reports, default=0)
+        min(reports.values(), default=0.0)
         return judge(work, trial, new)
 
-    workers._judge = judge_all  # type: ignore[assignment]
+    workers._report_to_pruner = judge_all
 
 
 def commands_outlive() -> None:
