@@ -20,8 +20,8 @@ from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_o
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import events, export, sealed_test, studies, trials
-from hpo_service.operations.calls import NarrowByHand, Patch, TestRequest
+from hpo_service.operations import confirming, events, export, sealed_test, studies, trials
+from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, TestRequest
 
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
@@ -145,6 +145,24 @@ async def narrow_study(
 ) -> Response:
     begun = await studies.narrow_by_hand(service_of(request), study, body or NarrowByHand())
     return answer(begun, 201)
+
+
+@router.post(
+    "/{study:segment}:confirm",
+    status_code=202,
+    responses={
+        **ok(StudyDocument, "its best trials are trained again", 202, _TAGGED),
+        **ok(StudyDocument, "this was asked for before", 200, _TAGGED),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
+    },
+)
+async def confirm_study(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[ConfirmRequest | None, Body(examples=[{"top": 5, "seeds": 5}])] = None,
+) -> Response:
+    changed, tag, new = await confirming.confirm(service_of(request), study, body or ConfirmRequest())
+    return answer(changed, 202 if new else 200, {"ETag": tag})
 
 
 @router.post(

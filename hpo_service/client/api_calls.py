@@ -133,6 +133,10 @@ class ApiCalls:
         """Start the next round. Not tried again when the answer is lost: it would narrow twice."""
         return self._json("POST", _study(study) + ":narrow", _given(keep=keep), repeatable=False)
 
+    def confirm(self, study: str, top: int = 5, seeds: int = 5) -> Json:
+        """Have the best trials trained again, so many times each with the same fresh seeds."""
+        return self._json("POST", _study(study) + ":confirm", {"top": top, "seeds": seeds})
+
     def test(self, study: str, ensemble: int = 1) -> Json:
         return self._json("POST", _study(study) + ":test", {"ensemble": ensemble})
 

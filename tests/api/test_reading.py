@@ -77,7 +77,7 @@ def test_a_pruned_trial_of_several_directions_has_no_value_of_its_last_report(ap
     assert api.work(name, 0, "tell", state="PRUNED").json()["values"] is None
 
 
-REST = ["attempt", "worker_id", "round", "seed", "started_at", "finished_at", "reason"]
+REST = ["attempt", "worker_id", "round", "seed", "started_at", "finished_at", "reason", "replicate_of"]
 
 
 def exported(api: Any) -> str:
@@ -253,7 +253,7 @@ def test_the_document_describes_every_route_of_the_contract(api: Any) -> None:
         **{
             f"/v1/studies/{{study}}{path}": {"post"}
             for path in (
-                *(f":{verb}" for verb in ("pause", "resume", "stop", "cancel", "narrow", "test")),
+                *(f":{verb}" for verb in ("pause", "resume", "stop", "cancel", "narrow", "confirm", "test")),
                 *(f"/test:{verb}" for verb in ("heartbeat", "tell", "release")),
                 *(f"/trials:{verb}" for verb in ("ask", "enqueue", "import")),
             )
