@@ -187,7 +187,7 @@ class BatchDocument(_Document):
 
 
 class ImportancesDocument(_Document):
-    importances: dict[str, float]
+    importances: dict[str, float | None]
 
 
 class WorkerDocument(_Document):

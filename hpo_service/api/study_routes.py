@@ -184,7 +184,7 @@ async def seal_study(
 @router.get(
     "/{study:segment}/importances",
     responses={
-        **ok(ImportancesDocument, "shares that sum to 1"),
+        **ok(ImportancesDocument, "shares that sum to 1; null for what never varied"),
         **responses(404, conflicts=("study_state",)),
     },
 )

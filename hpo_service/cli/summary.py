@@ -36,7 +36,7 @@ class Observation:
 
     study: Json
     best_trials: Sequence[Json] = ()
-    importances: Mapping[str, float] | None = None
+    importances: Mapping[str, float | None] | None = None
     failures: Mapping[str, int] | None = None  # by reason
     expected: Sequence[Row] = ()  # what metadata.figure asks for
     told: Mapping[int, float | str] = field(default_factory=dict)  # the values of the trials that were confirmed
@@ -174,11 +174,12 @@ def _importances(seen: Observation) -> Iterator[str]:
     complete = seen.study["counts"]["COMPLETE"]
     unsure = f"; {complete} are too few to be sure" if complete < ENOUGH_TRIALS else ""
     yield f"What mattered (share of the difference between trials{unsure})"
-    threshold = min(NO_DIFFERENCE, 0.5 / len(seen.importances))
+    shares = {name: share for name, share in seen.importances.items() if share is not None}
     rows = []
-    for name, share in sorted(seen.importances.items(), key=lambda item: -item[1]):
-        hardly = "hardly matters in this range: fix it, and search something else" if share < threshold else ""
+    for name, share in sorted(shares.items(), key=lambda item: -item[1]):
+        hardly = "" if _matters(seen, name) else "hardly matters in this range: fix it, and search something else"
         rows.append((name, f"{share:4.0%}", hardly))
+    rows += [(name, "   -", "never varied") for name, share in seen.importances.items() if share is None]
     yield from wording.columns(rows)
 
 
@@ -189,9 +190,10 @@ def _varied(study: Json) -> list[str]:
 
 
 def _matters(seen: Observation, name: str) -> bool:
-    if not seen.importances or name not in seen.importances:
+    share = (seen.importances or {}).get(name)
+    if not seen.importances or share is None or seen.study["counts"]["COMPLETE"] < ENOUGH_TRIALS:
         return True
-    return seen.importances[name] >= min(NO_DIFFERENCE, 0.5 / len(seen.importances))
+    return share >= min(NO_DIFFERENCE, 0.5 / len(seen.importances))
 
 
 def edges(seen: Observation) -> Iterator[Edge]:

@@ -145,8 +145,8 @@ class ApiCalls:
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
-    def importances(self, study: str) -> dict[str, float]:
-        shares: dict[str, float] = self._json("GET", _study(study) + "/importances")["importances"]
+    def importances(self, study: str) -> dict[str, float | None]:
+        shares: dict[str, float | None] = self._json("GET", _study(study) + "/importances")["importances"]
         return shares
 
     def events(self, study: str, last_event_id: str | None = None) -> Iterator[Event]:

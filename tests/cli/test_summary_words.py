@@ -46,7 +46,16 @@ def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
 def test_few_trials_are_said_to_be_too_few_for_importances():
     few = a_study(counts={"WAITING": 0, "RUNNING": 0, "COMPLETE": 8, "PRUNED": 0, "FAIL": 0})
 
-    assert "8 are too few to be sure" in told(few, importances={"learning_rate": 1.0})
+    words = told(few, importances={"learning_rate": 0.99, "weight_decay": 0.01})
+    assert "8 are too few to be sure" in words
+    assert "hardly matters" not in words
+
+
+def test_what_never_varied_is_said_to_have_never_varied():
+    words = told(a_study(), importances={"learning_rate": 1.0, "weight_decay": None})
+
+    assert "learning_rate  100%" in words
+    assert "weight_decay      -  never varied" in words
 
 
 def test_best_trials_at_an_edge_are_told_with_where_to_search_next():
