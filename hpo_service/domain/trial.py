@@ -291,6 +291,7 @@ class Trial:
     """A trial as it is recorded. Times are seconds since 1970 by the database's clock.
 
     weight: the bytes of its metrics as JSON, where they were told to this server.
+    replicate_of: the number of the trial that it confirms; its seed is then shared with replicates of others.
     """
 
     study: str
@@ -311,6 +312,7 @@ class Trial:
     user_attrs: dict[str, Any] = field(default_factory=dict)
     revision: int = 0
     weight: int = 0
+    replicate_of: int | None = None
 
     @property
     def state(self) -> TrialState:
@@ -325,8 +327,8 @@ class Trial:
 
     @property
     def is_known_to_samplers(self) -> bool:
-        """Not while it is queued: nobody has chosen all its params yet."""
-        return self.holding.attempt > 0 or self.state.is_finished
+        """Not while it is queued: nobody has chosen all its params yet. A replicate teaches nothing."""
+        return self.replicate_of is None and (self.holding.attempt > 0 or self.state.is_finished)
 
     def as_history(self, reports: Iterable[tuple[int, float]]) -> HistoryTrial:
         """reports: (step, value), by rising step."""

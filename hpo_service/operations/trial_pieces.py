@@ -142,4 +142,5 @@ def read_together(record: Record, trials: Sequence[Trial]) -> Sequence[Trial]:
 
 
 def _key(last: Trial, study: Study) -> Key:
-    return (last.values[0] if last.values else None, last.number, study.id)
+    value = last.values[0] if last.values and last.replicate_of is None else None
+    return (value, last.number, study.id)

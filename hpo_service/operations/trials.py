@@ -19,6 +19,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace, describe
 from hpo_service.domain.sizes import TELL_METRICS, check_size
+from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
@@ -78,8 +79,9 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     """Queue params to be given out before sampled ones."""
 
     def make(work: StudyWork) -> list[Trial]:
-        if work.study.state.reason_for_unfinished is not None:
-            raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
+        if work.study.has_been_stopped:
+            state = StudyState.STOPPED if work.study.state.reason_for_unfinished is None else work.study.state
+            raise StudyStateConflict(f"the study is {state}: nothing enqueued now would ever be given out")
         params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
         waiting = Trial(name, 0, {}, Holding(TrialState.WAITING), seed=0, system_attrs={DRAWN_BY: "enqueued"})
         return work.add([altered(waiting, params=given) for given in params])

@@ -116,7 +116,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256, None if new else trial)
-    if trial.stop is None and work.study.spec.pruner.name != "none":
+    if trial.stop is None and work.study.spec.pruner.name != "none" and trial.replicate_of is None:
         return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
     work.record.put_reports(work.study, trial, dict(new))
     return _kept(work.study, work.change(trial, holding))
@@ -176,7 +176,7 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
-        if state is TrialState.FAIL and trial.stop != EndReason.STOPPED:
+        if state is TrialState.FAIL and trial.stop != EndReason.STOPPED and trial.replicate_of is None:
             work.note_failure(reason)
     return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
