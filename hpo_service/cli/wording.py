@@ -64,6 +64,11 @@ def finished(study: Mapping[str, Any]) -> int:
     return sum(study["counts"][state] for state in FINISHED)
 
 
+def goal(study: Mapping[str, Any]) -> str:
+    """What becomes of a trial's value: maximized, minimized; of several, each."""
+    return ", ".join(f"{direction}d" for direction in study["directions"])
+
+
 def progress(study: Mapping[str, Any]) -> str:
     """How many trials have finished, and how many of these have failed."""
     limit, failed = study["limits"]["trials"], study["counts"]["FAIL"]
