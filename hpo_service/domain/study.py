@@ -235,10 +235,6 @@ class StudySpec(BaseModel):
             faults.append((["narrowing"], "define_by_run has no ranges to narrow: the objective gives them"))
         if self.kind in OBJECTIVES:
             faults.append((["define_by_run"], f"the {self.kind} suggests nothing: give its search_space"))
-        for name, parameter in self.search_space.items():
-            if parameter.when is not None:
-                place: list[str | int] = ["search_space", name, "when"]
-                faults.append((place, "with define_by_run the objective decides which parameters a trial has"))
         if faults:
             refuse(*faults)
 

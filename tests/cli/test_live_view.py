@@ -51,7 +51,8 @@ def test_the_view_stands_a_study_without_anything_yet():
 
 def test_a_line_says_it_all_for_a_log_file():
     assert line(Snapshot(RUNNING, [], 30, 31)) == (
-        "mnist: ACTIVE, 60/120 trials (1 failed), 2 of 3 rounds, best 0.83 (trial 7, maximized), 2 running, about 31 s left"
+        "mnist: ACTIVE, 60/120 trials (1 failed), 2 of 3 rounds, best 0.83 (trial 7, maximized), "
+        "2 running, about 31 s left"
     )
 
 
