@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from hpo_service.client.api_calls import write_json
 from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.choices import identity
-from hpo_service.domain.define_by_run import same_definition
+from hpo_service.domain.growing_space import same_definition
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params, Value
 

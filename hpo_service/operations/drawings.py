@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from hpo_service.domain.define_by_run import EXPECTED, drawn_before
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.growing_space import EXPECTED, drawn_before
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, TrialState

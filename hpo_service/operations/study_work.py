@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpo_service.domain.altered import altered
-from hpo_service.domain.define_by_run import without_draws
+from hpo_service.domain.growing_space import without_draws
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hpo_service.domain.define_by_run import check_definitions, drawn_before, fitting, grown
 from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.domain.growing_space import check_definitions, drawn_before, fitting, grown
 from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Parameter, Params, SearchSpace, check_choice_sizes

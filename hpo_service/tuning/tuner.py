@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from hpo_service.domain.curve import Curve
-from hpo_service.domain.define_by_run import EXPECTED, set_aside
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.growing_space import EXPECTED, set_aside
 from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.study import StudySpec

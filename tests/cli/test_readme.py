@@ -38,6 +38,17 @@ def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.Completed
     )
 
 
+def test_the_script_on_the_page_about_optuna_runs(server: str, tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "from-optuna.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", server)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'x'" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_example_in_python_optimizes_a_function(server: str, tmp_path: Path) -> None:
     (code,) = blocks("python")
