@@ -73,6 +73,7 @@ class StudyDocument(_Document):
     name: str
     directions: list[str]
     search_space: SearchSpace
+    define_by_run: bool
     sampler: SamplerConfig
     pruner: PrunerConfig
     limits: Limits
@@ -177,6 +178,10 @@ class KeptDocument(_Document):
     reason: Literal[EndReason.PRUNED, EndReason.STOPPED, EndReason.STUDY_CANCELLED] | None
     lease_expires_at: str
     study_state: StudyState
+
+
+class SuggestDocument(_Document):
+    params: Json
 
 
 class BatchResult(_Document):

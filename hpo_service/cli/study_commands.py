@@ -55,7 +55,15 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
         print_json(study)
         return
     say(f"study {study['name']} is {study['state']} on {address}")
+    say(_goal(study, study_file.body))
     say(*_who_trains(study, address))
+
+
+def _goal(study: Study, body: Study) -> str:
+    """What becomes of the value, and how to have it otherwise where the file does not say it."""
+    if "direction" in body or "directions" in body:
+        return f"what its trials are told is {wording.goal(study)}"
+    return 'what its trials are told is maximized, which is the default; for a loss write: direction = "minimize"'
 
 
 def _who_trains(study: Study, address: str) -> list[str]:

@@ -23,7 +23,7 @@ _TRIAL_COLUMNS = tuple(
     trials.c[name]
     for name in (
         *("id", "study_id", "number", "state", "params", "distributions", "values", "value"),
-        *("started_at", "finished_at", "user_attrs", "system_attrs", "revision"),
+        *("started_at", "finished_at", "metrics", "user_attrs", "system_attrs", "revision"),
     )
 )
 
@@ -56,6 +56,7 @@ class TrialRow:
     value: float | None
     started_at: float | None
     finished_at: float | None
+    metrics: dict[str, Any] | None
     user_attrs: dict[str, Any]
     system_attrs: dict[str, Any]
     revision: int

@@ -317,6 +317,13 @@ class Record:
         changed = {"spec": spec.model_dump(mode="json"), "ends_at": ends_at(spec, study.created_at), **_limits(spec)}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
+    def save_search_space(self, study: Study) -> None:
+        """The one of the study, and of the round under way: both have grown."""
+        self.save_spec(study)
+        mine = sa.and_(rounds.c.study_id == study.id, rounds.c.round == study.round)
+        space = study.spec.search_space.model_dump(mode="json")
+        self._db.execute(sa.update(rounds).where(mine).values(search_space=space))
+
     def delete_study(self, study: Study) -> None:
         """Mark it as deleted and free its name: nobody sees it any more. Its rows go by `Deletion`."""
         counted = ("queued", "retries", "running", "complete", "pruned", "fail")

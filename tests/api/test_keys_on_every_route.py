@@ -56,6 +56,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}/trials:ask"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:report"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:heartbeat"): (WORK, STUDY),
+    ("POST", "/v1/studies/{study}/trials/{number}:suggest"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:tell"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:release"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials:enqueue"): (ADMIN, STUDY),
@@ -108,6 +109,10 @@ BODIES: dict[str, Any] = {
     "/v1/studies/{study}/trials:ask": ASK,
     "/v1/studies/{study}/trials/{number}:report": {"attempt": 1, "reports": [{"step": 0, "value": 0.5}]},
     "/v1/studies/{study}/trials/{number}:heartbeat": {"attempt": 1},
+    "/v1/studies/{study}/trials/{number}:suggest": {
+        "attempt": 1,
+        "parameters": {"x": {"type": "float", "low": 0, "high": 1}},
+    },
     "/v1/studies/{study}/trials/{number}:tell": {"attempt": 1, "state": "COMPLETE", "values": [0.5]},
     "/v1/studies/{study}/trials/{number}:release": {"attempt": 1},
     "/v1/studies/{study}/trials:enqueue": {"trials": [{"params": {"x": 0.5}}]},
