@@ -240,7 +240,7 @@ def _is_under(path: str, folders: Iterable[str]) -> bool:
 
 def _refusal(error: HpoError, scope: Scope) -> Response:
     of_page = page_routes.is_page(scope["path"], scope["headers"]) and scope["method"] == "GET"
-    response = page_routes.refused_page(error, status_of(error)) if of_page else problem_of(error)
+    response = page_routes.refused_page(scope["app"], error, status_of(error)) if of_page else problem_of(error)
     if isinstance(error, Unauthenticated):
         response.headers.append("WWW-Authenticate", _BEARER)
         if _is_page(scope["path"]) or (_is_read_by_our_page(scope) and not _shows_bearer(scope)):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache, partial
 from importlib import resources
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
 from hpo_service.api.parameters import is_study_name, service_of
@@ -35,7 +35,7 @@ SECURITY = {
 
 @router.get("/")
 async def list_page(request: Request) -> Response:
-    return frame("studies", request.app.state.admission is not None)
+    return _filled(request.app, "studies")
 
 
 @router.get("/studies/{study:path}")
@@ -47,8 +47,8 @@ async def study_page(request: Request, study: str) -> Response:
     except NotFound as error:
         if not is_page(request.url.path, request.scope["headers"]):
             raise
-        return frame("nothing", request.app.state.admission is not None, 404, error.detail)
-    return frame("study", request.app.state.admission is not None)
+        return _filled(request.app, "nothing", 404, error.detail)
+    return _filled(request.app, "study")
 
 
 def _find(name: str, record: Record) -> None:
@@ -62,9 +62,9 @@ def is_page(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return (path == "/" or path.startswith("/studies/")) and reads_html
 
 
-def refused_page(error: HpoError, status: int) -> Response:
+def refused_page(app: FastAPI, error: HpoError, status: int) -> Response:
     """What a browser shows when nobody answers its question for a password: the page asks for the key itself."""
-    return frame("locked" if status == 401 else "nothing", True, status, error.detail)
+    return _filled(app, "locked" if status == 401 else "nothing", status, error.detail)
 
 
 @router.get(FILES + "/{name}")
@@ -79,10 +79,11 @@ async def page_file(request: Request, name: str) -> Response:
     return Response(content, headers=headers, media_type=kind)
 
 
-def frame(view: str, with_keys: bool, status: int = 200, message: str = "") -> Response:
-    """view: studies, study, locked or nothing."""
-    text = _file("frame.html")[0].decode()
-    text = text.replace("{view}", view).replace("{keys}", "needed" if with_keys else "none")
+def _filled(app: FastAPI, view: str, status: int = 200, message: str = "") -> Response:
+    """The frame. view: studies, study, locked or nothing."""
+    keys = "none" if app.state.admission is None else "needed"
+    advice = "given" if any(getattr(route, "path", "").endswith("/advice") for route in app.state.routes) else "none"
+    text = _file("frame.html")[0].decode().replace("{view}", view).replace("{keys}", keys).replace("{advice}", advice)
     return Response(text.replace("{message}", html.escape(message)), status, SECURITY, "text/html")
 
 

@@ -80,7 +80,7 @@ class UplotChart {
 /** Each trial a sign, the best so far a line, rounds as bands. */
 export class HistoryChart extends UplotChart {
   constructor(pick) {
-    super("Value of each trial and the best so far; the table of trials has the same", 260, pick);
+    super("Value of each trial and the best so far; the table of trials has the same", 220, pick);
     this.direction = 0;
   }
 
@@ -154,8 +154,9 @@ export class HistoryChart extends UplotChart {
       context.fillStyle = colour(index % 2 ? "band-odd" : "band-even");
       context.fillRect(from, top, to - from, height);
       context.fillStyle = colour("soft");
-      context.textBaseline = "top";
-      if (to - from > 60 * ratio) context.fillText(`Round ${round.round}`, from + 6 * ratio, top + 5 * ratio);
+      const above = this.study.directions[0] === "minimize"; // where there are fewer trials
+      context.textBaseline = above ? "top" : "bottom";
+      if (to - from > 60 * ratio) context.fillText(`Round ${round.round}`, from + 6 * ratio, above ? top + 5 * ratio : top + height - 5 * ratio);
     });
     context.restore();
   }
@@ -200,7 +201,7 @@ export function linesOf(row, study) {
 /** curves: [{number, state, steps, values}], the best first. */
 export class CurvesChart extends UplotChart {
   constructor(pick) {
-    super("Reported values over steps; the table under it has the same", 260, pick);
+    super("Reported values over steps; the table under it has the same", 220, pick);
     this.dash = [6, 4];
   }
 

@@ -34,7 +34,7 @@ function unlock() {
       throw new Error(problem.detail);
     }
   };
-  ask({ title: "Key", action: "Open", run });
+  ask({ title: "Open with a key", action: "Open", run });
 }
 
 forget.addEventListener("click", () => {

@@ -72,7 +72,7 @@ export function advicePanel(take) {
     "li", {},
     h("p", {}, h("span", { class: "tag" }, advice.code.replaceAll("_", " ")), " ", advice.detail),
     h("p", { class: "row" },
-      h("details", {}, h("summary", {}, "Evidence"), h("pre", {}, JSON.stringify(advice.evidence, null, 2))),
+      h("details", {}, h("summary", {}, "Evidence"), h("pre", { tabindex: "0" }, JSON.stringify(advice.evidence, null, 2))),
       advice.suggestion ? h("button", { type: "button", class: "quiet", onclick: () => take(advice) }, "Take as a study file") : null),
   );
   return {
@@ -125,7 +125,7 @@ export function testPanel() {
         element,
         h("p", { class: "big" }, percent(test.test_accuracy), h("span", { class: "quiet-text" }, " on the test set")),
         h("p", {}, `Validation ${percent(test.validation_accuracy)}, gap ${percent(test.gap)}; ${count(test.ensemble, "network")}${test.number !== undefined ? `, trial ${test.number}` : ""}; ${moment(test.at)}.`),
-        h("details", {}, h("summary", {}, "Configuration"), h("pre", {}, JSON.stringify(test.config, null, 2)), h("p", { class: "quiet-text" }, "Data ", h("code", {}, test.dataset_sha256 ?? "–"))),
+        h("details", {}, h("summary", {}, "Configuration"), h("pre", { tabindex: "0" }, JSON.stringify(test.config, null, 2)), h("p", { class: "quiet-text" }, "Data ", h("code", {}, test.dataset_sha256 ?? "–"))),
       );
     },
   };

@@ -51,7 +51,7 @@ export function slices(pick) {
   }
 
   function add(name) {
-    const plot = new CanvasPlot({ label: `${name} against the value; the table of trials has the same`, height: 170, pick: (point) => pick(point.number), paint: (plot) => paint(plot, name) });
+    const plot = new CanvasPlot({ label: "Each trial's value over this parameter; the table of trials has the same", height: 170, pick: (point) => pick(point.number), paint: (plot) => paint(plot, name) });
     plots.set(name, plot);
     element.append(h("figure", {}, h("figcaption", {}, name), plot.element));
   }
@@ -99,7 +99,7 @@ export function rounds(pick) {
   }
 
   function add(name) {
-    const plot = new CanvasPlot({ label: `Range of ${name} in each round; the table under it has the same`, height: 190, pick: (point) => pick(point.number), paint: (plot) => paint(plot, name) });
+    const plot = new CanvasPlot({ label: "Range of this parameter in each round; the table under it has the same", height: 190, pick: (point) => pick(point.number), paint: (plot) => paint(plot, name) });
     plots.set(name, plot);
     figures.append(h("figure", {}, h("figcaption", {}, name, " ", h("span", { class: "quiet-text" }, "by round")), plot.element));
   }
@@ -143,7 +143,7 @@ export function rounds(pick) {
 /** Several directions: the first two values against each other, with the front. */
 export function frontPlot(pick) {
   let store, study;
-  const plot = new CanvasPlot({ label: "Values against each other with the front; the table of trials has the same", height: 300, margins: { left: 62, bottom: 26 }, pick: (point) => pick(point.number), paint });
+  const plot = new CanvasPlot({ label: "Values against each other with the front; the table of trials has the same", height: 220, margins: { left: 62, bottom: 26 }, pick: (point) => pick(point.number), paint });
   const rows = h("tbody");
   const head = h("tr");
   const element = h("div", {}, plot.element, h("details", {}, h("summary", {}, "The front as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The front" }, h("table", {}, h("thead", {}, head), rows))));
@@ -190,7 +190,7 @@ export function frontPlot(pick) {
 export function parallel(brushed) {
   const brushes = new Map(); // by axis: [from, to] as fractions
   let store, study, axes = [], rows = [], goodness, drag = null;
-  const plot = new CanvasPlot({ label: "Parallel coordinates of params and value; the table of trials has the same, with its filter", height: 260, margins: { left: 40, right: 44, top: 26, bottom: 20 }, paint });
+  const plot = new CanvasPlot({ label: "Parallel coordinates of params and value; the table of trials has the same, with its filter", height: 230, margins: { left: 40, right: 44, top: 26, bottom: 20 }, paint });
   const clear = h("button", { type: "button", hidden: true, onclick: () => { brushes.clear(); changed(); } }, "Show all again");
   const said = h("span", { class: "quiet-text", role: "status" });
   const element = h("div", {}, plot.element, h("p", { class: "row" }, clear, said));

@@ -30,6 +30,7 @@ class StudyView {
     this.main = main;
     this.path = `/v1/studies/${name}`;
     this.watched = new Map(); // trial -> functions to call when an event tells of it
+    this.adviceIsMissing = document.documentElement.dataset.advice === "none";
     this.best = [];
     this.bestShown = 5;
   }
@@ -196,7 +197,7 @@ class StudyView {
     const text = JSON.stringify({ name, directions: this.study.directions, search_space, sampler, pruner, limits, lease_seconds, narrowing, objective, metadata }, null, 2);
     if (this.definitionText === text) return;
     this.definitionText = text;
-    put(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", {}, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
+    put(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: "0" }, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
   }
 
   // -- what is read -----------------------------------------------------------------------------------------
@@ -317,5 +318,5 @@ function title(text) {
 /** A part of the page under its title; tools: what stands beside the title. */
 function section(name, ...parts) {
   const tools = Array.isArray(parts[0]) ? parts.shift() : [];
-  return h("section", { class: "panel", "aria-label": name }, h("div", { class: "panel-title" }, h("h2", {}, name), h("span", { class: "spacer" }), tools), parts);
+  return h("section", { class: "panel" }, h("div", { class: "panel-title" }, h("h2", {}, name), h("span", { class: "spacer" }), tools), parts);
 }

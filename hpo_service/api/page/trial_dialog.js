@@ -60,7 +60,7 @@ export function openTrial(study, n, onEvent, again) {
     drawn = true;
     put(
       tables,
-      trial.reason ? section("Reason", h("pre", {}, trial.reason)) : null,
+      trial.reason ? section("Reason", h("pre", { tabindex: "0" }, trial.reason)) : null,
       section("Params", pairs(trial.params, param)),
       trial.metrics && Object.keys(trial.metrics).length ? section("Metrics", pairs(trial.metrics, (value) => (typeof value === "number" ? number(value) : JSON.stringify(value)))) : null,
       attempts.length ? section("Attempts", attemptsTable(attempts)) : null,
