@@ -243,6 +243,7 @@ class HistoryTrial:
     """What samplers and pruners see of a trial, running or finished.
 
     reports: (step, value), by rising step; system_attrs: what an algorithm keeps with the trial, JSON.
+    failed_in_training: it was told as FAIL, which says that its params are worse than any that came through.
     """
 
     number: int
@@ -252,6 +253,18 @@ class HistoryTrial:
     reports: tuple[tuple[int, float], ...] = ()
     system_attrs: dict[str, Any] = field(default_factory=dict)
     round: int = 0
+    failed_in_training: bool = False
+
+
+_GIVEN_BY_THE_SERVICE = (EndReason.STOPPED, EndReason.STUDY_STOPPED, EndReason.STUDY_CANCELLED)
+
+
+def has_failed_in_training(state: TrialState, reason: str | None, stop: str | None) -> bool:
+    """Whether somebody told that these params have failed; a FAIL that the service gave says nothing about them."""
+    if state is not TrialState.FAIL or stop == EndReason.STOPPED:
+        return False
+    words = reason or ""
+    return words not in _GIVEN_BY_THE_SERVICE and not words.startswith(EndReason.ATTEMPTS_EXHAUSTED)
 
 
 def pruned_values(last: float | None, directions: int) -> tuple[float, ...] | None:
@@ -312,4 +325,5 @@ class Trial:
             reports=tuple(reports),
             system_attrs=self.system_attrs,
             round=self.round or 0,
+            failed_in_training=has_failed_in_training(self.state, self.holding.reason, self.stop),
         )

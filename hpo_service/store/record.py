@@ -24,6 +24,7 @@ from hpo_service.domain.trial import (
     Report,
     Trial,
     TrialState,
+    has_failed_in_training,
 )
 from hpo_service.store import write_probe
 from hpo_service.store.outages import read_outages
@@ -87,7 +88,8 @@ _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in Tri
 _HISTORY = (
     sa.select(
         *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
-        *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.revision),
+        *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.reason, trials.c.stop),
+        trials.c.revision,
     )
     .where(_CHANGED, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
@@ -493,10 +495,7 @@ class Record:
         """The first of these, so many, and the revision up to which they are all of them."""
         rows = self._db.execute(_HISTORY, {"study_id": study.id, "revision": revision, "n": limit}).all()
         curves = self._curves([row.id for row in rows if TrialState(row.state).is_finished]) if with_reports else {}
-        page = [
-            HistoryTrial(number, TrialState(state), params, floats(values), curves.get(key, ()), attrs, round or 0)
-            for key, number, state, params, values, attrs, round, _ in rows
-        ]
+        page = [_history_trial(row, curves.get(row.id, ())) for row in rows]
         return page, rows[-1].revision if len(rows) == limit else study.revision
 
     def _curves(self, ids: list[int]) -> dict[int, tuple[tuple[int, float], ...]]:
@@ -689,6 +688,13 @@ class Record:
     def oldest_waiting_since(self) -> float | None:
         """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
         return self._db.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
+
+
+def _history_trial(row: Any, curve: tuple[tuple[int, float], ...]) -> HistoryTrial:
+    state = TrialState(row.state)
+    failed = has_failed_in_training(state, row.reason, row.stop)
+    attrs = row.system_attrs
+    return HistoryTrial(row.number, state, row.params, floats(row[4]), curve, attrs, row.round or 0, failed)
 
 
 def _text(step: int, value: float | None, metrics: str | None) -> bytes:

@@ -47,8 +47,9 @@ FOR_MIXTURES = Bounds(best=64, recent=192, sample=96)
 FOR_OPTUNA = Bounds(best=64, recent=32, sample=64)
 
 # By which finished trials are ordered, best first: those that are COMPLETE by value, then the PRUNED ones by how far
-# they came and how they stood there. The number makes it strict.
+# they came and how they stood there, then those that have FAILED in training. The number makes it strict.
 Key = tuple[int, float, float, int]
+COMPLETE, PRUNED, FAILED = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +136,19 @@ class BoundedHistory:
     def _is_usable(self, trial: HistoryTrial) -> bool:
         if trial.state is TrialState.PRUNED:
             return len(self._signs) == 1  # how far it came says nothing about several directions
-        return trial.state is not TrialState.FAIL and (trial.state is not TrialState.COMPLETE or bool(trial.values))
+        if trial.state is TrialState.FAIL:
+            return trial.failed_in_training
+        return trial.state is not TrialState.COMPLETE or bool(trial.values)
 
     def _key(self, trial: HistoryTrial) -> Key:
         if trial.state is TrialState.COMPLETE and trial.values:
-            return 0, _orderly(self._signs[0] * trial.values[0]), 0.0, trial.number
+            return COMPLETE, _orderly(self._signs[0] * trial.values[0]), 0.0, trial.number
+        if trial.state is TrialState.FAIL:
+            return FAILED, 0.0, 0.0, trial.number
         if not trial.reports:
-            return 1, 1.0, 0.0, trial.number
+            return PRUNED, 1.0, 0.0, trial.number
         step, value = trial.reports[-1]
-        return 1, -step, _orderly(self._signs[0] * value), trial.number
+        return PRUNED, -step, _orderly(self._signs[0] * value), trial.number
 
     def _unname(self, number: int) -> None:
         self._named[number] -= 1
@@ -161,7 +166,7 @@ class BoundedHistory:
 
     def _keep_the_least_dominated(self) -> None:
         """Keep those that the fewest others beat in all directions; among equals the latest."""
-        complete = [key for key in self._best if key[0] == 0]
+        complete = [key for key in self._best if key[0] == COMPLETE]
         losses = np.array([self.past.values(key[3]) for key in complete]) * self._signs
         no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
         better = (losses[:, None, :] < losses[None, :, :]).any(axis=2)
@@ -179,7 +184,8 @@ class BoundedHistory:
         inside = past.are_inside(axes)
         running = np.flatnonzero(inside & past.are(TrialState.WAITING, TrialState.RUNNING))
         self._running = running.tolist()
-        usable = inside & past.are(TrialState.COMPLETE) & ~np.isnan(past.told())
+        failed = past.have_failed_in_training()
+        usable = inside & (failed | (past.are(TrialState.COMPLETE) & ~np.isnan(past.told())))
         if len(self._signs) > 1:
             for number in np.flatnonzero(usable).tolist():
                 self._place(past[number], axes)
@@ -204,13 +210,15 @@ class BoundedHistory:
     def _keys(self, numbers: Integers) -> tuple[Floats, Floats, Floats]:
         """`_key` of each."""
         complete = self.past.are(TrialState.COMPLETE)[numbers]
+        failed = self.past.have_failed_in_training()[numbers]
         sign = self._signs[0]
         steps, values = self.past.last_reports()
         steps, values = steps[numbers], values[numbers]
         no_step = steps == NO_STEP
         first = np.where(complete, _orderlies(sign * self.past.told()[numbers]), np.where(no_step, 1.0, -steps))
-        second = np.where(complete | no_step, 0.0, _orderlies(sign * values))
-        return np.where(complete, 0.0, 1.0), first, second
+        first = np.where(failed, 0.0, first)
+        second = np.where(complete | no_step | failed, 0.0, _orderlies(sign * values))
+        return np.where(complete, COMPLETE, np.where(failed, FAILED, PRUNED)), first, second
 
     # -- what is kept -------------------------------------------------------------------------------------
 
