@@ -213,7 +213,7 @@ def _check_studies(studies: frozenset[str], path: str) -> None:
     if of_study is not None:
         if of_study[1] not in studies:
             raise no_such_study(of_study[1])
-    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs",)):
+    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs", *dashboard.PATHS)):
         raise Forbidden("this key is bound to studies, and this path shows or changes what belongs to all")
 
 
