@@ -4,8 +4,9 @@ python benchmarks/define_by_run.py                     10 seeds, 100 trials, on 
 python benchmarks/define_by_run.py --seeds 4 --trials 60 --only sphere5,models
 
 Each search is `study.optimize` over HTTP, of one objective that suggests its parameters one by one. The difference of
-the regrets is taken seed by seed, with a 95 % confidence interval; "within the noise" means that it reaches 0. The costs
-are medians of calls on studies of different sizes that take turns in one run; their ratio says whether they are flat.
+the regrets is taken seed by seed, with a 95 % confidence interval; "within the noise" means that it reaches 0. The
+costs are medians of calls on studies of different sizes that take turns in one run; their ratio says whether they are
+flat.
 """
 
 from __future__ import annotations
