@@ -14,6 +14,7 @@ from hpo_service import __version__
 from hpo_service.cli import (
     doctor,
     import_studies,
+    init,
     plot,
     run,
     serve,
@@ -34,6 +35,7 @@ from hpo_service.standard_streams import open_standard_streams, say_no_more
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,
+    "init": init.init,
     "serve": serve.serve,
     "watch": watch.watch,
     "plot": plot.plot,
