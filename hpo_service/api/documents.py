@@ -118,6 +118,8 @@ class TrialDocument(_Document):
     seed: int
     started_at: str | None
     finished_at: str | None
+    sampler: str
+    sampler_reason: str | None
     replicate_of: int | None
 
 

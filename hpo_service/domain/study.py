@@ -16,7 +16,7 @@ from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.sampler_facts import SAMPLER_FACTS, SamplerName
+from hpo_service.domain.sampler_facts import SamplerName
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import EndReason
@@ -93,13 +93,9 @@ class SamplerConfig(BaseModel):
     """Who draws the hyperparameters. `params` are the algorithm's own options."""
 
     model_config = STRICT
-    name: SamplerName = "tpe"
+    name: SamplerName = "auto"
     seed: Annotated[int, Field(ge=0, le=2**53), WHOLE] | None = None
     params: dict[str, JsonValue] = {}
-
-    @property
-    def learns(self) -> bool:
-        return SAMPLER_FACTS[self.name].learns
 
 
 class PrunerConfig(BaseModel):

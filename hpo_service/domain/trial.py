@@ -238,12 +238,17 @@ class Report:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
+# Keys of a trial's system_attrs: who drew its params, where that is not the study's sampler alone, and why.
+DRAWN_BY, BECAUSE = "sampler", "because"
+
+
 @dataclass(frozen=True)
 class HistoryTrial:
     """What samplers and pruners see of a trial, running or finished.
 
     reports: (step, value), by rising step; system_attrs: what an algorithm keeps with the trial, JSON.
     failed_in_training: it was told as FAIL, which says that its params are worse than any that came through.
+    was_given_out: not one that was imported, or ended before anybody had it.
     """
 
     number: int
@@ -254,6 +259,7 @@ class HistoryTrial:
     system_attrs: dict[str, Any] = field(default_factory=dict)
     round: int = 0
     failed_in_training: bool = False
+    was_given_out: bool = True
 
 
 _GIVEN_BY_THE_SERVICE = (EndReason.STOPPED, EndReason.STUDY_STOPPED, EndReason.STUDY_CANCELLED)
@@ -312,6 +318,13 @@ class Trial:
     def state(self) -> TrialState:
         return self.holding.state
 
+    def drawn_by(self, sampler: str) -> str:
+        """The name of the sampler that drew its params, or "enqueued", or "imported"; sampler: the study's."""
+        if self.holding.attempt == 0 and self.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            return "imported"
+        name: str = self.system_attrs.get(DRAWN_BY, sampler)
+        return name
+
     @property
     def is_known_to_samplers(self) -> bool:
         """Not while it is queued: nobody has chosen all its params yet. A replicate teaches nothing."""
@@ -328,4 +341,5 @@ class Trial:
             system_attrs=self.system_attrs,
             round=self.round or 0,
             failed_in_training=has_failed_in_training(self.state, self.holding.reason, self.stop),
+            was_given_out=self.holding.attempt > 0,
         )

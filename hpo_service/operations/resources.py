@@ -13,7 +13,7 @@ from hpo_service.domain.confirmation import Ranking, confirmation_resource, rank
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Failures, Round, Study
-from hpo_service.domain.trial import Report, Trial, TrialState
+from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
 from hpo_service.store.record import AttemptRow, Record, WorkerRow
 
 
@@ -128,7 +128,7 @@ def round_resource(round_: Round) -> Json:
     }
 
 
-def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
+def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Json:
     holding = trial.holding
     return {
         "study": trial.study,
@@ -145,6 +145,8 @@ def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
         "seed": trial.seed,
         "started_at": _time(trial.started_at),
         "finished_at": _time(trial.finished_at),
+        "sampler": trial.drawn_by(study.spec.sampler.name),
+        "sampler_reason": trial.system_attrs.get(BECAUSE),
         "replicate_of": trial.replicate_of,
     }
 

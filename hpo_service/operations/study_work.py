@@ -212,7 +212,7 @@ class StudyWork:
             self.study = altered(self.study, exhausted=True)
             return None
         trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
-        return altered(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+        return altered(trial, params=drawn.params, system_attrs={**drawn.system_attrs, **trial.system_attrs})
 
     def _at_hand(self, wanted: Wanted) -> Drawn | None:
         ready = self.record.draws.get(wanted.number)
@@ -223,7 +223,7 @@ class StudyWork:
 
     def _drawn_now(self, wanted: Wanted) -> Drawn | None:
         """Raise DrawFailed."""
-        tuner = self.tuner() if self.study.spec.sampler.learns else self.tuners.without_history(self.study)
+        tuner = self.tuner() if self.tuners.learns(self.study) else self.tuners.without_history(self.study)
         try:
             with drawing():
                 return tuner.draw(wanted.number, self.round(wanted.round).search_space, wanted.fixed)

@@ -178,7 +178,7 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
         if state is TrialState.FAIL and trial.stop != EndReason.STOPPED and trial.replicate_of is None:
             work.note_failure(reason)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
@@ -188,7 +188,7 @@ def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: i
         work.bind(call.dataset_sha256, trial)
         last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
         trial = work.change(trial, holding, **last)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def _tell_and_ask(service: Service, name: str, number: int, call: Tell, following: NextAsk) -> StudyCall:
@@ -239,7 +239,7 @@ def _in_two(service: Service, study: Study, number: int, call: Tell, following: 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
     trial = work.record.trial(work.study, number)
     trial = work.release(trial, call.attempt)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:

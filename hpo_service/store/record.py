@@ -93,7 +93,7 @@ _HISTORY = (
     sa.select(
         *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
         *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.reason, trials.c.stop),
-        trials.c.revision,
+        *(trials.c.attempt, trials.c.revision),
     )
     .where(_CHANGED, _OF_THE_SEARCH, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
@@ -768,8 +768,17 @@ class Record:
 def _history_trial(row: Any, curve: tuple[tuple[int, float], ...]) -> HistoryTrial:
     state = TrialState(row.state)
     failed = has_failed_in_training(state, row.reason, row.stop)
-    attrs = row.system_attrs
-    return HistoryTrial(row.number, state, row.params, floats(row[4]), curve, attrs, row.round or 0, failed)
+    return HistoryTrial(
+        row.number,
+        state,
+        row.params,
+        floats(row[4]),
+        curve,
+        row.system_attrs,
+        row.round or 0,
+        failed_in_training=failed,
+        was_given_out=row.attempt > 0,
+    )
 
 
 def _seen(row: Any) -> SeenTrial:
