@@ -52,6 +52,23 @@ class RoundDocument(_Document):
     changes: list[Change]
 
 
+class ConfirmedDocument(_Document):
+    number: int
+    mean: Measured
+    low: Measured
+    high: Measured
+    values: list[Measured]
+    failed: int
+
+
+class ConfirmationDocument(_Document):
+    state: Literal["RUNNING", "COMPLETE"]
+    top: int
+    seeds: int
+    ranking: list[ConfirmedDocument]
+    tied: list[int]
+
+
 class StudyDocument(_Document):
     name: str
     directions: list[str]
@@ -71,6 +88,7 @@ class StudyDocument(_Document):
     front: list[BestDocument] | None = None
     rounds: list[RoundDocument]
     test: Json | None
+    confirmation: ConfirmationDocument | None
     created_at: str
     dataset_sha256: str | None
 
@@ -101,6 +119,9 @@ class TrialDocument(_Document):
     seed: int
     started_at: str | None
     finished_at: str | None
+    sampler: str
+    sampler_reason: str | None
+    replicate_of: int | None
 
 
 class TrialPage(_Document):
@@ -173,7 +194,7 @@ class BatchDocument(_Document):
 
 
 class ImportancesDocument(_Document):
-    importances: dict[str, float]
+    importances: dict[str, float | None]
 
 
 class WorkerDocument(_Document):

@@ -216,6 +216,28 @@ def limits(
         _show_state(client.patch(study, limits=given), json)
 
 
+@app.command()
+def confirm(
+    study: StudyName,
+    top: Annotated[int, typer.Option(min=1, max=50, help="So many of the best trials.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=50, help="So many times each, with seeds that all share.")] = 5,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Train the best trials of a finished study again: what they are worth, and which of them is the best."""
+    from hpo_service.cli.confirmed_words import confirmation_lines
+
+    with connect(server) as client:
+        confirming = client.confirm(study, top, seeds)
+        address = client.server
+    if json:
+        print_json(confirming)
+        return
+    say(*confirmation_lines(confirming, {}))
+    if confirming["confirmation"]["state"] == "RUNNING":
+        say(*_who_trains(confirming, address))
+
+
 @app.command("test")
 def open_the_test_set(
     study: StudyName,

@@ -183,7 +183,7 @@ class StudyFile:
                     each["loc"] = (*place, *each["loc"])
                 yield from self._model_faults(errors)
             else:
-                for below, rule in figure.figure_faults(asked, self.body) if isinstance(asked, figure.Figure) else ():
+                for below, rule in figure.faults(asked, self.body):
                     yield self._fault((*place, *below), rule)
 
     def _fault(self, place: Place, rule: str, hint: str = "") -> FileFault:

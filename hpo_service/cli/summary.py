@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hpo_service.cli import wording
+from hpo_service.cli.confirmed_words import confirmation_lines, measure
 from hpo_service.cli.expectations import Row, beside, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.domain.errors import HpoError
@@ -35,9 +36,10 @@ class Observation:
 
     study: Json
     best_trials: Sequence[Json] = ()
-    importances: Mapping[str, float] | None = None
+    importances: Mapping[str, float | None] | None = None
     failures: Mapping[str, int] | None = None  # by reason
     expected: Sequence[Row] = ()  # what metadata.figure asks for
+    told: Mapping[int, float | str] = field(default_factory=dict)  # the values of the trials that were confirmed
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,20 @@ def observe(client: Client, name: str) -> Observation:
     if len(study["directions"]) == 1:
         complete = study["counts"]["COMPLETE"]
         several = min(max(FEWEST_BEST, math.ceil(complete / 10)), 20)
-        by_value = client.trials(name, state="COMPLETE", order_by="value", page_size=several)
+        by_value = wording.of_the_search(client.trials(name, state="COMPLETE", order_by="value", page_size=several))
         best_trials = list(itertools.islice(by_value, several))
-    failed = client.trials(name, state="FAIL") if study["counts"]["FAIL"] else ()
+    failed = wording.of_the_search(client.trials(name, state="FAIL") if study["counts"]["FAIL"] else ())
     reasons = Counter(trial["reason"] or "no reason given" for trial in itertools.islice(failed, 1000))
-    return Observation(study, best_trials or (), importances, reasons, _expected(client, study))
+    confirmed = (study["confirmation"] or {"ranking": []})["ranking"]
+    told = {each["number"]: client.trial(name, each["number"])["values"][0] for each in confirmed}
+    return Observation(study, best_trials or (), importances, reasons, _expected(client, study), told)
 
 
 def _expected(client: Client, study: Json) -> list[Row]:
     figure = figure_of(study)
     if figure is None or not figure.expected:
         return []
-    return rows(figure, study, list(client.trials(study["name"], page_size=LARGEST_PAGE)))
+    return rows(figure, study, list(wording.of_the_search(client.trials(study["name"], page_size=LARGEST_PAGE))))
 
 
 def summary_lines(seen: Observation) -> list[str]:
@@ -79,6 +83,7 @@ def summary_lines(seen: Observation) -> list[str]:
     sections = (
         _standing(seen),
         _best(seen.study),
+        confirmation_lines(seen.study, seen.told),
         _rounds(seen.study),
         _importances(seen),
         _edges(seen),
@@ -102,12 +107,6 @@ def _beside_the_claim(seen: Observation) -> Iterator[str]:
     figure = figure_of(seen.study)
     if figure is not None:
         yield from beside(figure, seen.expected)
-
-
-def measure(study: Json) -> str:
-    """What a trial's value is called."""
-    objective = built_in(study.get("objective"))
-    return "value" if objective is None else objective.value
 
 
 def _best(study: Json) -> Iterator[str]:
@@ -176,11 +175,12 @@ def _importances(seen: Observation) -> Iterator[str]:
     complete = seen.study["counts"]["COMPLETE"]
     unsure = f"; {complete} are too few to be sure" if complete < ENOUGH_TRIALS else ""
     yield f"What mattered (share of the difference between trials{unsure})"
-    threshold = min(NO_DIFFERENCE, 0.5 / len(seen.importances))
+    shares = {name: share for name, share in seen.importances.items() if share is not None}
     rows = []
-    for name, share in sorted(seen.importances.items(), key=lambda item: -item[1]):
-        hardly = "hardly matters in this range: fix it, and search something else" if share < threshold else ""
+    for name, share in sorted(shares.items(), key=lambda item: -item[1]):
+        hardly = "" if _matters(seen, name) else "hardly matters in this range: fix it, and search something else"
         rows.append((name, f"{share:4.0%}", hardly))
+    rows += [(name, "   -", "never varied") for name, share in seen.importances.items() if share is None]
     yield from wording.columns(rows)
 
 
@@ -191,9 +191,10 @@ def _varied(study: Json) -> list[str]:
 
 
 def _matters(seen: Observation, name: str) -> bool:
-    if not seen.importances or name not in seen.importances:
+    share = (seen.importances or {}).get(name)
+    if not seen.importances or share is None or seen.study["counts"]["COMPLETE"] < ENOUGH_TRIALS:
         return True
-    return seen.importances[name] >= min(NO_DIFFERENCE, 0.5 / len(seen.importances))
+    return share >= min(NO_DIFFERENCE, 0.5 / len(seen.importances))
 
 
 def edges(seen: Observation) -> Iterator[Edge]:

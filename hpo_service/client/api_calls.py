@@ -139,6 +139,10 @@ class ApiCalls:
         """Start the next round. Not tried again when the answer is lost: it would narrow twice."""
         return self._json("POST", _study(study) + ":narrow", _given(keep=keep), repeatable=False)
 
+    def confirm(self, study: str, top: int = 5, seeds: int = 5) -> Json:
+        """Have the best trials trained again, so many times each with the same fresh seeds."""
+        return self._json("POST", _study(study) + ":confirm", {"top": top, "seeds": seeds})
+
     def test(self, study: str, ensemble: int = 1) -> Json:
         return self._json("POST", _study(study) + ":test", {"ensemble": ensemble})
 
@@ -147,8 +151,8 @@ class ApiCalls:
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
-    def importances(self, study: str) -> dict[str, float]:
-        shares: dict[str, float] = self._json("GET", _study(study) + "/importances")["importances"]
+    def importances(self, study: str) -> dict[str, float | None]:
+        shares: dict[str, float | None] = self._json("GET", _study(study) + "/importances")["importances"]
         return shares
 
     def events(self, study: str, last_event_id: str | None = None) -> Iterator[Event]:

@@ -58,6 +58,14 @@ class RemoteStudy:
     def enqueue_trial(self, params: Mapping[str, Any]) -> None:
         self.enqueue(params)
 
+    def confirm(self, top: int = 5, seeds: int = 5) -> Json:
+        """Have the best trials trained again with fresh seeds, when the search is over; return what is known of them.
+
+        `optimize` and workers train these as any others. A trial that is one has `replicate_of`.
+        """
+        confirmation: Json = with_floats(self.client.confirm(self.name, top, seeds)["confirmation"])
+        return confirmation
+
     def optimize(
         self,
         objective: Objective,

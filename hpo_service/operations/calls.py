@@ -202,6 +202,12 @@ class NarrowByHand(BaseModel):
     keep: Keep | None = None
 
 
+class ConfirmRequest(BaseModel):
+    model_config = STRICT
+    top: Annotated[int, Field(ge=1, le=50, description="so many of the best trials"), WHOLE] = 5
+    seeds: Annotated[int, Field(ge=2, le=50, description="so many times each"), WHOLE] = 5
+
+
 class TestRequest(BaseModel):
     model_config = STRICT
     ensemble: Annotated[int, Field(ge=1, le=100), WHOLE] = 1

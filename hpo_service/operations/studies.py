@@ -171,9 +171,9 @@ def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
 async def delete(service: Service, name: str, force: bool) -> None:
     def in_transaction(record: Transaction) -> None:
         study = service.work_on(record, record.study(name)).settle()
-        if study.tally.running and not force:
+        if study.held and not force:
             raise StudyStateConflict(
-                f"{study.tally.running} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
+                f"{study.held} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
             )
         record.delete_study(study)
         service.tuners.forget(study)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -25,7 +26,8 @@ from hpo_service.domain.search_space import (
     is_parameter_name,
 )
 from hpo_service.domain.sizes import TELL_METRICS, check_size
-from hpo_service.domain.trial import EndReason, Holding, Told, Trial, TrialState, pruned_values
+from hpo_service.domain.study import StudyState
+from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
 from hpo_service.operations.resources import trial_resource
@@ -84,11 +86,12 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     """Queue params to be given out before sampled ones."""
 
     def make(work: StudyWork) -> list[Trial]:
-        if work.study.state.reason_for_unfinished is not None:
-            raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
+        if work.study.has_been_stopped:
+            state = StudyState.STOPPED if work.study.state.reason_for_unfinished is None else work.study.state
+            raise StudyStateConflict(f"the study is {state}: nothing enqueued now would ever be given out")
         params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
-        waiting = Holding(TrialState.WAITING)
-        return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
+        waiting = Trial(name, 0, {}, Holding(TrialState.WAITING), seed=0, system_attrs={DRAWN_BY: "enqueued"})
+        return work.add([altered(waiting, params=given) for given in params])
 
     return await _added(service, name, "enqueue", body.request_id, make)
 
@@ -124,7 +127,7 @@ async def _added(
         work = service.work_on(record, study)
         added = make(work)
         study = work.settle()
-        answer = {"trials": [trial_resource(trial, record.reports(study, trial)) for trial in added]}
+        answer = {"trials": [trial_resource(study, trial, record.reports(study, trial)) for trial in added]}
         if request_id is not None:
             record.remember_answer(study, route, request_id, answer)
         return answer
@@ -152,6 +155,7 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
         values=values,
         metrics=given.metrics,
         weight=size,
+        system_attrs={DRAWN_BY: "imported"},
         started_at=now,
         finished_at=now,
     )
@@ -230,7 +234,7 @@ async def stop(service: Service, name: str, number: int) -> Json:
             trial = work.change(trial, trial.holding.fail_waiting(EndReason.STOPPED))
         elif trial.stop != EndReason.STOPPED:
             trial = work.change(trial, trial.holding, stop=EndReason.STOPPED)
-        return trial_resource(trial, work.record.carried_reports(work.study, trial))
+        return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
     return await service.change(name, change)
 

@@ -11,7 +11,7 @@ from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.operations.not_ready import NotReady
 from hpo_service.store.transaction import Transaction
-from hpo_service.tuning.tuner import Tuner, is_quick
+from hpo_service.tuning.tuner import Tuner, draws_learn, is_quick
 
 MOST_TUNERS = 200
 MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
@@ -43,6 +43,7 @@ class Tuners:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._weight = 0
         self._apart: dict[tuple[int, int], bool] = {}  # by study and how many parameters it has
+        self._learns: dict[tuple[int, int], bool] = {}
 
     def draws_apart(self, study: Study) -> bool:
         """Whether a draw may take long, so that it is made outside of the writer."""
@@ -54,13 +55,23 @@ class Tuners:
             apart = self._apart[key] = not is_quick(study.spec)
         return apart
 
+    def learns(self, study: Study) -> bool:
+        """Whether whoever draws has to know the trials before."""
+        key = study.id, len(study.spec.search_space)
+        learns = self._learns.get(key)
+        if learns is None:
+            if len(self._learns) >= MOST_APART:
+                self._learns.clear()
+            learns = self._learns[key] = draws_learn(study.spec)
+        return learns
+
     def without_history(self, study: Study) -> Tuner:
         """The tuner for a draw or a judgement that learns from nothing."""
         return self._entry(study).tuner
 
     def is_quick(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
-        if study.spec.pruner.name == "none" and (not study.spec.sampler.learns or self.draws_apart(study)):
+        if study.spec.pruner.name == "none" and (not self.learns(study) or self.draws_apart(study)):
             return True
         entry = self._known(study)
         return entry is not None and entry.seen == study.revision

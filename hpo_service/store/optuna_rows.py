@@ -105,8 +105,8 @@ class OptunaRows:
         return int(found)
 
     def trials_since(self, study_id: int, revision: int) -> list[TrialRow]:
-        """The trials written after this revision of the study, with their reports."""
-        changed = sa.and_(trials.c.study_id == study_id, trials.c.revision > revision)
+        """The trials written after this revision of the study, with their reports; no replicates."""
+        changed = sa.and_(trials.c.study_id == study_id, trials.c.revision > revision, trials.c.replicate_of.is_(None))
         steps: dict[int, list[tuple[int, float | None]]] = {}
         query = (
             sa.select(reports.c.trial_id, reports.c.step, reports.c.value)

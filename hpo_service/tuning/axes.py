@@ -357,9 +357,12 @@ class Axes:
     def exists(self, name: str, params: Mapping[str, Value]) -> bool:
         return self._conditions.exists(name, params)
 
+    def asked_of(self, name: str) -> Mapping[str, Sequence[Value]]:
+        """The parameters that decide whether this one exists, each with the choices under which it does."""
+        return self._conditions[name].when or {}
+
     def asked_by(self, name: str) -> set[str]:
-        """The parameters that decide whether this one exists."""
-        return set(self._conditions[name].when or {})
+        return set(self.asked_of(name))
 
     def complete(self, fixed: Params, value_of: Callable[[Axis], Value]) -> Params:
         """A trial's params, in the order of the search space: fixed ones as they are, others as value_of says."""

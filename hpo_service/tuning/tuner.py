@@ -14,6 +14,7 @@ from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.growing_space import EXPECTED, set_aside
 from hpo_service.domain.parents import CannotExist, choices_of_parents
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
@@ -22,8 +23,19 @@ from hpo_service.tuning.drawing import Drawn, Exhausted, uniforms
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
+from hpo_service.tuning.unrepeated import Unrepeated, draws_are_unrepeated
 
-__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "importances", "is_quick"]
+__all__ = [
+    "Drawn",
+    "Exhausted",
+    "Tuner",
+    "Verdict",
+    "check",
+    "draw_unknown",
+    "draws_learn",
+    "importances",
+    "is_quick",
+]
 
 
 def check(spec: StudySpec) -> list[Fault]:
@@ -38,6 +50,19 @@ def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
     return axis(name, parameter, parameter).at(float(position))
 
 
+def draws_learn(spec: StudySpec) -> bool:
+    """Whether whoever draws has to know the trials before: its sampler learns from them, or may not repeat them."""
+    return SAMPLER_FACTS[spec.sampler.name].learns or draws_are_unrepeated(spec.search_space)
+
+
+def unrepeated(spec: StudySpec) -> Unrepeated | None:
+    """None: any draw will do, or a grid, which repeats nothing."""
+    if spec.sampler.name == "grid" or not draws_are_unrepeated(spec.search_space):
+        return None
+    facts = SAMPLER_FACTS[spec.sampler.name]
+    return Unrepeated(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
+
+
 class Tuner:
     """Samples and prunes for one study; holds its history in memory. Its caller holds the study's lock."""
 
@@ -45,6 +70,7 @@ class Tuner:
         """spec: one in which `check` finds no fault, with sampler.seed set. draws: else it only judges."""
         self._spec = spec
         self._sampler = make_sampler(spec) if draws else None
+        self._unrepeated = unrepeated(spec) if draws else None
         self._pruner = make_pruner(spec)
         self._space = spec.search_space
         self._axes = Axes(spec.search_space, spec.search_space)
@@ -61,6 +87,8 @@ class Tuner:
                 trial = self._as_expected(trial)
             if self._sampler is not None:
                 self._sampler.absorb(trial)
+            if self._unrepeated is not None:
+                self._unrepeated.absorb(trial)
             self._pruner.absorb(trial)
 
     def _as_expected(self, trial: HistoryTrial) -> HistoryTrial:
@@ -98,7 +126,10 @@ class Tuner:
 
     def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
         assert self._sampler is not None
-        return self._sampler.draw(number, self._axes, fixed)
+        drawn = self._sampler.draw(number, self._axes, fixed)
+        if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
+            return drawn
+        return self._unrepeated.instead_of(drawn, number, self._axes)
 
     def _parents(self, number: int, fixed: Params) -> Params:
         """A choice for each parent that is not fixed, of those under which all that is fixed exists."""

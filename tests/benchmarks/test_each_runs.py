@@ -18,6 +18,7 @@ QUICK = {
     "http_client.py": (["--calls", "20", "--rounds", "1"], "hpo_service.client"),
     "sampling.py": (["--only", "random", "--largest", "100"], "random, a draw"),
     "search_quality.py": (["--only", "two_logs", "--seeds", "2", "--trials", "12"], "two_logs"),
+    "confirmation.py": (["--only", "even", "--searches", "20"], "even"),
     "by_turns.py": (
         ["--before", ".", "--rounds", "1", "--seconds", "0.3", "--load", "random", "--workers", "2"],
         "trials_per_second",

@@ -47,7 +47,16 @@ def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
 def test_few_trials_are_said_to_be_too_few_for_importances():
     few = a_study(counts={"WAITING": 0, "RUNNING": 0, "COMPLETE": 8, "PRUNED": 0, "FAIL": 0})
 
-    assert "8 are too few to be sure" in told(few, importances={"learning_rate": 1.0})
+    words = told(few, importances={"learning_rate": 0.99, "weight_decay": 0.01})
+    assert "8 are too few to be sure" in words
+    assert "hardly matters" not in words
+
+
+def test_what_never_varied_is_said_to_have_never_varied():
+    words = told(a_study(), importances={"learning_rate": 1.0, "weight_decay": None})
+
+    assert "learning_rate  100%" in words
+    assert "weight_decay      -  never varied" in words
 
 
 def test_best_trials_at_an_edge_are_told_with_where_to_search_next():
@@ -138,3 +147,47 @@ def test_numbers_are_written_short(value, written):
 )
 def test_durations_are_written_as_people_say_them(seconds, written):
     assert wording.duration(seconds) == written
+
+
+def confirmed(state="COMPLETE", tied=(), **values):
+    """A study whose trials t7, t3 and so on were confirmed, best first, with these values."""
+    ranking = [
+        {
+            "number": int(name[1:]),
+            "mean": sum(each) / len(each),
+            "low": min(each) - 0.01,
+            "high": max(each) + 0.01,
+            "values": list(each),
+            "failed": 0,
+        }
+        for name, each in values.items()
+    ]
+    return a_study(confirmation={"state": state, "top": 3, "seeds": 2, "ranking": ranking, "tied": list(tied)})
+
+
+def test_a_confirmed_winner_is_told_with_what_it_is_worth_and_how_much_was_luck():
+    study = confirmed(t3=(0.80, 0.82), t7=(0.78, 0.80), t5=(0.69, 0.71), tied=[7])
+    words = told(study, told={3: 0.83, 7: 0.84, 5: 0.81})
+
+    assert "Best: trial 7, validation accuracy 0.83" in words
+    assert "Confirmed: trial 3, validation accuracy 0.8087" in words  # drawn towards the others, by the noise
+    assert "Mean of 2 trainings with fresh seeds: 0.81 (0.79 … 0.83, in 95 of 100 cases)." in words
+    assert "The best of 3 means is a little too good itself" in words
+    assert "It had told 0.83: 0.021 of that was luck." in words
+    assert "Trial 7, the best told, had told 0.84 and is worth 0.7893: 0.051 of that was luck." in words
+    assert "Cannot be told from it: trial 7." in words
+    assert "Worse, in 95 of 100 cases: 1 other trial." in words
+
+
+def test_bad_luck_is_not_called_luck_and_less_is_better_where_it_is():
+    study = confirmed(t7=(0.84, 0.86))
+    assert "It had told 0.83: none of that was luck." in told(study, told={7: 0.83})
+    assert "It had told 0.83: 0.02 of that was luck." in told({**study, "directions": ["minimize"]}, told={7: 0.83})
+    assert "too good itself" not in told(study)
+
+
+def test_a_confirmation_under_way_or_in_vain_is_told_as_such():
+    assert "2 times each; nothing is known yet." in told(confirmed("RUNNING"))
+    assert "2 times each; so far:\nConfirmed: trial 3" in told(confirmed("RUNNING", t3=(0.8, 0.8)))
+    assert "Confirmed: nothing." in told(confirmed())
+    assert "onfirm" not in told(a_study())

@@ -44,6 +44,26 @@ def test_a_result_and_the_ask_for_the_next_trial_are_one_call(hpo, monkeypatch):
     assert (counts["COMPLETE"], counts["RUNNING"], counts["WAITING"]) == (4, 0, 0)
 
 
+def test_the_best_are_confirmed_by_the_same_objective(hpo):
+    study = create(hpo, "confirmed", trials=4)
+
+    def objective(trial: HeldTrial) -> float:
+        x = trial.params["x"]
+        assert isinstance(x, float)
+        return x + trial.seed % 2
+
+    study.optimize(objective)
+    best = study.best
+    assert study.confirm(top=2, seeds=3)["state"] == "RUNNING"
+    study.optimize(objective)
+    confirmation = study.read()["confirmation"]
+    assert (confirmation["state"], confirmation["top"], confirmation["seeds"]) == ("COMPLETE", 2, 3)
+    assert len(confirmation["ranking"]) == 2
+    assert confirmation["tied"] == []  # the seeds are shared: the one with the greater x is better with each
+    assert study.best == best
+    assert sum(trial["replicate_of"] is not None for trial in study.trials()) == 6
+
+
 def test_an_objective_that_raises_fails_its_trial_and_is_heard_of(hpo):
     study = create(hpo, "raising", trials=3)
 
