@@ -140,6 +140,8 @@ def calls_of(name: str) -> list[tuple[str, Any]]:
         (f"{trial}:report", {"attempt": 1, "reports": [{"step": 0, "value": 0.25}]}),
         (f"{trial}:report", {"attempt": 2, "reports": []}),
         (f"{trial}:heartbeat", {"attempt": 1}),
+        (f"{trial}:suggest", {"attempt": 1, "parameters": SPACE}),
+        (f"{trial}:suggest", {"attempt": 1, "parameters": {"y": SPACE["x"]}}),
         (f"{trial}:tell", {"attempt": 1, "state": "COMPLETE", "values": [0.5, 0.5]}),
         (f"{trial}:tell", told),
         (f"{trial}:tell", told),
