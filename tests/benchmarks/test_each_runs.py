@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 QUICK = {
     "http_client.py": (["--calls", "20", "--rounds", "1"], "hpo_service.client"),
     "sampling.py": (["--only", "random", "--largest", "100"], "random, a draw"),
+    "moving_house.py": (["--trials", "50"], "50 of 50 trials equal"),
     "search_quality.py": (["--only", "two_logs", "--seeds", "2", "--trials", "12"], "two_logs"),
     "by_turns.py": (
         ["--before", ".", "--rounds", "1", "--seconds", "0.3", "--load", "random", "--workers", "2"],
