@@ -62,6 +62,7 @@ class StudyDocument(_Document):
     lease_seconds: float
     narrowing: Narrowing | None
     objective: Json | None
+    requires: dict[str, str]
     metadata: Json
     state: StudyState
     state_reason: str | None
@@ -176,6 +177,9 @@ class WorkerDocument(_Document):
     last_seen_at: str
     trials: int
     draining: bool
+    labels: dict[str, str]
+    told: int
+    failed: int
 
 
 class WorkerPage(_Document):

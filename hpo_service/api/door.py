@@ -33,7 +33,7 @@ from hpo_service.operations.keyring import VALID_SECONDS, Keyring
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
-ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
+ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/workers", "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
 # Pages for browsers, which can be asked for a password, but not for a Bearer key.
 PAGES = (*dashboard.PATHS, "/docs")
 

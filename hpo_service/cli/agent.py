@@ -23,7 +23,7 @@ from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from hpo_worker.placeholders import check_placeholders
 from hpo_worker.shutdown import Leaving, Shutdown
-from hpo_worker.start import MaxFailures
+from hpo_worker.start import Label, MaxFailures, labels_of
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
 LONGEST_GOODBYE_SECONDS = 20.0
@@ -39,6 +39,7 @@ def agent(
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=1000, help="How many trials at the same time.")] = 1,
     max_failures: MaxFailures = MAX_FAILURES,
+    label: Label = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Run a command a trial until the study gives out no more: hpo agent mine -- python train.py --lr {lr}
@@ -52,7 +53,7 @@ def agent(
     """
     worker_id = new_worker_id()
     log_lines.configure(worker_id=worker_id)
-    client = Client(server)
+    client = Client(server, labels=labels_of(label))
     space = client.study(study)["search_space"]
     try:
         check_placeholders(command, space)
@@ -80,7 +81,7 @@ class Team:
     ) -> None:
         self.objective = objective
         self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
-        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
+        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER, labels=client.labels)
         self.workers = [
             Worker(
                 client,

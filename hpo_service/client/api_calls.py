@@ -60,7 +60,10 @@ class ApiCalls:
         timeout: float = 15.0,
         retries: Retries = PATIENTLY,
         rng: random.Random | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        """labels: what this machine has, for studies that require it; every ask carries them."""
+        self.labels = dict(labels or {})
         self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
@@ -208,7 +211,7 @@ class ApiCalls:
             "request_id": request_id or new_request_id(),
             "count": count,
             "wait_seconds": wait_seconds,
-            **_given(objectives=objectives),
+            **_given(objectives=objectives, labels=self.labels or None),
         }
         path = "/v1/trials:ask" if study is None else _study(study) + "/trials:ask"
         return self._json("POST", path, body, read_timeout=self.timeout + wait_seconds)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_valid
 from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.labels import Labels
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.refusal import STRICT, refuse
@@ -168,6 +169,7 @@ class StudySpec(BaseModel):
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
     narrowing: Narrowing | None = None
     objective: Objective | None = None
+    requires: Annotated[Labels, Field(description="what a worker's labels have to be, to be given its trials")] = {}
     metadata: Metadata = {}
 
     @model_validator(mode="before")

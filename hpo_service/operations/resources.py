@@ -13,7 +13,8 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import Report, Trial, TrialState
-from hpo_service.store.record import AttemptRow, Record, WorkerRow
+from hpo_service.store.record import AttemptRow, Record
+from hpo_service.store.worker_rows import WorkerRow
 
 
 def time_text(seconds: float) -> str:
@@ -144,6 +145,9 @@ def worker_resource(worker: WorkerRow) -> Json:
         "last_seen_at": time_text(worker.last_seen_at),
         "trials": worker.trials,
         "draining": worker.draining,
+        "labels": worker.labels,
+        "told": worker.told,
+        "failed": worker.failed,
     }
 
 

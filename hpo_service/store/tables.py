@@ -54,6 +54,7 @@ studies = sa.Table(
     sa.Column("kind", sa.Text),
     sa.Column("limit_trials", sa.BigInteger),
     sa.Column("limit_running", sa.BigInteger),
+    sa.Column("requires", sa.Text),  # of a worker, canonical JSON; NULL: nothing
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("touched", sa.BigInteger, nullable=False, server_default="0"),  # the revision of the last version
@@ -94,6 +95,10 @@ sa.Index(
     postgresql_where=sa.text("deleted"),
 )
 
+# Studies that Optuna's own API wrote through its storage are not ours to give out.
+FROM_OPTUNA = "optuna"
+OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
+
 
 def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
     condition = sa.text(where)
@@ -102,6 +107,7 @@ def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
 
 # Neither holds a counter, which every call changes.
 _some(studies, "ix_hpo_studies_to_ask", "kind", "id", where="state = 'ACTIVE' AND kind IS NOT NULL")
+_some(studies, "ix_hpo_studies_requires", "id", where="requires IS NOT NULL")
 _some(studies, "ix_hpo_studies_ends_at", "ends_at", where="ends_at IS NOT NULL")
 
 rounds = sa.Table(
@@ -158,6 +164,7 @@ _some(
     trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'"
 )  # without leases, which every report moves
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
+_some(trials, "ix_hpo_trials_told", "worker_id", "state", "study_id", where="attempt_end = 'told'")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
 # The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.
@@ -172,6 +179,8 @@ attempts = sa.Table(
     sa.Column("end", sa.Text),
     _one_of('"end"', ("told", "expired", "released"), "end"),
 )
+
+_some(attempts, "ix_hpo_attempts_told", "worker_id", "trial_id", where="\"end\" = 'told'")
 
 reports = sa.Table(
     "hpo_reports",
@@ -220,6 +229,7 @@ workers = sa.Table(
     sa.Column("worker_id", sa.Text, primary_key=True),
     sa.Column("last_seen_at", Seconds, nullable=False),
     sa.Column("draining", sa.Boolean, nullable=False),
+    sa.Column("labels", sa.JSON(none_as_null=True)),  # of its last ask
 )
 
 # The servers that run, or were there a moment ago; see store/outages.py.

@@ -60,7 +60,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}/trials:enqueue"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/trials:import"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:stop"): (ADMIN, STUDY),
-    ("GET", "/v1/workers"): (READ, WHOLE),
+    ("GET", "/v1/workers"): (READ, ACROSS),
     ("POST", "/v1/workers/{worker_id}:drain"): (ADMIN, WHOLE),
     ("GET", "/metrics"): (READ, WHOLE),
     ("GET", "/v1/openapi.json"): (READ, ACROSS),

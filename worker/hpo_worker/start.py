@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_form
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,11 @@ MaxFailures = Annotated[
     typer.Option(
         min=0, help="End with exit code 1 after so many failed trials in a row, none of which has reported; 0: never."
     ),
+]
+
+Label = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=TEXT", help="What this machine has, for studies that require it; may be repeated."),
 ]
 
 log = structlog.get_logger()
@@ -41,6 +47,7 @@ def worker(
         Path | None, typer.Option(envvar="HPO_DATA", help="The folder with datasets other than mnist.")
     ] = None,
     max_failures: MaxFailures = MAX_FAILURES,
+    label: Label = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Train trials: of any study of the built-in network, or of the studies named.
@@ -59,6 +66,7 @@ def worker(
         objective=objective,
         data=None if data is None else str(data.resolve()),
         max_failures=max_failures,
+        labels=labels_of(label),
     )
     supervisor = Supervisor(options, os.environ)
     code = supervisor.run(processes or cores())
@@ -71,3 +79,14 @@ def worker(
     else:
         log.info("trials", **supervisor.tally)
     raise typer.Exit(code)
+
+
+def labels_of(given: Sequence[str] | None) -> dict[str, str]:
+    """From NAME=TEXT; of one name the last counts. Raise typer.BadParameter."""
+    labels = {}
+    for each in given or ():
+        name, is_one, text = each.partition("=")
+        if not is_one or not name:
+            raise typer.BadParameter(f"{each!r} is no NAME=TEXT, such as gpu=a100", param_hint="--label")
+        labels[name] = text
+    return labels
