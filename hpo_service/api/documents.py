@@ -101,6 +101,19 @@ class TrialDocument(_Document):
     seed: int
     started_at: str | None
     finished_at: str | None
+    artifacts: list[str]
+
+
+class ArtifactDocument(_Document):
+    name: str
+    size: int
+    sha256: str
+    attempt: int
+    at: str
+
+
+class ArtifactsDocument(_Document):
+    items: list[ArtifactDocument]
 
 
 class TrialPage(_Document):
@@ -138,6 +151,7 @@ class GrantedDocument(_Document):
     objective: Json | None
     reports: list[ReportDocument]
     lease: LeaseDocument
+    artifacts: list[str] = []
     purpose: Literal["test"] | None = None
     ensemble: int | None = None
 

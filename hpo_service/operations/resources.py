@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from hpo_service.domain import measure
+from hpo_service.domain.artifact import Artifact
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study
@@ -122,6 +123,17 @@ def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
         "seed": trial.seed,
         "started_at": _time(trial.started_at),
         "finished_at": _time(trial.finished_at),
+        "artifacts": list(trial.artifacts),
+    }
+
+
+def artifact_resource(artifact: Artifact) -> Json:
+    return {
+        "name": artifact.name,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "attempt": artifact.attempt,
+        "at": time_text(artifact.at),
     }
 
 
@@ -161,6 +173,7 @@ def granted_trial(study: Study, trial: Trial) -> Json:
         "seed": trial.seed,
         "objective": study.spec.objective,
         "reports": [],
+        "artifacts": list(trial.artifacts),
         "lease": _lease(trial.holding.lease),
     }
 

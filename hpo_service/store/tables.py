@@ -136,6 +136,7 @@ trials = sa.Table(
     sa.Column("values", sa.JSON(none_as_null=True)),  # [number | "Infinity" | "-Infinity"]
     sa.Column("value", sa.Double),  # the first of the values, for ordering
     sa.Column("metrics", sa.JSON(none_as_null=True)),
+    sa.Column("artifacts", sa.JSON(none_as_null=True)),  # [name]; NULL: none
     sa.Column("reason", sa.Text),
     sa.Column("stop", sa.Text),  # why the worker shall end it: pruned, stopped
     sa.Column("round", sa.Integer),
@@ -248,6 +249,26 @@ outages = sa.Table(
     sa.Column("began", Seconds, primary_key=True),
     sa.Column("ended", Seconds, nullable=False),
 )
+
+# The artifacts of trials and of sealed tests (number -1); see store/artifact_rows.py.
+artifacts = sa.Table(
+    "hpo_artifacts",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),  # under which its bytes lie
+    # No foreign key: the row outlives its study, until its bytes are deleted.
+    sa.Column("study_id", BigId, nullable=False, autoincrement=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("server_id", sa.Text, nullable=False),  # who writes it, or has written it
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", Seconds, nullable=False),
+    _one_of("state", ("uploading", "kept", "gone"), "state"),
+)
+sa.Index("ix_hpo_artifacts_of", artifacts.c.study_id, artifacts.c.number, artifacts.c.name)
+_some(artifacts, "ix_hpo_artifacts_loose", "key", where="state <> 'kept'")
 
 # The keys of callers. A key itself is stored nowhere: only its hash, by which it is found.
 keys = sa.Table(

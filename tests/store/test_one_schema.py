@@ -36,6 +36,7 @@ FROZEN = {
     "versions/0010_failures.py": "541b4a9b4593c73fa63359788039fbea16aad904d3e9fde2fc8a98c63e639664",
     "versions/0011_for_optunas_tools.py": "6b5759d1347627f1848e7b42e1baabc1dd301780c4afe1e9144edc87e9954dca",
     "versions/0014_labels.py": "4deefa1d8f6134a620a7ff221c7fe0362299c11bdc38b11b6205fda467775cf2",
+    "versions/0015_artifacts.py": "fdc9b22eb183bdffefcd9bdd7fa222fe59f33b12be89ee1aaa3fd750b018a4d1",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 
