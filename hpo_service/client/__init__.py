@@ -18,6 +18,7 @@ from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unr
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
 from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by, whole_text
 from hpo_service.client.event_stream import Event, parse_events
+from hpo_service.client.keeps_artifacts import KeepsArtifacts
 from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
@@ -36,6 +37,7 @@ __all__ = [
     "Forbidden",
     "HeldTrial",
     "Json",
+    "KeepsArtifacts",
     "RateLimited",
     "Refused",
     "RemoteStudy",

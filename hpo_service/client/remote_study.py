@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from hpo_service.client.api_calls import ApiCalls
 from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by
+from hpo_service.client.keeps_artifacts import KeepsArtifacts
 from hpo_service.client.measures import with_floats
 from hpo_service.client.stop_signal import StopSignal
 from hpo_service.domain.errors import HpoError, Invalid, LeaseLost, TrialFinished
@@ -102,7 +103,7 @@ class RemoteStudy:
         return [HeldTrial(self.client, given) for given in answer["trials"]]
 
 
-class HeldTrial:
+class HeldTrial(KeepsArtifacts):
     """A trial whose lease this program holds.
 
     params: its hyperparameters; seed: for the objective's random numbers, the same in every attempt.
@@ -110,6 +111,7 @@ class HeldTrial:
 
     def __init__(self, client: ApiCalls, given: Json) -> None:
         self._client = client
+        self._keep_artifacts_of(client, given)
         self.study: str = given["study"]
         self.number: int = given["number"]
         self.attempt: int = given["attempt"]

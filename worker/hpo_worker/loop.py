@@ -396,7 +396,7 @@ class Worker:
     def _train_together(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
         """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
         results: dict[HeldJob, Json] = {}
-        trials = {TrainingTrial(given, job, self.outbox, facts.seed): job for job, given in held.items()}
+        trials = {TrainingTrial(given, job, self.outbox, facts.seed, self.client): job for job, given in held.items()}
         for trial, result in train_side_by_side(list(trials), self.network.folder):
             results[trials[trial]] = result
             self.outbox.finish(trials[trial], result)
@@ -405,8 +405,8 @@ class Worker:
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
-            return result_of_test(given, job, facts.seed, self.network.folder)
-        return result_of(self.objective, TrainingTrial(given, job, self.outbox, facts.seed))
+            return result_of_test(given, job, facts.seed, self.network.folder, self.client)
+        return result_of(self.objective, TrainingTrial(given, job, self.outbox, facts.seed, self.client))
 
     def _study_facts(self, study: str) -> StudyFacts:
         if study not in self._facts:

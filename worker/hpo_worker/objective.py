@@ -7,6 +7,7 @@ An objective is a function of a trial that returns its value, or a generator tha
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +15,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
 import structlog
 
-from hpo_service.client import Json, StopSignal, conclusion, failed_by, in_one_line, whole_text
+from hpo_service.client import (
+    NEVER,
+    Client,
+    Json,
+    KeepsArtifacts,
+    StopSignal,
+    conclusion,
+    failed_by,
+    in_one_line,
+    whole_text,
+)
 from hpo_service.domain import neural_network
-from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.domain.errors import Fault, HpoError, Invalid
 from hpo_service.domain.objectives import OBJECTIVES
 from hpo_worker.datasets import Dataset, DatasetMissing, load
 from hpo_worker.outbox import HeldJob, Outbox, check_size
 from hpo_worker.shutdown import Leaving
-from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
+from hpo_worker.trainer import Diverged, TestResult, evaluate_on_test_set, train
 
 KINDS = tuple(OBJECTIVES)  # what a worker without an objective of the user's trains
 DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
@@ -41,13 +53,14 @@ class FailedTrial(Exception):
     """Raised by an objective whose trial has failed: the message is the trial's reason, word for word."""
 
 
-class TrainingTrial:
+class TrainingTrial(KeepsArtifacts):
     """A trial as its objective sees it. Reports are collected and sent while the training goes on.
 
     metrics: what the objective wants told beside the result.
     """
 
-    def __init__(self, given: Json, job: HeldJob, outbox: Outbox, study_seed: int) -> None:
+    def __init__(self, given: Json, job: HeldJob, outbox: Outbox, study_seed: int, client: Client) -> None:
+        self._keep_artifacts_of(client, given)
         self.study: str = given["study"]
         self.number: int = given["number"]
         self.attempt: int = given["attempt"]
@@ -133,7 +146,10 @@ def configuration_of(trial: TrainingTrial) -> neural_network.NetworkConfiguratio
     return neural_network.configuration(trial.objective or {}, trial.params)
 
 
-def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None) -> Json:
+NETWORK_FILE = "network.npz"
+
+
+def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None, client: Client) -> Json:
     """Train the best configuration again, open the test set, return what to tell. Raise DatasetMissing, LostTrial."""
 
     def give_up_when_lost() -> None:
@@ -158,6 +174,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
     except Exception as error:
         log.exception("the sealed test failed", study=given["study"])
         return failed_by(error)
+    _keep_network(client, given, configuration, result)
     return {
         "state": "COMPLETE",
         "test_accuracy": result.test_accuracy,
@@ -165,6 +182,21 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
         "members": result.members,
         "dataset_sha256": dataset.sha256,
     }
+
+
+def _keep_network(
+    client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestResult
+) -> None:
+    """Keep the networks that were tested; the result is told all the same where that cannot be."""
+    arrays: dict[str, Any] = {"activation": np.array(configuration.activation)}
+    for place, (W, b) in enumerate(result.layers):
+        arrays |= {f"W{place}": W, f"b{place}": b}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    try:
+        client.put_artifact(given["study"], None, given["attempt"], NETWORK_FILE, file.getvalue(), retries=NEVER)
+    except HpoError as error:
+        log.warning("the network was not kept", study=given["study"], reason=in_one_line(error))
 
 
 def import_objective(place: str) -> Objective:
