@@ -18,6 +18,7 @@ from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
+from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
@@ -37,9 +38,12 @@ def agent(
         list[str], typer.Argument(help="The command, after --; {name} stands for a parameter.", metavar="-- COMMAND…")
     ],
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=1000, help="How many trials at the same time.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many trials at the same time; one, or one a GPU.")
+    ] = None,
     max_failures: MaxFailures = MAX_FAILURES,
     label: Label = None,
+    gpus: Gpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Run a command a trial until the study gives out no more: hpo agent mine -- python train.py --lr {lr}
@@ -60,7 +64,8 @@ def agent(
     except Invalid as error:
         raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
     brake = Brake(max_failures)
-    team = Team(client, study, CommandObjective(command, list(space), Outbox()), worker_id, workers, brake)
+    objective = CommandObjective(command, list(space), Outbox(), gpus_of(gpus))
+    team = Team(client, study, objective, worker_id, workers or len(objective.gpus) or 1, brake)
     try:
         team.run()
     finally:

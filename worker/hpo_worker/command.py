@@ -25,6 +25,7 @@ import structlog
 
 from hpo_service.client import Retry, in_one_line
 from hpo_worker.checkpoints import VARIABLE, Checkpoints
+from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
 from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
@@ -62,11 +63,12 @@ class RunningCommand:
     """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far.
 
     not_understood: a line that looked like a result, unless one was understood after it; misplaced: a result on
-    standard error, where none is looked for.
+    standard error, where none is looked for. gpu: that it has, where it has one.
     """
 
     process: subprocess.Popen[str]
     lifeline: IO[bytes]
+    gpu: str | None = None
     result: Result | None = None
     not_understood: NotUnderstood | None = None
     misplaced: str | None = None
@@ -89,6 +91,7 @@ class CommandObjective:
     command: Sequence[str]
     names: Sequence[str]
     outbox: Outbox
+    gpus: Sequence[str] = ()
     running: list[RunningCommand] = field(default_factory=list)
     leaving: bool = False
 
@@ -142,7 +145,9 @@ class CommandObjective:
         with self.outbox.changed:
             if self.leaving:
                 raise Leaving
-            run = _run(fill_in(self.command, trial.params, self.names), environment)
+            gpu = least_used(self.gpus, [run.gpu for run in self.running])
+            run = _run(fill_in(self.command, trial.params, self.names), environment | environment_for(gpu))
+            run.gpu = gpu
             self.running.append(run)
             return run
 

@@ -13,6 +13,7 @@ import typer
 
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES
+from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.supervisor import Supervisor, cores
 from hpo_worker.worker_options import Options
 
@@ -34,7 +35,8 @@ log = structlog.get_logger()
 def worker(
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", "-p", min=1, max=1024, help="How many; one a core when left out.")
+        int | None,
+        typer.Option("--processes", "-p", min=1, max=1024, help="How many; left out, one a GPU or a core."),
     ] = None,
     study: Annotated[list[str] | None, typer.Option(help="Train this study only; may be given several times.")] = None,
     until_done: Annotated[
@@ -48,6 +50,7 @@ def worker(
     ] = None,
     max_failures: MaxFailures = MAX_FAILURES,
     label: Label = None,
+    gpus: Gpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Train trials: of any study of the built-in network, or of the studies named.
@@ -68,8 +71,8 @@ def worker(
         max_failures=max_failures,
         labels=labels_of(label),
     )
-    supervisor = Supervisor(options, os.environ)
-    code = supervisor.run(processes or cores())
+    supervisor = Supervisor(options, os.environ, gpus_of(gpus))
+    code = supervisor.run(processes or len(supervisor.gpus) or cores())
     failed, tally = supervisor.tally["FAIL"], supervisor.tally
     if code == 0 and not supervisor.signals and failed and not tally["COMPLETE"] + tally["PRUNED"]:
         log.error("no trial came through", failed=failed)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
 import structlog
 
+from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.shutdown import AT_ONCE, heeded
 from hpo_worker.worker_options import Options
 
@@ -46,10 +47,11 @@ def cores() -> int:
 
 @dataclass(eq=False)
 class Child:
-    """A process that trains; crashes counts those of its predecessors."""
+    """A process that trains; crashes counts those of its predecessors. gpu: that it has, where it has one."""
 
     process: subprocess.Popen[str]
     crashes: int = 0
+    gpu: str | None = None
 
     @property
     def output(self) -> IO[str]:
@@ -61,6 +63,7 @@ class Child:
 class Supervisor:
     options: Options
     environment: Mapping[str, str]
+    gpus: Sequence[str] = ()
     tally: Counter[str] = field(default_factory=Counter)
     children: list[Child] = field(default_factory=list)
     to_start: list[tuple[float, int]] = field(default_factory=list)
@@ -92,7 +95,9 @@ class Supervisor:
         due = [(at, crashes) for at, crashes in self.to_start if at <= time.monotonic()]
         for start in due:
             self.to_start.remove(start)
-            child = Child(start_child(self.options, self.environment), crashes=start[1])
+            gpu = least_used(self.gpus, [child.gpu for child in self.children])
+            environment = {**self.environment, **environment_for(gpu)}
+            child = Child(start_child(self.options, environment), crashes=start[1], gpu=gpu)
             self.children.append(child)
             selector.register(child.output, selectors.EVENT_READ, child)
 
