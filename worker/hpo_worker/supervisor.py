@@ -17,7 +17,7 @@ from typing import IO
 import structlog
 
 from hpo_worker.gpus import environment_for, least_used
-from hpo_worker.shutdown import AT_ONCE, heeded
+from hpo_worker.shutdown import AT_ONCE, SAME_MOMENT_SECONDS, heeded
 from hpo_worker.worker_options import Options
 
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
@@ -69,6 +69,7 @@ class Supervisor:
     to_start: list[tuple[float, int]] = field(default_factory=list)
     exit_code: int = 0
     signals: int = 0
+    told_to_leave_at: float = 0.0
 
     def run(self, processes: int) -> int:
         """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
@@ -125,8 +126,10 @@ class Supervisor:
 
     def _leave(self, signums: bytes) -> None:
         for signum in signums:
-            if self.signals and signum not in AT_ONCE:
+            now = time.monotonic()
+            if self.signals and (signum not in AT_ONCE or now < self.told_to_leave_at + SAME_MOMENT_SECONDS):
                 continue
+            self.told_to_leave_at = now
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum
