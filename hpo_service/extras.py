@@ -16,7 +16,6 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "artifacts": ("obstore",),
     "otel": ("opentelemetry",),
-    "gp": ("torch",),
 }
 
 

@@ -14,10 +14,12 @@ from hpo_service.api import (
     docs_page,
     metrics,
     openapi,
+    page_routes,
     problems,
     request_log,
     service_routes,
     study_routes,
+    summary_routes,
     trial_routes,
     worker_calls,
 )
@@ -101,8 +103,8 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     routers = (
-        *(study_routes.router, worker_calls.router, trial_routes.router, artifact_routes.router),
-        *(service_routes.router, docs_page.router),
+        *(study_routes.router, summary_routes.router, worker_calls.router, trial_routes.router),
+        *(artifact_routes.router, service_routes.router, docs_page.router, page_routes.router),
     )
     for router in routers:
         app.include_router(router)

@@ -52,10 +52,28 @@ class RoundDocument(_Document):
     changes: list[Change]
 
 
+class ConfirmedDocument(_Document):
+    number: int
+    mean: Measured
+    low: Measured
+    high: Measured
+    values: list[Measured]
+    failed: int
+
+
+class ConfirmationDocument(_Document):
+    state: Literal["RUNNING", "COMPLETE"]
+    top: int
+    seeds: int
+    ranking: list[ConfirmedDocument]
+    tied: list[int]
+
+
 class StudyDocument(_Document):
     name: str
     directions: list[str]
     search_space: SearchSpace
+    define_by_run: bool
     sampler: SamplerConfig
     pruner: PrunerConfig
     limits: Limits
@@ -71,6 +89,7 @@ class StudyDocument(_Document):
     front: list[BestDocument] | None = None
     rounds: list[RoundDocument]
     test: Json | None
+    confirmation: ConfirmationDocument | None
     created_at: str
     dataset_sha256: str | None
 
@@ -101,6 +120,9 @@ class TrialDocument(_Document):
     seed: int
     started_at: str | None
     finished_at: str | None
+    sampler: str
+    sampler_reason: str | None
+    replicate_of: int | None
     artifacts: list[str]
 
 
@@ -173,6 +195,10 @@ class KeptDocument(_Document):
     study_state: StudyState
 
 
+class SuggestDocument(_Document):
+    params: Json
+
+
 class BatchResult(_Document):
     status: int
     body: Json
@@ -183,7 +209,30 @@ class BatchDocument(_Document):
 
 
 class ImportancesDocument(_Document):
-    importances: dict[str, float]
+    importances: dict[str, float | None]
+
+
+class AdviceItem(_Document):
+    code: Literal[
+        "edge",
+        "hardly_matters",
+        "log_scale",
+        "few_trials",
+        "within_noise",
+        "stagnation",
+        "failures",
+        "constant",
+        "workers",
+        "pruning",
+    ]
+    parameter: str | None
+    detail: str
+    evidence: Json
+    suggestion: Json | None
+
+
+class AdviceDocument(_Document):
+    items: list[AdviceItem]
 
 
 class WorkerDocument(_Document):
@@ -198,6 +247,114 @@ class WorkerDocument(_Document):
 
 class WorkerPage(_Document):
     items: list[WorkerDocument]
+    next_page_token: str | None
+
+
+class LastReportDocument(_Document):
+    step: int
+    value: Measured
+
+
+class HistoryItem(_Document):
+    """A trial without its reports; last_report only while it is RUNNING, metrics only numbers and short texts."""
+
+    number: int
+    state: TrialState
+    params: Json
+    values: list[Measured] | None
+    last_report: LastReportDocument | None
+    metrics: dict[str, float | bool | str]
+    attempt: int
+    worker_id: str | None
+    reason: str | None
+    round: int | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class HistoryDocument(_Document):
+    """revision: what to send as Last-Event-ID to /events, to hear of all that comes after."""
+
+    study: str
+    revision: int
+    trials: int
+    shown: int
+    best_so_far: list[int]
+    items: list[HistoryItem]
+
+
+class CurveDocument(_Document):
+    """reports: how many there are; steps and values: some of them, spread evenly, the first and the last among them."""
+
+    number: int
+    state: TrialState
+    value: Measured | None
+    reports: int
+    steps: list[int]
+    values: list[Measured]
+
+
+class CurvesDocument(_Document):
+    items: list[CurveDocument]
+
+
+class FailureDocument(_Document):
+    reason: str | None
+    count: int
+    first_trial: int
+    last_trial: int
+
+
+class FailuresDocument(_Document):
+    total: int
+    items: list[FailureDocument]
+
+
+class HeldDocument(_Document):
+    number: int
+    attempt: int
+    started_at: str | None
+    lease_expires_at: str | None
+
+
+class StudyWorkerDocument(_Document):
+    """counts: the trials that this worker was the last to hold, by their states."""
+
+    worker_id: str
+    last_seen_at: str | None
+    draining: bool
+    holds: list[HeldDocument]
+    counts: dict[TrialState, int]
+
+
+class StudyWorkersDocument(_Document):
+    items: list[StudyWorkerDocument]
+
+
+class BestValueDocument(_Document):
+    number: int
+    value: Measured
+
+
+class OverviewItem(_Document):
+    """best_so_far: [number, value] of the last trials that beat all before them; workers: those that hold trials."""
+
+    name: str
+    state: StudyState
+    state_reason: str | None
+    directions: list[str]
+    counts: dict[TrialState, int]
+    limits: Limits
+    best: BestValueDocument | None
+    best_so_far: list[tuple[int, Measured]]
+    workers: int
+    created_at: str
+    active_at: str
+    seconds_left: float | None
+
+
+class OverviewPage(_Document):
+    items: list[OverviewItem]
     next_page_token: str | None
 
 

@@ -9,19 +9,20 @@ from pydantic import Field
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
+    AdviceDocument,
     ImportancesDocument,
     RoundDocument,
     StudyDocument,
     StudyPage,
 )
-from hpo_service.api.http import StrictRoute, answer, page, read_page_token
+from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import events, export, sealed_test, studies, trials
-from hpo_service.operations.calls import NarrowByHand, Patch, TestRequest
+from hpo_service.operations import confirming, events, export, sealed_test, studies, trials
+from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, TestRequest
 
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
@@ -39,18 +40,14 @@ _STUDY_EXAMPLE = {
     "limits": {"trials": 100},
     "objective": {"kind": "neural_network", "dataset": "mnist", "samples": 500, "epochs": 50},
 }
+_TOML_EXAMPLE = """name = "mnist"
+
+[search_space]
+learning_rate = { type = "float", low = 1e-6, high = 1e-2, log = true }
+"""
 _TAGGED = {"ETag": "changes with limits, metadata and state"}
 
 
-@router.post(
-    "",
-    status_code=201,
-    responses={
-        **ok(StudyDocument, "created", 201, {**_TAGGED, "Location": "the study's path"}),
-        **ok(StudyDocument, "the same study was created before", 200, _TAGGED),
-        **responses(400, 413, 422, conflicts=("study_exists",)),
-    },
-)
 async def create_study(request: Request, spec: Annotated[StudySpec, Body(examples=[_STUDY_EXAMPLE])]) -> Response:
     bound = studies_of(request)
     if bound is not None and spec.name not in bound:
@@ -58,6 +55,21 @@ async def create_study(request: Request, spec: Annotated[StudySpec, Body(example
     study, tag, new = await studies.create(service_of(request), spec)
     headers = {"ETag": tag, "Location": f"/v1/studies/{spec.name}"}
     return answer(study, 201 if new else 200, headers)
+
+
+router.add_api_route(
+    "",
+    create_study,
+    methods=["POST"],
+    status_code=201,
+    responses={
+        **ok(StudyDocument, "created", 201, {**_TAGGED, "Location": "the study's path"}),
+        **ok(StudyDocument, "the same study was created before", 200, _TAGGED),
+        **responses(400, 413, 422, conflicts=("study_exists",)),
+    },
+    openapi_extra={"requestBody": {"content": {TOML: {"schema": {"type": "string"}, "example": _TOML_EXAMPLE}}}},
+    route_class_override=StudyFileRoute,
+)
 
 
 @router.get("", responses={**ok(StudyPage, "a page of studies"), **responses(422)})
@@ -148,6 +160,24 @@ async def narrow_study(
 
 
 @router.post(
+    "/{study:segment}:confirm",
+    status_code=202,
+    responses={
+        **ok(StudyDocument, "its best trials are trained again", 202, _TAGGED),
+        **ok(StudyDocument, "this was asked for before", 200, _TAGGED),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
+    },
+)
+async def confirm_study(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[ConfirmRequest | None, Body(examples=[{"top": 5, "seeds": 5}])] = None,
+) -> Response:
+    changed, tag, new = await confirming.confirm(service_of(request), study, body or ConfirmRequest())
+    return answer(changed, 202 if new else 200, {"ETag": tag})
+
+
+@router.post(
     "/{study:segment}:test",
     status_code=202,
     responses={
@@ -166,12 +196,20 @@ async def seal_study(
 @router.get(
     "/{study:segment}/importances",
     responses={
-        **ok(ImportancesDocument, "shares that sum to 1"),
+        **ok(ImportancesDocument, "shares that sum to 1; null for what never varied"),
         **responses(404, conflicts=("study_state",)),
     },
 )
 async def read_importances(request: Request, study: StudyPath) -> Response:
     return answer(await trials.importances(service_of(request), study))
+
+
+@router.get(
+    "/{study:segment}/advice",
+    responses={**ok(AdviceDocument, "most important first; none where there is nothing to say"), **responses(404)},
+)
+async def read_advice(request: Request, study: StudyPath) -> Response:
+    return answer(await trials.advice(service_of(request), study))
 
 
 @router.get(

@@ -64,7 +64,7 @@ class CmaEs:
         ours = note.get("space") == axes.digest
         if ours and "told" in note:
             self._told.setdefault(note["generation"] - 1, note["told"])
-        if trial.state not in self._states or _value(trial) is None:
+        if not (trial.state in self._states or trial.failed_in_training) or _value(trial) is None:
             return
         self._finished.add(trial.number)
         if ours and note.get("sampled", True) and axes.numbers_of(trial.params) is not None:
@@ -125,6 +125,9 @@ class CmaEs:
 
 
 def _value(trial: HistoryTrial) -> float | None:
+    """NaN: worse than any."""
+    if trial.failed_in_training:
+        return math.nan
     if trial.state is TrialState.PRUNED:
         return trial.reports[-1][1] if trial.reports else None
     return trial.values[0] if trial.values else None

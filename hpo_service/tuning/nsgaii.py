@@ -9,6 +9,7 @@ Optuna is shown the two generations and their parents that it looks at, not the 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,8 @@ class Nsga2:
         self._directions = directions
         self._options = dict(options)
         self._population = self._options.get("population_size", 50)
+        # Of a trial that failed in training.
+        self._worst = [math.inf if direction == "minimize" else -math.inf for direction in directions]
         self._all: dict[int, HistoryTrial] = {}
         self._axes: Axes | None = None
         self._generations: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(dict)
@@ -61,17 +64,21 @@ class Nsga2:
         generation = note["generation"] if ours else 0
         if ours and "parents" in note:
             self._parents.setdefault(generation, note["parents"])
-        if trial.state is not TrialState.COMPLETE or not trial.values:
+        if trial.failed_in_training:
+            values: Sequence[float] | None = self._worst
+        else:
+            values = trial.values if trial.state is TrialState.COMPLETE else None
+        if not values:
             return
         numbers = axes.numbers_of(trial.params)
         if numbers is None or any(axis.name not in numbers for axis in axes.always):
             return
         self._generations[generation][trial.number] = frozen(
             trial.number,
-            trial.state,
+            TrialState.COMPLETE,
             numbers,
             axes.distributions,
-            trial.values,
+            values,
             system_attrs={_GENERATION: generation},
         )
 

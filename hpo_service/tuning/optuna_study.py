@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo_service.domain.trial import TrialState as State
 
 __all__ = ["DIRECTIONS", "STATES", "FrozenStudy", "Notes", "RecalledCmaEs", "SearchSpaceTransform", "StudyInMemory"]
-__all__ += ["frozen", "tpe_with_so_many_good"]
+__all__ += ["WORSE_THAN_ANY", "frozen", "tpe_with_so_many_good"]
 
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 
@@ -40,6 +40,10 @@ STATES = {
 
 # Samplers and pruners look at no clock, but FrozenTrial wants to have one.
 _SOME_TIME = datetime(2020, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone
+
+
+# TPE ranks a trial whose constraints are violated behind all others.
+WORSE_THAN_ANY: dict[str, Any] = {"constraints": [1.0]}
 
 
 class Notes:

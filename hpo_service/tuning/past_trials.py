@@ -31,8 +31,10 @@ Integers = NDArray[np.int64]
 ABSENT = math.nan
 OUTSIDE = math.inf  # of every range: not a number where numbers are asked for
 
-_STATES = tuple(TrialState)
-_CODES = {state: code for code, state in enumerate(_STATES, start=1)}
+# A FAIL that teaches has a code of its own, after those of the states.
+_STATES: tuple[TrialState, ...] = (*TrialState, TrialState.FAIL)
+_CODES = {state: code for code, state in enumerate(TrialState, start=1)}
+_FAILED_IN_TRAINING = len(_STATES)
 NO_STEP = -(2**62)
 
 
@@ -58,7 +60,8 @@ class PastTrials:
         return len(self._states)
 
     def put(self, trial: HistoryTrial) -> Change:
-        number, code = trial.number, _CODES[trial.state]
+        number = trial.number
+        code = _FAILED_IN_TRAINING if trial.failed_in_training else _CODES[trial.state]
         row = [column.code(trial.params) for column in self._columns]
         row += (ABSENT,) * len(self._values) if trial.values is None else trial.values
         step, value = trial.reports[-1] if trial.reports else (NO_STEP, ABSENT)
@@ -90,7 +93,10 @@ class PastTrials:
         """The trial without its reports but the last."""
         last = self.last_report(number)
         reports = () if last is None else (last,)
-        return HistoryTrial(number, self.state(number), self.params(number), self.values(number), reports)
+        failed = self._states[number] == _FAILED_IN_TRAINING
+        return HistoryTrial(
+            number, self.state(number), self.params(number), self.values(number), reports, failed_in_training=failed
+        )
 
     def state(self, number: int) -> TrialState:
         return _STATES[self._states[number] - 1]
@@ -113,6 +119,10 @@ class PastTrials:
     def are(self, *states: TrialState) -> Bools:
         codes = np.frombuffer(self._states, dtype=np.uint8)
         return np.isin(codes, [_CODES[state] for state in states])
+
+    def have_failed_in_training(self) -> Bools:
+        failed: Bools = np.frombuffer(self._states, dtype=np.uint8) == _FAILED_IN_TRAINING
+        return failed
 
     def told(self, direction: int = 0) -> Floats:
         return np.array(self._values[direction])

@@ -17,9 +17,17 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key, Restated
+from hpo_service.tuning.bounded_history import (
+    FAILED,
+    FOR_MIXTURES,
+    FOR_OPTUNA,
+    MOST_GOOD,
+    BoundedHistory,
+    Key,
+    Restated,
+)
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
-from hpo_service.tuning.optuna_study import StudyInMemory, frozen, tpe_with_so_many_good
+from hpo_service.tuning.optuna_study import WORSE_THAN_ANY, StudyInMemory, frozen, tpe_with_so_many_good
 from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
 from hpo_service.tuning.past_trials import ABSENT
 from hpo_service.tuning.worse_trials import Others
@@ -117,6 +125,7 @@ class Sides:
         history = self._history
         touched = history.touched
         best = history.best(min(math.ceil(0.1 * history.finished), MOST_GOOD))
+        best = [key for key in best if key[0] != FAILED]
         if best != self._best:
             self._best = best
             numbers = sorted(key[3] for key in best)
@@ -209,6 +218,10 @@ class OptunaTpe:
 
 def _frozen(restated: Restated, axes: Axes) -> FrozenTrial:
     trial = restated.trial
+    if trial.failed_in_training:
+        return frozen(
+            trial.number, TrialState.PRUNED, restated.numbers, axes.distributions, system_attrs=WORSE_THAN_ANY
+        )
     return frozen(
         trial.number,
         trial.state,

@@ -40,12 +40,19 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}:stop"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}:cancel"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}:narrow"): (ADMIN, STUDY),
+    ("POST", "/v1/studies/{study}:confirm"): (ADMIN, STUDY),
+    ("GET", "/v1/studies/{study}/advice"): (READ, STUDY),
     ("POST", "/v1/studies/{study}:test"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/test:heartbeat"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/test:tell"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/test:release"): (WORK, STUDY),
     ("GET", "/v1/studies/{study}/importances"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/events"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/history"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/curves"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/failures"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/workers"): (READ, STUDY),
+    ("GET", "/v1/studies:overview"): (READ, ACROSS),
     ("GET", "/v1/studies/{study}/trials"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials:export"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials/{number}"): (READ, STUDY),
@@ -61,6 +68,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}/trials:ask"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:report"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:heartbeat"): (WORK, STUDY),
+    ("POST", "/v1/studies/{study}/trials/{number}:suggest"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:tell"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:release"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials:enqueue"): (ADMIN, STUDY),
@@ -75,10 +83,16 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("GET", "/docs/openapi.json"): (READ, ACROSS),
     ("GET", "/docs/start.js"): (READ, ACROSS),
     ("GET", "/docs/{name}"): (READ, ACROSS),
-    **{("GET", path): (READ, WHOLE) for path in PATHS},
-    **{("POST", path): (ADMIN, WHOLE) for path in PATHS},
+    **{("GET", path): (READ, ACROSS) for path in PATHS},
+    **{("POST", path): (ADMIN, ACROSS) for path in PATHS},
+    ("GET", "/"): (READ, ACROSS),
+    ("GET", "/studies/{study}"): (READ, STUDY),
+    ("GET", "/page/{name}"): (OPEN, WHOLE),
     # no routes, and no less closed
-    ("GET", "/"): (READ, WHOLE),
+    ("POST", "/"): (ADMIN, ACROSS),
+    ("POST", "/page/{name}"): (ADMIN, WHOLE),
+    ("GET", "/page"): (READ, WHOLE),
+    ("GET", "/studies"): (READ, WHOLE),
     ("GET", "/v1"): (READ, WHOLE),
     ("GET", "/nothing/here"): (READ, WHOLE),
     ("POST", "/nothing/here"): (ADMIN, WHOLE),
@@ -95,6 +109,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("DELETE", "/v1/trials:ask"): (ADMIN, ACROSS),
 }
 
+HTML = {("GET", "/"), ("GET", "/studies/{study}")}  # which tell a browser in its own language that it needs a key
+
 STUDY_BODY = {
     "name": "mine",
     "search_space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
@@ -108,10 +124,15 @@ BODIES: dict[str, Any] = {
     "/v1/trials:batch": {"calls": [{"study": "mine", "number": 0, "call": "heartbeat", "attempt": 1}]},
     "/v1/studies/{study}": {"metadata": {"seen": True}},
     "/v1/studies/{study}:narrow": {},
+    "/v1/studies/{study}:confirm": {},
     "/v1/studies/{study}:test": {},
     "/v1/studies/{study}/trials:ask": ASK,
     "/v1/studies/{study}/trials/{number}:report": {"attempt": 1, "reports": [{"step": 0, "value": 0.5}]},
     "/v1/studies/{study}/trials/{number}:heartbeat": {"attempt": 1},
+    "/v1/studies/{study}/trials/{number}:suggest": {
+        "attempt": 1,
+        "parameters": {"x": {"type": "float", "low": 0, "high": 1}},
+    },
     "/v1/studies/{study}/trials/{number}:tell": {"attempt": 1, "state": "COMPLETE", "values": [0.5]},
     "/v1/studies/{study}/trials/{number}:release": {"attempt": 1},
     "/v1/studies/{study}/trials:enqueue": {"trials": [{"params": {"x": 0.5}}]},
@@ -267,7 +288,9 @@ def test_each_caller_gets_as_far_as_its_key_goes(served: Served, method: str, pa
         else:
             assert answer.status_code not in (401, 403, 429), context
             assert place != STUDY or "there is no study" not in answer.text, context
-        if answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
+        if answer.status_code >= 400 and (method, path) in HTML:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        elif answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
             check_problem(answer)
         assert not any(token in answer.text or token in str(answer.headers) for token in served.callers.values())
         if answer.status_code == 401:
