@@ -72,6 +72,8 @@ def _who_trains(study: Study, address: str) -> list[str]:
     worker = f"hpo worker --server {address} --study {study['name']} --until-done"
     if study["objective"] is not None:
         return [f"train its trials: {worker}"]
+    if study["define_by_run"]:
+        return ["train its trials with a function of yours:", f"  {worker} --objective package.module:function"]
     return [
         "train its trials with a function of yours, or with a command a trial:",
         f"  {worker} --objective package.module:function",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from hpo_service.domain.choices import identity
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary
 from hpo_service.domain.student import difference, variance
 from hpo_service.domain.study import StudyState
@@ -114,7 +115,8 @@ def stagnation(seen: SeenStudy) -> Iterator[Advice]:
     if complete is None or since is None or since < FEWEST_SINCE:
         return
     share = (complete - since) / complete  # of all trials when the best one came
-    learned = seen.study.spec.sampler.learns and ((since >= LONG and share <= 1 / 3) or share <= 0.03)
+    sampler = SAMPLER_FACTS[seen.study.spec.sampler.name]
+    learned = sampler.learns and ((since >= LONG and share <= 1 / 3) or share <= 0.03)
     if learned or (share <= 0.2 and _stands_alone(seen)):
         yield Advice(
             "stagnation",

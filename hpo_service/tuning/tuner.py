@@ -122,7 +122,7 @@ class Tuner:
     def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
-        if self._unrepeated is None or fixed:
+        if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
         return self._unrepeated.instead_of(drawn, number, self._axes)
 
