@@ -15,7 +15,6 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "postgres": ("psycopg",),
     "parquet": ("pyarrow",),
     "otel": ("opentelemetry",),
-    "gp": ("torch",),
 }
 
 

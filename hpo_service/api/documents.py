@@ -52,10 +52,28 @@ class RoundDocument(_Document):
     changes: list[Change]
 
 
+class ConfirmedDocument(_Document):
+    number: int
+    mean: Measured
+    low: Measured
+    high: Measured
+    values: list[Measured]
+    failed: int
+
+
+class ConfirmationDocument(_Document):
+    state: Literal["RUNNING", "COMPLETE"]
+    top: int
+    seeds: int
+    ranking: list[ConfirmedDocument]
+    tied: list[int]
+
+
 class StudyDocument(_Document):
     name: str
     directions: list[str]
     search_space: SearchSpace
+    define_by_run: bool
     sampler: SamplerConfig
     pruner: PrunerConfig
     limits: Limits
@@ -70,6 +88,7 @@ class StudyDocument(_Document):
     front: list[BestDocument] | None = None
     rounds: list[RoundDocument]
     test: Json | None
+    confirmation: ConfirmationDocument | None
     created_at: str
     dataset_sha256: str | None
 
@@ -100,6 +119,9 @@ class TrialDocument(_Document):
     seed: int
     started_at: str | None
     finished_at: str | None
+    sampler: str
+    sampler_reason: str | None
+    replicate_of: int | None
 
 
 class TrialPage(_Document):
@@ -158,6 +180,10 @@ class KeptDocument(_Document):
     study_state: StudyState
 
 
+class SuggestDocument(_Document):
+    params: Json
+
+
 class BatchResult(_Document):
     status: int
     body: Json
@@ -168,7 +194,30 @@ class BatchDocument(_Document):
 
 
 class ImportancesDocument(_Document):
-    importances: dict[str, float]
+    importances: dict[str, float | None]
+
+
+class AdviceItem(_Document):
+    code: Literal[
+        "edge",
+        "hardly_matters",
+        "log_scale",
+        "few_trials",
+        "within_noise",
+        "stagnation",
+        "failures",
+        "constant",
+        "workers",
+        "pruning",
+    ]
+    parameter: str | None
+    detail: str
+    evidence: Json
+    suggestion: Json | None
+
+
+class AdviceDocument(_Document):
+    items: list[AdviceItem]
 
 
 class WorkerDocument(_Document):

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
+    AdviceDocument,
     ImportancesDocument,
     RoundDocument,
     StudyDocument,
@@ -20,8 +21,8 @@ from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_o
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import events, export, sealed_test, studies, trials
-from hpo_service.operations.calls import NarrowByHand, Patch, TestRequest
+from hpo_service.operations import confirming, events, export, sealed_test, studies, trials
+from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, TestRequest
 
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
@@ -159,6 +160,24 @@ async def narrow_study(
 
 
 @router.post(
+    "/{study:segment}:confirm",
+    status_code=202,
+    responses={
+        **ok(StudyDocument, "its best trials are trained again", 202, _TAGGED),
+        **ok(StudyDocument, "this was asked for before", 200, _TAGGED),
+        **responses(400, 404, 413, 422, conflicts=("study_state", "study_sealed")),
+    },
+)
+async def confirm_study(
+    request: Request,
+    study: StudyPath,
+    body: Annotated[ConfirmRequest | None, Body(examples=[{"top": 5, "seeds": 5}])] = None,
+) -> Response:
+    changed, tag, new = await confirming.confirm(service_of(request), study, body or ConfirmRequest())
+    return answer(changed, 202 if new else 200, {"ETag": tag})
+
+
+@router.post(
     "/{study:segment}:test",
     status_code=202,
     responses={
@@ -177,12 +196,20 @@ async def seal_study(
 @router.get(
     "/{study:segment}/importances",
     responses={
-        **ok(ImportancesDocument, "shares that sum to 1"),
+        **ok(ImportancesDocument, "shares that sum to 1; null for what never varied"),
         **responses(404, conflicts=("study_state",)),
     },
 )
 async def read_importances(request: Request, study: StudyPath) -> Response:
     return answer(await trials.importances(service_of(request), study))
+
+
+@router.get(
+    "/{study:segment}/advice",
+    responses={**ok(AdviceDocument, "most important first; none where there is nothing to say"), **responses(404)},
+)
+async def read_advice(request: Request, study: StudyPath) -> Response:
+    return answer(await trials.advice(service_of(request), study))
 
 
 @router.get(

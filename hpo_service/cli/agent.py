@@ -53,7 +53,10 @@ def agent(
     worker_id = new_worker_id()
     log_lines.configure(worker_id=worker_id)
     client = Client(server)
-    space = client.study(study)["search_space"]
+    read = client.study(study)
+    if read["define_by_run"]:
+        raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
+    space = read["search_space"]
     try:
         check_placeholders(command, space)
     except Invalid as error:

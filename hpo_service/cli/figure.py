@@ -1,4 +1,4 @@
-"""How `hpo run` and `hpo plot` show a study, as its file says in `[metadata.figure]` and `[metadata.test]`.
+"""How `hpo run` and `hpo plot` end and show a study: `[metadata.figure]`, `[metadata.confirm]` and `[metadata.test]`.
 
 The server keeps metadata and does not read it: what stands there changes no trial.
 """
@@ -107,7 +107,15 @@ class TestPlan(BaseModel):
     leave_sealed: bool = False
 
 
-SECTIONS: Mapping[str, type[BaseModel]] = {"figure": Figure, "test": TestPlan}
+class ConfirmPlan(BaseModel):
+    """That `hpo run` confirms the winner before the test: so many of the best trials, so many times each."""
+
+    model_config = STRICT
+    top: Annotated[int, Field(ge=1, le=50)] = 5
+    seeds: Annotated[int, Field(ge=2, le=50)] = 5
+
+
+SECTIONS: Mapping[str, type[BaseModel]] = {"figure": Figure, "confirm": ConfirmPlan, "test": TestPlan}
 
 
 def figure_of(study: Json) -> Figure | None:
@@ -118,6 +126,18 @@ def figure_of(study: Json) -> Figure | None:
 
 def test_plan_of(study: Json) -> TestPlan:
     return _read(TestPlan, study, "test") or TestPlan()
+
+
+def confirm_plan_of(study: Json) -> ConfirmPlan | None:
+    """None: its trials are not confirmed."""
+    return _read(ConfirmPlan, study, "confirm")
+
+
+def faults(section: BaseModel, body: Json) -> list[tuple[Place, str]]:
+    """What a section asks of the study that the study does not have: (place in the section, rule)."""
+    if isinstance(section, ConfirmPlan) and len(body.get("directions") or ["maximize"]) > 1:
+        return [((), "a study with several directions has no best trials to confirm; take this section out")]
+    return figure_faults(section, body) if isinstance(section, Figure) else []
 
 
 def _read(model: type[Section], study: Json, name: str) -> Section | None:

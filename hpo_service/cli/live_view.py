@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_service.cli import wording
+from hpo_service.cli.confirmed_words import mean_and_interval
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.objectives import built_in
 from hpo_service.printable import printable, printable_values
@@ -75,9 +76,13 @@ class Follower:
 def seconds_left(study: Json, elapsed: float, finished: int) -> float | None:
     """At the pace so far; None without a limit, or before the first trial has shown a pace."""
     limit: int | None = study["limits"]["trials"]
-    if limit is None or finished <= 0:
+    if limit is None or finished <= 0 or is_confirming(study):
         return None
     return max(0, limit - wording.finished(study)) * elapsed / finished
+
+
+def is_confirming(study: Json) -> bool:
+    return (study.get("confirmation") or {}).get("state") == "RUNNING"
 
 
 class LiveDisplay:
@@ -111,7 +116,8 @@ class LiveDisplay:
             self._live.update(view(snapshot, self._server), refresh=True)
             return
         # a change of state or round at once, progress now and then
-        happened = (snapshot.study["state"], snapshot.study.get("state_reason"), len(snapshot.study["rounds"]))
+        study = snapshot.study
+        happened = (study["state"], study.get("state_reason"), len(study["rounds"]), is_confirming(study))
         if happened != self._said or time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
             self._said, self._said_at = happened, time.monotonic()
             self._console.print(Text(line(snapshot)), soft_wrap=True)
@@ -126,8 +132,10 @@ def line(snapshot: Snapshot) -> str:
     if len(study["rounds"]) > 1:
         parts.append(_round(study))
     if (best := wording.best_value(study)) is not None:
-        parts.append(f"best {wording.number(best, 4)} (trial {study['best']['number']})")
-    parts.append(f"{study['counts']['RUNNING']} running")
+        parts.append(f"best {wording.number(best, 4)} (trial {study['best']['number']}, {wording.goal(study)})")
+    if is_confirming(study):
+        parts.append(confirming(study))
+    parts.append(f"{study['counts']['RUNNING']} running" if not is_confirming(study) else _replicates(snapshot))
     if snapshot.seconds_left is not None and not snapshot.is_done:
         parts.append(f"about {wording.duration(snapshot.seconds_left)} left")
     return ", ".join(parts)
@@ -144,6 +152,7 @@ def view(snapshot: Snapshot, server: str) -> RenderableType:
 def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     study = snapshot.study
     title = Text.assemble((study["name"], "bold"), "  ", (study["state"], _STATE_STYLES.get(study["state"], "")))
+    title.append(f"  {wording.goal(study)}", "dim")
     if study["narrowing"]:
         title.append(f"  {_round(study)}")
     yield title
@@ -151,6 +160,8 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
         yield Text(reason, style="yellow")
     yield _bar(snapshot)
     yield _best(study)
+    if is_confirming(study):
+        yield Text(confirming(study))
     yield _ranges(study)
     yield from _running(snapshot)
 
@@ -163,6 +174,19 @@ def _progress(study: Json) -> str:
     failed = study["counts"]["FAIL"]
     trials = f"{wording.finished(study)}{f'/{limit}' if limit is not None else ''} trials"
     return f"{trials} ({failed} failed)" if failed else trials
+
+
+def confirming(study: Json) -> str:
+    """What is being done, and who is first so far."""
+    confirmation = study["confirmation"]
+    best = f"the best {wording.count(confirmation['top'], 'trial')}"
+    first = confirmation["ranking"][:1]
+    so_far = f", first so far trial {first[0]['number']} with {mean_and_interval(first[0])}" if first else ""
+    return f"confirming {best} with {confirmation['seeds']} seeds{so_far}"
+
+
+def _replicates(snapshot: Snapshot) -> str:
+    return f"{len(snapshot.running)}{'' if len(snapshot.running) < MOST_RUNNING else ' or more'} running"
 
 
 def _round(study: Json) -> str:
@@ -213,7 +237,7 @@ def _ranges(study: Json) -> RenderableType:
 
 
 def _running(snapshot: Snapshot) -> Iterator[RenderableType]:
-    running = snapshot.study["counts"]["RUNNING"]
+    running = max(snapshot.study["counts"]["RUNNING"], len(snapshot.running))  # with replicates, that count nowhere
     yield Text(f"running  {running or 'nothing at the moment'}", style="" if running else "dim")
     table = Table.grid(padding=(0, 2))
     for trial in snapshot.running:

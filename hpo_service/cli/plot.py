@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo_service.cli import wording
 from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed, UsageError, need
 from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
@@ -46,7 +47,8 @@ def draw_study(client: Client, name: str, file: Path) -> None:
 
     study = client.study(name)
     has_order = len(study["directions"]) == 1
-    best_first = client.trials(name, order_by="value" if has_order else None, page_size=PANELS)
+    every_trial = client.trials(name, order_by="value" if has_order else None, page_size=PANELS)
+    best_first = wording.of_the_search(every_trial)
     trials = list(itertools.islice(best_first, PANELS))
     if compares(study) or not any(len(trial["reports"]) > 1 for trial in trials):
         trials += itertools.islice(best_first, MOST_TRIALS)

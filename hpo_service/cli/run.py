@@ -110,6 +110,8 @@ class Job:
             self.study = self._create(client)
             with LiveDisplay(client.server) as display:
                 self._train(client, display, workers)
+                if not self._interruption.happened and self._may_be_confirmed():
+                    self._confirm(client, display, workers)
             if self._interruption.happened:
                 return
             if with_test and self._may_be_tested():
@@ -147,7 +149,7 @@ class Job:
         from hpo_service.cli.live_view import Follower
 
         follower = Follower(client, self.name)
-        finished = -1
+        seen: object = None
         if self.study is not None and self.study["state"] not in wording.DONE:
             self._service.start_workers(workers, self.name, self._data)
         while True:
@@ -166,14 +168,32 @@ class Job:
                         f"{self.name} is paused: {reason}",
                         f"log of the workers: {self._service.worker_log}; run the file again to resume it",
                     )
-                if wording.finished(snapshot.study) > finished:
-                    finished = wording.finished(snapshot.study)
+                if seen != (seen := (wording.finished(snapshot.study), snapshot.study["confirmation"])):
                     self._service.progressed()
                 if workers_died:
                     display.say(self._service.revive_workers())
             if self._interruption.wait(REFRESH_SECONDS):
                 break
         self._service.stop_workers()
+
+    def _may_be_confirmed(self) -> bool:
+        from hpo_service.cli.figure import confirm_plan_of
+
+        study = self.study
+        assert study is not None
+        if confirm_plan_of(study) is None or study["confirmation"] is not None or study["test"] is not None:
+            return False
+        return study["state"] in ("COMPLETED", "STOPPED") and bool(study.get("best"))
+
+    def _confirm(self, client: Client, display: LiveDisplay, workers: int) -> None:
+        """Have the best trials trained again: how good the winner is, and whether it is the winner."""
+        from hpo_service.cli.figure import confirm_plan_of
+
+        assert self.study is not None
+        plan = confirm_plan_of(self.study)
+        assert plan is not None
+        self.study = client.confirm(self.name, plan.top, plan.seeds)
+        self._train(client, display, workers)
 
     def _look(self, follower: Follower) -> Snapshot | None:
         """The study as it is, or None while the server is away."""

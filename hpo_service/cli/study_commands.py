@@ -55,7 +55,15 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
         print_json(study)
         return
     say(f"study {study['name']} is {study['state']} on {address}")
+    say(_goal(study, study_file.body))
     say(*_who_trains(study, address))
+
+
+def _goal(study: Study, body: Study) -> str:
+    """What becomes of the value, and how to have it otherwise where the file does not say it."""
+    if "direction" in body or "directions" in body:
+        return f"what its trials are told is {wording.goal(study)}"
+    return 'what its trials are told is maximized, which is the default; for a loss write: direction = "minimize"'
 
 
 def _who_trains(study: Study, address: str) -> list[str]:
@@ -63,6 +71,8 @@ def _who_trains(study: Study, address: str) -> list[str]:
     worker = f"hpo worker --server {address} --study {study['name']} --until-done"
     if study["objective"] is not None:
         return [f"train its trials: {worker}"]
+    if study["define_by_run"]:
+        return ["train its trials with a function of yours:", f"  {worker} --objective package.module:function"]
     return [
         "train its trials with a function of yours, or with a command a trial:",
         f"  {worker} --objective package.module:function",
@@ -139,6 +149,17 @@ def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
         say(*summary_lines(observe(client, study)))
 
 
+@app.command()
+def advice(study: StudyName, server: Server = None, json: AsJson = False) -> None:
+    """Say what there is to say of a study: edges, noise, failures, what hardly matters; most important first."""
+    with connect(server) as client:
+        items = client.advice(study)
+    if json:
+        print_json({"items": items})
+        return
+    say(*[f"{item['code']}: {item['detail']}" for item in items] or [f"nothing to say of {study}"])
+
+
 def _verb(name: str, says: str) -> None:
     """Add the command for a verb that takes nothing and answers with the study."""
 
@@ -204,6 +225,28 @@ def limits(
         raise UsageError(f"name a limit to change, such as: hpo study limits {study} --trials 200")
     with connect(server) as client:
         _show_state(client.patch(study, limits=given), json)
+
+
+@app.command()
+def confirm(
+    study: StudyName,
+    top: Annotated[int, typer.Option(min=1, max=50, help="So many of the best trials.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=50, help="So many times each, with seeds that all share.")] = 5,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Train the best trials of a finished study again: what they are worth, and which of them is the best."""
+    from hpo_service.cli.confirmed_words import confirmation_lines
+
+    with connect(server) as client:
+        confirming = client.confirm(study, top, seeds)
+        address = client.server
+    if json:
+        print_json(confirming)
+        return
+    say(*confirmation_lines(confirming, {}))
+    if confirming["confirmation"]["state"] == "RUNNING":
+        say(*_who_trains(confirming, address))
 
 
 @app.command("test")

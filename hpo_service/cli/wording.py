@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from hpo_service.domain.json_types import Json
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 DONE = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})  # nothing more happens to a study by itself
@@ -62,6 +64,16 @@ def count(amount: int, noun: str) -> str:
 
 def finished(study: Mapping[str, Any]) -> int:
     return sum(study["counts"][state] for state in FINISHED)
+
+
+def of_the_search(trials: Iterable[Json]) -> Iterator[Json]:
+    """Without the replicates that confirm others."""
+    return (trial for trial in trials if trial.get("replicate_of") is None)
+
+
+def goal(study: Mapping[str, Any]) -> str:
+    """What becomes of a trial's value: maximized, minimized; of several, each."""
+    return ", ".join(f"{direction}d" for direction in study["directions"])
 
 
 def progress(study: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -33,9 +34,12 @@ from hpo_service.domain import nul
 from hpo_service.domain.errors import NotFound, Unauthenticated
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.key import PREFIX, form_fault
+from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params
 
 if TYPE_CHECKING:
     from hpo_service.client.streamed_answers import Streamed, StreamedAnswers
+
+log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
@@ -67,6 +71,8 @@ class ApiCalls:
         _check_token(token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._kept = KeepAlive(self.server, timeout)
+        # Of parameters, by study and name, as the server has taken them; see objective_trial.py.
+        self.definitions: dict[tuple[str, str], FloatParameter | IntParameter | CategoricalParameter] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +139,10 @@ class ApiCalls:
         """Start the next round. Not tried again when the answer is lost: it would narrow twice."""
         return self._json("POST", _study(study) + ":narrow", _given(keep=keep), repeatable=False)
 
+    def confirm(self, study: str, top: int = 5, seeds: int = 5) -> Json:
+        """Have the best trials trained again, so many times each with the same fresh seeds."""
+        return self._json("POST", _study(study) + ":confirm", {"top": top, "seeds": seeds})
+
     def test(self, study: str, ensemble: int = 1) -> Json:
         return self._json("POST", _study(study) + ":test", {"ensemble": ensemble})
 
@@ -141,8 +151,13 @@ class ApiCalls:
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
-    def importances(self, study: str) -> dict[str, float]:
-        shares: dict[str, float] = self._json("GET", _study(study) + "/importances")["importances"]
+    def advice(self, study: str) -> list[Json]:
+        """What there is to say of the study, most important first."""
+        items: list[Json] = self._json("GET", _study(study) + "/advice")["items"]
+        return items
+
+    def importances(self, study: str) -> dict[str, float | None]:
+        shares: dict[str, float | None] = self._json("GET", _study(study) + "/importances")["importances"]
         return shares
 
     def events(self, study: str, last_event_id: str | None = None) -> Iterator[Event]:
@@ -215,6 +230,12 @@ class ApiCalls:
 
     def report(self, study: str, number: int, attempt: int, reports: Sequence[Mapping[str, Any]]) -> Json:
         return self._json("POST", _trial(study, number) + ":report", {"attempt": attempt, "reports": list(reports)})
+
+    def suggest(self, study: str, number: int, attempt: int, parameters: Mapping[str, Any]) -> Params:
+        """The values of these parameters, each as in a search space; one that the trial does not have is left out."""
+        body = {"attempt": attempt, "parameters": parameters}
+        params: Params = self._json("POST", _trial(study, number) + ":suggest", body)["params"]
+        return params
 
     def heartbeat(self, study: str, number: int, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         """dataset_sha256: of the data it is trained on; StudyStateConflict if the study is bound to other data."""
@@ -354,29 +375,19 @@ class ApiCalls:
     def _persevere(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
         """Send until it is answered, refused, or out of time."""
         backoff = Backoff(retries or self.retries, self.rng, time.monotonic)
-        first: Failure | None = None
-        try:
-            return send()
-        except Failure as failure:
-            first = failure
-        import stamina  # with the first call that is sent again: most programs send none, and wait less for the SDK
-
-        try:
-            for attempt in stamina.retry_context(on=backoff, attempts=None, timeout=None):
-                with attempt:
-                    if first is not None:  # the first attempt has been made: most calls need no more than that
-                        failed, first = first, None
-                        raise failed
-                    try:
-                        return send()
-                    except Failure as failure:
-                        # The answer to the first DELETE was lost: it has done its work.
-                        if method == "DELETE" and isinstance(failure.error, NotFound):
-                            return cast(T, _DONE)
-                        raise
-        except Failure as failure:
-            raise failure.error from failure.__cause__
-        raise AssertionError("stamina ends with an answer or an error")
+        while True:
+            try:
+                return send()
+            except Failure as failure:
+                # The answer to the first DELETE was lost: it has done its work.
+                if backoff.failures and method == "DELETE" and isinstance(failure.error, NotFound):
+                    return cast(T, _DONE)
+                wait = backoff.after(failure)
+                if wait is None:
+                    raise failure.error from failure.__cause__
+                if backoff.is_news:
+                    log.warning("%s; trying again in %.1f s", failure.error.detail.rstrip("."), wait)
+            time.sleep(wait)
 
 
 def _token_from_file() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -43,18 +44,23 @@ class StreamedAnswers:
 
     def __init__(self, connect_timeout: float) -> None:
         self._connect_timeout = connect_timeout
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=8, retries=False)
+        self._pools: dict[int, urllib3.PoolManager] = {}  # by process: after a fork the connections are the parent's
 
     def get(self, url: str, headers: Mapping[str, str], read_timeout: float) -> Streamed:
         """Raise OSError when there is no answer."""
         timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
         with _as_os_errors():
             return Streamed(
-                self._pool.request("GET", url, headers=headers, timeout=timeout, redirect=False, preload_content=False)
+                self._pool().request(
+                    "GET", url, headers=headers, timeout=timeout, redirect=False, preload_content=False
+                )
             )
 
+    def _pool(self) -> urllib3.PoolManager:
+        return self._pools.setdefault(os.getpid(), urllib3.PoolManager(num_pools=1, maxsize=8, retries=False))
+
     def close(self) -> None:
-        self._pool.clear()
+        self._pool().clear()
 
 
 @contextmanager

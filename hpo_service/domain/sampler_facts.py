@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-SamplerName = Literal["random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
+SamplerName = Literal["auto", "random", "tpe", "cmaes", "gp", "qmc", "grid", "nsgaii"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class SamplerFacts:
 
 # How each draws, and how long that takes: hpo_service/tuning/samplers.py.
 SAMPLER_FACTS: Mapping[str, SamplerFacts] = {
+    "auto": SamplerFacts(learns=True, draws_ahead=False),
     "random": SamplerFacts(learns=False, draws_ahead=True),
     "qmc": SamplerFacts(learns=True, draws_ahead=True),  # which points of the sequence have been used
     "grid": SamplerFacts(learns=True, draws_ahead=True),  # which points of the grid

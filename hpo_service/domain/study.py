@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
+from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
+from hpo_service.domain.objectives import OBJECTIVES
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.sampler_facts import SAMPLER_FACTS, SamplerName
+from hpo_service.domain.sampler_facts import SamplerName
 from hpo_service.domain.search_space import SearchSpace
+from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import EndReason
 
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
@@ -32,7 +35,8 @@ class StudyState(StrEnum):
     ACTIVE ⇄ PAUSED                     pause, or too many failures while nothing has come through; resume
     ACTIVE | PAUSED → STOPPING          stop: running trials finish
     STOPPING → STOPPED                  once nothing runs
-    ACTIVE ⇄ COMPLETED                  a limit is reached and nothing runs; raising the limit
+    ACTIVE ⇄ COMPLETED                  a limit is reached and nothing runs; raising the limit, or confirming
+    STOPPED ⇄ ACTIVE                    confirming its best trials, until that is done
     any → CANCELLED                     cancel: running trials are told to stop (not when sealed)
     """
 
@@ -90,13 +94,9 @@ class SamplerConfig(BaseModel):
     """Who draws the hyperparameters. `params` are the algorithm's own options."""
 
     model_config = STRICT
-    name: SamplerName = "tpe"
+    name: SamplerName = "auto"
     seed: Annotated[int, Field(ge=0, le=2**53), WHOLE] | None = None
     params: dict[str, JsonValue] = {}
-
-    @property
-    def learns(self) -> bool:
-        return SAMPLER_FACTS[self.name].learns
 
 
 class PrunerConfig(BaseModel):
@@ -155,13 +155,22 @@ Objective = Annotated[dict[str, JsonValue], sizes.bounded("what the workers trai
 Metadata = Annotated[dict[str, JsonValue], sizes.bounded("anything of the caller's", sizes.METADATA)]
 
 
+def _with_direction(schema: dict[str, Any]) -> None:
+    schema["properties"]["direction"] = {
+        "enum": ["minimize", "maximize"],
+        "type": "string",
+        "description": "short for directions of one; a study has one of the two",
+    }
+
+
 class StudySpec(BaseModel):
     """What a study was created with: the body of POST /v1/studies, and a study file."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(json_schema_extra=_with_direction)
     name: StudyName
     directions: Annotated[list[Direction], Field(min_length=1, max_length=10)] = ["maximize"]
-    search_space: SearchSpace
+    search_space: SearchSpace = SearchSpace({})
+    define_by_run: Annotated[bool, Field(description="the search space grows by what trials suggest")] = False
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     limits: Limits = Limits()
@@ -169,6 +178,21 @@ class StudySpec(BaseModel):
     narrowing: Narrowing | None = None
     objective: Objective | None = None
     metadata: Metadata = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_direction(cls, body: Any) -> Any:
+        """direction is short for directions of one."""
+        if not isinstance(body, dict) or "direction" not in body:
+            return body
+        if "directions" in body:
+            refuse((["direction"], "short for directions of one; a study has one of the two"))
+        if body["direction"] not in ("minimize", "maximize"):
+            refuse((["direction"], "minimize or maximize"))
+        return {
+            **{name: given for name, given in body.items() if name != "direction"},
+            "directions": [body["direction"]],
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -188,12 +212,30 @@ class StudySpec(BaseModel):
     def _check(self) -> Self:
         if self.objective is not None:
             _check_kind(self.objective)
+        if self.define_by_run:
+            self._check_define_by_run()
+        elif not len(self.search_space):
+            refuse((["search_space"], "1 to 100 parameters; none is for a study with define_by_run: true"))
         if self.narrowing is None:
             return self
         if len(self.directions) != 1:
             refuse((["narrowing"], f"narrowing needs one direction; this study has {len(self.directions)}"))
         check_rounds_bound(self.limits, self.narrowing)
         return self
+
+    def _check_define_by_run(self) -> None:
+        """Refuse what has to know the search space before any trial runs."""
+        faults: list[tuple[list[str | int], str]] = []
+        if self.sampler.name == "grid":
+            faults.append(
+                (["sampler", "name"], "a grid has to know its points; with define_by_run use another sampler")
+            )
+        if self.narrowing is not None:
+            faults.append((["narrowing"], "define_by_run has no ranges to narrow: the objective gives them"))
+        if self.kind in OBJECTIVES:
+            faults.append((["define_by_run"], f"the {self.kind} suggests nothing: give its search_space"))
+        if faults:
+            refuse(*faults)
 
     @property
     def kind(self) -> str | None:
@@ -218,37 +260,6 @@ def _check_kind(objective: Objective) -> None:
     kind = objective.get("kind")
     if not isinstance(kind, str) or not 1 <= len(kind) <= 64 or not kind.isprintable():
         refuse((["objective", "kind"], "an objective names its kind: a string of 1 to 64 printable characters"))
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How many trials are in which state; WAITING apart: never given out, or given out before."""
-
-    queued: int = 0
-    retries: int = 0
-    running: int = 0
-    complete: int = 0
-    pruned: int = 0
-    fail: int = 0
-
-    def moved(self, before: str | None, after: str | None) -> Tally:
-        """The tally after one trial went from one of these fields to another; None: it came, or went."""
-        changes = {}
-        if before is not None:
-            changes[before] = getattr(self, before) - 1
-        if after is not None:
-            changes[after] = changes.get(after, getattr(self, after)) + 1
-        return altered(self, **changes)
-
-    @property
-    def came_through(self) -> int:
-        """Trials that show that training works, imported ones among them."""
-        return self.complete + self.pruned
-
-    @property
-    def unfinished_business(self) -> int:
-        """Trials that may still bring a result without a new one being given out."""
-        return self.running + self.retries
 
 
 @dataclass(frozen=True)
@@ -282,7 +293,7 @@ class Study:
     revision: int = 0
     version: int = 0
     touched: int = 0
-    tally: Tally = Tally()
+    tally: Tally = field(default_factory=Tally)
     given_out: int = 0
     next_number: int = 0
     round: int = 0
@@ -293,6 +304,7 @@ class Study:
     sealed: bool = False
     dataset_sha256: str | None = None
     failures: Failures | None = None
+    confirmation: Confirmation | None = None
 
     @property
     def state_reason(self) -> str | None:
@@ -302,6 +314,22 @@ class Study:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def is_confirming(self) -> bool:
+        """Whether replicates of its best trials are still to come."""
+        return self.confirmation is not None and self.confirmation.is_under_way
+
+    @property
+    def has_been_stopped(self) -> bool:
+        """Whether it gives out no trials of its search any more, whatever its limits say."""
+        was_stopped = self.confirmation is not None and self.confirmation.of_stopped
+        return was_stopped or self.state.reason_for_unfinished is not None
+
+    @property
+    def held(self) -> int:
+        """How many trials are RUNNING, replicates too."""
+        return self.tally.running + (self.confirmation.running if self.confirmation else 0)
 
     def differs_in_revision_only(self, other: Study) -> bool:
         if self.tally is not other.tally and self.tally != other.tally:
@@ -359,20 +387,33 @@ class Study:
         limits, narrowing = self.spec.limits, self.spec.narrowing
         if not self.state.gives_out or self.sealed:
             return 0
+        replicates = self.confirmation.waiting if self.confirmation else 0
+        if self.has_been_stopped:
+            return replicates
         new = 2**31 if limits.trials is None else limits.trials - self.given_out
         if narrowing is not None and round is not None and round.round + 1 < narrowing.rounds:
             new = min(new, narrowing.trials_per_round - round.trials)
         may = self.tally.retries + (0 if self.exhausted else max(new, 0))
-        return may if limits.running is None else min(may, limits.running - self.tally.running)
+        if limits.running is not None:
+            may = max(0, min(may, limits.running - self.tally.running))
+        return replicates + may
 
     def settled(self, now: float, best: float | None) -> StudyState:
         """The state that what has happened leads to."""
-        if self.state is StudyState.STOPPING and self.tally.running == 0:
+        if self.state is StudyState.STOPPING and self.held == 0:
             return StudyState.STOPPED
         if self.state not in (StudyState.ACTIVE, StudyState.COMPLETED) or self.sealed:
             return self.state
-        done = self.limit_reached(now, best) and self.tally.unfinished_business == 0
-        return StudyState.COMPLETED if done else StudyState.ACTIVE
+        if self.is_confirming:
+            return StudyState.ACTIVE
+        if self.has_been_stopped:
+            return StudyState.STOPPED
+        return StudyState.COMPLETED if self.search_is_over(now, best) else StudyState.ACTIVE
+
+    def search_is_over(self, now: float, best: float | None) -> bool:
+        """Whether it has nothing more to give out but replicates, and waits for no result."""
+        over = self.limit_reached(now, best) and self.tally.unfinished_business == 0
+        return over or self.has_been_stopped
 
 
 @dataclass(frozen=True)

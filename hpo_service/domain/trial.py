@@ -238,12 +238,17 @@ class Report:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
+# Keys of a trial's system_attrs: who drew its params, where that is not the study's sampler alone, and why.
+DRAWN_BY, BECAUSE = "sampler", "because"
+
+
 @dataclass(frozen=True)
 class HistoryTrial:
     """What samplers and pruners see of a trial, running or finished.
 
     reports: (step, value), by rising step; system_attrs: what an algorithm keeps with the trial, JSON.
     failed_in_training: it was told as FAIL, which says that its params are worse than any that came through.
+    was_given_out: not one that was imported, or ended before anybody had it.
     """
 
     number: int
@@ -254,6 +259,7 @@ class HistoryTrial:
     system_attrs: dict[str, Any] = field(default_factory=dict)
     round: int = 0
     failed_in_training: bool = False
+    was_given_out: bool = True
 
 
 _GIVEN_BY_THE_SERVICE = (EndReason.STOPPED, EndReason.STUDY_STOPPED, EndReason.STUDY_CANCELLED)
@@ -285,6 +291,7 @@ class Trial:
     """A trial as it is recorded. Times are seconds since 1970 by the database's clock.
 
     weight: the bytes of its metrics as JSON, where they were told to this server.
+    replicate_of: the number of the trial that it confirms; its seed is then shared with replicates of others.
     """
 
     study: str
@@ -305,15 +312,23 @@ class Trial:
     user_attrs: dict[str, Any] = field(default_factory=dict)
     revision: int = 0
     weight: int = 0
+    replicate_of: int | None = None
 
     @property
     def state(self) -> TrialState:
         return self.holding.state
 
+    def drawn_by(self, sampler: str) -> str:
+        """The name of the sampler that drew its params, or "enqueued", or "imported"; sampler: the study's."""
+        if self.holding.attempt == 0 and self.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            return "imported"
+        name: str = self.system_attrs.get(DRAWN_BY, sampler)
+        return name
+
     @property
     def is_known_to_samplers(self) -> bool:
-        """Not while it is queued: nobody has chosen all its params yet."""
-        return self.holding.attempt > 0 or self.state.is_finished
+        """Not while it is queued: nobody has chosen all its params yet. A replicate teaches nothing."""
+        return self.replicate_of is None and (self.holding.attempt > 0 or self.state.is_finished)
 
     def as_history(self, reports: Iterable[tuple[int, float]]) -> HistoryTrial:
         """reports: (step, value), by rising step."""
@@ -326,4 +341,5 @@ class Trial:
             system_attrs=self.system_attrs,
             round=self.round or 0,
             failed_in_training=has_failed_in_training(self.state, self.holding.reason, self.stop),
+            was_given_out=self.holding.attempt > 0,
         )

@@ -11,6 +11,7 @@ from hpo_service.domain import sizes
 from hpo_service.domain.choices import Choice
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
+from hpo_service.domain.search_space import MOST_PARAMETERS, Parameter, ParameterName
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
@@ -71,6 +72,22 @@ class Heartbeat(BaseModel):
     model_config = STRICT
     attempt: Number
     dataset_sha256: Sha256 | None = None
+
+
+class Suggest(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    parameters: Annotated[
+        dict[ParameterName, Parameter],
+        Field(min_length=1, max_length=MOST_PARAMETERS, description="as in a search space, without `when`"),
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, parameter in self.parameters.items():
+            if parameter.when is not None:
+                refuse((["parameters", name, "when"], "whether it exists in this trial shows in that it is asked for"))
+        return self
 
 
 class Result(BaseModel):
@@ -185,6 +202,12 @@ class NarrowByHand(BaseModel):
     keep: Keep | None = None
 
 
+class ConfirmRequest(BaseModel):
+    model_config = STRICT
+    top: Annotated[int, Field(ge=1, le=50, description="so many of the best trials"), WHOLE] = 5
+    seeds: Annotated[int, Field(ge=2, le=50, description="so many times each"), WHOLE] = 5
+
+
 class TestRequest(BaseModel):
     model_config = STRICT
     ensemble: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
@@ -225,6 +248,10 @@ class BatchHeartbeat(_BatchCall, Heartbeat):
     call: Literal["heartbeat"]
 
 
+class BatchSuggest(_BatchCall, Suggest):
+    call: Literal["suggest"]
+
+
 class BatchTell(_BatchCall, Result):
     call: Literal["tell"]
 
@@ -233,7 +260,9 @@ class BatchRelease(_BatchCall, Release):
     call: Literal["release"]
 
 
-BatchCall = Annotated[BatchReport | BatchHeartbeat | BatchTell | BatchRelease, Field(discriminator="call")]
+BatchCall = Annotated[
+    BatchReport | BatchHeartbeat | BatchSuggest | BatchTell | BatchRelease, Field(discriminator="call")
+]
 
 
 class Batch(BaseModel):

@@ -80,7 +80,7 @@ def _since(record: Record, study: Study, study_id: int, after: int) -> Page:
     if study.revision <= after:
         return Page([], after, more=False)
     trials, more = record.changed_since(study, after, PAGE)
-    events = _with_last_reports(record, trials)
+    events = _with_last_reports(record, study, trials)
     more = more or len(events) < len(trials)
     upto = events[-1].revision if more else study.revision
     events += [
@@ -97,7 +97,7 @@ def _event(revision: int, kind: bytes, resource: bytes) -> Event:
     return Event(revision, b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource))
 
 
-def _with_last_reports(record: Record, trials: Sequence[Trial]) -> list[Event]:
+def _with_last_reports(record: Record, study: Study, trials: Sequence[Trial]) -> list[Event]:
     """The first of them, as many as are read at once, each with the last reports that fit into an event."""
     some = read_together(record, trials)
     texts = record.report_texts_of(some) if len(some) > 1 else {}
@@ -108,4 +108,4 @@ def _with_last_reports(record: Record, trials: Sequence[Trial]) -> list[Event]:
             return its
         return record.last_report_texts(trial)
 
-    return [_event(trial.revision, b"trial", whole_trial(trial, last_ones(trial))) for trial in some]
+    return [_event(trial.revision, b"trial", whole_trial(study, trial, last_ones(trial))) for trial in some]

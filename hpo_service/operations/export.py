@@ -75,14 +75,14 @@ def columns_of(study: Study) -> list[str]:
     count = len(study.spec.directions)
     values = ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
     params = [f"params_{name}" for name in study.spec.search_space.names()]
-    rest = ["attempt", "worker_id", "round", "seed", "started_at", "finished_at", "reason"]
+    rest = ["attempt", "worker_id", "round", "seed", "started_at", "finished_at", "reason", "replicate_of"]
     return ["number", "state", *values, *params, *rest]
 
 
 def _row(columns: Sequence[str], trial: Trial) -> Row:
     row: Row = dict.fromkeys(columns)
     row.update(number=trial.number, state=str(trial.state), attempt=trial.holding.attempt, worker_id=trial.worker_id)
-    row.update(round=trial.round, seed=trial.seed, reason=trial.holding.reason)
+    row.update(round=trial.round, seed=trial.seed, reason=trial.holding.reason, replicate_of=trial.replicate_of)
     row["started_at"] = None if trial.started_at is None else time_text(trial.started_at)
     row["finished_at"] = None if trial.finished_at is None else time_text(trial.finished_at)
     for column, value in zip(columns[2:], _json_values(trial), strict=False):

@@ -111,6 +111,7 @@ def _columns(study: Study) -> list[Column]:
         ("started_at", time, lambda trial: _time(trial.started_at)),
         ("finished_at", time, lambda trial: _time(trial.finished_at)),
         ("reason", pa.string(), lambda trial: trial.holding.reason),
+        ("replicate_of", pa.int64(), lambda trial: trial.replicate_of),
     ]
 
 

@@ -9,10 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 from hpo_service.domain import measure
+from hpo_service.domain.confirmation import Ranking, confirmation_resource, ranking
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
-from hpo_service.domain.study import Round, Study
-from hpo_service.domain.trial import Report, Trial, TrialState
+from hpo_service.domain.study import Failures, Round, Study
+from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
 from hpo_service.store.record import AttemptRow, Record, WorkerRow
 
 
@@ -32,6 +33,15 @@ def _second_text(seconds: int) -> str:
 
 def _time(seconds: float | None) -> str | None:
     return None if seconds is None else time_text(seconds)
+
+
+def why_paused(failures: Failures) -> str:
+    count = "1 trial has failed" if failures.told == 1 else f"{failures.told} trials have failed"
+    last = failures.reason or "no reason was told"
+    return (
+        f"{count} since {time_text(failures.since)} and none has come through; the last one: {last}. "
+        "Mend that, then resume the study; limits.failures says how many it takes"
+    )
 
 
 def _values(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
@@ -60,9 +70,23 @@ def study_resource(record: Record, study: Study) -> Json:
         **_best(record, study),
         "rounds": [round_resource(round_) for round_ in record.rounds(study)],
         "test": test_resource(record, study) if study.sealed else None,
+        "confirmation": _confirmation(record, study),
         "created_at": time_text(study.created_at),
         "dataset_sha256": study.dataset_sha256,
     }
+
+
+def _confirmation(record: Record, study: Study) -> Json | None:
+    if study.confirmation is None:
+        return None
+    return confirmation_resource(study.confirmation, confirmed(record, study))
+
+
+def confirmed(record: Record, study: Study) -> Ranking:
+    """What the replicates told so far say; nothing where nobody has asked for any."""
+    if study.confirmation is None:
+        return Ranking()
+    return ranking(study.confirmation.candidates, record.replicates(study), maximize=study.spec.maximizes)
 
 
 def _best(record: Record, study: Study) -> Json:
@@ -104,7 +128,7 @@ def round_resource(round_: Round) -> Json:
     }
 
 
-def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
+def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Json:
     holding = trial.holding
     return {
         "study": trial.study,
@@ -121,6 +145,9 @@ def trial_resource(trial: Trial, reports: Sequence[Report]) -> Json:
         "seed": trial.seed,
         "started_at": _time(trial.started_at),
         "finished_at": _time(trial.finished_at),
+        "sampler": trial.drawn_by(study.spec.sampler.name),
+        "sampler_reason": trial.system_attrs.get(BECAUSE),
+        "replicate_of": trial.replicate_of,
     }
 
 

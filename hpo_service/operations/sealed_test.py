@@ -16,12 +16,14 @@ from hpo_service.domain.sealed_test import (
     waiting_test,
 )
 from hpo_service.domain.sizes import TELL_METRICS, check_size
+from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
-from hpo_service.operations.resources import etag, study_resource, test_resource, time_text
+from hpo_service.operations.resources import confirmed, etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 
 
@@ -36,13 +38,19 @@ async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[
         else:
             work.settle()
             check_may_be_tested(work.study)
-            record.sql().add_test(work.study, waiting_test(body.ensemble, record.sql().best(work.study)[0].number))
+            record.sql().add_test(work.study, waiting_test(body.ensemble, _winner(record.sql(), work.study)))
             work.study = replace(work.study, sealed=True)
             work.touch()
         study = work.settle()
         return study_resource(record.sql(), study), etag(study), test is None
 
     return await service.write(in_transaction, [name])
+
+
+def _winner(record: Record, study: Study) -> int:
+    """The number of the trial that is worth most: by its replicates where there are any, else by what it has told."""
+    winner = confirmed(record, study).winner
+    return record.best(study)[0].number if winner is None else winner
 
 
 def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from hpo_service.domain.altered import altered
+from hpo_service.domain.growing_space import without_draws
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
-from hpo_service.domain.sizes import GRANTED, size_of
-from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState
+from hpo_service.domain.sizes import GRANTED
+from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, trial_seed
 from hpo_service.instruments import drawing
+from hpo_service.operations.answer_budget import AnswerBudget
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
-from hpo_service.operations.resources import time_text
+from hpo_service.operations.resources import why_paused
 from hpo_service.operations.tuners import Tuners
 from hpo_service.store.record import Change
 from hpo_service.store.rows import tally_field
@@ -43,11 +45,16 @@ class StudyWork:
         finishes = holding.state.is_finished and not before.state.is_finished
         if finishes:
             fields["finished_at"] = self.record.now
+            if self.study.spec.define_by_run:
+                fields["system_attrs"] = without_draws(before.system_attrs)
         after = altered(before, holding=holding, revision=self.study.revision + 1, **fields)
         self._count(after, tally_field(before.holding), tally_field(holding))
         if finishes:
             self._count_finished(after)
         self.record.save_trial(self.study, after)
+        if finishes and after.replicate_of is not None:  # what the study's confirmation says has changed
+            revision = self._next_revision()
+            self.study = altered(self.study, touched=revision)
         self._changed[after.number] = after
         if before.holding.attempt == holding.attempt > 0 and before.holding.ended is not holding.ended:
             self._note_end(after, before.holding.ended, holding.ended)
@@ -64,7 +71,7 @@ class StudyWork:
         numbered = []
         for trial in new:
             number, revision = self.study.next_number, self.study.revision + 1
-            seed = trial_seed(self.study.spec.sampler.seed or 0, number)
+            seed = trial.seed if trial.replicate_of is not None else self.seed(number)
             trial = altered(trial, number=number, seed=seed, revision=revision)
             self._count(trial, None, tally_field(trial.holding), next_number=number + 1)
             self._changed[number] = trial
@@ -73,9 +80,12 @@ class StudyWork:
                 self.record.note_waiting(self.study, trial)
         return self.record.add_trials(self.study, numbered)
 
+    def seed(self, number: int) -> int:
+        return trial_seed(self.study.spec.sampler.seed or 0, number)
+
     def lapse(self) -> None:
         """Take back the trials whose lease has run out."""
-        if self.study.tally.running:
+        if self.study.held:
             for trial in self.record.lapsed_trials(self.study):
                 self.lapse_one(trial)
 
@@ -114,23 +124,37 @@ class StudyWork:
     # -- giving out ---------------------------------------------------------------------------------------
 
     def give(self, count: int, worker_id: str) -> list[Trial]:
-        """Give out up to `count` trials: retries first, then enqueued ones, then sampled ones."""
+        """Give out up to `count` trials: replicates first, then retries, then enqueued ones, then sampled ones."""
         if not self.study.state.gives_out or self.study.sealed:
             return []
-        limit = self.study.spec.limits.running
-        if limit is not None:
-            count = min(count, limit - self.study.tally.running)
-        if count <= 0:
-            return []
-        if self.tuners.draws_apart(self.study):
-            self._check_draws(count)
+        waiting = self.study.confirmation.waiting if self.study.confirmation else 0
+        of_the_search = self._may_give_of_the_search(count - min(count, waiting))
+        if of_the_search > 0 and self.tuners.draws_apart(self.study):
+            self._check_draws(of_the_search)
         budget = AnswerBudget(self.study, GRANTED)
-        given = self._give_retries(count, worker_id, budget)
-        given += self._give_new(count - len(given), worker_id, budget)
+        given = self._give_replicates(min(count, waiting), worker_id, budget)
+        given += (retries := self._give_retries(of_the_search, worker_id, budget))
+        given += self._give_new(of_the_search - len(retries), worker_id, budget)
+        return given
+
+    def _may_give_of_the_search(self, count: int) -> int:
+        limit = self.study.spec.limits.running
+        if self.study.has_been_stopped:
+            return 0
+        return count if limit is None else max(0, min(count, limit - self.study.tally.running))
+
+    def _give_replicates(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
+        given: list[Trial] = []
+        for trial in self.record.sql().replicates_waiting(self.study, count) if count else []:
+            if not budget.has_room_for(trial):
+                break
+            if trial.holding.attempt:
+                self.record.drop_reports(self.study, trial)
+            given.append(self._begin(trial, worker_id, stop=None))
         return given
 
     def _give_retries(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
-        if not self.study.tally.retries:
+        if not self.study.tally.retries or not count:
             return []
         given = []
         for trial in self.record.sql().retries(self.study, count):
@@ -191,7 +215,7 @@ class StudyWork:
             self.study = altered(self.study, exhausted=True)
             return None
         trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
-        return altered(trial, params=drawn.params, system_attrs={**trial.system_attrs, **drawn.system_attrs})
+        return altered(trial, params=drawn.params, system_attrs={**drawn.system_attrs, **trial.system_attrs})
 
     def _at_hand(self, wanted: Wanted) -> Drawn | None:
         ready = self.record.draws.get(wanted.number)
@@ -202,7 +226,7 @@ class StudyWork:
 
     def _drawn_now(self, wanted: Wanted) -> Drawn | None:
         """Raise DrawFailed."""
-        tuner = self.tuner() if self.study.spec.sampler.learns else self.tuners.without_history(self.study)
+        tuner = self.tuner() if self.tuners.learns(self.study) else self.tuners.without_history(self.study)
         try:
             with drawing():
                 return tuner.draw(wanted.number, self.round(wanted.round).search_space, wanted.fixed)
@@ -238,6 +262,15 @@ class StudyWork:
             after = self.change(trial, holding, **begun)
         self.record.begin_attempt(self.study, after)
         return after
+
+    # -- a search space that grows ------------------------------------------------------------------------
+
+    def grow(self, spec: StudySpec) -> None:
+        """Take the search space of this spec, which has more parameters; the study's ETag changes."""
+        self.study = altered(self.study, spec=spec)
+        self.record.sql().save_search_space(self.study)
+        self.touch()
+        self._put_round(altered(self.round(self.study.round), search_space=spec.search_space))
 
     # -- rounds -------------------------------------------------------------------------------------------
 
@@ -316,8 +349,9 @@ class StudyWork:
         """Draw the consequences (a round that is over, a study that is done) and save."""
         if self.study.has_failed_too_often:
             self._pause_by_failures()
-        state = self.study.settled(self.record.now, self.best_for_target())
-        if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over():
+        best = self.best_for_target()
+        state = self.study.settled(self.record.now, best)
+        if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over(best):
             self.next_round()
         self.move_to(state)
         for number in sorted(self._changed_rounds):
@@ -354,10 +388,12 @@ class StudyWork:
             self.study = altered(self.study, revision=changed.revision)
         self.record.save_round(self.study, changed)
 
-    def _round_is_over(self) -> bool:
+    def _round_is_over(self, best: float | None) -> bool:
         narrowing = self.study.spec.narrowing
         if narrowing is None or self.study.round + 1 >= narrowing.rounds:
             return False
+        if self.study.is_confirming and self.study.search_is_over(self.record.now, best):
+            return False  # it is ACTIVE for its replicates only
         current = self.round(self.study.round)
         return current.is_given_out(narrowing) and current.finished >= current.trials
 
@@ -367,37 +403,12 @@ class StudyWork:
 
     def _count(self, trial: Trial, before: str | None, after: str | None, **also: object) -> None:
         """The trial has taken the next revision, and gone from one counter to another."""
-        tally = self.study.tally if before == after else self.study.tally.moved(before, after)
-        self.study = altered(self.study, revision=trial.revision, tally=tally, **also)
-
-
-def why_paused(failures: Failures) -> str:
-    count = "1 trial has failed" if failures.told == 1 else f"{failures.told} trials have failed"
-    last = failures.reason or "no reason was told"
-    return (
-        f"{count} since {time_text(failures.since)} and none has come through; the last one: {last}. "
-        "Mend that, then resume the study; limits.failures says how many it takes"
-    )
-
-
-class AnswerBudget:
-    """For the trials that one ask answers: large ones are fewer than were asked for, but never none."""
-
-    def __init__(self, study: Study, most_bytes: int) -> None:
-        self._study = study
-        self._left = most_bytes
-        self._trials = 0
-        self._objective = 0
-
-    def has_room_for(self, trial: Trial) -> bool:
-        self._trials += 1
-        if self._trials == 1:
-            return True  # as most asks are for one; it need not be measured
-        if self._trials == 2:
-            self._objective = size_of(self._study.spec.objective)
-            self._left -= self._objective
-        self._left -= self._objective + size_of(trial.params)
-        return self._left >= 0
+        counted: dict[str, object] = {}
+        if before != after and trial.replicate_of is None:
+            counted["tally"] = self.study.tally.moved(before, after)
+        elif before != after and self.study.confirmation is not None:
+            counted["confirmation"] = self.study.confirmation.moved(before, after)
+        self.study = altered(self.study, revision=trial.revision, **counted, **also)
 
 
 def _bounds(spec: StudySpec) -> Bounds:

@@ -61,15 +61,15 @@ def going_on(record: Record, study: Study, *, inside: Inside) -> Piece:
 
 def _begin(record: Record, study: Study, found: Trial) -> Piece:
     texts, following = record.report_texts(found)
-    head, rest = _around_reports(found)
+    head, rest = _around_reports(study, found)
     piece = head + b",".join(texts)
     if following is None:
         return piece + rest, None
     return piece, Inside(study.id, altered(found, metrics=None), following, rest)
 
 
-def _around_reports(found: Trial) -> tuple[bytes, bytes]:
-    resource = trial_resource(found, ())
+def _around_reports(study: Study, found: Trial) -> tuple[bytes, bytes]:
+    resource = trial_resource(study, found, ())
     names = list(resource)
     at = names.index("reports")
     before = to_json({name: resource[name] for name in names[:at]})
@@ -77,9 +77,9 @@ def _around_reports(found: Trial) -> tuple[bytes, bytes]:
     return before[:-1] + b',"reports":[', b"]," + after[1:]
 
 
-def whole_trial(found: Trial, texts: list[bytes]) -> bytes:
+def whole_trial(study: Study, found: Trial, texts: list[bytes]) -> bytes:
     """texts: its reports, as they read."""
-    head, rest = _around_reports(found)
+    head, rest = _around_reports(study, found)
     return head + b",".join(texts) + rest
 
 
@@ -96,7 +96,7 @@ def page(record: Record, study: Study, *, state: str | None, order_by: str, plac
         piece, inside = _begin(record, study, some[0])
     else:
         texts = record.report_texts_of(some)
-        piece, inside = b",".join(whole_trial(each, texts.get(each.number, [])) for each in some), None
+        piece, inside = b",".join(whole_trial(study, each, texts.get(each.number, [])) for each in some), None
     if place.begun and some:
         piece = b"," + piece
     place = replace(place, left=place.left - len(some), room=place.room - len(piece), begun=True)
@@ -142,4 +142,5 @@ def read_together(record: Record, trials: Sequence[Trial]) -> Sequence[Trial]:
 
 
 def _key(last: Trial, study: Study) -> Key:
-    return (last.values[0] if last.values else None, last.number, study.id)
+    value = last.values[0] if last.values and last.replicate_of is None else None
+    return (value, last.number, study.id)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -16,9 +17,17 @@ from hpo_service.domain.errors import (
 from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.parents import CannotExist, choices_of_parents
-from hpo_service.domain.search_space import Params, SearchSpace, describe
+from hpo_service.domain.search_space import (
+    MOST_PARAMETERS,
+    Params,
+    SearchSpace,
+    check_choice_size,
+    describe,
+    is_parameter_name,
+)
 from hpo_service.domain.sizes import TELL_METRICS, check_size
-from hpo_service.domain.trial import EndReason, Holding, Told, Trial, TrialState, pruned_values
+from hpo_service.domain.study import StudyState
+from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
 from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
 from hpo_service.operations.resources import trial_resource
@@ -77,11 +86,12 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
     """Queue params to be given out before sampled ones."""
 
     def make(work: StudyWork) -> list[Trial]:
-        if work.study.state.reason_for_unfinished is not None:
-            raise StudyStateConflict(f"the study is {work.study.state}: nothing enqueued now would ever be given out")
+        if work.study.has_been_stopped:
+            state = StudyState.STOPPED if work.study.state.reason_for_unfinished is None else work.study.state
+            raise StudyStateConflict(f"the study is {state}: nothing enqueued now would ever be given out")
         params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
-        waiting = Holding(TrialState.WAITING)
-        return work.add([Trial(name, 0, given, waiting, seed=0) for given in params])
+        waiting = Trial(name, 0, {}, Holding(TrialState.WAITING), seed=0, system_attrs={DRAWN_BY: "enqueued"})
+        return work.add([altered(waiting, params=given) for given in params])
 
     return await _added(service, name, "enqueue", body.request_id, make)
 
@@ -117,7 +127,7 @@ async def _added(
         work = service.work_on(record, study)
         added = make(work)
         study = work.settle()
-        answer = {"trials": [trial_resource(trial, record.reports(study, trial)) for trial in added]}
+        answer = {"trials": [trial_resource(study, trial, record.reports(study, trial)) for trial in added]}
         if request_id is not None:
             record.remember_answer(study, route, request_id, answer)
         return answer
@@ -145,6 +155,7 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
         values=values,
         metrics=given.metrics,
         weight=size,
+        system_attrs={DRAWN_BY: "imported"},
         started_at=now,
         finished_at=now,
     )
@@ -155,13 +166,31 @@ def _reports(given: ImportedTrial) -> dict[int, KeptReport]:
 
 
 def _enqueued(work: StudyWork, params: Params, index: int) -> Params:
-    """Raise Invalid for params that no one trial can have together."""
-    checked = _checked(work, params, index)
+    """Raise Invalid for params that no one trial can have together.
+
+    With define_by_run a name may be unknown until the trial asks for it.
+    """
+    spec = work.study.spec
+    unknown = {name: value for name, value in params.items() if spec.define_by_run and name not in spec.search_space}
+    for name, value in unknown.items():
+        _check_unknown(name, value, index)
+    if len(unknown) + len(spec.search_space) > MOST_PARAMETERS:
+        detail = f"with these the study would have more than {MOST_PARAMETERS} parameters"
+        raise Invalid([Fault(f"/trials/{index}/params", detail)])
+    checked = _checked(work, {name: value for name, value in params.items() if name not in unknown}, index)
     try:
         choices_of_parents(work.study.spec.search_space, checked)
     except CannotExist as error:
         raise Invalid([Fault(f"/trials/{index}/params/{escaped(error.param)}", error.why)]) from None
-    return checked
+    return {**checked, **unknown}
+
+
+def _check_unknown(name: str, value: Any, index: int) -> None:
+    """Raise Invalid, TooLarge for what could be no parameter and none of its values."""
+    if not is_parameter_name(name):
+        rule = "a parameter's name has 1 to 200 characters, and no control characters"
+        raise Invalid([Fault(f"/trials/{index}/params/{escaped(name)}", rule)])
+    check_choice_size(f"the value of {name!r}", value)
 
 
 def _checked(work: StudyWork, params: Params, index: int) -> Params:
@@ -205,7 +234,7 @@ async def stop(service: Service, name: str, number: int) -> Json:
             trial = work.change(trial, trial.holding.fail_waiting(EndReason.STOPPED))
         elif trial.stop != EndReason.STOPPED:
             trial = work.change(trial, trial.holding, stop=EndReason.STOPPED)
-        return trial_resource(trial, work.record.carried_reports(work.study, trial))
+        return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
     return await service.change(name, change)
 
@@ -213,3 +242,8 @@ async def stop(service: Service, name: str, number: int) -> Json:
 async def importances(service: Service, name: str) -> bytes:
     """How much each parameter matters for the first value; the shares sum to 1."""
     return await service.read_apart(name, readings.importances)
+
+
+async def advice(service: Service, name: str) -> bytes:
+    """What there is to say of the study, most important first."""
+    return await service.read_apart(name, readings.advice)

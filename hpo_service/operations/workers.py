@@ -22,6 +22,7 @@ from hpo_service.operations.resources import time_text, trial_resource, with_obj
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.suggesting import suggest
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import KeptReport, checked_report
@@ -116,7 +117,7 @@ def _report(work: StudyWork, number: int, call: Reports) -> Json:
     trial = work.record.trial(work.study, number)
     holding = trial.holding.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256, None if new else trial)
-    if trial.stop is None and work.study.spec.pruner.name != "none":
+    if trial.stop is None and work.study.spec.pruner.name != "none" and trial.replicate_of is None:
         return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
     work.record.put_reports(work.study, trial, dict(new))
     return _kept(work.study, work.change(trial, holding))
@@ -176,9 +177,9 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
-        if state is TrialState.FAIL and trial.stop != EndReason.STOPPED:
+        if state is TrialState.FAIL and trial.stop != EndReason.STOPPED and trial.replicate_of is None:
             work.note_failure(reason)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
@@ -188,7 +189,7 @@ def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: i
         work.bind(call.dataset_sha256, trial)
         last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
         trial = work.change(trial, holding, **last)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def _tell_and_ask(service: Service, name: str, number: int, call: Tell, following: NextAsk) -> StudyCall:
@@ -239,7 +240,7 @@ def _in_two(service: Service, study: Study, number: int, call: Tell, following: 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
     trial = work.record.trial(work.study, number)
     trial = work.release(trial, call.attempt)
-    return trial_resource(trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
 def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:
@@ -258,6 +259,7 @@ def check_value_count(values: list[float] | None, directions: int, pointer: str)
 ON_TRIAL: Mapping[str, Callable[[StudyWork, int, Any], Json]] = {
     "report": _report,
     "heartbeat": _heartbeat,
+    "suggest": suggest,
     "tell": _tell,
     "release": _release,
 }

@@ -24,7 +24,7 @@ _TRIAL_COLUMNS = tuple(
     trials.c[name]
     for name in (
         *("id", "study_id", "number", "state", "params", "distributions", "values", "value"),
-        *("started_at", "finished_at", "user_attrs", "system_attrs", "revision"),
+        *("started_at", "finished_at", "metrics", "user_attrs", "system_attrs", "revision"),
     )
 )
 
@@ -64,6 +64,7 @@ class TrialRow:
     value: float | None
     started_at: float | None
     finished_at: float | None
+    metrics: dict[str, Any] | None
     user_attrs: dict[str, Any]
     system_attrs: dict[str, Any]
     revision: int
@@ -112,8 +113,8 @@ class OptunaRows:
         return int(found)
 
     def trials_since(self, study_id: int, revision: int) -> list[TrialRow]:
-        """The trials written after this revision of the study, with their reports."""
-        changed = sa.and_(trials.c.study_id == study_id, trials.c.revision > revision)
+        """The trials written after this revision of the study, with their reports; no replicates."""
+        changed = sa.and_(trials.c.study_id == study_id, trials.c.revision > revision, trials.c.replicate_of.is_(None))
         steps: dict[int, list[tuple[int, float | None]]] = {}
         query = (
             sa.select(reports.c.trial_id, reports.c.step, reports.c.value)

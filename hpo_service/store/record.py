@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from pydantic_core import from_json
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hpo_service.domain.altered import altered
+from hpo_service.domain.confirmation import Replicate
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
 from hpo_service.domain.objectives import WITH_TEST_SET
 from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.seen_study import SeenTrial
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
@@ -84,18 +87,20 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
 
 _CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
 _FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
+_OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (
     sa.select(
         *(trials.c.id, trials.c.number, trials.c.state, trials.c.params),
         *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.reason, trials.c.stop),
-        trials.c.revision,
+        *(trials.c.attempt, trials.c.revision),
     )
-    .where(_CHANGED, sa.or_(trials.c.attempt > 0, _FINISHED))
+    .where(_CHANGED, _OF_THE_SEARCH, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
     .limit(_b("n"))
 )
 HISTORY_AT_ONCE = 500
+_SEEN = tuple(trials.c[name] for name in ("number", "state", "params", "value", "reason", "stop"))
 _CURVES = (
     sa.select(reports.c.trial_id, reports.c.step, reports.c.value)
     .where(reports.c.trial_id.in_(_b("ids", expanding=True)))
@@ -119,7 +124,7 @@ _MAYBE_OVERDUE = (
         _OURS,
         studies.c.ends_at <= _NOW,
         studies.c.state == sa.literal_column("'ACTIVE'"),
-        studies.c.running + studies.c.retries == 0,
+        studies.c.running + studies.c.retries + studies.c.replicates_waiting + studies.c.replicates_running == 0,
     ),
 )
 _OVERDUE = sa.union_all(*_MAYBE_OVERDUE)
@@ -128,16 +133,22 @@ _TRIAL = sa.select(trials).where(trials.c.study_id == _b("study_id"), trials.c.n
 _WAITING = sa.select(trials).where(
     trials.c.study_id == _b("study_id"), trials.c.state == sa.literal_column("'WAITING'")
 )
-_RETRIES = _WAITING.where(trials.c.attempt > sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
-_QUEUED = _WAITING.where(trials.c.attempt == sa.literal_column("0")).order_by(trials.c.number).limit(_b("n"))
+_WAITING_FIRST = _WAITING.order_by(trials.c.number).limit(_b("n"))
+_RETRIES = _WAITING_FIRST.where(trials.c.attempt > sa.literal_column("0"), _OF_THE_SEARCH)
+_QUEUED = _WAITING_FIRST.where(trials.c.attempt == sa.literal_column("0"), _OF_THE_SEARCH)
+_REPLICATES_WAITING = _WAITING_FIRST.where(sa.not_(_OF_THE_SEARCH))
+_REPLICATES = (
+    sa.select(trials.c.replicate_of, trials.c.seed, trials.c.state, trials.c.value)
+    .where(trials.c.study_id == _b("study_id"), sa.not_(_OF_THE_SEARCH))
+    .order_by(trials.c.number)
+)
 _BY_STATE = (
     sa.select(
         studies.c.state,
         sa.func.count(),
-        *(
-            sa.func.sum(studies.c[counter])
-            for counter in ("queued", "retries", "running", "complete", "pruned", "fail")
-        ),
+        sa.func.sum(studies.c.queued + studies.c.retries + studies.c.replicates_waiting),
+        sa.func.sum(studies.c.running + studies.c.replicates_running),
+        *(sa.func.sum(studies.c[counter]) for counter in ("complete", "pruned", "fail")),
     )
     .where(_OURS)
     .group_by(studies.c.state)
@@ -145,12 +156,12 @@ _BY_STATE = (
 # Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
 _MOST_STUDIES_LOOKED_AT = 1000
 _SOME_WAITING = (
-    sa.select(studies.c.id, studies.c.queued, studies.c.retries)
+    sa.select(studies.c.id)
     .where(
         _OURS,
         studies.c.state == sa.literal_column("'ACTIVE'"),
         sa.not_(studies.c.sealed),
-        studies.c.queued + studies.c.retries > 0,
+        studies.c.queued + studies.c.retries + studies.c.replicates_waiting > 0,
     )
     .order_by(studies.c.id)
     .limit(_MOST_STUDIES_LOOKED_AT)
@@ -214,17 +225,23 @@ _BYTES_BESIDE_METRICS = 60
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
-_TO_ASK = sa.select(studies.c.name, studies.c.running).where(_OURS)
+_HELD = studies.c.running + studies.c.replicates_running
+_TO_ASK = sa.select(studies.c.name, _HELD).where(_OURS)
 _MAY_GIVE = sa.and_(
     studies.c.state == sa.literal_column("'ACTIVE'"),
     studies.c.kind.is_not(None),
     sa.not_(studies.c.sealed),
-    sa.or_(studies.c.limit_running.is_(None), studies.c.running < studies.c.limit_running),
     sa.or_(
-        studies.c.retries > 0,
+        studies.c.replicates_waiting > 0,
         sa.and_(
-            sa.not_(studies.c.exhausted),
-            sa.or_(studies.c.limit_trials.is_(None), studies.c.given_out < studies.c.limit_trials),
+            sa.or_(studies.c.limit_running.is_(None), studies.c.running < studies.c.limit_running),
+            sa.or_(
+                studies.c.retries > 0,
+                sa.and_(
+                    sa.not_(studies.c.exhausted),
+                    sa.or_(studies.c.limit_trials.is_(None), studies.c.given_out < studies.c.limit_trials),
+                ),
+            ),
         ),
     ),
 )
@@ -232,6 +249,11 @@ _TEST_WAITS = sa.and_(
     studies.c.sealed,
     studies.c.id.in_(sa.select(tests.c.study_id).where(tests.c.state == sa.literal_column("'WAITING'"))),
 )
+
+
+def _is_complete(study: Study) -> sa.ColumnElement[bool]:
+    """Of the trials of the search: replicates are never the best."""
+    return sa.and_(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), _OF_THE_SEARCH)
 
 
 def _limits(spec: StudySpec) -> dict[str, int | None]:
@@ -298,9 +320,17 @@ class Record:
         changed = {"spec": spec.model_dump(mode="json"), "ends_at": ends_at(spec, study.created_at), **_limits(spec)}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(changed))
 
+    def save_search_space(self, study: Study) -> None:
+        """The one of the study, and of the round under way: both have grown."""
+        self.save_spec(study)
+        mine = sa.and_(rounds.c.study_id == study.id, rounds.c.round == study.round)
+        space = study.spec.search_space.model_dump(mode="json")
+        self._db.execute(sa.update(rounds).where(mine).values(search_space=space))
+
     def delete_study(self, study: Study) -> None:
         """Mark it as deleted and free its name: nobody sees it any more. Its rows go by `Deletion`."""
-        counters = dict.fromkeys(("queued", "retries", "running", "complete", "pruned", "fail"), 0)
+        counted = ("queued", "retries", "running", "complete", "pruned", "fail")
+        counters = dict.fromkeys((*counted, "replicates_waiting", "replicates_running"), 0)
         marked = {"name": f":deleted:{study.id}:{secrets.token_hex(8)}", "deleted": True, "ends_at": None, **counters}
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(marked))
 
@@ -316,13 +346,13 @@ class Record:
             kept = kept.where(studies.c.kind.in_(kinds))
         if only is not None:
             kept = kept.where(studies.c.name.in_(only))
-        idle = kept.where(_MAY_GIVE, studies.c.running == sa.literal_column("0"))
+        idle = kept.where(_MAY_GIVE, sa.literal_column("0") == _HELD)
         found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
         if kinds is None or not WITH_TEST_SET.isdisjoint(kinds):
             found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
         if len(found) < limit:  # these have to be sorted, all of them
-            busy = kept.where(_MAY_GIVE, studies.c.running > sa.literal_column("0"))
-            found += self._some_to_ask(busy.order_by(studies.c.running, studies.c.id), limit - len(found))
+            busy = kept.where(_MAY_GIVE, sa.literal_column("0") < _HELD)
+            found += self._some_to_ask(busy.order_by(_HELD, studies.c.id), limit - len(found))
         return found[:limit]
 
     def _some_to_ask(self, query: sa.Select[Any], limit: int) -> list[tuple[str, int]]:
@@ -388,6 +418,59 @@ class Record:
         found = self._db.execute(_QUEUED, {"study_id": study.id, "n": limit})
         return [trial_of(row, study) for row in found]
 
+    def replicates_waiting(self, study: Study, limit: int) -> list[Trial]:
+        """Given out before or not."""
+        found = self._db.execute(_REPLICATES_WAITING, {"study_id": study.id, "n": limit})
+        return [trial_of(row, study) for row in found]
+
+    def replicates(self, study: Study) -> list[Replicate]:
+        """All of them, by their numbers: seed by seed, the best candidate first."""
+        found = self._db.execute(_REPLICATES, {"study_id": study.id})
+        return [Replicate(of, seed, TrialState(state), value) for of, seed, state, value in found]
+
+    def finished_trials(self, study: Study, every: int) -> list[SeenTrial]:
+        """Those of the search whose number is divisible by `every`, without reports."""
+        query = sa.select(*_SEEN).where(
+            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED),
+            trials.c.number % every == 0,
+        )
+        return [_seen(row) for row in self._db.execute(query.order_by(trials.c.number))]
+
+    def values_by_number(self, study: Study) -> list[float]:
+        """The first values of all COMPLETE trials of the search."""
+        query = sa.select(trials.c.value).where(_is_complete(study)).order_by(trials.c.number)
+        return list(self._db.execute(query).scalars())
+
+    def told_by_worker(self, study: Study) -> dict[str, tuple[int, int]]:
+        """Of each worker, how many trials it has told, and how many of these failed: of those who told the most."""
+        groups = (trials.c.worker_id, trials.c.state, trials.c.reason, trials.c.stop)
+        query = sa.select(*groups, sa.func.count().label("n")).where(
+            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED, trials.c.worker_id.is_not(None)),
+        )
+        found: dict[str, tuple[int, int]] = {}
+        for worker_id, state, reason, stop, n in self._db.execute(query.group_by(*groups)):
+            failed = has_failed_in_training(TrialState(state), reason, stop)
+            if failed or state != TrialState.FAIL:
+                told, fails = found.get(worker_id, (0, 0))
+                found[worker_id] = told + n, fails + n * failed
+        return found
+
+    def with_curves(self, study: Study, some: Sequence[SeenTrial], most_steps: int) -> list[SeenTrial]:
+        """These trials with their reports; without those of which there are more than so many."""
+        numbers = [trial.number for trial in some]
+        ids = self._db.execute(
+            sa.select(trials.c.number, trials.c.id).where(trials.c.study_id == study.id, trials.c.number.in_(numbers))
+        )
+        found = []
+        by_number = {row.number: row.id for row in ids}
+        for trial in some:
+            query = sa.select(reports.c.step, reports.c.value).where(reports.c.trial_id == by_number[trial.number])
+            rows = self._db.execute(query.order_by(reports.c.step).limit(most_steps + 1)).all()
+            if len(rows) <= most_steps:
+                curve = tuple((step, nan_if_null(value)) for step, value in rows)
+                found.append(altered(trial, reports=curve))
+        return found
+
     def trials_in_state(self, study: Study, state: str) -> list[Trial]:
         query = sa.select(trials).where(trials.c.study_id == study.id, trials.c.state == state)
         return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
@@ -420,9 +503,12 @@ class Record:
     def trials_by_value(
         self, study: Study, state: str | None, after: tuple[float | None, int] | None, limit: int
     ) -> tuple[list[Trial], bool]:
-        """The same, best first, those without a value last; after: the (value, number) of the last one seen."""
+        """The same, best first, then those without a value, and replicates; after: that of the last one seen.
+
+        after: the (value, number) of the last one seen, of a replicate without its value.
+        """
         sign = -1 if study.spec.maximizes else 1
-        key = trials.c.value * sign
+        key = sa.case((_OF_THE_SEARCH, trials.c.value * sign))
         query = sa.select(*_TRIAL_AND_SIZE).where(trials.c.study_id == study.id)
         if state is not None:
             query = query.where(trials.c.state == state)
@@ -439,18 +525,13 @@ class Record:
         """The best COMPLETE trials by their first value, best first; of equals the earlier one. Without metrics."""
         order = trials.c.value.desc() if study.spec.maximizes else trials.c.value
         query = (
-            sa.select(*_TRIAL_WITHOUT_METRICS)
-            .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"))
-            .order_by(order, trials.c.number)
-            .limit(count)
+            sa.select(*_TRIAL_WITHOUT_METRICS).where(_is_complete(study)).order_by(order, trials.c.number).limit(count)
         )
         return [trial_of(row, study) for row in self._db.execute(query)]
 
     def best_value(self, study: Study) -> float | None:
         best = sa.func.max if study.spec.maximizes else sa.func.min
-        query = sa.select(best(trials.c.value)).where(
-            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'")
-        )
+        query = sa.select(best(trials.c.value)).where(_is_complete(study))
         value = self._db.execute(query).scalar()
         return None if value is None else float(value)
 
@@ -459,9 +540,7 @@ class Record:
 
     def complete(self, study: Study) -> list[Trial]:
         """Without metrics."""
-        query = sa.select(*_TRIAL_WITHOUT_METRICS).where(
-            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'")
-        )
+        query = sa.select(*_TRIAL_WITHOUT_METRICS).where(_is_complete(study))
         return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
 
     def changed_since(self, study: Study, revision: int, limit: int) -> tuple[list[Trial], bool]:
@@ -677,11 +756,14 @@ class Record:
         self._db.execute(sa.delete(workers).where(workers.c.worker_id == ""))
 
     def counts_by_state(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Trials by state and studies by state, from the counters on the studies' rows."""
+        """Trials by state and studies by state, from the counters on the studies' rows.
+
+        Replicates count while they wait and run: somebody has to train them.
+        """
         trials_, studies_ = dict.fromkeys(map(str, TrialState), 0), dict.fromkeys(map(str, StudyState), 0)
-        for state, count, queued, retries, *others in self._db.execute(_BY_STATE):
+        for state, count, *counted in self._db.execute(_BY_STATE):
             studies_[state] = count
-            for of_trial, n in zip(trials_, (queued + retries, *others), strict=True):
+            for of_trial, n in zip(trials_, counted, strict=True):
                 trials_[of_trial] += int(n)
         return trials_, studies_
 
@@ -693,8 +775,23 @@ class Record:
 def _history_trial(row: Any, curve: tuple[tuple[int, float], ...]) -> HistoryTrial:
     state = TrialState(row.state)
     failed = has_failed_in_training(state, row.reason, row.stop)
-    attrs = row.system_attrs
-    return HistoryTrial(row.number, state, row.params, floats(row[4]), curve, attrs, row.round or 0, failed)
+    return HistoryTrial(
+        row.number,
+        state,
+        row.params,
+        floats(row[4]),
+        curve,
+        row.system_attrs,
+        row.round or 0,
+        failed_in_training=failed,
+        was_given_out=row.attempt > 0,
+    )
+
+
+def _seen(row: Any) -> SeenTrial:
+    state = TrialState(row.state)
+    value = row.value if state is TrialState.COMPLETE else None
+    return SeenTrial(row.number, state, row.params, value, has_failed_in_training(state, row.reason, row.stop))
 
 
 def _text(step: int, value: float | None, metrics: str | None) -> bytes:

@@ -11,11 +11,13 @@ from pydantic_core import to_json
 
 from hpo_service.domain import measure
 from hpo_service.domain.altered import altered
+from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.search_space import FloatParameter, SearchSpace
 from hpo_service.domain.sizes import MIB
-from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState, Tally
+from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState
+from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import AttemptEnd, Holding, Lease, Told, Trial, TrialState
 from hpo_service.store.bounded_cache import BoundedCache
 
@@ -57,7 +59,16 @@ def with_counters(study: Study, row: Any) -> Study:
         sealed=row.sealed,
         dataset_sha256=row.dataset_sha256,
         failures=None if row.failures is None else Failures(**json.loads(row.failures)),
+        confirmation=_confirmation(row),
     )
+
+
+def _confirmation(row: Any) -> Confirmation | None:
+    if row.confirmation is None:
+        return None
+    asked = json.loads(row.confirmation)
+    counts = {"waiting": row.replicates_waiting, "running": row.replicates_running}
+    return Confirmation(**{**asked, "candidates": tuple(asked["candidates"])}, **counts)
 
 
 def ends_at(spec: StudySpec, created_at: float) -> float | None:
@@ -130,6 +141,7 @@ def trial_of(row: Any, study: Study) -> Trial:
         distributions=row.distributions,
         user_attrs=row.user_attrs,
         revision=row.revision,
+        replicate_of=row.replicate_of,
     )
 
 
@@ -156,8 +168,9 @@ TRIAL_COLUMNS = (
     "seed",
     "distributions",
     "user_attrs",
+    "replicate_of",
 )
-NEVER_CHANGED = ("seed", "distributions", "user_attrs")
+NEVER_CHANGED = ("seed", "distributions", "user_attrs", "replicate_of")
 
 
 def trial_cells(trial: Trial) -> tuple[Any, ...]:
@@ -167,6 +180,7 @@ def trial_cells(trial: Trial) -> tuple[Any, ...]:
         trial.seed,
         None if trial.distributions is None else json_text(trial.distributions),
         json_text(trial.user_attrs),
+        trial.replicate_of,
     )
 
 
@@ -289,6 +303,18 @@ def study_counters(study: Study) -> dict[str, Any]:
         "sealed": study.sealed,
         "dataset_sha256": study.dataset_sha256,
         "failures": None if study.failures is None else json_text(vars(study.failures)),
+        **_confirmation_cells(study.confirmation),
+    }
+
+
+def _confirmation_cells(confirmation: Confirmation | None) -> dict[str, Any]:
+    if confirmation is None:
+        return {"confirmation": None, "replicates_waiting": 0, "replicates_running": 0}
+    asked = {name: getattr(confirmation, name) for name in ("top", "seeds", "candidates", "of_stopped")}
+    return {
+        "confirmation": json_text(asked),
+        "replicates_waiting": confirmation.waiting,
+        "replicates_running": confirmation.running,
     }
 
 

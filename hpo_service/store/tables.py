@@ -77,6 +77,10 @@ studies = sa.Table(
     sa.Column("dataset_sha256", sa.Text),  # of the data that its first trial was trained on
     # Trials that have failed while none had come through, as JSON text, which the driver gives back as it was.
     sa.Column("failures", sa.Text),
+    # How its best trials are confirmed, as JSON text; and how many of their replicates wait and run.
+    sa.Column("confirmation", sa.Text),
+    sa.Column("replicates_waiting", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("replicates_running", sa.Integer, nullable=False, server_default="0"),
     # Gone for everybody, under a name that nobody can give; its rows are taken away a few at a time.
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     _one_of("state", STUDY_STATES, "state"),
@@ -145,6 +149,7 @@ trials = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("user_attrs", sa.JSON, nullable=False),
     sa.Column("system_attrs", sa.JSON, nullable=False),
+    sa.Column("replicate_of", sa.Integer),  # the number of the trial that this one confirms
     sa.UniqueConstraint("study_id", "number"),
     _one_of("state", TRIAL_STATES, "state"),
     _one_of("attempt_end", ("told", "expired", "released"), "attempt_end"),
@@ -158,6 +163,7 @@ _some(
     trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'"
 )  # without leases, which every report moves
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
+_some(trials, "ix_hpo_trials_replicates", "study_id", "number", where="replicate_of IS NOT NULL")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
 # The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.

@@ -29,7 +29,7 @@ import numpy as np
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.past_trials import NO_STEP, Change, Floats, Integers, PastTrials
+from hpo_service.tuning.past_trials import NO_STEP, Bools, Change, Floats, Integers, PastTrials
 
 MOST_GOOD = 25
 RUNNING = 64
@@ -184,28 +184,35 @@ class BoundedHistory:
         inside = past.are_inside(axes)
         running = np.flatnonzero(inside & past.are(TrialState.WAITING, TrialState.RUNNING))
         self._running = running.tolist()
-        failed = past.have_failed_in_training()
-        usable = inside & (failed | (past.are(TrialState.COMPLETE) & ~np.isnan(past.told())))
+        numbers = np.flatnonzero(inside & self._usable())
         if len(self._signs) > 1:
-            for number in np.flatnonzero(usable).tolist():
+            for number in numbers.tolist():
                 self._place(past[number], axes)
             return
-        usable |= inside & past.are(TrialState.PRUNED)
-        numbers = np.flatnonzero(usable)
         self.finished = len(numbers)
-        keys = self._keys(numbers)
-        order = np.lexsort((numbers, *reversed(keys)))[: self._bounds.best]
-        self._best = [(int(keys[0][k]), float(keys[1][k]), float(keys[2][k]), int(numbers[k])) for k in order.tolist()]
-        self._recent = numbers[-self._bounds.recent :].tolist()
+        self._best, self._recent, hashes, rest, self._count_of_rest = self._chosen(numbers)
         for number in (*(key[3] for key in self._best), *self._recent):
             self._named[number] = self._named.get(number, 0) + 1
-        rest = np.setdiff1d(numbers, list(self._named), assume_unique=True)
-        self._count_of_rest = len(rest)
+        self._rest = list(zip(hashes, rest, strict=True))
+        self._sampled = set(rest)
+        self.touched.update(self._named, self._sampled, self._running)
+
+    def _chosen(self, numbers: Integers) -> tuple[list[Key], list[int], list[int], list[int], int]:
+        """Of these finished ones: the best, the recent, the sample's hashes and numbers, and of how many it is one."""
+        keys = self._keys(numbers)
+        order = np.lexsort((numbers, *reversed(keys)))[: self._bounds.best]
+        best = [(int(keys[0][k]), float(keys[1][k]), float(keys[2][k]), int(numbers[k])) for k in order.tolist()]
+        recent = numbers[-self._bounds.recent :].tolist()
+        rest = np.setdiff1d(numbers, [*(key[3] for key in best), *recent], assume_unique=False)
         hashes = _hashes(rest)
         lowest = np.lexsort((rest, hashes))[: self._bounds.sample]
-        self._rest = list(zip(hashes[lowest].tolist(), rest[lowest].tolist(), strict=True))
-        self._sampled = {number for _, number in self._rest}
-        self.touched.update(self._named, self._sampled, self._running)
+        return best, recent, hashes[lowest].tolist(), rest[lowest].tolist(), len(rest)
+
+    def _usable(self) -> Bools:
+        """(T,): `_is_usable` of each that has finished."""
+        past = self.past
+        usable = past.have_failed_in_training() | (past.are(TrialState.COMPLETE) & ~np.isnan(past.told()))
+        return usable | past.are(TrialState.PRUNED) if len(self._signs) == 1 else usable
 
     def _keys(self, numbers: Integers) -> tuple[Floats, Floats, Floats]:
         """`_key` of each."""
@@ -244,12 +251,25 @@ class BoundedHistory:
         """For how many trials one of the sample stands, itself included."""
         return self._count_of_rest / max(len(self._rest), 1)
 
+    def finished_numbers(self) -> list[int]:
+        """The finished trials that are kept."""
+        return sorted(self._named.keys() | self._sampled)
+
+    def running_numbers(self) -> list[int]:
+        return self._running[-RUNNING:]
+
+    def chosen_below(self, number: int) -> list[int]:
+        """Those that would be kept if only the trials below this number had finished; of one direction."""
+        assert self._axes is not None
+        usable = self.past.are_inside(self._axes) & self._usable()
+        best, recent, _, sample, _ = self._chosen(np.flatnonzero(usable[:number]))
+        return sorted({*(key[3] for key in best), *recent, *sample})
+
     def trials(self) -> list[Restated]:
-        """The finished trials that are kept, by number."""
-        return self._restated(sorted(self._named.keys() | self._sampled))
+        return self._restated(self.finished_numbers())
 
     def running(self) -> list[Restated]:
-        return self._restated(self._running[-RUNNING:])
+        return self._restated(self.running_numbers())
 
     def _restated(self, numbers: Iterable[int]) -> list[Restated]:
         assert self._axes is not None

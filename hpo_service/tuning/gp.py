@@ -1,49 +1,254 @@
-"""Gaussian-process search by Optuna, on a bounded history: fitting costs the cube of the number of trials."""
+"""Search by a Gaussian process: draw where the best seen is most likely to be bettered, as far as one can tell.
+
+The acquisition is the logarithm of the expected improvement on the least expected value (Ament et al., 2023,
+arXiv:2310.20708), lowered where the noise hides what a trial would tell (augmented EI: Huang et al., 2006). It is
+taken at some hundred candidates, all over the cube, around the best trials, and around the best candidate so far.
+Running trials count as if they had come out as expected (a kriging believer: Ginsbourger et al., 2010).
+What each part was measured to give: docs/decisions/0050.
+
+The first trials cover the space evenly. A draw follows from the study's seed, the number and the history: the kernel's
+hyperparameters are found anew at certain sizes of the history, from the trials below that number.
+"""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.samplers import GPSampler
+import numpy as np
+from scipy.special import erfcx, ndtr, ndtri
 
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import FOR_OPTUNA, BoundedHistory
-from hpo_service.tuning.drawing import Drawn, positions, short_seed
-from hpo_service.tuning.optuna_study import StudyInMemory, frozen
+from hpo_service.tuning.bounded_history import BoundedHistory, Bounds
+from hpo_service.tuning.cube import Cube
+from hpo_service.tuning.drawing import Drawn, Sampler, positions
+from hpo_service.tuning.gaussian_process import NO_NOISE, NOISE, Floats, Hyperparameters, Posterior, fitted
+from hpo_service.tuning.later_gains import LaterGains
+from hpo_service.tuning.tpe import tpe
+
+_KEPT = Bounds(best=100, recent=50, sample=50)
+_LEAST_STARTUP, _MOST_STARTUP = 5, 10
+# A straggler below such a number keeps the hyperparameters from being found anew, but not for longer than this.
+_OVERDUE = 1.5
+_ANYWHERE, _AROUND_BEST, _BEST = 384, 28, 6
+_ROUNDS, _A_ROUND = (0.12, 0.048, 0.019), 80
+_NEAR_BEST = 0.1
+_NEAR = 1e-6
+
+
+def _sizes() -> list[int]:
+    sizes = [_LEAST_STARTUP]
+    while sizes[-1] < 1_000_000:
+        sizes.append(max(sizes[-1] + 1, round(sizes[-1] * 1.2)))
+    return sizes
+
+
+_REFITTED_AT = _sizes()
+_NEVER = -1
 
 
 class GaussianProcess:
-    def __init__(self, seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        direction: str,
+        space: SearchSpace,
+        *,
+        n_startup_trials: int | None = None,
+        deterministic_objective: bool = False,
+        warn_independent_sampling: bool = False,
+    ) -> None:
         self._seed = seed
-        self._directions = directions
-        self._startup = options.get("n_startup_trials", 10)
-        self._options = {**options, "n_startup_trials": 0, "warn_independent_sampling": False}
-        self._history = BoundedHistory(directions, space, FOR_OPTUNA)
+        self._sign = 1.0 if direction == "minimize" else -1.0
+        self._startup = n_startup_trials
+        self._noise = NO_NOISE if deterministic_objective else NOISE
+        self._history = BoundedHistory([direction], space, _KEPT)
+        self._gains = LaterGains()
+        self._axes: Axes | None = None
+        self._fitted_upto = _NEVER
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
+        self._gains.absorb(trial)
+        if self._axes is not None and trial.number < self._fitted_upto:
+            self._fitted_upto = _NEVER
+
+    def known(self, axes: Axes) -> tuple[int, int]:
+        """How many trials inside these ranges have finished, and how many run."""
+        self._enter(axes)
+        return self._history.finished, len(self._history.running_numbers())
+
+    def _enter(self, axes: Axes) -> None:
+        if self._history.enter(axes):
+            self._axes, self._cube = axes, Cube(axes)
+            self._rows: dict[int, Floats] = {}
+            self._fitted_upto = _NEVER
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        self._history.enter(axes)
-        joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
-        past = [
-            frozen(trial.number, trial.state, restated.numbers, axes.distributions, trial.values)
-            for restated in [*self._history.trials(), *self._history.running()]
-            if joint.keys() <= restated.numbers.keys() and (trial := restated.trial).state is not TrialState.PRUNED
-        ]
-        complete = sum(trial.values is not None for trial in past)
-        drawn: dict[str, Any] = {}
-        if joint and complete >= max(self._startup, 1):
-            # A new sampler for each draw: one that remembers its last fit would draw otherwise after a restart.
-            sampler = GPSampler(seed=short_seed(self._seed, number), **self._options)
-            study = StudyInMemory(self._directions, past)
-            drawn = sampler.sample_relative(study, frozen(number, TrialState.RUNNING, {}, {}), joint)
+        self._enter(axes)
+        point = self._cube.params(self._point(number, fixed)) if len(self._cube) else {}
         position = positions(self._seed, number)
 
         def value_of(axis: Axis) -> Value:
-            return axis.nearest(drawn[axis.name]) if axis.name in drawn else axis.at(position())
+            return point[axis.name] if axis.name in point else axis.at(position())
 
         return Drawn(axes.complete(fixed, value_of))
+
+    # -- which point --------------------------------------------------------------------------------------
+
+    def _point(self, number: int, fixed: Params) -> Floats:
+        """(D,): the places of this trial."""
+        history, cube = self._history, self._cube
+        if not history.finished and not history.running_numbers():
+            return cube.middle(self._seed, number)
+        if history.finished < self._startup_trials() or not history.best(1) or history.best(1)[0][0] != 0:
+            return cube.spread(self._seed, number)
+        held = cube.places(fixed) if fixed else None
+        return self._most_promising(number, self._posterior(number), held)
+
+    def _startup_trials(self) -> int:
+        if self._startup is not None:
+            return self._startup
+        return min(max(self._cube.numeric + 1, _LEAST_STARTUP), _MOST_STARTUP)
+
+    def _most_promising(self, number: int, posterior: Posterior, held: Floats | None) -> Floats:
+        cube, seed = self._cube, self._seed
+        known = self._places(self._history.finished_numbers())
+        means = posterior.means(cube.features(known))
+        least = float(means.min())
+        best = known[np.argsort(means, kind="stable")[:_BEST]]
+        candidates = np.concatenate(
+            [
+                cube.anywhere(_ANYWHERE, seed, number),
+                cube.around(best, _AROUND_BEST, _NEAR_BEST, seed, number, "best"),
+            ]
+        )
+        found, score = self._best_of(candidates, posterior, least, held)
+        for reach in _ROUNDS:
+            near = cube.around(found[None], _A_ROUND, reach, seed, number, f"near {reach}")
+            nearer, its = self._best_of(near, posterior, least, held)
+            if its > score + _NEAR:
+                found, score = nearer, its
+        return found
+
+    def _best_of(
+        self, candidates: Floats, posterior: Posterior, least: float, held: Floats | None
+    ) -> tuple[Floats, float]:
+        if held is not None:
+            there = ~np.isnan(held)
+            candidates[:, there] = held[there]
+        scores = _acquisition(*posterior.predict(self._cube.features(candidates)), least, posterior.noise)
+        best = int(np.argmax(scores >= scores.max() - _NEAR))
+        return candidates[best], float(scores[best])
+
+    # -- what is known ------------------------------------------------------------------------------------
+
+    def _posterior(self, number: int) -> Posterior:
+        cube, history = self._cube, self._history
+        numbers = history.finished_numbers()
+        running = history.running_numbers()
+        at = self._hyperparameters(number, running)
+        features = cube.features(self._places(numbers))
+        believed = cube.features(self._places(running)) if running else None
+        return Posterior(at, cube.axis_of, features, targets(self._losses(numbers)), believed)
+
+    def _hyperparameters(self, number: int, running: list[int]) -> Hyperparameters:
+        settled = min(running[0] if running else number, number)
+        upto = max(_size_below(settled), _size_below(int(number / _OVERDUE)))
+        if upto != self._fitted_upto:
+            numbers = self._history.chosen_below(upto)
+            features = self._cube.features(self._places(numbers))
+            values = targets(self._losses(numbers))
+            self._at = fitted(features, self._cube.axis_of, values, self._noise)
+            self._fitted_upto = upto
+        return self._at
+
+    def _places(self, numbers: list[int]) -> Floats:
+        """(N, D)."""
+        for number in numbers:
+            if number not in self._rows:
+                self._rows[number] = self._cube.places(self._history.past.params(number))
+        return np.array([self._rows[number] for number in numbers]).reshape(len(numbers), len(self._cube))
+
+    def _losses(self, numbers: list[int]) -> Floats:
+        """(N,): smaller is better; infinite for what failed."""
+        past, best = self._history.past, self._history.best(1)
+        least = best[0][1] if best and best[0][0] == 0 else -math.inf
+        losses = []
+        for number in numbers:
+            state, values, last = past.state(number), past.values(number), past.last_report(number)
+            if state is TrialState.COMPLETE and values is not None:
+                losses.append(self._sign * values[0])
+            elif state is TrialState.PRUNED and last is not None:
+                losses.append(max(self._sign * (last[1] + self._gains.after(last[0])), least))
+            else:
+                losses.append(math.inf)
+        known = np.array(losses)
+        known[np.isnan(known)] = math.inf
+        return known
+
+
+def _size_below(number: int) -> int:
+    """The largest size up to this number at which hyperparameters are found; 0 where there is none."""
+    place = bisect_right(_REFITTED_AT, number)
+    return _REFITTED_AT[place - 1] if place else 0
+
+
+def targets(losses: Floats) -> Floats:
+    """(N,): what the process is fitted to, standardized.
+
+    The better half as it is; of the others, and of what is infinite, no more than their rank, so that neither a
+    divergence nor a long tail bends the fit where it matters.
+    """
+    finite = np.sort(losses[np.isfinite(losses)])
+    if not len(finite):
+        return np.zeros(len(losses))
+    better = (len(finite) + 1) // 2
+    median = finite[better - 1]
+    spread = math.sqrt(float(np.mean((finite[:better] - median) ** 2))) or 1.0
+    ranks = _mean_ranks(losses)
+    beyond = np.clip((ranks - better) / (len(losses) - better + 1), 0, 1)
+    restated = np.where(losses <= median, losses, median + spread * ndtri(0.5 + 0.5 * beyond))
+    restated = np.maximum(restated, finite[0])
+    deviation = float(restated.std())
+    standardized: Floats = (restated - restated.mean()) / (deviation or 1.0)
+    return standardized
+
+
+def _mean_ranks(values: Floats) -> Floats:
+    """(N,): from 1; equal ones share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: Floats = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _acquisition(means: Floats, deviations: Floats, least: float, noise: float) -> Floats:
+    """(M,): the logarithm of the augmented expected improvement."""
+    augmented = np.log1p(-math.sqrt(noise) / np.sqrt(noise + deviations**2))
+    improvement: Floats = _log_improvement((least - means) / deviations) + np.log(deviations) + augmented
+    return improvement
+
+
+def _log_improvement(z: Floats) -> Floats:
+    """log(φ(z) + z Φ(z)), also where both vanish."""
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    near = np.maximum(density + z * ndtr(z), 1e-300)
+    far = np.minimum(z, -1.0)
+    # φ(z) (1 - |z| Φ(z) / φ(z)), with Φ / φ by the scaled complementary error function.
+    ratio = -far * math.sqrt(math.pi / 2) * erfcx(-far / math.sqrt(2))
+    rest = np.maximum(1 - ratio, 1 / (far * far + 3))
+    tail = -0.5 * far * far - 0.5 * math.log(2 * math.pi) + np.log(rest)
+    logarithm: Floats = np.where(z > -1, np.log(near), tail)
+    return logarithm
+
+
+def gp(seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> Sampler:
+    """A study of several directions can only be from before they were refused."""
+    if len(directions) > 1:
+        return tpe(seed, directions, space, {})
+    return GaussianProcess(seed, directions[0], space, **options)

@@ -143,8 +143,7 @@ class GridSearch:
         if fixed:
             position = positions(self._seed, number)
             return Drawn(axes.complete(fixed, lambda axis: axis.point(int(position() * (axis.size or 1)))))
-        if self._axes is not axes:
-            self._begin(axes)
+        self._enter(axes)
         while self._next < self._grid.size:
             rank = self._order[self._next]
             if rank not in self._taken:
@@ -153,7 +152,14 @@ class GridSearch:
             self._next += 1
         raise Exhausted(f"all {self._grid.size} points of the grid have been drawn")
 
-    def _begin(self, axes: Axes) -> None:
+    def has(self, params: Params, axes: Axes) -> bool:
+        """Whether a trial with these params is known."""
+        self._enter(axes)
+        return self._grid.rank(params) in self._taken
+
+    def _enter(self, axes: Axes) -> None:
+        if self._axes is axes:
+            return
         self._axes = axes
         self._grid = Grid(axes)
         self._order = Shuffle(self._grid.size, self._seed)

@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 
 from optuna.importance import PedAnovaImportanceEvaluator
 
 from hpo_service.domain.search_space import CategoricalParameter, Value
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.axes import AnyParameter, axis
+from hpo_service.tuning.axes import AnyParameter, Axis, axis
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
 
+BEST = 0.1  # of the trials
 
-def importances(spec: StudySpec, trials: Sequence[HistoryTrial]) -> dict[str, float]:
+
+def importances(spec: StudySpec, trials: Sequence[HistoryTrial]) -> dict[str, float | None]:
     """The share of every parameter in what the COMPLETE trials reached; of several directions, in the first.
 
-    A parameter with one value has no share. Where nothing can be told, all others have the same.
+    A parameter is judged among the trials that have it. None: it never varied there. Where nothing can be told, all
+    that did have the same share.
     """
-    complete = [
-        trial
-        for trial in trials
-        if trial.state is TrialState.COMPLETE and trial.values and math.isfinite(trial.values[0])
-    ]
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.values]
     axes = {
         name: axis(name, _covering(parameter, [trial.params.get(name) for trial in complete]), parameter)
         for name, parameter in spec.search_space.items()
     }
+    judged: dict[str, float] = {}
+    for names, having in _together(axes, complete):
+        finite = [trial for trial in having if trial.values and math.isfinite(trial.values[0])]
+        judged |= dict.fromkeys(names, 0.0)
+        if finite:
+            judged |= _divergences(spec, {name: axes[name] for name in names}, finite)
+    total = sum(judged.values())
+    if not total > 0 or not math.isfinite(total):
+        judged, total = dict.fromkeys(judged, 1.0), float(len(judged))
+    return {name: judged[name] / total if name in judged else None for name in axes}
+
+
+def _together(
+    axes: Mapping[str, Axis], complete: Sequence[HistoryTrial]
+) -> Iterator[tuple[list[str], list[HistoryTrial]]]:
+    """The parameters that vary, those of the same trials together, with these trials."""
+    groups: dict[bytes, list[str]] = {}
+    for name, some in axes.items():
+        has = bytes(name in trial.params for trial in complete)
+        numbers = {some.number_of(trial.params[name]) for trial in complete if name in trial.params}
+        if len(numbers - {None}) > 1:
+            groups.setdefault(has, []).append(name)
+    for has, names in groups.items():
+        yield names, list(compress(complete, has))
+
+
+def _divergences(spec: StudySpec, axes: Mapping[str, Axis], trials: Sequence[HistoryTrial]) -> dict[str, float]:
+    """How far the best tenth of the trials differ from all in each parameter."""
     distributions = {name: some.distribution() for name, some in axes.items()}
     past = []
-    for trial in complete:
+    for trial in trials:
         assert trial.values
-        numbers = {name: axes[name].number_of(value) for name, value in trial.params.items() if name in axes}
+        numbers = {name: some.number_of(trial.params[name]) for name, some in axes.items()}
         known = {name: number for name, number in numbers.items() if number is not None}
         past.append(frozen(trial.number, trial.state, known, distributions, trial.values[:1]))
-    shares = PedAnovaImportanceEvaluator().evaluate(StudyInMemory(spec.directions[:1], past)) if past else {}
-    total = sum(shares.values())
-    if total > 0 and math.isfinite(total):
-        return {name: shares.get(name, 0.0) / total for name in axes}
-    variable = [name for name, some in axes.items() if some.size != 1] or list(axes)
-    return {name: 1 / len(variable) if name in variable else 0.0 for name in axes}
+    found = PedAnovaImportanceEvaluator(target_quantile=BEST).evaluate(StudyInMemory(spec.directions[:1], past))
+    # Optuna scales all by the square of how many trials were among the best, which differs from group to group.
+    share = _share_of_best([trial.values[0] for trial in trials if trial.values], maximize=spec.maximizes)
+    return {name: found.get(name, 0.0) / share**2 for name in axes}
+
+
+def _share_of_best(values: Sequence[float], *, maximize: bool) -> float:
+    """Of equals as many as there are."""
+    worst = sorted(values, reverse=maximize)[math.ceil(BEST * len(values)) - 1]
+    return sum(value >= worst if maximize else value <= worst for value in values) / len(values)
 
 
 def _covering(parameter: AnyParameter, values: Sequence[Value]) -> AnyParameter:

@@ -32,7 +32,7 @@ ABSENT = math.nan
 OUTSIDE = math.inf  # of every range: not a number where numbers are asked for
 
 # A FAIL that teaches has a code of its own, after those of the states.
-_STATES = (*TrialState, TrialState.FAIL)
+_STATES: tuple[TrialState, ...] = (*TrialState, TrialState.FAIL)
 _CODES = {state: code for code, state in enumerate(TrialState, start=1)}
 _FAILED_IN_TRAINING = len(_STATES)
 NO_STEP = -(2**62)
@@ -121,7 +121,8 @@ class PastTrials:
         return np.isin(codes, [_CODES[state] for state in states])
 
     def have_failed_in_training(self) -> Bools:
-        return np.frombuffer(self._states, dtype=np.uint8) == _FAILED_IN_TRAINING
+        failed: Bools = np.frombuffer(self._states, dtype=np.uint8) == _FAILED_IN_TRAINING
+        return failed
 
     def told(self, direction: int = 0) -> Floats:
         return np.array(self._values[direction])

@@ -4,8 +4,8 @@ Optuna's pruners look through all trials at every report, and through all report
 decision needs as trials come in: per step, or per rung, the values in order; and a curve of many steps is asked for
 what it keeps of itself. The tests compare every decision with that of the Optuna class.
 
-The resources of halving and hyperband must be given. Optuna's "auto" takes them from the first trials that finish,
-and takes others after a restart.
+The resources of hyperband must be given: Optuna's "auto" takes them from the first trials that finish, and takes
+others after a restart. Halving begins at the first report where none is given, and then counts reports, not steps.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class HalvingPruner:
     def __init__(
         self,
         maximize: bool,
-        min_resource: int,
+        min_resource: int | None = None,
         reduction_factor: int = 4,
         min_early_stopping_rate: int = 0,
         bootstrap_count: int = 0,
@@ -173,11 +173,12 @@ class HalvingPruner:
         if not reports:
             return KEEP
         step, value = reports.last
+        resource = step if self._first is not None else len(reports)
         # A rung that an earlier attempt completed does not count for this one, which began anew.
         mine = self._of_trial.get(number, ())
         rung = next((k for k, done in enumerate(mine) if not reports.holds(done)), len(mine))
         attrs: dict[str, Any] = {}
-        while step >= self._first * self._factor ** (self._rate + rung):
+        while resource >= (self._first or 1) * self._factor ** (self._rate + rung):
             if math.isnan(value):
                 return Verdict(True, attrs)
             attrs[f"completed_rung_{rung}"] = to_json(value)
@@ -395,7 +396,7 @@ PRUNERS: Mapping[str, Kind] = {
     "halving": Kind(
         lambda spec, params: HalvingPruner(spec.maximizes, **params),
         {
-            "min_resource": integer(1, required=True),
+            "min_resource": integer(1),
             "reduction_factor": integer(2, 10_000),
             "min_early_stopping_rate": integer(0, 100),
             "bootstrap_count": integer(0),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from optuna.exceptions import ExperimentalWarning
 
-from hpo_service import extras
 from hpo_service.domain.errors import Fault
 from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
+from hpo_service.tuning.auto import auto
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.cmaes import CmaEs
 from hpo_service.tuning.draw_cost import (
@@ -26,7 +26,7 @@ from hpo_service.tuning.draw_cost import (
     tpe_seconds,
 )
 from hpo_service.tuning.drawing import Sampler
-from hpo_service.tuning.gp import GaussianProcess
+from hpo_service.tuning.gp import gp
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
 from hpo_service.tuning.nsgaii import Nsga2
 from hpo_service.tuning.options import (
@@ -99,12 +99,6 @@ def cmaes_refusals(spec: StudySpec) -> list[Fault]:
     return [*exclusive, *one_direction(spec), *no_choices(spec)]
 
 
-def gp_refusals(spec: StudySpec) -> list[Fault]:
-    if extras.is_installed("gp"):
-        return []
-    return [Fault("/sampler/name", f"gp needs torch on the server: {extras.install('gp')}; or use tpe")]
-
-
 def no_choices(spec: StudySpec) -> list[Fault]:
     return [
         Fault(
@@ -130,6 +124,11 @@ def one_direction(spec: StudySpec) -> list[Fault]:
 
 # Whether it learns, and may draw ahead, is known without Optuna: hpo_service/domain/sampler_facts.py.
 SAMPLERS: Mapping[str, SamplerKind] = {
+    "auto": SamplerKind(
+        lambda spec, seed: auto(seed, spec.directions, spec.search_space),
+        {},
+        always(0.05),  # as gp
+    ),
     "random": SamplerKind(lambda spec, seed: RandomSearch(seed), {}, always(0.0)),
     "tpe": SamplerKind(
         lambda spec, seed: tpe(seed, spec.directions, spec.search_space, spec.sampler.params),
@@ -158,14 +157,14 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         cmaes_refusals,
     ),
     "gp": SamplerKind(
-        lambda spec, seed: GaussianProcess(seed, spec.directions, spec.search_space, spec.sampler.params),
+        lambda spec, seed: gp(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
-            "n_startup_trials": integer(0),
+            "n_startup_trials": integer_or_null(0, 10_000),
             "deterministic_objective": boolean(),
             "warn_independent_sampling": boolean(),
         },
-        always(0.3),  # it fits its kernel
-        gp_refusals,
+        always(0.05),  # it fits its kernel
+        one_direction,
     ),
     "qmc": SamplerKind(
         lambda spec, seed: QuasiRandom(seed, len(spec.search_space), **spec.sampler.params),  # type: ignore[arg-type]

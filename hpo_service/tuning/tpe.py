@@ -219,7 +219,9 @@ class OptunaTpe:
 def _frozen(restated: Restated, axes: Axes) -> FrozenTrial:
     trial = restated.trial
     if trial.failed_in_training:
-        return frozen(trial.number, TrialState.PRUNED, restated.numbers, axes.distributions, system_attrs=WORSE_THAN_ANY)
+        return frozen(
+            trial.number, TrialState.PRUNED, restated.numbers, axes.distributions, system_attrs=WORSE_THAN_ANY
+        )
     return frozen(
         trial.number,
         trial.state,

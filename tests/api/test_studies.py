@@ -533,11 +533,6 @@ def test_an_exhausted_grid_completes_the_study(api: Any) -> None:
     assert api.state(name) == "COMPLETED"
 
 
-def test_gp_without_torch_is_refused_at_its_name(api: Any) -> None:
-    answer = api.post("/v1/studies", {"name": "gp", "search_space": SPACE, "sampler": {"name": "gp"}})
-    assert answer.status_code == 201 or "/sampler/name" in api.pointers(answer)
-
-
 def test_a_parameter_in_another_tools_words_is_refused_with_ours(api: Any) -> None:
     space = {"lr": {"type": "loguniform", "min": 1e-5, "max": 0.1}}
     answer = api.post("/v1/studies", {"name": "theirs", "search_space": space})

@@ -262,3 +262,72 @@ def test_a_waiting_ask_at_one_server_is_woken_by_the_other(pair: Pair) -> None:
         waiting = pool.submit(pair.ask, 0, name, wait_seconds=10)
         pair.post(1, f"/v1/studies/{name}:resume", {})
         assert len(waiting.result(15)["trials"]) == 1
+
+
+def test_replicates_of_one_study_are_given_out_by_both_servers_once_each_and_known_to_both(pair: Pair) -> None:
+    name = pair.create(limits={"trials": 6, "running": 6}, sampler={"name": "tpe", "seed": 1})
+    path = f"/v1/studies/{name}/trials"
+
+    def tell(server: int, given: Any, value: float) -> None:
+        body = {"attempt": 1, "state": "COMPLETE", "values": [value]}
+        assert pair.post(server, f"{path}/{given['number']}:tell", body).status_code == 200
+
+    for given in pair.ask(0, name, count=6)["trials"]:
+        tell(given["number"], given, given["number"] / 10)
+    best = pair.study(name)["best"]
+    asked = pair.at_once(8, lambda k: pair.post(k, f"/v1/studies/{name}:confirm", {"top": 3, "seeds": 4}).status_code)
+    assert sorted(asked) == [200] * 7 + [202]
+    given = [trial for answer in pair.at_once(8, partial(pair.ask, name=name, count=2)) for trial in answer["trials"]]
+    assert sorted(trial["number"] for trial in given) == list(range(6, 18))
+    seeds = {trial["number"]: trial["seed"] for trial in given}
+    assert [len({seeds[number + k] for k in range(3)}) for number in range(6, 18, 3)] == [1, 1, 1, 1]
+    pair.at_once(12, lambda k: tell(k, given[k], 5.0 + given[k]["number"] % 3))
+    study = pair.study(name)
+    assert (study["state"], study["best"]) == ("COMPLETED", best)
+    assert [each["mean"] for each in study["confirmation"]["ranking"]] == [7.0, 6.0, 5.0]
+    for server in (0, 1):
+        assert pair.servers[server].patch(f"/v1/studies/{name}", json={"limits": {"trials": 8 + server}}).is_success
+        assert pair.ask(server, name)["trials"][0]["number"] == 18 + server
+
+
+def _by_run(pair: Pair, sampler: str) -> str:
+    return pair.create(search_space={}, define_by_run=True, sampler={"name": sampler, "seed": 5}, direction="minimize")
+
+
+def _trained(pair: Pair, name: str, server: Callable[[int], int], trials: int = 14) -> list[Any]:
+    """The params of trials whose calls go to the servers that `server` names, call by call."""
+    calls = itertools.count()
+    trained = []
+    for _ in range(trials):
+        (given,) = pair.ask(server(next(calls)), name)["trials"]
+        path = f"/v1/studies/{name}/trials/{given['number']}"
+        params: dict[str, Any] = {}
+        for parameter in ("x", "y", "late") if given["number"] > 6 else ("x", "y"):
+            body = {"attempt": given["attempt"], "parameters": {parameter: SPACE["x"]}}
+            params |= pair.post(server(next(calls)), f"{path}:suggest", body).json()["params"]
+        told = {"attempt": given["attempt"], "state": "COMPLETE", "values": [params["x"] + params["y"]]}
+        pair.post(server(next(calls)), f"{path}:tell", told)
+        trained.append(params)
+    return trained
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
+def test_a_space_grows_on_both_servers_and_draws_as_on_one(pair: Pair, sampler: str) -> None:
+    in_turn, alone = _by_run(pair, sampler), _by_run(pair, sampler)
+    assert _trained(pair, in_turn, lambda call: call) == _trained(pair, alone, lambda call: 0)
+    assert list(pair.study(in_turn)["search_space"]) == ["x", "y", "late"]
+
+
+def test_whoever_suggests_a_name_first_defines_it_for_both(pair: Pair) -> None:
+    name = _by_run(pair, "random")
+    given = [pair.ask(server, name)["trials"][0] for server in range(8)]
+    ranges = [{"type": "float", "low": 0.0, "high": 1.0 + server % 2} for server in range(8)]
+
+    def suggest(server: int) -> int:
+        path = f"/v1/studies/{name}/trials/{given[server]['number']}:suggest"
+        return int(pair.post(server, path, {"attempt": 1, "parameters": {"x": ranges[server]}}).status_code)
+
+    answers = pair.at_once(8, suggest)
+    assert sorted(answers) == [200] * 4 + [422] * 4
+    high = pair.study(name)["search_space"]["x"]["high"]
+    assert [status == 200 for status in answers] == [each["high"] == high for each in ranges]

@@ -41,6 +41,7 @@ def a_study(**fields: Any) -> dict[str, Any]:
         },
         "rounds": [a_round(0)],
         "test": None,
+        "confirmation": None,
         "created_at": "2026-01-01T00:00:00.000000Z",
         **fields,
     }

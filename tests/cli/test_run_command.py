@@ -39,6 +39,8 @@ claim = "Each round is better than the one before."
 expected = [{ measure = "value", round = 1, reference = [0.1, 0.0, 1.0] }]
 """
 ROUNDS = STUDY.format(epochs=2, more=f"[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true\n{FIGURE}")
+CONFIRMED = STUDY.format(epochs=2, more="[limits]\ntrials = 6\n[metadata.confirm]\ntop = 3\nseeds = 3")
+SLOWLY_CONFIRMED = STUDY.format(epochs=60, more="[limits]\ntrials = 4\n[metadata.confirm]\ntop = 4\nseeds = 10")
 LONG = STUDY.format(epochs=200, more=f"[limits]\ntrials = {MANY}")
 ENDLESS = STUDY.format(epochs=200, more="")  # for what must still run when the test has done what it does
 
@@ -193,6 +195,49 @@ def test_interrupted_it_ends_with_all_it_started_and_goes_on_the_next_time(numbe
     assert code == 0, err
     assert "trials finished before" in err
     assert json.loads(out)["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": MANY, "PRUNED": 0, "FAIL": 0}
+
+
+@pytest.mark.slow
+def test_the_best_are_confirmed_before_the_test_where_the_file_asks_for_it(run):
+    code, out, err = run.start(CONFIRMED).end()
+
+    assert code == 0, err
+    assert "confirming the best 3 trials with 3 seeds" in err
+    for part in (
+        "tiny: COMPLETED, 6 of 6 trials finished (6 COMPLETE)",
+        "Confirmed: trial",
+        "had told",
+        "Test accuracy",
+    ):
+        assert part in out
+    code, out, err = run.start(CONFIRMED, "--json").end()
+    study = json.loads(out)
+    assert (study["confirmation"]["state"], len(study["confirmation"]["ranking"])) == ("COMPLETE", 3)
+    assert study["test"]["number"] == study["confirmation"]["ranking"][0]["number"]
+    assert study["counts"]["COMPLETE"] == 6
+
+
+@pytest.mark.slow
+def test_interrupted_while_it_confirms_it_goes_on_with_that(run):
+    def replicates(*states):
+        with suppress(sqlite3.Error), sqlite3.connect(f"file:{run.folder}/hpo.db?mode=ro", uri=True) as database:
+            query = "SELECT state, count(*) FROM hpo_trials WHERE replicate_of IS NOT NULL GROUP BY state"
+            return sum(count for state, count in database.execute(query) if state in states)
+        return 0
+
+    run.start(SLOWLY_CONFIRMED, "--no-test")
+    run.wait_for(lambda: replicates("COMPLETE") >= 1)
+    run.process.send_signal(signal.SIGINT)
+    code, out, _ = run.end()
+    assert (code, out) == (1, "")
+    assert replicates("COMPLETE") < 40
+    code, out, err = run.start(SLOWLY_CONFIRMED, "--no-test", "--json").end()
+
+    assert code == 0, err
+    study = json.loads(out)
+    assert (study["state"], study["confirmation"]["state"]) == ("COMPLETED", "COMPLETE")
+    assert [len(each["values"]) for each in study["confirmation"]["ranking"]] == [10] * 4
+    assert replicates("COMPLETE", "FAIL", "WAITING", "RUNNING") == 40
 
 
 @pytest.mark.slow

@@ -143,6 +143,16 @@ REFUSALS = {
         "trials = 10\n[metadata.test]\nensemble = 101",
         (18, "/metadata/test/ensemble", "101", "must be at most 100", ""),
     ),
+    "a winner confirmed with one seed": (
+        "trials = 10",
+        "trials = 10\n[metadata.confirm]\ntop = 3\nseeds = 1",
+        (19, "/metadata/confirm/seeds", "1", "must be at least 2", ""),
+    ),
+    "a misspelt key of the confirmation": (
+        "trials = 10",
+        "trials = 10\n[metadata.confirm]\ntops = 3",
+        (18, "/metadata/confirm/tops", "3", "unknown key; known here: top, seeds", "did you mean top?"),
+    ),
     "a measure that nothing measures": (
         "trials = 10",
         'trials = 10\n[metadata.figure]\nkind = "best"\nexpected = [\n  { measure = "acuracy", reference = [1] },\n]',

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hpo_service.cli import wording
-from hpo_service.cli.summary import Observation, edges, summary_lines
-from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
+from hpo_service.cli.summary import Observation, summary_lines
+from tests.cli.canned import a_round, a_study, a_trial
 
 
 def told(study, **seen):
@@ -21,8 +21,9 @@ def trials_at(*learning_rates):
 
 
 def test_the_best_trial_is_told_with_its_params_and_what_its_value_is():
-    assert "Best: trial 7, validation accuracy 0.83\n  learning_rate  0.0092\n  weight_decay   3.4e-7" in told(
-        a_study()
+    assert (
+        "Best: trial 7, validation accuracy 0.83 (maximized)\n  learning_rate  0.0092\n  weight_decay   3.4e-7"
+        in told(a_study())
     )
 
 
@@ -37,7 +38,8 @@ def test_the_rounds_are_told_with_their_ranges_and_how_many_decades_they_lost():
 
 
 def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
-    words = told(a_study(), importances={"weight_decay": 0.03, "learning_rate": 0.97})
+    item = {"code": "hardly_matters", "parameter": "weight_decay", "detail": "it hardly matters", "suggestion": None}
+    words = told(a_study(), importances={"weight_decay": 0.03, "learning_rate": 0.97}, advice=[item])
 
     assert "learning_rate   97%\n" in words
     assert "weight_decay     3%  hardly matters in this range: fix it" in words
@@ -46,41 +48,36 @@ def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
 def test_few_trials_are_said_to_be_too_few_for_importances():
     few = a_study(counts={"WAITING": 0, "RUNNING": 0, "COMPLETE": 8, "PRUNED": 0, "FAIL": 0})
 
-    assert "8 are too few to be sure" in told(few, importances={"learning_rate": 1.0})
+    words = told(few, importances={"learning_rate": 0.99, "weight_decay": 0.01})
+    assert "8 are too few to be sure" in words
+    assert "hardly matters" not in words  # unless the server says so, which it does not before there are twenty
 
 
-def test_best_trials_at_an_edge_are_told_with_where_to_search_next():
-    words = told(a_study(), best_trials=trials_at(0.009, 0.008, 0.007, 0.001, 0.002))
+def test_what_never_varied_is_said_to_have_never_varied():
+    words = told(a_study(), importances={"learning_rate": 1.0, "weight_decay": None})
 
-    assert "3 of the best 5 trials crowd the upper end of learning_rate (0.01)" in words
-    assert "learning_rate high = 0.1, or use [narrowing] with expand = true" in words
-
-
-def test_best_trials_inside_the_range_are_told_so():
-    assert "lie inside the ranges searched" in told(a_study(), best_trials=trials_at(1e-3, 2e-3, 1e-3, 2e-4, 5e-4))
+    assert "learning_rate  100%" in words
+    assert "weight_decay      -  never varied" in words
 
 
-def test_the_edge_is_that_of_everything_searched_not_of_the_last_round():
-    inside = a_study(rounds=[a_round(0), a_round(1, learning_rate=(1e-4, 1e-3))])
-
-    assert not list(edges(Observation(inside, trials_at(1e-3, 1e-3, 1e-3, 1e-3, 1e-3))))
-
-
-def test_a_parameter_that_hardly_matters_has_no_edge_to_worry_about():
-    seen = Observation(
-        a_study(), trials_at(0.01, 0.01, 0.01), importances={"learning_rate": 0.02, "weight_decay": 0.98}
-    )
-
-    assert not [edge for edge in edges(seen) if edge.parameter == "learning_rate"]
+EDGE = {
+    "code": "edge",
+    "parameter": "learning_rate",
+    "detail": "8 of the best 10 trials crowd the upper end of learning_rate (0.01): search on to 0.1",
+    "evidence": {"side": "high"},
+    "suggestion": {"parameter": "learning_rate", "high": 0.1},
+}
 
 
-def test_beyond_what_the_objective_takes_nobody_is_sent():
-    dropout = {**LEARNING_RATE, "low": 0.0, "high": 0.5, "log": False}
-    study = a_study(search_space={"dropout": dropout}, rounds=[{**a_round(0), "search_space": {"dropout": dropout}}])
-    seen = Observation(study, [a_trial(n, 0.9, params={"dropout": 0.0}) for n in range(5)])
+def test_advice_is_told_and_of_an_edge_where_to_search_next():
+    words = told(a_study(), advice=[EDGE])
 
-    assert [(edge.side, edge.further) for edge in edges(seen)] == [("low", None)]
-    assert "The objective takes nothing beyond." in "\n".join(summary_lines(seen))
+    assert "Advice\n  8 of the best 10 trials crowd the upper end of learning_rate (0.01): search on to 0.1.\n" in words
+    assert "give learning_rate high = 0.1, or use [narrowing] with expand = true." in words
+    bounded = told(a_study(), advice=[{**EDGE, "detail": "the objective takes nothing beyond", "suggestion": None}])
+    assert "takes nothing beyond." in bounded
+    assert "study file" not in bounded
+    assert "Advice" not in told(a_study())
 
 
 def test_the_test_result_is_told_beside_the_validation_accuracy():
@@ -103,7 +100,7 @@ def test_failures_are_counted_by_reason():
 
 
 def test_a_study_without_a_result_says_so():
-    assert "No trial has a result yet." in told(a_study(best=None))
+    assert "No trial has a result yet. The validation accuracy is maximized." in told(a_study(best=None))
 
 
 def test_with_several_directions_the_front_is_listed():
@@ -137,3 +134,47 @@ def test_numbers_are_written_short(value, written):
 )
 def test_durations_are_written_as_people_say_them(seconds, written):
     assert wording.duration(seconds) == written
+
+
+def confirmed(state="COMPLETE", tied=(), **values):
+    """A study whose trials t7, t3 and so on were confirmed, best first, with these values."""
+    ranking = [
+        {
+            "number": int(name[1:]),
+            "mean": sum(each) / len(each),
+            "low": min(each) - 0.01,
+            "high": max(each) + 0.01,
+            "values": list(each),
+            "failed": 0,
+        }
+        for name, each in values.items()
+    ]
+    return a_study(confirmation={"state": state, "top": 3, "seeds": 2, "ranking": ranking, "tied": list(tied)})
+
+
+def test_a_confirmed_winner_is_told_with_what_it_is_worth_and_how_much_was_luck():
+    study = confirmed(t3=(0.80, 0.82), t7=(0.78, 0.80), t5=(0.69, 0.71), tied=[7])
+    words = told(study, told={3: 0.83, 7: 0.84, 5: 0.81})
+
+    assert "Best: trial 7, validation accuracy 0.83" in words
+    assert "Confirmed: trial 3, validation accuracy 0.8087" in words  # drawn towards the others, by the noise
+    assert "Mean of 2 trainings with fresh seeds: 0.81 (0.79 … 0.83, in 95 of 100 cases)." in words
+    assert "The best of 3 means is a little too good itself" in words
+    assert "It had told 0.83: 0.021 of that was luck." in words
+    assert "Trial 7, the best told, had told 0.84 and is worth 0.7893: 0.051 of that was luck." in words
+    assert "Cannot be told from it: trial 7." in words
+    assert "Worse, in 95 of 100 cases: 1 other trial." in words
+
+
+def test_bad_luck_is_not_called_luck_and_less_is_better_where_it_is():
+    study = confirmed(t7=(0.84, 0.86))
+    assert "It had told 0.83: none of that was luck." in told(study, told={7: 0.83})
+    assert "It had told 0.83: 0.02 of that was luck." in told({**study, "directions": ["minimize"]}, told={7: 0.83})
+    assert "too good itself" not in told(study)
+
+
+def test_a_confirmation_under_way_or_in_vain_is_told_as_such():
+    assert "2 times each; nothing is known yet." in told(confirmed("RUNNING"))
+    assert "2 times each; so far:\nConfirmed: trial 3" in told(confirmed("RUNNING", t3=(0.8, 0.8)))
+    assert "Confirmed: nothing." in told(confirmed())
+    assert "onfirm" not in told(a_study())

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pydantic import ValidationError
 
 from hpo_service.domain.errors import HpoError, LeaseLost, ResultConflict, StudyStateConflict, TrialFinished
-from hpo_service.domain.study import Limits, Study, StudySpec, StudyState, Tally, state_after
+from hpo_service.domain.study import Limits, Study, StudySpec, StudyState, state_after
+from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import (
     AttemptEnd,
     Holding,

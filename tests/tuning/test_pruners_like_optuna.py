@@ -222,3 +222,22 @@ def test_sorted_values_stay_sorted_across_their_chunks(asked_every: int) -> None
     assert [kept[rank] for rank in range(0, 12_000, 100)] == sorted(values[12_000:])[::100]
     for rank in range(12_000):
         assert kept.percentile(100 * rank / 11_999) == pytest.approx(kept[rank])
+
+
+@pytest.mark.parametrize("steps", [(0, 1), (1, 2), (100, 200)])
+def test_halving_begins_at_the_first_report_where_no_resource_is_given(steps: tuple[int, int]) -> None:
+    tuner = Tuner(spec_of("halving", {"reduction_factor": 2}), draws=False)
+    ended = []
+    for number, loss in enumerate((0.3, 0.1, 0.2)):
+        reports: dict[int, float] = {}
+        attrs: dict[str, Any] = {}
+        for step in steps:
+            reports[step] = loss
+            verdict = tuner.judge(number, reports, [step])
+            attrs |= verdict.system_attrs
+            tuner.absorb([HistoryTrial(number, TrialState.RUNNING, {}, None, (), attrs)])
+            if verdict.prune:
+                ended.append((number, len(reports)))
+                break
+    assert ended == [(2, 1)]
+    assert sorted(attrs) == ["completed_rung_0"]

@@ -38,13 +38,13 @@ OBJECTIVES = """
 
     def crash_on_the_first_attempt(trial):
         if trial.attempt == 1:
-            trial.report(0, 0.5)
+            trial.report(0.5, 0)
             os.kill(os.getpid(), 9)
         return 0.5
 
     def leave_at_once_on_the_first_attempt(trial):
         if trial.attempt == 1:
-            trial.report(0, 0.5)
+            trial.report(0.5, 0)
             os._exit(3)
         return 0.5
 

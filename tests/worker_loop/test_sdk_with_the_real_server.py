@@ -20,7 +20,7 @@ def test_an_objective_is_optimized_in_a_loop(hpo):
     def objective(trial: HeldTrial) -> float:
         x = trial.params["x"]
         assert isinstance(x, float)
-        trial.report(0, x / 2)
+        trial.report(x / 2, 0)
         return x
 
     study.optimize(objective, n_trials=4)
@@ -42,6 +42,26 @@ def test_a_result_and_the_ask_for_the_next_trial_are_one_call(hpo, monkeypatch):
     assert len(asks) == 1
     counts = study.read()["counts"]
     assert (counts["COMPLETE"], counts["RUNNING"], counts["WAITING"]) == (4, 0, 0)
+
+
+def test_the_best_are_confirmed_by_the_same_objective(hpo):
+    study = create(hpo, "confirmed", trials=4)
+
+    def objective(trial: HeldTrial) -> float:
+        x = trial.params["x"]
+        assert isinstance(x, float)
+        return x + trial.seed % 2
+
+    study.optimize(objective)
+    best = study.best
+    assert study.confirm(top=2, seeds=3)["state"] == "RUNNING"
+    study.optimize(objective)
+    confirmation = study.read()["confirmation"]
+    assert (confirmation["state"], confirmation["top"], confirmation["seeds"]) == ("COMPLETE", 2, 3)
+    assert len(confirmation["ranking"]) == 2
+    assert confirmation["tied"] == []  # the seeds are shared: the one with the greater x is better with each
+    assert study.best == best
+    assert sum(trial["replicate_of"] is not None for trial in study.trials()) == 6
 
 
 def test_an_objective_that_raises_fails_its_trial_and_is_heard_of(hpo):
@@ -110,7 +130,7 @@ def test_trials_are_asked_for_and_told_by_hand(hpo):
         first.tell(0.8)
     second.release("lunch")
     with pytest.raises(LeaseLost):
-        second.report(0, 0.1)
+        second.report(0.1, 0)
     (again,) = study.ask()
     assert (again.number, again.attempt, again.params) == (second.number, 2, second.params)
 
@@ -120,7 +140,7 @@ def test_a_pruned_trial_that_obeys_is_told_as_pruned(hpo):
 
     def objective(trial: HeldTrial) -> float | None:
         for step in range(100):
-            if trial.report(step, 0.1):
+            if trial.report(0.1, step):
                 return None
         return 1.0
 
@@ -134,7 +154,7 @@ def test_an_objective_that_never_looks_keeps_its_result(hpo):
 
     def objective(trial: HeldTrial) -> float:
         for step in range(5):
-            trial.report(step, 0.1)
+            trial.report(0.1, step)
         return 0.9
 
     study.optimize(objective)
@@ -161,7 +181,7 @@ def test_infinity_comes_back_as_a_float_and_lists_as_lists(hpo):
 
     def objective(trial: HeldTrial) -> float:
         assert trial.params["layers"] in choices
-        trial.report(0, float("nan"))
+        trial.report(float("nan"), 0)
         return next(values)
 
     study.optimize(objective, n_trials=3)

@@ -171,7 +171,7 @@ def _take(said: Said, line: str, run: RunningCommand, trial: TrainingTrial) -> N
     """Report, or keep the result. A line that was understood makes up for one before it that was not."""
     if isinstance(said, Reported):
         try:
-            trial.report(said.step, said.value, said.metrics)
+            trial.report(said.value, said.step, said.metrics)
         except (TypeError, ValueError) as error:
             said = NotUnderstood(quoted(line), in_one_line(error))
     elif isinstance(said, Result):

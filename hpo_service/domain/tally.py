@@ -1,0 +1,38 @@
+"""How many trials of a study are in which state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpo_service.domain.altered import altered
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many trials are in which state; WAITING apart: never given out, or given out before. No replicates."""
+
+    queued: int = 0
+    retries: int = 0
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    fail: int = 0
+
+    def moved(self, before: str | None, after: str | None) -> Tally:
+        """The tally after one trial went from one of these fields to another; None: it came, or went."""
+        changes = {}
+        if before is not None:
+            changes[before] = getattr(self, before) - 1
+        if after is not None:
+            changes[after] = changes.get(after, getattr(self, after)) + 1
+        return altered(self, **changes)
+
+    @property
+    def came_through(self) -> int:
+        """Trials that show that training works, imported ones among them."""
+        return self.complete + self.pruned
+
+    @property
+    def unfinished_business(self) -> int:
+        """Trials that may still bring a result without a new one being given out."""
+        return self.running + self.retries

@@ -1,0 +1,74 @@
+"""The sampler that chooses: of those there are, the one that was measured to find most with what is known so far.
+
+One direction: a Gaussian process; once there are some trials TPE draws every third one, which goes where the process
+would not, and from a thousand on TPE alone. Several directions, and very many axes: see `auto`.
+What each choice was measured to give: docs/decisions/0050.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpo_service.domain.search_space import CategoricalParameter, Params, SearchSpace
+from hpo_service.domain.trial import BECAUSE, DRAWN_BY, HistoryTrial
+from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.drawing import Drawn, Sampler
+from hpo_service.tuning.gp import GaussianProcess
+from hpo_service.tuning.tpe import Tpe, tpe
+
+# So many axes a Gaussian process was measured with.
+MOST_AXES = 20
+_EVERY = 3
+_ALONE, _ALONE_WITH_OTHERS = 40, 10
+_MOST_FINISHED = 1_000
+
+
+class Auto:
+    """One direction, few axes."""
+
+    def __init__(self, seed: int, direction: str, space: SearchSpace) -> None:
+        self._gp = GaussianProcess(seed, direction, space)
+        self._tpe = Tpe(seed, direction, space)
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        self._gp.absorb(trial)
+        self._tpe.absorb(trial)
+
+    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+        name, because = self._choice(number, axes)
+        sampler = self._tpe if name == "tpe" else self._gp
+        return chosen(sampler.draw(number, axes, fixed), name, because)
+
+    def _choice(self, number: int, axes: Axes) -> tuple[str, str]:
+        """Which sampler draws this trial, and why, in words."""
+        finished, running = self._gp.known(axes)
+        if finished >= _MOST_FINISHED:
+            return "tpe", f"{_MOST_FINISHED:,} trials have finished: as good, and quicker"
+        if number % _EVERY == _EVERY - 1 and finished >= (_ALONE_WITH_OTHERS if running else _ALONE):
+            return "tpe", f"every {_EVERY}rd trial, for places where gp would not look"
+        return "gp", f"{finished} trials have finished: gp learns most from few"
+
+
+class Always:
+    """One sampler for all trials of a study."""
+
+    def __init__(self, sampler: Sampler, name: str, because: str) -> None:
+        self._sampler, self._name, self._because = sampler, name, because
+
+    def absorb(self, trial: HistoryTrial) -> None:
+        self._sampler.absorb(trial)
+
+    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+        return chosen(self._sampler.draw(number, axes, fixed), self._name, self._because)
+
+
+def chosen(drawn: Drawn, name: str, because: str) -> Drawn:
+    return Drawn(drawn.params, {**drawn.system_attrs, DRAWN_BY: name, BECAUSE: because})
+
+
+def auto(seed: int, directions: Sequence[str], space: SearchSpace) -> Sampler:
+    if len(directions) > 1:
+        return Always(tpe(seed, directions, space, {}), "tpe", "the study has several directions")
+    if sum(not isinstance(parameter, CategoricalParameter) for parameter in space.root.values()) > MOST_AXES:
+        return Always(tpe(seed, directions, space, {}), "tpe", f"more than {MOST_AXES} numeric parameters")
+    return Auto(seed, directions[0], space)
