@@ -13,10 +13,12 @@ from hpo_service.api import (
     docs_page,
     metrics,
     openapi,
+    page_routes,
     problems,
     request_log,
     service_routes,
     study_routes,
+    summary_routes,
     trial_routes,
     worker_calls,
 )
@@ -94,7 +96,10 @@ def create_app(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    routers = (study_routes.router, worker_calls.router, trial_routes.router, service_routes.router, docs_page.router)
+    routers = (
+        *(study_routes.router, summary_routes.router, worker_calls.router, trial_routes.router),
+        *(service_routes.router, docs_page.router, page_routes.router),
+    )
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes] + app.routes

@@ -66,14 +66,14 @@ def finished(study: Mapping[str, Any]) -> int:
     return sum(study["counts"][state] for state in FINISHED)
 
 
-def goal(study: Mapping[str, Any]) -> str:
-    """What becomes of a trial's value: maximized, minimized; of several, each."""
-    return ", ".join(f"{direction}d" for direction in study["directions"])
-
-
 def of_the_search(trials: Iterable[Json]) -> Iterator[Json]:
     """Without the replicates that confirm others."""
     return (trial for trial in trials if trial.get("replicate_of") is None)
+
+
+def goal(study: Mapping[str, Any]) -> str:
+    """What becomes of a trial's value: maximized, minimized; of several, each."""
+    return ", ".join(f"{direction}d" for direction in study["directions"])
 
 
 def progress(study: Mapping[str, Any]) -> str:

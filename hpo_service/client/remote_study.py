@@ -55,9 +55,6 @@ class RemoteStudy:
     def enqueue(self, *params: Mapping[str, Any]) -> list[Json]:
         return self.client.enqueue(self.name, [{"params": dict(each)} for each in params])
 
-    def enqueue_trial(self, params: Mapping[str, Any]) -> None:
-        self.enqueue(params)
-
     def confirm(self, top: int = 5, seeds: int = 5) -> Json:
         """Have the best trials trained again with fresh seeds, when the search is over; return what is known of them.
 
@@ -65,6 +62,9 @@ class RemoteStudy:
         """
         confirmation: Json = with_floats(self.client.confirm(self.name, top, seeds)["confirmation"])
         return confirmation
+
+    def enqueue_trial(self, params: Mapping[str, Any]) -> None:
+        self.enqueue(params)
 
     def optimize(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +29,14 @@ _TRIAL_COLUMNS = tuple(
 )
 
 
-_THERE = sa.not_(studies.c.deleted)
+# The names of the studies that are there for whoever reads now; None: all.
+seen_studies: ContextVar[frozenset[str] | None] = ContextVar("seen_studies", default=None)
+
+
+def _there() -> sa.ColumnElement[bool]:
+    seen = seen_studies.get()
+    there = sa.not_(studies.c.deleted)
+    return there if seen is None else sa.and_(there, studies.c.name.in_(seen))
 
 
 @dataclass(frozen=True)
@@ -72,23 +80,23 @@ class OptunaRows:
     # -- reading ------------------------------------------------------------------------------------------
 
     def studies(self) -> list[StudyRow]:
-        query = sa.select(*_STUDY_COLUMNS).where(_THERE).order_by(studies.c.id)
+        query = sa.select(*_STUDY_COLUMNS).where(_there()).order_by(studies.c.id)
         return [StudyRow(*row) for row in self._db.execute(query)]
 
     def study(self, study_id: int) -> StudyRow:
-        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _THERE)).one_or_none()
+        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _there())).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")
         return StudyRow(*row)
 
     def study_id(self, name: str) -> int:
-        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name, _THERE)).scalar()
+        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name, _there())).scalar()
         if found is None:
             raise KeyError(f"there is no study {name!r}")
         return int(found)
 
     def revision(self, study_id: int) -> int:
-        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id, _THERE)).scalar()
+        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id, _there())).scalar()
         if found is None:
             raise KeyError(f"there is no study with id {study_id}")
         return int(found)

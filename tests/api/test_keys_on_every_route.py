@@ -47,6 +47,11 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}/test:release"): (WORK, STUDY),
     ("GET", "/v1/studies/{study}/importances"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/events"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/history"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/curves"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/failures"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/workers"): (READ, STUDY),
+    ("GET", "/v1/studies:overview"): (READ, ACROSS),
     ("GET", "/v1/studies/{study}/trials"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials:export"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials/{number}"): (READ, STUDY),
@@ -71,10 +76,16 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("GET", "/docs/openapi.json"): (READ, ACROSS),
     ("GET", "/docs/start.js"): (READ, ACROSS),
     ("GET", "/docs/{name}"): (READ, ACROSS),
-    **{("GET", path): (READ, WHOLE) for path in PATHS},
-    **{("POST", path): (ADMIN, WHOLE) for path in PATHS},
+    **{("GET", path): (READ, ACROSS) for path in PATHS},
+    **{("POST", path): (ADMIN, ACROSS) for path in PATHS},
+    ("GET", "/"): (READ, ACROSS),
+    ("GET", "/studies/{study}"): (READ, STUDY),
+    ("GET", "/page/{name}"): (OPEN, WHOLE),
     # no routes, and no less closed
-    ("GET", "/"): (READ, WHOLE),
+    ("POST", "/"): (ADMIN, ACROSS),
+    ("POST", "/page/{name}"): (ADMIN, WHOLE),
+    ("GET", "/page"): (READ, WHOLE),
+    ("GET", "/studies"): (READ, WHOLE),
     ("GET", "/v1"): (READ, WHOLE),
     ("GET", "/nothing/here"): (READ, WHOLE),
     ("POST", "/nothing/here"): (ADMIN, WHOLE),
@@ -90,6 +101,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/trials:ask\n"): (ADMIN, WHOLE),
     ("DELETE", "/v1/trials:ask"): (ADMIN, ACROSS),
 }
+
+HTML = {("GET", "/"), ("GET", "/studies/{study}")}  # which tell a browser in its own language that it needs a key
 
 STUDY_BODY = {
     "name": "mine",
@@ -268,7 +281,9 @@ def test_each_caller_gets_as_far_as_its_key_goes(served: Served, method: str, pa
         else:
             assert answer.status_code not in (401, 403, 429), context
             assert place != STUDY or "there is no study" not in answer.text, context
-        if answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
+        if answer.status_code >= 400 and (method, path) in HTML:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        elif answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
             check_problem(answer)
         assert not any(token in answer.text or token in str(answer.headers) for token in served.callers.values())
         if answer.status_code == 401:

@@ -264,6 +264,32 @@ def test_a_waiting_ask_at_one_server_is_woken_by_the_other(pair: Pair) -> None:
         assert len(waiting.result(15)["trials"]) == 1
 
 
+def test_replicates_of_one_study_are_given_out_by_both_servers_once_each_and_known_to_both(pair: Pair) -> None:
+    name = pair.create(limits={"trials": 6, "running": 6}, sampler={"name": "tpe", "seed": 1})
+    path = f"/v1/studies/{name}/trials"
+
+    def tell(server: int, given: Any, value: float) -> None:
+        body = {"attempt": 1, "state": "COMPLETE", "values": [value]}
+        assert pair.post(server, f"{path}/{given['number']}:tell", body).status_code == 200
+
+    for given in pair.ask(0, name, count=6)["trials"]:
+        tell(given["number"], given, given["number"] / 10)
+    best = pair.study(name)["best"]
+    asked = pair.at_once(8, lambda k: pair.post(k, f"/v1/studies/{name}:confirm", {"top": 3, "seeds": 4}).status_code)
+    assert sorted(asked) == [200] * 7 + [202]
+    given = [trial for answer in pair.at_once(8, partial(pair.ask, name=name, count=2)) for trial in answer["trials"]]
+    assert sorted(trial["number"] for trial in given) == list(range(6, 18))
+    seeds = {trial["number"]: trial["seed"] for trial in given}
+    assert [len({seeds[number + k] for k in range(3)}) for number in range(6, 18, 3)] == [1, 1, 1, 1]
+    pair.at_once(12, lambda k: tell(k, given[k], 5.0 + given[k]["number"] % 3))
+    study = pair.study(name)
+    assert (study["state"], study["best"]) == ("COMPLETED", best)
+    assert [each["mean"] for each in study["confirmation"]["ranking"]] == [7.0, 6.0, 5.0]
+    for server in (0, 1):
+        assert pair.servers[server].patch(f"/v1/studies/{name}", json={"limits": {"trials": 8 + server}}).is_success
+        assert pair.ask(server, name)["trials"][0]["number"] == 18 + server
+
+
 def _by_run(pair: Pair, sampler: str) -> str:
     return pair.create(search_space={}, define_by_run=True, sampler={"name": sampler, "seed": 5}, direction="minimize")
 
@@ -305,29 +331,3 @@ def test_whoever_suggests_a_name_first_defines_it_for_both(pair: Pair) -> None:
     assert sorted(answers) == [200] * 4 + [422] * 4
     high = pair.study(name)["search_space"]["x"]["high"]
     assert [status == 200 for status in answers] == [each["high"] == high for each in ranges]
-
-
-def test_replicates_of_one_study_are_given_out_by_both_servers_once_each_and_known_to_both(pair: Pair) -> None:
-    name = pair.create(limits={"trials": 6, "running": 6}, sampler={"name": "tpe", "seed": 1})
-    path = f"/v1/studies/{name}/trials"
-
-    def tell(server: int, given: Any, value: float) -> None:
-        body = {"attempt": 1, "state": "COMPLETE", "values": [value]}
-        assert pair.post(server, f"{path}/{given['number']}:tell", body).status_code == 200
-
-    for given in pair.ask(0, name, count=6)["trials"]:
-        tell(given["number"], given, given["number"] / 10)
-    best = pair.study(name)["best"]
-    asked = pair.at_once(8, lambda k: pair.post(k, f"/v1/studies/{name}:confirm", {"top": 3, "seeds": 4}).status_code)
-    assert sorted(asked) == [200] * 7 + [202]
-    given = [trial for answer in pair.at_once(8, partial(pair.ask, name=name, count=2)) for trial in answer["trials"]]
-    assert sorted(trial["number"] for trial in given) == list(range(6, 18))
-    seeds = {trial["number"]: trial["seed"] for trial in given}
-    assert [len({seeds[number + k] for k in range(3)}) for number in range(6, 18, 3)] == [1, 1, 1, 1]
-    pair.at_once(12, lambda k: tell(k, given[k], 5.0 + given[k]["number"] % 3))
-    study = pair.study(name)
-    assert (study["state"], study["best"]) == ("COMPLETED", best)
-    assert [each["mean"] for each in study["confirmation"]["ranking"]] == [7.0, 6.0, 5.0]
-    for server in (0, 1):
-        assert pair.servers[server].patch(f"/v1/studies/{name}", json={"limits": {"trials": 8 + server}}).is_success
-        assert pair.ask(server, name)["trials"][0]["number"] == 18 + server
