@@ -197,6 +197,29 @@ class ImportancesDocument(_Document):
     importances: dict[str, float | None]
 
 
+class AdviceItem(_Document):
+    code: Literal[
+        "edge",
+        "hardly_matters",
+        "log_scale",
+        "few_trials",
+        "within_noise",
+        "stagnation",
+        "failures",
+        "constant",
+        "workers",
+        "pruning",
+    ]
+    parameter: str | None
+    detail: str
+    evidence: Json
+    suggestion: Json | None
+
+
+class AdviceDocument(_Document):
+    items: list[AdviceItem]
+
+
 class WorkerDocument(_Document):
     worker_id: str
     last_seen_at: str

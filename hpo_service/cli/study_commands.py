@@ -149,6 +149,17 @@ def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
         say(*summary_lines(observe(client, study)))
 
 
+@app.command()
+def advice(study: StudyName, server: Server = None, json: AsJson = False) -> None:
+    """Say what there is to say of a study: edges, noise, failures, what hardly matters; most important first."""
+    with connect(server) as client:
+        items = client.advice(study)
+    if json:
+        print_json({"items": items})
+        return
+    say(*[f"{item['code']}: {item['detail']}" for item in items] or [f"nothing to say of {study}"])
+
+
 def _verb(name: str, says: str) -> None:
     """Add the command for a verb that takes nothing and answers with the study."""
 

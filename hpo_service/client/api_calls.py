@@ -151,6 +151,11 @@ class ApiCalls:
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return _pieces(answer)
 
+    def advice(self, study: str) -> list[Json]:
+        """What there is to say of the study, most important first."""
+        items: list[Json] = self._json("GET", _study(study) + "/advice")["items"]
+        return items
+
     def importances(self, study: str) -> dict[str, float | None]:
         shares: dict[str, float | None] = self._json("GET", _study(study) + "/importances")["importances"]
         return shares

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from pydantic_core import from_json
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Replicate
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.narrowing import Kept
 from hpo_service.domain.objectives import WITH_TEST_SET
 from hpo_service.domain.sealed_test import SealedTest
+from hpo_service.domain.seen_study import SeenTrial
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
 from hpo_service.domain.trial import (
@@ -98,6 +100,7 @@ _HISTORY = (
     .limit(_b("n"))
 )
 HISTORY_AT_ONCE = 500
+_SEEN = tuple(trials.c[name] for name in ("number", "state", "params", "value", "reason", "stop"))
 _CURVES = (
     sa.select(reports.c.trial_id, reports.c.step, reports.c.value)
     .where(reports.c.trial_id.in_(_b("ids", expanding=True)))
@@ -425,6 +428,49 @@ class Record:
         found = self._db.execute(_REPLICATES, {"study_id": study.id})
         return [Replicate(of, seed, TrialState(state), value) for of, seed, state, value in found]
 
+    def finished_trials(self, study: Study, every: int) -> list[SeenTrial]:
+        """Those of the search whose number is divisible by `every`, without reports."""
+        query = sa.select(*_SEEN).where(
+            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED),
+            trials.c.number % every == 0,
+        )
+        return [_seen(row) for row in self._db.execute(query.order_by(trials.c.number))]
+
+    def values_by_number(self, study: Study) -> list[float]:
+        """The first values of all COMPLETE trials of the search."""
+        query = sa.select(trials.c.value).where(_is_complete(study)).order_by(trials.c.number)
+        return list(self._db.execute(query).scalars())
+
+    def told_by_worker(self, study: Study) -> dict[str, tuple[int, int]]:
+        """Of each worker, how many trials it has told, and how many of these failed: of those who told the most."""
+        groups = (trials.c.worker_id, trials.c.state, trials.c.reason, trials.c.stop)
+        query = sa.select(*groups, sa.func.count().label("n")).where(
+            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED, trials.c.worker_id.is_not(None)),
+        )
+        found: dict[str, tuple[int, int]] = {}
+        for worker_id, state, reason, stop, n in self._db.execute(query.group_by(*groups)):
+            failed = has_failed_in_training(TrialState(state), reason, stop)
+            if failed or state != TrialState.FAIL:
+                told, fails = found.get(worker_id, (0, 0))
+                found[worker_id] = told + n, fails + n * failed
+        return found
+
+    def with_curves(self, study: Study, some: Sequence[SeenTrial], most_steps: int) -> list[SeenTrial]:
+        """These trials with their reports; without those of which there are more than so many."""
+        numbers = [trial.number for trial in some]
+        ids = self._db.execute(
+            sa.select(trials.c.number, trials.c.id).where(trials.c.study_id == study.id, trials.c.number.in_(numbers))
+        )
+        found = []
+        by_number = {row.number: row.id for row in ids}
+        for trial in some:
+            query = sa.select(reports.c.step, reports.c.value).where(reports.c.trial_id == by_number[trial.number])
+            rows = self._db.execute(query.order_by(reports.c.step).limit(most_steps + 1)).all()
+            if len(rows) <= most_steps:
+                curve = tuple((step, nan_if_null(value)) for step, value in rows)
+                found.append(altered(trial, reports=curve))
+        return found
+
     def trials_in_state(self, study: Study, state: str) -> list[Trial]:
         query = sa.select(trials).where(trials.c.study_id == study.id, trials.c.state == state)
         return [trial_of(row, study) for row in self._db.execute(query.order_by(trials.c.number))]
@@ -740,6 +786,12 @@ def _history_trial(row: Any, curve: tuple[tuple[int, float], ...]) -> HistoryTri
         failed_in_training=failed,
         was_given_out=row.attempt > 0,
     )
+
+
+def _seen(row: Any) -> SeenTrial:
+    state = TrialState(row.state)
+    value = row.value if state is TrialState.COMPLETE else None
+    return SeenTrial(row.number, state, row.params, value, has_failed_in_training(state, row.reason, row.stop))
 
 
 def _text(step: int, value: float | None, metrics: str | None) -> bytes:

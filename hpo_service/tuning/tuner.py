@@ -25,29 +25,12 @@ from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 from hpo_service.tuning.unrepeated import Unrepeated, draws_are_unrepeated
 
-__all__ = [
-    "Drawn",
-    "Exhausted",
-    "Tuner",
-    "Verdict",
-    "check",
-    "draw_unknown",
-    "draws_learn",
-    "importances",
-    "is_quick",
-]
+__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "draws_learn", "importances", "is_quick"]
 
 
 def check(spec: StudySpec) -> list[Fault]:
     """What this study asks of its sampler and its pruner that they cannot do."""
     return [*check_sampler(spec), *check_pruner(spec)]
-
-
-def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
-    """The value of a parameter that was not known when the trial was drawn: uniform, as before any trial has ended."""
-    parameter = spec.search_space[name]
-    position = uniforms(1, spec.sampler.seed or 0, number, f"suggest {name}")[0]
-    return axis(name, parameter, parameter).at(float(position))
 
 
 def draws_learn(spec: StudySpec) -> bool:
@@ -61,6 +44,13 @@ def unrepeated(spec: StudySpec) -> Unrepeated | None:
         return None
     facts = SAMPLER_FACTS[spec.sampler.name]
     return Unrepeated(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
+
+
+def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
+    """The value of a parameter that was not known when the trial was drawn: uniform, as before any trial has ended."""
+    parameter = spec.search_space[name]
+    position = uniforms(1, spec.sampler.seed or 0, number, f"suggest {name}")[0]
+    return axis(name, parameter, parameter).at(float(position))
 
 
 class Tuner:
@@ -127,6 +117,7 @@ class Tuner:
     def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
+        # Where trials lack parameters, nobody knows which combinations there are.
         if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
         return self._unrepeated.instead_of(drawn, number, self._axes)

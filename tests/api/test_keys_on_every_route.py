@@ -41,6 +41,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}:cancel"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}:narrow"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}:confirm"): (ADMIN, STUDY),
+    ("GET", "/v1/studies/{study}/advice"): (READ, STUDY),
     ("POST", "/v1/studies/{study}:test"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/test:heartbeat"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/test:tell"): (WORK, STUDY),
