@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
+from tests.chromium import HOW_TO_GET_IT, chromium
 
 # How long an example takes, or drawing one, says something about the machine.
 hypothesis.settings.register_profile(
@@ -34,6 +35,11 @@ def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one more than there are cores, since a good part of a drill is waiting, for a lease or a process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if chromium() is None:
+        terminalreporter.write_line(f"The page was not tested: {HOW_TO_GET_IT}.")
 
 
 def _postgres_binaries() -> Path:

@@ -16,12 +16,15 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hpo_service.api import page_routes
+from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem, problem_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations.service import Service
 from hpo_service.tuning import dashboard
 
 PATHS = ("/dashboard", "/api", "/static", "/csv", "/favicon.ico")
+STYLESHEET = f"{page_routes.FILES}/dashboard.css"  # which hides what would fail: nothing is written here
 AT_ONCE = 4
 log = structlog.get_logger()
 _TOLD = ("type", "http_version", "method", "scheme", "path", "root_path", "query_string", "server", "client")
@@ -53,15 +56,17 @@ class Dashboard:
             headers.append((b"accept-encoding", b"identity"))  # the dashboard answers 500 without one
         told = {key: scope[key] for key in _TOLD if key in scope}
         async with self._turns:
-            refused = await self._answer({**told, "headers": headers}, send)
+            refused = await self._answer({**told, "headers": headers}, scope.get(KEY_STUDIES), send)
         if refused is not None:
             await refused(scope, receive, send)
 
-    async def _answer(self, told: Scope, send: Send) -> Response | None:
-        """Answer; return what to say instead where the dashboard has no answer."""
+    async def _answer(self, told: Scope, only: frozenset[str] | None, send: Send) -> Response | None:
+        """Answer; return what to say instead where the dashboard has no answer. only: of these studies; None: all."""
         begun = False
         try:
-            async with contextlib.aclosing(self._service().items_apart(partial(dashboard.answered, told))) as items:
+            async with contextlib.aclosing(
+                self._service().items_apart(partial(dashboard.answered, told, only, STYLESHEET))
+            ) as items:
                 async for item in items:
                     begun = True
                     if isinstance(item, bytes):

@@ -73,12 +73,14 @@ class StudyDocument(_Document):
     name: str
     directions: list[str]
     search_space: SearchSpace
+    define_by_run: bool
     sampler: SamplerConfig
     pruner: PrunerConfig
     limits: Limits
     lease_seconds: float
     narrowing: Narrowing | None
     objective: Json | None
+    requires: dict[str, str]
     metadata: Json
     state: StudyState
     state_reason: str | None
@@ -121,6 +123,19 @@ class TrialDocument(_Document):
     sampler: str
     sampler_reason: str | None
     replicate_of: int | None
+    artifacts: list[str]
+
+
+class ArtifactDocument(_Document):
+    name: str
+    size: int
+    sha256: str
+    attempt: int
+    at: str
+
+
+class ArtifactsDocument(_Document):
+    items: list[ArtifactDocument]
 
 
 class TrialPage(_Document):
@@ -158,6 +173,7 @@ class GrantedDocument(_Document):
     objective: Json | None
     reports: list[ReportDocument]
     lease: LeaseDocument
+    artifacts: list[str] = []
     purpose: Literal["test"] | None = None
     ensemble: int | None = None
 
@@ -177,6 +193,10 @@ class KeptDocument(_Document):
     reason: Literal[EndReason.PRUNED, EndReason.STOPPED, EndReason.STUDY_CANCELLED] | None
     lease_expires_at: str
     study_state: StudyState
+
+
+class SuggestDocument(_Document):
+    params: Json
 
 
 class BatchResult(_Document):
@@ -220,10 +240,121 @@ class WorkerDocument(_Document):
     last_seen_at: str
     trials: int
     draining: bool
+    labels: dict[str, str]
+    told: int
+    failed: int
 
 
 class WorkerPage(_Document):
     items: list[WorkerDocument]
+    next_page_token: str | None
+
+
+class LastReportDocument(_Document):
+    step: int
+    value: Measured
+
+
+class HistoryItem(_Document):
+    """A trial without its reports; last_report only while it is RUNNING, metrics only numbers and short texts."""
+
+    number: int
+    state: TrialState
+    params: Json
+    values: list[Measured] | None
+    last_report: LastReportDocument | None
+    metrics: dict[str, float | bool | str]
+    attempt: int
+    worker_id: str | None
+    reason: str | None
+    round: int | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class HistoryDocument(_Document):
+    """revision: what to send as Last-Event-ID to /events, to hear of all that comes after."""
+
+    study: str
+    revision: int
+    trials: int
+    shown: int
+    best_so_far: list[int]
+    items: list[HistoryItem]
+
+
+class CurveDocument(_Document):
+    """reports: how many there are; steps and values: some of them, spread evenly, the first and the last among them."""
+
+    number: int
+    state: TrialState
+    value: Measured | None
+    reports: int
+    steps: list[int]
+    values: list[Measured]
+
+
+class CurvesDocument(_Document):
+    items: list[CurveDocument]
+
+
+class FailureDocument(_Document):
+    reason: str | None
+    count: int
+    first_trial: int
+    last_trial: int
+
+
+class FailuresDocument(_Document):
+    total: int
+    items: list[FailureDocument]
+
+
+class HeldDocument(_Document):
+    number: int
+    attempt: int
+    started_at: str | None
+    lease_expires_at: str | None
+
+
+class StudyWorkerDocument(_Document):
+    """counts: the trials that this worker was the last to hold, by their states."""
+
+    worker_id: str
+    last_seen_at: str | None
+    draining: bool
+    holds: list[HeldDocument]
+    counts: dict[TrialState, int]
+
+
+class StudyWorkersDocument(_Document):
+    items: list[StudyWorkerDocument]
+
+
+class BestValueDocument(_Document):
+    number: int
+    value: Measured
+
+
+class OverviewItem(_Document):
+    """best_so_far: [number, value] of the last trials that beat all before them; workers: those that hold trials."""
+
+    name: str
+    state: StudyState
+    state_reason: str | None
+    directions: list[str]
+    counts: dict[TrialState, int]
+    limits: Limits
+    best: BestValueDocument | None
+    best_so_far: list[tuple[int, Measured]]
+    workers: int
+    created_at: str
+    active_at: str
+    seconds_left: float | None
+
+
+class OverviewPage(_Document):
+    items: list[OverviewItem]
     next_page_token: str | None
 
 

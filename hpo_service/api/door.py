@@ -18,11 +18,12 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpo_service.api import dashboard, metrics
-from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page
+from hpo_service.api import dashboard, metrics, page_routes
+from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page, is_from_our_page
 from hpo_service.api.parameters import KEY_STUDIES
-from hpo_service.api.problems import problem_of
+from hpo_service.api.problems import problem_of, status_of
 from hpo_service.api.rate_limits import Buckets, neighbourhood
+from hpo_service.api.uploads import is_upload
 from hpo_service.api.worker_calls import ACROSS_STUDIES as CALLS_ACROSS
 from hpo_service.api.worker_calls import is_worker_call
 from hpo_service.domain import key as keys
@@ -33,15 +34,16 @@ from hpo_service.operations.keyring import VALID_SECONDS, Keyring
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
-ACROSS_STUDIES = frozenset({"/v1/studies", "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
+_LISTS = ("/v1/studies", "/v1/studies:overview", "/v1/workers")
+ACROSS_STUDIES = frozenset({"/", *_LISTS, "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
 # Pages for browsers, which can be asked for a password, but not for a Bearer key.
-PAGES = (*dashboard.PATHS, "/docs")
+PAGES = (*dashboard.PATHS, "/docs", "/studies")
 
 # Wrong keys from one address: so many at once, then so many a second. Keys that open the door are not counted.
 WRONG_KEYS = 300
 WRONG_KEYS_PER_SECOND = 5.0
 
-_OF_STUDY = re.compile(r"/v1/studies/([^/:]+)")
+_OF_STUDY = re.compile(r"(?:/v1)?/studies/([^/:]+)")
 KEY_ID = "hpo_key_id"  # in the scope of a call: of the key that it has shown
 _COUNTED = "hpo_counted"  # in the scope of a call that its key's rate has been charged for
 _BEARER = 'Bearer realm="hpo"'
@@ -119,13 +121,13 @@ class Door:
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] == "GET"):
+        if scope["type"] != "http" or (scope["method"] == "GET" and _is_open(scope["path"])):
             await self.app(scope, receive, send)
             return
         try:
             key = await self._admission.key(scope)
         except HpoError as error:
-            await _refusal(error, scope["path"])(scope, receive, send)
+            await _refusal(error, scope)(scope, receive, send)
             return
         keyring = self._admission.keyring()
         scope[KEY_STUDIES] = key.studies
@@ -157,7 +159,7 @@ class Door:
 
 
 def _token(scope: Scope) -> str | None:
-    """What the call shows as its key; on pages for browsers it may be the password of Basic."""
+    """What the call shows as its key; on pages for browsers, and for what ours reads, the password of Basic."""
     shown = [value for name, value in scope["headers"] if name == b"authorization"]
     if not shown:
         return None
@@ -167,7 +169,7 @@ def _token(scope: Scope) -> str | None:
     kind = kind.lower()
     if kind == b"bearer":
         return str(rest.strip().decode("latin-1"))
-    if kind == b"basic" and _is_page(scope["path"]):
+    if kind == b"basic" and (_is_page(scope["path"]) or _is_read_by_our_page(scope)):
         # a browser sends a password along by itself, to whatever another site makes it call: it may only read
         if scope["method"] not in ("GET", "HEAD"):
             raise Unauthenticated("Basic is for looking at pages; this call needs Authorization: Bearer hpo_…")
@@ -193,7 +195,7 @@ def _check_scope(key: Key, method: str, path: str) -> None:
 def scope_needed(method: str, path: str) -> keys.Scope:
     if method in READING:
         return keys.Scope.READ
-    if method == "POST" and is_worker_call(path):
+    if (method == "POST" and is_worker_call(path)) or is_upload(method, path):
         return keys.Scope.WORKER
     return keys.Scope.ADMIN
 
@@ -211,7 +213,7 @@ def _check_studies(studies: frozenset[str], path: str) -> None:
     if of_study is not None:
         if of_study[1] not in studies:
             raise no_such_study(of_study[1])
-    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs",)):
+    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs", *dashboard.PATHS)):
         raise Forbidden("this key is bound to studies, and this path shows or changes what belongs to all")
 
 
@@ -219,21 +221,35 @@ def no_such_study(name: str) -> NotFound:
     return NotFound(f"there is no study {name!r}")
 
 
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(page_routes.FILES + "/")
+
+
 def _is_page(path: str) -> bool:
-    return path == "/v1/openapi.json" or _is_under(path, PAGES)
+    return path in ("/", "/v1/openapi.json") or _is_under(path, PAGES)
+
+
+def _is_read_by_our_page(scope: Scope) -> bool:
+    """Whether the page at / makes the call to show what it finds: the browser knows the password for the page."""
+    return scope["method"] in ("GET", "HEAD") and is_from_our_page(scope["headers"])
 
 
 def _is_under(path: str, folders: Iterable[str]) -> bool:
     return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
-def _refusal(error: HpoError, path: str) -> Response:
-    response = problem_of(error)
+def _refusal(error: HpoError, scope: Scope) -> Response:
+    of_page = page_routes.is_page(scope["path"], scope["headers"]) and scope["method"] == "GET"
+    response = page_routes.refused_page(scope["app"], error, status_of(error)) if of_page else problem_of(error)
     if isinstance(error, Unauthenticated):
         response.headers.append("WWW-Authenticate", _BEARER)
-        if _is_page(path):
+        if _is_page(scope["path"]) or (_is_read_by_our_page(scope) and not _shows_bearer(scope)):
             response.headers.append("WWW-Authenticate", _BASIC)
     return response
+
+
+def _shows_bearer(scope: Scope) -> bool:
+    return any(name == b"authorization" and value[:7].lower() == b"bearer " for name, value in scope["headers"])
 
 
 def _while_the_key_lasts(keyring: Keyring, key: Key, receive: Receive) -> Receive:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import tomllib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from datetime import date, time
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -21,12 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api.problems import pointer, problem
 from hpo_service.api.streams import Stream
-from hpo_service.domain import nul
+from hpo_service.api.uploads import is_upload
+from hpo_service.domain import json_pointer, nul
 from hpo_service.domain.errors import Fault, HpoError, Invalid, MalformedJson
 
 T = TypeVar("T")
 
 LARGEST_BODY = 2**20
+TOML = "application/toml"
+DEEPEST_KEY = 64  # a.b.c is three deep; the parser takes quadratic time
+_DEEP_KEY = re.compile(rb"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){%d}" % DEEPEST_KEY)
 _MAY_OVERFLOW = re.compile(rb"[0-9.][eE][+0-9]|[0-9]{300}")  # what a number larger than a double can hold has in it
 
 
@@ -113,6 +120,53 @@ class StrictRoute(APIRoute):
         return strict
 
 
+class StudyFileRoute(StrictRoute):
+    """Takes TOML, too, sent as application/toml: what the route sees is the JSON that it stands for."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def read(request: Request) -> Response:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind == TOML:
+                request = _with_json(request, await asyncio.to_thread(json_of_toml, await request.body()))
+            return await handler(request)
+
+        return read
+
+
+def _with_json(request: Request, body: bytes) -> Request:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    kept = [header for header in request.scope["headers"] if header[0] not in (b"content-type", b"content-length")]
+    scope = {**request.scope, "headers": [*kept, (b"content-type", b"application/json")]}
+    return Request(scope, receive)
+
+
+def json_of_toml(content: bytes) -> bytes:
+    """Raise MalformedJson for what is no TOML, Invalid for what it has and JSON has not."""
+    if _DEEP_KEY.search(content):
+        raise MalformedJson(f"the body is TOML with a key of more than {DEEPEST_KEY} parts")
+    try:
+        document = tomllib.loads(content.decode())
+        check_finite(document)
+        faults = list(_dates(document))
+        if not faults:
+            return to_json(document)
+    except (ValueError, RecursionError) as error:
+        raise MalformedJson(f"the body is not TOML of finite numbers: {error}") from None
+    raise Invalid(faults)
+
+
+def _dates(value: Any, *place: str | int) -> Iterator[Fault]:
+    if isinstance(value, date | time):
+        yield Fault(json_pointer.pointer(*place), f"{value} is a date or a time; write it as text, in quotes")
+    elif isinstance(value, dict | list):
+        for name, member in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _dates(member, *place, name)
+
+
 class BodyLimit:
     """Refuses bodies above LARGEST_BODY, whether they announce their size or not."""
 
@@ -122,6 +176,9 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if is_upload(scope["method"], scope["path"]):
+            await self.app(scope, receive, send)  # which has a bound of its own
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:

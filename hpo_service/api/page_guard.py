@@ -28,6 +28,8 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 _ORIGIN = re.compile(rb"(https?)://([^/]+)")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
+OUR_PAGE = b"x-hpo-page"
+
 _OTHER_HOST = (
     "without keys (--no-auth) this server answers to names of this machine only, such as 127.0.0.1 or localhost, since "
     "any web page could call it by another; call it by one of these, or start it without --no-auth and send a key"
@@ -76,6 +78,16 @@ def fault_of_call(method: str, headers: Headers, server: tuple[str, int | None] 
 def is_from_another_page(method: str, headers: Headers) -> bool:
     """Whether a browser says that a page of another site made this call; a link that a person follows is not that."""
     return _is_from_another_page(method, dict(headers))
+
+
+def is_from_our_page(headers: Headers) -> bool:
+    """Whether a page of this server made the call: the browser says so, or a header that no other page can send.
+
+    A browser tells Sec-Fetch-Site to no server at an http address of another machine; to send a header of its own
+    there, a page of another site would have to ask first, and is never allowed to.
+    """
+    told = dict(headers)
+    return told.get(b"sec-fetch-site") == b"same-origin" or OUR_PAGE in told
 
 
 def _is_from_another_page(method: str, headers: dict[bytes, bytes]) -> bool:

@@ -16,9 +16,13 @@ STUDY_NAME = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(STUDY_NAME)
 
 
+def is_study_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def _study_name(name: str) -> str:
     # What cannot be a name names no study: the database is not asked.
-    if not _NAME.fullmatch(name):
+    if not is_study_name(name):
         raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
     return name
 

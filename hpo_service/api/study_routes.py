@@ -15,7 +15,7 @@ from hpo_service.api.documents import (
     StudyDocument,
     StudyPage,
 )
-from hpo_service.api.http import StrictRoute, answer, page, read_page_token
+from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
 from hpo_service.api.streams import Stream
@@ -40,18 +40,14 @@ _STUDY_EXAMPLE = {
     "limits": {"trials": 100},
     "objective": {"kind": "neural_network", "dataset": "mnist", "samples": 500, "epochs": 50},
 }
+_TOML_EXAMPLE = """name = "mnist"
+
+[search_space]
+learning_rate = { type = "float", low = 1e-6, high = 1e-2, log = true }
+"""
 _TAGGED = {"ETag": "changes with limits, metadata and state"}
 
 
-@router.post(
-    "",
-    status_code=201,
-    responses={
-        **ok(StudyDocument, "created", 201, {**_TAGGED, "Location": "the study's path"}),
-        **ok(StudyDocument, "the same study was created before", 200, _TAGGED),
-        **responses(400, 413, 422, conflicts=("study_exists",)),
-    },
-)
 async def create_study(request: Request, spec: Annotated[StudySpec, Body(examples=[_STUDY_EXAMPLE])]) -> Response:
     bound = studies_of(request)
     if bound is not None and spec.name not in bound:
@@ -59,6 +55,21 @@ async def create_study(request: Request, spec: Annotated[StudySpec, Body(example
     study, tag, new = await studies.create(service_of(request), spec)
     headers = {"ETag": tag, "Location": f"/v1/studies/{spec.name}"}
     return answer(study, 201 if new else 200, headers)
+
+
+router.add_api_route(
+    "",
+    create_study,
+    methods=["POST"],
+    status_code=201,
+    responses={
+        **ok(StudyDocument, "created", 201, {**_TAGGED, "Location": "the study's path"}),
+        **ok(StudyDocument, "the same study was created before", 200, _TAGGED),
+        **responses(400, 413, 422, conflicts=("study_exists",)),
+    },
+    openapi_extra={"requestBody": {"content": {TOML: {"schema": {"type": "string"}, "example": _TOML_EXAMPLE}}}},
+    route_class_override=StudyFileRoute,
+)
 
 
 @router.get("", responses={**ok(StudyPage, "a page of studies"), **responses(422)})

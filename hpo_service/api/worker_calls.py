@@ -17,14 +17,21 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from hpo_service.api.documents import AskDocument, BatchDocument, KeptDocument, ToldDocument, TrialDocument
+from hpo_service.api.documents import (
+    AskDocument,
+    BatchDocument,
+    KeptDocument,
+    SuggestDocument,
+    ToldDocument,
+    TrialDocument,
+)
 from hpo_service.api.http import StrictRoute, answer
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import STUDY_NAME, NumberPath, StudyPath, service_of, studies_of
 from hpo_service.api.problems import body_of, status_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations import asking, sealed_test, workers
-from hpo_service.operations.calls import Ask, Batch, Heartbeat, Release, Reports, Tell, TestResult
+from hpo_service.operations.calls import Ask, Batch, Heartbeat, Release, Reports, Suggest, Tell, TestResult
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 
@@ -110,7 +117,8 @@ ON_STUDY = (
         lambda service, study, _, body: asking.ask_study(service, study, body),
         AskDocument,
         _FOUND,
-        examples=(_ASK,),
+        ("study_state",),
+        (_ASK,),
     ),
     OnStudy(
         "report",
@@ -131,6 +139,16 @@ ON_STUDY = (
         "the lease is kept",
         ("lease_lost", "trial_finished"),
         ({"attempt": 1},),
+    ),
+    OnStudy(
+        "suggest",
+        _TRIAL + ":suggest",
+        Suggest,
+        _on_trial("suggest"),
+        SuggestDocument,
+        "the values of these parameters, which are the trial's from now on",
+        ("lease_lost", "trial_finished"),
+        ({"attempt": 1, "parameters": {"lr": {"type": "float", "low": 1e-5, "high": 0.1, "log": True}}},),
     ),
     OnStudy(
         "tell",

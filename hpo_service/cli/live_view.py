@@ -132,7 +132,7 @@ def line(snapshot: Snapshot) -> str:
     if len(study["rounds"]) > 1:
         parts.append(_round(study))
     if (best := wording.best_value(study)) is not None:
-        parts.append(f"best {wording.number(best, 4)} (trial {study['best']['number']})")
+        parts.append(f"best {wording.number(best, 4)} (trial {study['best']['number']}, {wording.goal(study)})")
     if is_confirming(study):
         parts.append(confirming(study))
     parts.append(f"{study['counts']['RUNNING']} running" if not is_confirming(study) else _replicates(snapshot))
@@ -152,6 +152,7 @@ def view(snapshot: Snapshot, server: str) -> RenderableType:
 def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     study = snapshot.study
     title = Text.assemble((study["name"], "bold"), "  ", (study["state"], _STATE_STYLES.get(study["state"], "")))
+    title.append(f"  {wording.goal(study)}", "dim")
     if study["narrowing"]:
         title.append(f"  {_round(study)}")
     yield title

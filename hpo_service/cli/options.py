@@ -36,11 +36,11 @@ StudyFilePath = Annotated[
 def connect(server: str | None, token: str | None = None) -> Client:
     """A client that gives up soon: somebody waits in front of the screen. token: otherwise the environment's."""
     # imported late: `hpo --help` shall not wait for it
-    import stamina.instrumentation
+    import logging
 
     from hpo_service.client import Client, Retries
 
-    stamina.instrumentation.set_on_retry_hooks([])  # it would tell of each retry, on stdout
+    logging.getLogger("hpo_service.client").setLevel(logging.ERROR)  # not of each retry: of what comes of them
     return Client(server, token, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
 
 

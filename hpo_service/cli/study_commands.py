@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo_service.cli import wording
+from hpo_service.cli import artifact_command, wording
 from hpo_service.cli.console import confirmed, note, say, say_export
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
+from hpo_service.cli.whole_files import write_pieces
 from hpo_service.domain.errors import Invalid, StudyExists
 
 app = typer.Typer(no_args_is_help=True, help="Create studies, look at them, and steer them.")
@@ -55,7 +56,15 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
         print_json(study)
         return
     say(f"study {study['name']} is {study['state']} on {address}")
+    say(_goal(study, study_file.body))
     say(*_who_trains(study, address))
+
+
+def _goal(study: Study, body: Study) -> str:
+    """What becomes of the value, and how to have it otherwise where the file does not say it."""
+    if "direction" in body or "directions" in body:
+        return f"what its trials are told is {wording.goal(study)}"
+    return 'what its trials are told is maximized, which is the default; for a loss write: direction = "minimize"'
 
 
 def _who_trains(study: Study, address: str) -> list[str]:
@@ -63,6 +72,8 @@ def _who_trains(study: Study, address: str) -> list[str]:
     worker = f"hpo worker --server {address} --study {study['name']} --until-done"
     if study["objective"] is not None:
         return [f"train its trials: {worker}"]
+    if study["define_by_run"]:
+        return ["train its trials with a function of yours:", f"  {worker} --objective package.module:function"]
     return [
         "train its trials with a function of yours, or with a command a trial:",
         f"  {worker} --objective package.module:function",
@@ -275,20 +286,10 @@ def export(
         if output is None and sys.stdout.isatty():
             say_export(pieces, as_csv=format is ExportFormat.csv)
             return
-        if output is None:
-            sys.stdout.buffer.writelines(pieces)
-            sys.stdout.buffer.flush()
-            return
-        unfinished = output.with_name(output.name + ".part")
-        try:
-            with unfinished.open("wb") as target:
-                target.writelines(pieces)
-            unfinished.replace(output)
-        except OSError as error:
-            raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
-    note(f"wrote {output}")
+        write_pieces(pieces, output)
+
+
+app.command("artifact")(artifact_command.artifact)
 
 
 @app.command()

@@ -102,7 +102,9 @@ class StudyFile:
 
     def differs_in_metadata_only(self, existing: Mapping[str, Any]) -> bool:
         """Whether the study that is there is what the file says, but for metadata, which change no trial."""
-        fields = {name: existing[name] for name in StudySpec.model_fields}
+        fields = {name: existing[name] for name in StudySpec.model_fields if name in existing}
+        if existing.get("define_by_run"):  # the search space has grown since
+            fields["search_space"] = self.body.get("search_space", {})
         return _without_metadata(self.spec(), fields) == _without_metadata(StudySpec.model_validate(fields), fields)
 
     def refusal(self, faults: Sequence[FileFault]) -> StudyFileRefused:
@@ -388,7 +390,7 @@ def _range_hint(rule: str, value: object) -> str:
 
 def _known_keys(body: object, table: Place) -> list[str]:
     if not table:
-        return list(StudySpec.model_fields)
+        return [*StudySpec.model_fields, "direction"]
     if table[0] == "search_space":
         parameter = cast(dict[str, Any], _at(body, table))
         return list(_PARAMETER_TYPES[parameter.get("type")].model_fields)

@@ -89,18 +89,19 @@ def _beside_the_claim(seen: Observation) -> Iterator[str]:
 
 def _best(study: Json) -> Iterator[str]:
     if "front" in study:
-        yield from _front(study["front"])
+        yield from _front(study["front"], wording.goal(study))
         return
     best = study.get("best")
     if not best:
-        yield "No trial has a result yet."
+        yield f"No trial has a result yet. The {measure(study)} is {wording.goal(study)}."
         return
-    yield f"Best: trial {best['number']}, {measure(study)} {wording.number(best['values'][0], 4)}"
+    value = f"{measure(study)} {wording.number(best['values'][0], 4)} ({wording.goal(study)})"
+    yield f"Best: trial {best['number']}, {value}"
     yield from wording.columns((name, wording.number(value, 4)) for name, value in best["params"].items())
 
 
-def _front(front: Sequence[Json]) -> Iterator[str]:
-    yield f"{wording.count(len(front), 'trial')} that no other beats in every direction:"
+def _front(front: Sequence[Json], directions: str) -> Iterator[str]:
+    yield f"{wording.count(len(front), 'trial')} that no other beats in every direction ({directions}):"
     yield from wording.columns(
         (
             f"trial {best['number']}",

@@ -71,6 +71,11 @@ def of_the_search(trials: Iterable[Json]) -> Iterator[Json]:
     return (trial for trial in trials if trial.get("replicate_of") is None)
 
 
+def goal(study: Mapping[str, Any]) -> str:
+    """What becomes of a trial's value: maximized, minimized; of several, each."""
+    return ", ".join(f"{direction}d" for direction in study["directions"])
+
+
 def progress(study: Mapping[str, Any]) -> str:
     """How many trials have finished, and how many of these have failed."""
     limit, failed = study["limits"]["trials"], study["counts"]["FAIL"]

@@ -16,9 +16,22 @@ HpoError
 
 from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
-from hpo_service.client.conclusion import Retry, as_values, conclusion, failed_by, whole_text
+from hpo_service.client.conclusion import (
+    Retry,
+    TrialPruned,
+    as_values,
+    conclusion,
+    ended_by,
+    failed_by,
+    is_prune,
+    whole_text,
+)
 from hpo_service.client.event_stream import Event, parse_events
-from hpo_service.client.remote_study import HeldTrial, RemoteStudy, new_worker_id
+from hpo_service.client.held_trial import HeldTrial
+from hpo_service.client.keeps_artifacts import KeepsArtifacts
+from hpo_service.client.objective_trial import AnyParameter, Definitions, ObjectiveTrial, TrialLink
+from hpo_service.client.recorded_trial import RecordedTrial
+from hpo_service.client.remote_study import RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
 from hpo_service.client.stop_signal import StopSignal
@@ -30,28 +43,37 @@ __all__ = [
     "FINAL_STATES",
     "NEVER",
     "PATIENTLY",
+    "AnyParameter",
     "BrokenOff",
     "Client",
+    "Definitions",
     "Event",
     "Forbidden",
     "HeldTrial",
     "Json",
+    "KeepsArtifacts",
+    "ObjectiveTrial",
     "RateLimited",
+    "RecordedTrial",
     "Refused",
     "RemoteStudy",
     "Retries",
     "Retry",
     "StopSignal",
+    "TrialLink",
+    "TrialPruned",
     "Unauthenticated",
     "UnexpectedAnswer",
     "Unreachable",
     "as_values",
     "choice",
     "conclusion",
+    "ended_by",
     "error_of",
     "failed_by",
     "in_one_line",
     "integer",
+    "is_prune",
     "log_uniform",
     "new_request_id",
     "new_worker_id",

@@ -20,6 +20,10 @@ class Retry(Exception):
     """
 
 
+class TrialPruned(Exception):
+    """Raised by an objective that gives a hopeless trial up: it ends as PRUNED. Optuna's class is taken for it, too."""
+
+
 def conclusion(returned: Any, last_report: float | None, obeyed: str | None) -> Json:
     """The body of the tell: the state, and its values or the reason. Never raises.
 
@@ -38,8 +42,20 @@ def conclusion(returned: Any, last_report: float | None, obeyed: str | None) -> 
         return {"state": "FAIL", "reason": str(error)}
 
 
+def ended_by(error: BaseException, stop: str | None) -> Json:
+    """The body of the tell for an objective that has raised. stop: why it was to end, where it was."""
+    if not is_prune(error):
+        return failed_by(error)
+    return {"state": "PRUNED"} if stop in (None, "pruned") else {"state": "FAIL", "reason": stop}
+
+
+def is_prune(error: BaseException) -> bool:
+    """Whether it is TrialPruned, ours or Optuna's: known by its name, since Optuna need not be installed."""
+    return any(kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
+
+
 def failed_by(error: BaseException) -> Json:
-    """The body of the tell for an objective that has raised."""
+    """The body of the tell for an objective that has failed."""
     if isinstance(error, Retry):
         return {"state": "FAIL", "reason": whole_text(str(error)[:LONGEST_REASON]) or "Retry", "retry": True}
     return {"state": "FAIL", "reason": whole_text(in_one_line(error))}

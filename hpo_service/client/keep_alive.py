@@ -6,6 +6,7 @@ It costs a fraction of what a pool of a larger library does, and a worker's call
 from __future__ import annotations
 
 import errno
+import os
 import re
 import select
 import socket
@@ -62,6 +63,7 @@ class KeepAlive:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_timeout = connect_timeout
         self._idle: deque[_Connection] = deque()
+        self._process = os.getpid()
 
     def call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read_timeout: float
@@ -101,6 +103,8 @@ class KeepAlive:
 
     def _take(self) -> _Connection:
         """The connection that was used last, unless the server has closed it meanwhile; or a new one."""
+        if self._process != os.getpid():  # forked: they are the parent's, whose answers would come here
+            self._idle, self._process = deque(), os.getpid()
         while (connection := self._pop()) is not None:
             if not connection.has_something_to_say():
                 return connection

@@ -29,6 +29,7 @@ class Retries:
         return replace(self, longest=min(self.longest, 1.0))
 
 
+NEWS = 3  # failures of one call
 PATIENTLY = Retries()
 NEVER = Retries(deadline=0)
 
@@ -41,15 +42,21 @@ class Failure(Exception):
 
 
 class Backoff:
-    """The decision after each failure, in the form stamina asks for: False, or the seconds to wait."""
+    """Counts the failures of one call, and says after each whether to go on."""
 
     def __init__(self, retries: Retries, rng: random.Random, clock: Callable[[], float]) -> None:
         self.retries, self.rng, self.clock = retries, rng, clock
         self.failures, self.began = 0, clock()
 
-    def __call__(self, failure: Exception) -> bool | float:
-        if not isinstance(failure, Failure) or not failure.retry:
-            return False
+    def after(self, failure: Failure) -> float | None:
+        """The seconds to wait before the next try; None: it was the last one."""
+        if not failure.retry:
+            return None
         self.failures += 1
         wait = self.retries.wait(self.failures, failure.retry_after, self.rng)
-        return wait if self.clock() - self.began + wait <= self.retries.deadline else False
+        return wait if self.clock() - self.began + wait <= self.retries.deadline else None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether somebody may want to know: one lost connection is none."""
+        return self.failures >= NEWS

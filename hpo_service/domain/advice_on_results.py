@@ -129,9 +129,8 @@ def stagnation(seen: SeenStudy) -> Iterator[Advice]:
     if complete is None or since is None or since < FEWEST_SINCE:
         return
     share = (complete - since) / complete  # of all trials when the best one came
-    learned = SAMPLER_FACTS[seen.study.spec.sampler.name].learns and (
-        (since >= LONG and share <= 1 / 3) or share <= 0.03
-    )
+    sampler = SAMPLER_FACTS[seen.study.spec.sampler.name]
+    learned = sampler.learns and ((since >= LONG and share <= 1 / 3) or share <= 0.03)
     if learned or (share <= 0.2 and _stands_alone(seen)):
         yield Advice(
             "stagnation",

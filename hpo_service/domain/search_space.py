@@ -6,6 +6,7 @@ One model is the wire form, the SDK's class and the stored JSON.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -21,16 +22,19 @@ from hpo_service.domain.choices import Choice, identity, index_of_choice
 from hpo_service.domain.choices import Value as Value
 from hpo_service.domain.measure import WHOLE
 from hpo_service.domain.refusal import STRICT, refuse
-from hpo_service.domain.sizes import CHOICE, LIST_CHOICE
+from hpo_service.domain.sizes import CHOICE, LIST_CHOICE, check_size
 from hpo_service.domain.steps import grid_index, grid_point, grid_size
 
 Params = dict[str, Value]
+
+MOST_PARAMETERS = 100
 
 # Beyond 2**53 neighbouring integers are the same double, which is what databases and samplers keep.
 LARGEST_INTEGER = 2**53
 
 Integer = Annotated[int, Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER), WHOLE]
-ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_NAME = r"^[^\x00-\x1f\x7f]+$"
+ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NAME)]
 Condition = dict[str, Annotated[list[Choice], Field(min_length=1)]]
 
 
@@ -149,8 +153,8 @@ NumericParameter = FloatParameter | IntParameter
 Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
 
 
-class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(min_length=1, max_length=100)]]):
-    """1 to 100 named parameters, some of which exist only under a choice of others (`when`)."""
+class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(max_length=MOST_PARAMETERS)]]):
+    """Up to 100 named parameters, some of which exist only under a choice of others (`when`)."""
 
     model_config = {"frozen": True}
 
@@ -215,6 +219,25 @@ class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(min_
 
     def has_conditions(self) -> bool:
         return any(parameter.when for parameter in self.root.values())
+
+
+def is_parameter_name(text: str) -> bool:
+    return len(text) <= 200 and re.fullmatch(_NAME, text) is not None
+
+
+def check_choice_sizes(space: SearchSpace) -> None:
+    """Raise TooLarge for a choice that would be stored and sent again with every trial."""
+    for name, parameter in space.items():
+        for choice in parameter.choices if isinstance(parameter, CategoricalParameter) else ():
+            check_choice_size(f"a choice of {name!r}", choice)
+
+
+def check_choice_size(what: str, choice: Value) -> None:
+    """Raise TooLarge."""
+    if isinstance(choice, str) and len(choice) > CHOICE // 6:  # no character takes more bytes
+        check_size(what, choice, CHOICE)
+    elif isinstance(choice, list):
+        check_size(f"{what}, a list,", choice, LIST_CHOICE)
 
 
 def params_faults(space: SearchSpace, params: Mapping[str, Value]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ OBJECTIVE = 128 * KIB
 METADATA = 128 * KIB
 CHOICE = 4 * KIB
 LIST_CHOICE = KIB
+SEARCH_SPACE = MIB  # that has grown by what trials suggest; one that is given arrives in a body
 MOST_ROUNDS = 1000
 ROUNDS = 16 * MIB  # the search spaces of a study's rounds
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.labels import Labels
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
+from hpo_service.domain.objectives import OBJECTIVES
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.sampler_facts import SamplerName
 from hpo_service.domain.search_space import SearchSpace
@@ -154,20 +156,45 @@ Objective = Annotated[dict[str, JsonValue], sizes.bounded("what the workers trai
 Metadata = Annotated[dict[str, JsonValue], sizes.bounded("anything of the caller's", sizes.METADATA)]
 
 
+def _with_direction(schema: dict[str, Any]) -> None:
+    schema["properties"]["direction"] = {
+        "enum": ["minimize", "maximize"],
+        "type": "string",
+        "description": "short for directions of one; a study has one of the two",
+    }
+
+
 class StudySpec(BaseModel):
     """What a study was created with: the body of POST /v1/studies, and a study file."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(json_schema_extra=_with_direction)
     name: StudyName
     directions: Annotated[list[Direction], Field(min_length=1, max_length=10)] = ["maximize"]
-    search_space: SearchSpace
+    search_space: SearchSpace = SearchSpace({})
+    define_by_run: Annotated[bool, Field(description="the search space grows by what trials suggest")] = False
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     limits: Limits = Limits()
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
     narrowing: Narrowing | None = None
     objective: Objective | None = None
+    requires: Annotated[Labels, Field(description="what a worker's labels have to be, to be given its trials")] = {}
     metadata: Metadata = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_direction(cls, body: Any) -> Any:
+        """direction is short for directions of one."""
+        if not isinstance(body, dict) or "direction" not in body:
+            return body
+        if "directions" in body:
+            refuse((["direction"], "short for directions of one; a study has one of the two"))
+        if body["direction"] not in ("minimize", "maximize"):
+            refuse((["direction"], "minimize or maximize"))
+        return {
+            **{name: given for name, given in body.items() if name != "direction"},
+            "directions": [body["direction"]],
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -187,12 +214,30 @@ class StudySpec(BaseModel):
     def _check(self) -> Self:
         if self.objective is not None:
             _check_kind(self.objective)
+        if self.define_by_run:
+            self._check_define_by_run()
+        elif not len(self.search_space):
+            refuse((["search_space"], "1 to 100 parameters; none is for a study with define_by_run: true"))
         if self.narrowing is None:
             return self
         if len(self.directions) != 1:
             refuse((["narrowing"], f"narrowing needs one direction; this study has {len(self.directions)}"))
         check_rounds_bound(self.limits, self.narrowing)
         return self
+
+    def _check_define_by_run(self) -> None:
+        """Refuse what has to know the search space before any trial runs."""
+        faults: list[tuple[list[str | int], str]] = []
+        if self.sampler.name == "grid":
+            faults.append(
+                (["sampler", "name"], "a grid has to know its points; with define_by_run use another sampler")
+            )
+        if self.narrowing is not None:
+            faults.append((["narrowing"], "define_by_run has no ranges to narrow: the objective gives them"))
+        if self.kind in OBJECTIVES:
+            faults.append((["define_by_run"], f"the {self.kind} suggests nothing: give its search_space"))
+        if faults:
+            refuse(*faults)
 
     @property
     def kind(self) -> str | None:

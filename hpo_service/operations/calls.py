@@ -9,12 +9,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from hpo_service.domain import sizes
 from hpo_service.domain.choices import Choice
+from hpo_service.domain.labels import NO_NUL, Labels
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
+from hpo_service.domain.search_space import MOST_PARAMETERS, Parameter, ParameterName
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
-NO_NUL = r"^[^\x00]*$"  # no database keeps one
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=NO_NUL)]
 GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]
@@ -45,6 +46,7 @@ class Ask(NextAsk):
         ]
         | None
     ) = None
+    labels: Annotated[Labels, Field(description="what the worker's machine has, for studies that require it")] = {}
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -71,6 +73,22 @@ class Heartbeat(BaseModel):
     model_config = STRICT
     attempt: Number
     dataset_sha256: Sha256 | None = None
+
+
+class Suggest(BaseModel):
+    model_config = STRICT
+    attempt: Number
+    parameters: Annotated[
+        dict[ParameterName, Parameter],
+        Field(min_length=1, max_length=MOST_PARAMETERS, description="as in a search space, without `when`"),
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, parameter in self.parameters.items():
+            if parameter.when is not None:
+                refuse((["parameters", name, "when"], "whether it exists in this trial shows in that it is asked for"))
+        return self
 
 
 class Result(BaseModel):
@@ -231,6 +249,10 @@ class BatchHeartbeat(_BatchCall, Heartbeat):
     call: Literal["heartbeat"]
 
 
+class BatchSuggest(_BatchCall, Suggest):
+    call: Literal["suggest"]
+
+
 class BatchTell(_BatchCall, Result):
     call: Literal["tell"]
 
@@ -239,7 +261,9 @@ class BatchRelease(_BatchCall, Release):
     call: Literal["release"]
 
 
-BatchCall = Annotated[BatchReport | BatchHeartbeat | BatchTell | BatchRelease, Field(discriminator="call")]
+BatchCall = Annotated[
+    BatchReport | BatchHeartbeat | BatchSuggest | BatchTell | BatchRelease, Field(discriminator="call")
+]
 
 
 class Batch(BaseModel):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.growing_space import EXPECTED, drawn_before
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, TrialState
@@ -31,7 +32,7 @@ class KnownStudy:
     def __init__(self, study: Study, *, draws: bool = True) -> None:
         self.tuner = Tuner(study.spec, draws=draws)
         self.seen = 0
-        self._id, self._name = study.id, study.name
+        self._id, self._name, self._parameters = study.id, study.name, len(study.spec.search_space)
         self._with_reports = study.spec.pruner.name != "none"
 
     def catch_up(self, database: Readable) -> Study:
@@ -42,6 +43,10 @@ class KnownStudy:
             self.seen = upto
             if upto >= study.revision:
                 return study
+
+    def is_outgrown_by(self, study: Study) -> bool:
+        """Whether the search space has grown since."""
+        return len(study.spec.search_space) != self._parameters
 
     def warm_up(self, study: Study, database: Readable) -> None:
         """Draw for nobody: the first draw builds what the following ones only keep up."""
@@ -72,7 +77,7 @@ class DrawnStudy(KnownStudy):
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
         for trial in page:
             drawn = self._taken_to_run.pop(trial.number, None)
-            self._has_met_others |= drawn is not None and drawn.params != trial.params
+            self._has_met_others |= drawn is not None and not is_of_draw(trial, drawn)
         super().absorb(page)
 
     def is_wrong_about(self, wanted: Sequence[Wanted]) -> bool:
@@ -107,6 +112,14 @@ def _search_space(record: Record, *, name: str, study_id: int, number: int) -> S
     return record.round(study, number).search_space
 
 
+def is_of_draw(trial: HistoryTrial, drawn: Drawn) -> bool:
+    """Whether it has the params that were drawn, with define_by_run as far as it has asked for them."""
+    if EXPECTED not in drawn.system_attrs:
+        return drawn.params == trial.params
+    attrs = drawn.system_attrs
+    return all(drawn_before(attrs, name) in (None, (value,)) for name, value in trial.params.items())
+
+
 class Drawer:
     """Draws for all studies that need it; used by several threads."""
 
@@ -118,8 +131,8 @@ class Drawer:
         """One after the other; raise what the sampler raises, or NotFound."""
         known = self._known(name, study_id, database)
         with known.in_use:
-            known.catch_up(database)
-            if known.is_wrong_about(wanted):
+            study = known.catch_up(database)
+            if known.is_wrong_about(wanted) or known.is_outgrown_by(study):
                 self._forget(study_id)
                 yield from self.draws(name, study_id, wanted, database)
                 return

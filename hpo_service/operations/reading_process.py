@@ -49,7 +49,11 @@ class ReadingProcess:
 
     name = "the reading process"
     niceness = 19
-    imports: Sequence[str] = ("hpo_service.operations.export", "hpo_service.operations.readings")
+    imports: Sequence[str] = (
+        "hpo_service.operations.export",
+        "hpo_service.operations.readings",
+        "hpo_service.operations.summaries_of_studies",
+    )
     most_bytes: int | None = None
     restarts: Counter | None = reading_process_restarts
 

@@ -26,7 +26,7 @@ from hpo_service.domain.errors import (
 )
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.objectives import built_in
-from hpo_service.domain.search_space import CategoricalParameter, SearchSpace
+from hpo_service.domain.search_space import SearchSpace, check_choice_sizes
 from hpo_service.domain.study import (
     Limits,
     Round,
@@ -98,13 +98,7 @@ def check_sizes(spec: StudySpec) -> None:
     """Raise TooLarge for what would be stored and sent again with every round, and every trial."""
     sizes.check_size("objective", spec.objective, sizes.OBJECTIVE)
     sizes.check_size("metadata", spec.metadata, sizes.METADATA)
-    for name, parameter in spec.search_space.items():
-        if isinstance(parameter, CategoricalParameter):
-            for choice in parameter.choices:
-                if isinstance(choice, str) and len(choice) > sizes.CHOICE // 6:  # no character takes more bytes
-                    sizes.check_size(f"a choice of {name!r}", choice, sizes.CHOICE)
-                elif isinstance(choice, list):
-                    sizes.check_size(f"a list among the choices of {name!r}", choice, sizes.LIST_CHOICE)
+    check_choice_sizes(spec.search_space)
     if spec.narrowing is not None:
         _check_rounds(spec.narrowing.rounds, spec.search_space)
 
@@ -220,6 +214,8 @@ async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Jso
             raise StudySealed("the test set of this study has been opened; there are no more rounds")
         if len(work.study.spec.directions) > 1:
             raise StudyStateConflict("a study with several directions has no best trials to narrow around")
+        if work.study.spec.define_by_run:
+            raise StudyStateConflict("with define_by_run the objective gives the ranges: there are none to narrow")
         rounds = work.study.round + 2
         if rounds > sizes.MOST_ROUNDS:
             raise Invalid([Fault("", f"the study has {rounds - 1:,} rounds, and more than that are not kept")])

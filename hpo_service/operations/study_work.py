@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpo_service.domain.altered import altered
+from hpo_service.domain.growing_space import without_draws
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
@@ -44,6 +45,8 @@ class StudyWork:
         finishes = holding.state.is_finished and not before.state.is_finished
         if finishes:
             fields["finished_at"] = self.record.now
+            if self.study.spec.define_by_run:
+                fields["system_attrs"] = without_draws(before.system_attrs)
         after = altered(before, holding=holding, revision=self.study.revision + 1, **fields)
         self._count(after, tally_field(before.holding), tally_field(holding))
         if finishes:
@@ -259,6 +262,15 @@ class StudyWork:
             after = self.change(trial, holding, **begun)
         self.record.begin_attempt(self.study, after)
         return after
+
+    # -- a search space that grows ------------------------------------------------------------------------
+
+    def grow(self, spec: StudySpec) -> None:
+        """Take the search space of this spec, which has more parameters; the study's ETag changes."""
+        self.study = altered(self.study, spec=spec)
+        self.record.sql().save_search_space(self.study)
+        self.touch()
+        self._put_round(altered(self.round(self.study.round), search_space=spec.search_space))
 
     # -- rounds -------------------------------------------------------------------------------------------
 

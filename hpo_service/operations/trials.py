@@ -17,7 +17,14 @@ from hpo_service.domain.errors import (
 from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.parents import CannotExist, choices_of_parents
-from hpo_service.domain.search_space import Params, SearchSpace, describe
+from hpo_service.domain.search_space import (
+    MOST_PARAMETERS,
+    Params,
+    SearchSpace,
+    check_choice_size,
+    describe,
+    is_parameter_name,
+)
 from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
@@ -159,13 +166,31 @@ def _reports(given: ImportedTrial) -> dict[int, KeptReport]:
 
 
 def _enqueued(work: StudyWork, params: Params, index: int) -> Params:
-    """Raise Invalid for params that no one trial can have together."""
-    checked = _checked(work, params, index)
+    """Raise Invalid for params that no one trial can have together.
+
+    With define_by_run a name may be unknown until the trial asks for it.
+    """
+    spec = work.study.spec
+    unknown = {name: value for name, value in params.items() if spec.define_by_run and name not in spec.search_space}
+    for name, value in unknown.items():
+        _check_unknown(name, value, index)
+    if len(unknown) + len(spec.search_space) > MOST_PARAMETERS:
+        detail = f"with these the study would have more than {MOST_PARAMETERS} parameters"
+        raise Invalid([Fault(f"/trials/{index}/params", detail)])
+    checked = _checked(work, {name: value for name, value in params.items() if name not in unknown}, index)
     try:
         choices_of_parents(work.study.spec.search_space, checked)
     except CannotExist as error:
         raise Invalid([Fault(f"/trials/{index}/params/{escaped(error.param)}", error.why)]) from None
-    return checked
+    return {**checked, **unknown}
+
+
+def _check_unknown(name: str, value: Any, index: int) -> None:
+    """Raise Invalid, TooLarge for what could be no parameter and none of its values."""
+    if not is_parameter_name(name):
+        rule = "a parameter's name has 1 to 200 characters, and no control characters"
+        raise Invalid([Fault(f"/trials/{index}/params/{escaped(name)}", rule)])
+    check_choice_size(f"the value of {name!r}", value)
 
 
 def _checked(work: StudyWork, params: Params, index: int) -> Params:

@@ -25,8 +25,11 @@ MOST_READ_HERE = 1_000
 
 @dataclass
 class _Entry:
+    """parameters: how many the search space has for this tuner; with define_by_run it grows."""
+
     tuner: Tuner
     weight: int
+    parameters: int
     seen: int = 0
 
 
@@ -39,26 +42,27 @@ class Tuners:
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._weight = 0
-        # A study's sampler and search space never change.
-        self._apart: dict[int, bool] = {}
-        self._learns: dict[int, bool] = {}
+        self._apart: dict[tuple[int, int], bool] = {}  # by study and how many parameters it has
+        self._learns: dict[tuple[int, int], bool] = {}
 
     def draws_apart(self, study: Study) -> bool:
         """Whether a draw may take long, so that it is made outside of the writer."""
-        apart = self._apart.get(study.id)
+        key = study.id, len(study.spec.search_space)
+        apart = self._apart.get(key)
         if apart is None:
             if len(self._apart) >= MOST_APART:
                 self._apart.clear()
-            apart = self._apart[study.id] = not is_quick(study.spec)
+            apart = self._apart[key] = not is_quick(study.spec)
         return apart
 
     def learns(self, study: Study) -> bool:
         """Whether whoever draws has to know the trials before."""
-        learns = self._learns.get(study.id)
+        key = study.id, len(study.spec.search_space)
+        learns = self._learns.get(key)
         if learns is None:
             if len(self._learns) >= MOST_APART:
                 self._learns.clear()
-            learns = self._learns[study.id] = draws_learn(study.spec)
+            learns = self._learns[key] = draws_learn(study.spec)
         return learns
 
     def without_history(self, study: Study) -> Tuner:
@@ -69,7 +73,7 @@ class Tuners:
         """Whether its calls have nothing to read for a draw or a judgement."""
         if study.spec.pruner.name == "none" and (not self.learns(study) or self.draws_apart(study)):
             return True
-        entry = self._entries.get(study.id)
+        entry = self._known(study)
         return entry is not None and entry.seen == study.revision
 
     def up_to_date(self, record: Transaction, study: Study) -> Tuner:
@@ -94,7 +98,7 @@ class Tuners:
 
     def take_over(self, record: Transaction, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
-        entry = self._entries.get(study.id)
+        entry = self._known(study)
         if entry is not None and entry.seen < study.revision:
             trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
@@ -102,7 +106,7 @@ class Tuners:
 
     def note(self, record: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
-        entry = self._entries.get(study.id)
+        entry = self._known(study)
         if entry is None or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
@@ -130,11 +134,19 @@ class Tuners:
         if entry is not None:
             self._weight -= entry.weight
 
-    def _entry(self, study: Study) -> _Entry:
+    def _known(self, study: Study) -> _Entry | None:
+        """None, too, where the search space has grown: another tuner reads the history anew, at the next draw."""
         entry = self._entries.get(study.id)
+        return None if entry is None or entry.parameters != len(study.spec.search_space) else entry
+
+    def _entry(self, study: Study) -> _Entry:
+        entry = self._known(study)
         if entry is None:
-            weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
-            entry = self._entries[study.id] = _Entry(Tuner(study.spec, draws=not self.draws_apart(study)), weight)
+            self._drop(study.id)
+            space = study.spec.search_space
+            weight = MODELS * size_of(space.model_dump(mode="json"))
+            entry = _Entry(Tuner(study.spec, draws=not self.draws_apart(study)), weight, len(space))
+            self._entries[study.id] = entry
             self._weight += weight
         self._entries.move_to_end(study.id)
         while len(self._entries) > MOST_TUNERS or (self._weight > MOST_BYTES and len(self._entries) > 1):

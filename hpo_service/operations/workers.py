@@ -22,6 +22,7 @@ from hpo_service.operations.resources import time_text, trial_resource, with_obj
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.suggesting import suggest
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import KeptReport, checked_report
@@ -258,6 +259,7 @@ def check_value_count(values: list[float] | None, directions: int, pointer: str)
 ON_TRIAL: Mapping[str, Callable[[StudyWork, int, Any], Json]] = {
     "report": _report,
     "heartbeat": _heartbeat,
+    "suggest": suggest,
     "tell": _tell,
     "release": _release,
 }

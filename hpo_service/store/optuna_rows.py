@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +24,19 @@ _TRIAL_COLUMNS = tuple(
     trials.c[name]
     for name in (
         *("id", "study_id", "number", "state", "params", "distributions", "values", "value"),
-        *("started_at", "finished_at", "user_attrs", "system_attrs", "revision"),
+        *("started_at", "finished_at", "metrics", "user_attrs", "system_attrs", "revision"),
     )
 )
 
 
-_THERE = sa.not_(studies.c.deleted)
+# The names of the studies that are there for whoever reads now; None: all.
+seen_studies: ContextVar[frozenset[str] | None] = ContextVar("seen_studies", default=None)
+
+
+def _there() -> sa.ColumnElement[bool]:
+    seen = seen_studies.get()
+    there = sa.not_(studies.c.deleted)
+    return there if seen is None else sa.and_(there, studies.c.name.in_(seen))
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class TrialRow:
     value: float | None
     started_at: float | None
     finished_at: float | None
+    metrics: dict[str, Any] | None
     user_attrs: dict[str, Any]
     system_attrs: dict[str, Any]
     revision: int
@@ -71,23 +80,23 @@ class OptunaRows:
     # -- reading ------------------------------------------------------------------------------------------
 
     def studies(self) -> list[StudyRow]:
-        query = sa.select(*_STUDY_COLUMNS).where(_THERE).order_by(studies.c.id)
+        query = sa.select(*_STUDY_COLUMNS).where(_there()).order_by(studies.c.id)
         return [StudyRow(*row) for row in self._db.execute(query)]
 
     def study(self, study_id: int) -> StudyRow:
-        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _THERE)).one_or_none()
+        row = self._db.execute(sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _there())).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")
         return StudyRow(*row)
 
     def study_id(self, name: str) -> int:
-        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name, _THERE)).scalar()
+        found = self._db.execute(sa.select(studies.c.id).where(studies.c.name == name, _there())).scalar()
         if found is None:
             raise KeyError(f"there is no study {name!r}")
         return int(found)
 
     def revision(self, study_id: int) -> int:
-        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id, _THERE)).scalar()
+        found = self._db.execute(sa.select(studies.c.revision).where(studies.c.id == study_id, _there())).scalar()
         if found is None:
             raise KeyError(f"there is no study with id {study_id}")
         return int(found)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hpo_service.domain.altered import altered
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.sizes import MIB, size_of
-from hpo_service.domain.study import Round, Study
+from hpo_service.domain.study import Round, Study, StudySpec
 from hpo_service.domain.trial import Trial, TrialState
 from hpo_service.store.outages import KnownOutages, Uptime
 from hpo_service.store.rows import with_counts
@@ -44,8 +44,9 @@ class CachedStudy:
     latest: float = -math.inf
     # What another server has changed, as it was last taken over: from a revision to the next, these trials.
     taken_over: tuple[int, int, list[Trial]] = (0, 0, [])
-    # About how many bytes it takes, as counted after the last commit, and how many of them each trial.
+    # About how many bytes it takes, as counted after the last commit, and how many of them each trial and the spec.
     weight: int = 0
+    spec_weight: tuple[StudySpec | None, int] = (None, 0)
     weights: dict[int, int] = field(default_factory=dict)
     uncounted: set[int] = field(default_factory=set)
 
@@ -89,9 +90,10 @@ class CachedStudy:
     def count(self) -> int:
         """Count the bytes of what has changed since; return how many more there are than before."""
         before = self.weight
-        if not before:
-            spaces = sum(size_of(round_.search_space.model_dump(mode="json")) for round_ in self.rounds.values())
-            self.weight = MODELS * spaces + OBJECTS * size_of([self.study.spec.objective, self.study.spec.metadata])
+        known, weight = self.spec_weight
+        if known is not self.study.spec:  # its metadata may have changed, or its search space has grown
+            self.spec_weight = self.study.spec, self._weight_of_spec()
+            self.weight += self.spec_weight[1] - weight
         for number in self.uncounted:
             now = self._weight_of(number)
             self.weight += now - self.weights.pop(number, 0)
@@ -99,6 +101,11 @@ class CachedStudy:
                 self.weights[number] = now
         self.uncounted.clear()
         return self.weight - before
+
+    def _weight_of_spec(self) -> int:
+        spec = self.study.spec
+        spaces = sum(size_of(round_.search_space.model_dump(mode="json")) for round_ in self.rounds.values())
+        return MODELS * spaces + OBJECTS * size_of([spec.objective, spec.metadata])
 
     def _weight_of(self, number: int) -> int:
         trial, reports = self.trials.get(number), self.reports.get(number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -334,7 +334,8 @@ class Axes:
     enqueue gives such a choice: with the range first given.
     """
 
-    def __init__(self, first: SearchSpace, space: SearchSpace) -> None:
+    def __init__(self, first: SearchSpace, space: SearchSpace, shared: Collection[str] | None = None) -> None:
+        """shared: the parameters that every trial has, where no `when` says so."""
         self._conditions = first
         self._by_name = {
             name: axis(name, space[name] if name in space else first[name], first[name]) for name in first.names()
@@ -344,7 +345,11 @@ class Axes:
         self.names = list(first.names())
         self.round_names = [name for name in self.names if name in space]
         # What every trial of the round has: the axes of a joint model.
-        self.always = [self._by_name[name] for name in self.round_names if not first[name].when]
+        self.always = [
+            self._by_name[name]
+            for name in self.round_names
+            if not first[name].when and (shared is None or name in shared)
+        ]
 
     def __getitem__(self, name: str) -> Axis:
         return self._by_name[name]

@@ -19,6 +19,7 @@ from a2wsgi.wsgi import build_environ
 
 from hpo_service.domain.errors import HpoError, MalformedRequest, NotFound, Unavailable
 from hpo_service.domain.spreadsheet import quoted_csv
+from hpo_service.store.optuna_rows import OptunaRows, seen_studies
 
 if TYPE_CHECKING:
     from hpo_service.store import Database
@@ -38,10 +39,13 @@ class DashboardFailed(Unavailable):
     """A view of the dashboard raised what it should not; the cause says what."""
 
 
-def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | bytes]:
+def answered(
+    scope: Mapping[str, Any], only: frozenset[str] | None, stylesheet: str, database: Readable
+) -> Iterator[Head | bytes]:
     """The dashboard's answer to a request without a body: first its head, then its body in pieces.
 
-    scope: what ASGI says of the request, in plain values. Raise HpoError for whatever is no success.
+    scope: what ASGI says of the request, in plain values. only: these studies are there for who asks; None: all.
+    stylesheet: for its page. Raise HpoError for whatever is no success.
     """
     heads: list[Head] = []
 
@@ -51,23 +55,36 @@ def answered(scope: Mapping[str, Any], database: Readable) -> Iterator[Head | by
 
     with _making:
         dashboard = dashboard_app(database)  # type: ignore[arg-type]  # hashed by its identity
+    before = seen_studies.set(only)
     try:
         body = dashboard(build_environ(scope, io.BytesIO()), start_response)  # type: ignore[arg-type]  # it is only read
     except HpoError:
         raise
     except Exception as error:
         raise DashboardFailed(_FAILED) from error
+    finally:
+        seen_studies.reset(before)
     try:
         if heads[-1][0] >= 400:
             raise _refusal(heads[-1][0], body)
         status, headers = heads[-1]
-        is_csv = any(name == b"content-type" and value.startswith(b"text/csv") for name, value in headers)
-        yield (status, [pair for pair in headers if pair[0] != b"content-length"]) if is_csv else heads[-1]
-        for chunk in quoted_csv(body) if is_csv else body:
+        kind = dict(headers).get(b"content-type", b"")
+        chunks: Iterable[bytes] = body
+        if kind.startswith(b"text/csv"):
+            chunks = quoted_csv(body)
+        elif kind.startswith(b"text/html"):
+            chunks = [_with_stylesheet(b"".join(body), stylesheet)]
+        is_ours = chunks is not body
+        yield status, [pair for pair in headers if pair[0] != b"content-length" or not is_ours]
+        for chunk in chunks:
             for start in range(0, len(chunk), PIECE_BYTES):
                 yield chunk[start : start + PIECE_BYTES]
     finally:
         getattr(body, "close", lambda: None)()
+
+
+def _with_stylesheet(page: bytes, path: str) -> bytes:
+    return page.replace(b"</head>", b'<link rel="stylesheet" href="%s"></head>' % path.encode(), 1)
 
 
 _FAILED = "the dashboard cannot show this; the server's log says why"
@@ -141,8 +158,6 @@ def _in_domain_words(error: Exception, rule: str, study_id: int, database: Reada
 
 
 def _has_study(record: Record, study_id: int) -> bool:
-    from hpo_service.store.optuna_rows import OptunaRows
-
     with suppress(KeyError):
         OptunaRows(record).study(study_id)
         return True

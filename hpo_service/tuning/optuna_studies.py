@@ -62,13 +62,16 @@ def read_study(source: Source, name: str) -> ForeignStudy:
         raise CannotBeRead("it has no finished trial with params: nothing says what it searches")
     space = _search_space(finished)
     when, lost = conditions(space, finished)
-    for parameter, condition in when.items():
-        space[parameter]["when"] = condition
-    fields = {
+    fields: Json = {
         "directions": ["maximize" if d is StudyDirection.MAXIMIZE else "minimize" for d in study.directions],
         "search_space": space,
     }
-    left = [*_unfinished(trials), *map(_condition_lost, lost)]
+    left = [*_unfinished(trials)]
+    for parameter, condition in when.items():
+        space[parameter]["when"] = condition
+    if lost:
+        fields["define_by_run"] = True
+        left.append(_conditions_lost(lost))
     metadata = _metadata(study, notes.get(""), left)
     foreign = [ForeignTrial(trial.number, _trial(trial, notes.get(str(trial._trial_id)), left)) for trial in finished]
     return ForeignStudy(name, {**fields, "metadata": metadata}, foreign, left)
@@ -85,8 +88,9 @@ def _unfinished(trials: Sequence[FrozenTrial]) -> Iterator[str]:
             yield f"{count} {'trial' if count == 1 else 'trials'} {words}"
 
 
-def _condition_lost(name: str) -> str:
-    return f"when {name} exists: no categorical parameter decides it alone, so every trial will have it"
+def _conditions_lost(names: Sequence[str]) -> str:
+    exists = f"{names[0]} exists" if len(names) == 1 else f"{', '.join(names)} exist"
+    return f"when {exists}: no categorical parameter decides it alone, so the study is defined by run"
 
 
 def _notes(system_attrs: Mapping[str, Any]) -> dict[str, str]:

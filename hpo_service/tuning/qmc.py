@@ -19,6 +19,7 @@ from hpo_service.tuning.drawing import Drawn
 class QuasiRandom:
     def __init__(self, seed: int, dimensions: int, qmc_type: str = "sobol", scramble: bool = False, **_: bool) -> None:
         """The other options of Optuna's class only switch warnings."""
+        dimensions = max(dimensions, 1)  # with define_by_run there are none until a trial has asked for one
         from scipy.stats import qmc  # 0.4 s to import, for those who use it
 
         rng = np.random.default_rng(seed)

@@ -223,7 +223,7 @@ def _frozen(row: TrialRow, distributions: Mapping[str, BaseDistribution], space:
         datetime_complete=_local(row.finished_at) if state.is_finished() else None,
         params=params,
         distributions=own,
-        user_attrs=_told(row.user_attrs),
+        user_attrs={**_told(row.user_attrs), **(row.metrics or {})},
         system_attrs=_told(row.system_attrs),
         intermediate_values={step: math.nan if value is None else value for step, value in row.reports},
     )

@@ -8,22 +8,24 @@ Optuna's CMA-ES keeps pickles there, and whoever can write to the database could
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
+from hpo_service.domain.growing_space import EXPECTED, set_aside
 from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
-from hpo_service.domain.search_space import Params, SearchSpace
+from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.study import StudySpec
-from hpo_service.domain.trial import HistoryTrial
-from hpo_service.tuning.axes import Axes
+from hpo_service.domain.trial import HistoryTrial, TrialState
+from hpo_service.tuning.axes import Axes, axis
 from hpo_service.tuning.drawing import Drawn, Exhausted, uniforms
 from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 from hpo_service.tuning.unrepeated import Unrepeated, draws_are_unrepeated
 
-__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draws_learn", "importances", "is_quick"]
+__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "draws_learn", "importances", "is_quick"]
 
 
 def check(spec: StudySpec) -> list[Fault]:
@@ -33,15 +35,27 @@ def check(spec: StudySpec) -> list[Fault]:
 
 def draws_learn(spec: StudySpec) -> bool:
     """Whether whoever draws has to know the trials before: its sampler learns from them, or may not repeat them."""
-    return SAMPLER_FACTS[spec.sampler.name].learns or draws_are_unrepeated(spec.search_space)
+    return SAMPLER_FACTS[spec.sampler.name].learns or _is_finite(spec)
+
+
+def _is_finite(spec: StudySpec) -> bool:
+    """A space that grows while trials are trained has no end."""
+    return not spec.define_by_run and draws_are_unrepeated(spec.search_space)
 
 
 def unrepeated(spec: StudySpec) -> Unrepeated | None:
     """None: any draw will do, or a grid, which repeats nothing."""
-    if spec.sampler.name == "grid" or not draws_are_unrepeated(spec.search_space):
+    if spec.sampler.name == "grid" or not _is_finite(spec):
         return None
     facts = SAMPLER_FACTS[spec.sampler.name]
     return Unrepeated(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
+
+
+def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
+    """The value of a parameter that was not known when the trial was drawn: uniform, as before any trial has ended."""
+    parameter = spec.search_space[name]
+    position = uniforms(1, spec.sampler.seed or 0, number, f"suggest {name}")[0]
+    return axis(name, parameter, parameter).at(float(position))
 
 
 class Tuner:
@@ -55,6 +69,8 @@ class Tuner:
         self._pruner = make_pruner(spec)
         self._space = spec.search_space
         self._axes = Axes(spec.search_space, spec.search_space)
+        # With define_by_run: the parameters that every trial has which came out, and are drawn jointly.
+        self._shared = set(spec.search_space.names())
 
     def absorb(self, trials: Iterable[HistoryTrial]) -> None:
         """Take note of new or changed trials, in any order; call it after every change, whoever made it.
@@ -62,17 +78,30 @@ class Tuner:
         A trial that was drawn counts as drawn once it is absorbed.
         """
         for trial in trials:
+            if self._spec.define_by_run:
+                trial = self._as_expected(trial)
             if self._sampler is not None:
                 self._sampler.absorb(trial)
             if self._unrepeated is not None:
                 self._unrepeated.absorb(trial)
             self._pruner.absorb(trial)
 
+    def _as_expected(self, trial: HistoryTrial) -> HistoryTrial:
+        """A trial that has not finished counts with the params that it will ask for, as far as can be known."""
+        if not trial.state.is_finished:
+            return replace(trial, params={**trial.system_attrs.get(EXPECTED, {}), **trial.params})
+        if trial.state is not TrialState.FAIL and not self._shared <= trial.params.keys():
+            self._shared &= trial.params.keys()
+            self._axes = Axes(self._spec.search_space, self._spec.search_space, self._shared)
+        return trial
+
     def draw(self, number: int, space: SearchSpace, fixed: Params) -> Drawn:
         """The params of trial `number` within this round's `space`; raise Exhausted when a grid has no point left.
 
         fixed: taken as they are, and their parents so that they exist.
         """
+        if self._spec.define_by_run:
+            return self._draw_aside(number, fixed)
         if space is not self._space:
             if space != self._space:
                 self._axes = Axes(self._spec.search_space, space)
@@ -81,9 +110,19 @@ class Tuner:
             fixed = {**self._parents(number, fixed), **fixed}
         if fixed and self._axes.are_complete(fixed):
             return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
+        return self._sampler_draws(number, fixed)
+
+    def _draw_aside(self, number: int, fixed: Params) -> Drawn:
+        """All parameters that are known, for the trial to ask for. fixed: also names that are not."""
+        known = {name: value for name, value in fixed.items() if name in self._space}
+        drawn = Drawn(known) if self._axes.are_complete(known) else self._sampler_draws(number, known)
+        attrs = set_aside({**drawn.params, **fixed}, {*self._shared, *fixed})
+        return Drawn({}, {**drawn.system_attrs, **attrs})
+
+    def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
-        if self._unrepeated is None or fixed:
+        if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
         return self._unrepeated.instead_of(drawn, number, self._axes)
 

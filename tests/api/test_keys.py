@@ -402,3 +402,39 @@ def test_buckets_of_many_addresses_take_bounded_memory() -> None:
 )
 def test_one_caller_is_one_address_or_one_ipv6_network(address: str, network: str) -> None:
     assert neighbourhood(address) == network
+
+
+# -- what the page reads ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [{"Sec-Fetch-Site": "same-origin"}, {"X-HPO-Page": "1"}])
+@pytest.mark.parametrize("path", ["/v1/studies", "/v1/studies:overview", "/v1/openapi.json"])
+def test_the_browsers_password_opens_what_our_own_page_reads(guarded: Guarded, path: str, told: dict[str, str]) -> None:
+    read = guarded.key(Scope.READ)
+    assert guarded.call(None, "GET", path, **basic("me", read), **told).status_code == 200
+    asked = guarded.call(None, "GET", path, **told)
+    assert (asked.status_code, "Basic" in asked.headers["WWW-Authenticate"]) == (401, True)
+    # who shows a wrong Bearer key is not asked for a password as well
+    wrong = guarded.call(read[:-1] + "!", "GET", path, **told)
+    assert wrong.status_code == 401
+    assert ("Basic" in wrong.headers["WWW-Authenticate"]) is (path == "/v1/openapi.json")
+
+
+@pytest.mark.parametrize("told", [{"Sec-Fetch-Site": "same-origin"}, {"X-HPO-Page": "1"}])
+def test_and_changes_nothing_for_it(guarded: Guarded, told: dict[str, str]) -> None:
+    for method, path in (("POST", "/v1/studies"), ("POST", "/v1/trials:ask"), ("DELETE", "/v1/studies/x")):
+        assert guarded.call(None, method, path, {}, **basic("me", guarded.admin), **told).status_code == 401
+
+
+def test_a_page_of_another_site_is_not_ours_whatever_it_sends(guarded: Guarded) -> None:
+    told = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors", "X-HPO-Page": "1"}
+    assert guarded.call(None, "GET", "/v1/studies", **basic("me", guarded.admin), **told).status_code == 403
+
+
+def test_without_a_key_the_page_is_401_in_html_and_asks_for_a_password(guarded: Guarded) -> None:
+    for path in ("/", "/studies/any"):
+        asked = guarded.client.get(path)
+        assert (asked.status_code, asked.headers["content-type"]) == (401, "text/html; charset=utf-8")
+        assert asked.headers["WWW-Authenticate"] == 'Bearer realm="hpo", Basic realm="hpo", charset="UTF-8"'
+    assert guarded.call(None, "GET", "/", **basic("me", guarded.admin)).status_code == 200
+    assert guarded.client.get("/", headers={"Accept": "application/json"}).json()["code"] == "unauthenticated"

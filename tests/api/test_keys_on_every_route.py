@@ -48,21 +48,33 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/studies/{study}/test:release"): (WORK, STUDY),
     ("GET", "/v1/studies/{study}/importances"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/events"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/history"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/curves"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/failures"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/workers"): (READ, STUDY),
+    ("GET", "/v1/studies:overview"): (READ, ACROSS),
     ("GET", "/v1/studies/{study}/trials"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials:export"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials/{number}"): (READ, STUDY),
     ("GET", "/v1/studies/{study}/trials/{number}/attempts"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/trials/{number}/artifacts"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/trials/{number}/artifacts/{name}"): (READ, STUDY),
+    ("PUT", "/v1/studies/{study}/trials/{number}/artifacts/{name}"): (WORK, STUDY),
+    ("GET", "/v1/studies/{study}/test/artifacts"): (READ, STUDY),
+    ("GET", "/v1/studies/{study}/test/artifacts/{name}"): (READ, STUDY),
+    ("PUT", "/v1/studies/{study}/test/artifacts/{name}"): (WORK, STUDY),
     ("POST", "/v1/trials:ask"): (WORK, ACROSS),
     ("POST", "/v1/trials:batch"): (WORK, ACROSS),
     ("POST", "/v1/studies/{study}/trials:ask"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:report"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:heartbeat"): (WORK, STUDY),
+    ("POST", "/v1/studies/{study}/trials/{number}:suggest"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:tell"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:release"): (WORK, STUDY),
     ("POST", "/v1/studies/{study}/trials:enqueue"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/trials:import"): (ADMIN, STUDY),
     ("POST", "/v1/studies/{study}/trials/{number}:stop"): (ADMIN, STUDY),
-    ("GET", "/v1/workers"): (READ, WHOLE),
+    ("GET", "/v1/workers"): (READ, ACROSS),
     ("POST", "/v1/workers/{worker_id}:drain"): (ADMIN, WHOLE),
     ("GET", "/metrics"): (READ, WHOLE),
     ("GET", "/v1/openapi.json"): (READ, ACROSS),
@@ -71,10 +83,16 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("GET", "/docs/openapi.json"): (READ, ACROSS),
     ("GET", "/docs/start.js"): (READ, ACROSS),
     ("GET", "/docs/{name}"): (READ, ACROSS),
-    **{("GET", path): (READ, WHOLE) for path in PATHS},
-    **{("POST", path): (ADMIN, WHOLE) for path in PATHS},
+    **{("GET", path): (READ, ACROSS) for path in PATHS},
+    **{("POST", path): (ADMIN, ACROSS) for path in PATHS},
+    ("GET", "/"): (READ, ACROSS),
+    ("GET", "/studies/{study}"): (READ, STUDY),
+    ("GET", "/page/{name}"): (OPEN, WHOLE),
     # no routes, and no less closed
-    ("GET", "/"): (READ, WHOLE),
+    ("POST", "/"): (ADMIN, ACROSS),
+    ("POST", "/page/{name}"): (ADMIN, WHOLE),
+    ("GET", "/page"): (READ, WHOLE),
+    ("GET", "/studies"): (READ, WHOLE),
     ("GET", "/v1"): (READ, WHOLE),
     ("GET", "/nothing/here"): (READ, WHOLE),
     ("POST", "/nothing/here"): (ADMIN, WHOLE),
@@ -90,6 +108,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/v1/trials:ask\n"): (ADMIN, WHOLE),
     ("DELETE", "/v1/trials:ask"): (ADMIN, ACROSS),
 }
+
+HTML = {("GET", "/"), ("GET", "/studies/{study}")}  # which tell a browser in its own language that it needs a key
 
 STUDY_BODY = {
     "name": "mine",
@@ -109,6 +129,10 @@ BODIES: dict[str, Any] = {
     "/v1/studies/{study}/trials:ask": ASK,
     "/v1/studies/{study}/trials/{number}:report": {"attempt": 1, "reports": [{"step": 0, "value": 0.5}]},
     "/v1/studies/{study}/trials/{number}:heartbeat": {"attempt": 1},
+    "/v1/studies/{study}/trials/{number}:suggest": {
+        "attempt": 1,
+        "parameters": {"x": {"type": "float", "low": 0, "high": 1}},
+    },
     "/v1/studies/{study}/trials/{number}:tell": {"attempt": 1, "state": "COMPLETE", "values": [0.5]},
     "/v1/studies/{study}/trials/{number}:release": {"attempt": 1},
     "/v1/studies/{study}/trials:enqueue": {"trials": [{"params": {"x": 0.5}}]},
@@ -264,7 +288,9 @@ def test_each_caller_gets_as_far_as_its_key_goes(served: Served, method: str, pa
         else:
             assert answer.status_code not in (401, 403, 429), context
             assert place != STUDY or "there is no study" not in answer.text, context
-        if answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
+        if answer.status_code >= 400 and (method, path) in HTML:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        elif answer.status_code >= 400 and method != "HEAD" and not path.startswith(PATHS):
             check_problem(answer)
         assert not any(token in answer.text or token in str(answer.headers) for token in served.callers.values())
         if answer.status_code == 401:

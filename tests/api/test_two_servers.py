@@ -288,3 +288,46 @@ def test_replicates_of_one_study_are_given_out_by_both_servers_once_each_and_kno
     for server in (0, 1):
         assert pair.servers[server].patch(f"/v1/studies/{name}", json={"limits": {"trials": 8 + server}}).is_success
         assert pair.ask(server, name)["trials"][0]["number"] == 18 + server
+
+
+def _by_run(pair: Pair, sampler: str) -> str:
+    return pair.create(search_space={}, define_by_run=True, sampler={"name": sampler, "seed": 5}, direction="minimize")
+
+
+def _trained(pair: Pair, name: str, server: Callable[[int], int], trials: int = 14) -> list[Any]:
+    """The params of trials whose calls go to the servers that `server` names, call by call."""
+    calls = itertools.count()
+    trained = []
+    for _ in range(trials):
+        (given,) = pair.ask(server(next(calls)), name)["trials"]
+        path = f"/v1/studies/{name}/trials/{given['number']}"
+        params: dict[str, Any] = {}
+        for parameter in ("x", "y", "late") if given["number"] > 6 else ("x", "y"):
+            body = {"attempt": given["attempt"], "parameters": {parameter: SPACE["x"]}}
+            params |= pair.post(server(next(calls)), f"{path}:suggest", body).json()["params"]
+        told = {"attempt": given["attempt"], "state": "COMPLETE", "values": [params["x"] + params["y"]]}
+        pair.post(server(next(calls)), f"{path}:tell", told)
+        trained.append(params)
+    return trained
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
+def test_a_space_grows_on_both_servers_and_draws_as_on_one(pair: Pair, sampler: str) -> None:
+    in_turn, alone = _by_run(pair, sampler), _by_run(pair, sampler)
+    assert _trained(pair, in_turn, lambda call: call) == _trained(pair, alone, lambda call: 0)
+    assert list(pair.study(in_turn)["search_space"]) == ["x", "y", "late"]
+
+
+def test_whoever_suggests_a_name_first_defines_it_for_both(pair: Pair) -> None:
+    name = _by_run(pair, "random")
+    given = [pair.ask(server, name)["trials"][0] for server in range(8)]
+    ranges = [{"type": "float", "low": 0.0, "high": 1.0 + server % 2} for server in range(8)]
+
+    def suggest(server: int) -> int:
+        path = f"/v1/studies/{name}/trials/{given[server]['number']}:suggest"
+        return int(pair.post(server, path, {"attempt": 1, "parameters": {"x": ranges[server]}}).status_code)
+
+    answers = pair.at_once(8, suggest)
+    assert sorted(answers) == [200] * 4 + [422] * 4
+    high = pair.study(name)["search_space"]["x"]["high"]
+    assert [status == 200 for status in answers] == [each["high"] == high for each in ranges]

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.slow
 QUICK = {
     "http_client.py": (["--calls", "20", "--rounds", "1"], "hpo_service.client"),
     "sampling.py": (["--only", "random", "--largest", "100"], "random, a draw"),
-    "search_quality.py": (["--only", "two_logs", "--seeds", "2", "--trials", "12"], "two_logs"),
+    "moving_house.py": (["--trials", "50"], "50 of 50 trials equal"),
+    "search_quality.py": (["--only", "two_logs", "--seeds", "1", "--askers", "1", "--searches", "tpe"], "two_logs"),
+    "failing_trials.py": (["--seeds", "1", "--samplers", "random", "--cliffs-only"], "cliff"),
     "confirmation.py": (["--only", "even", "--searches", "20"], "even"),
     "by_turns.py": (
         ["--before", ".", "--rounds", "1", "--seconds", "0.3", "--load", "random", "--workers", "2"],

@@ -287,14 +287,16 @@ def test_conditions_are_inferred_where_presence_follows_a_choice(
     study.sampler = optuna.samplers.RandomSampler(seed=3)
     study.optimize(objective, n_trials=60)
     _, (row,) = imported(hpo, server, url)
-    space = client.study("conditional")["search_space"]
+    study_here = client.study("conditional")
+    space = study_here["search_space"]
     assert {name: parameter["when"] for name, parameter in space.items() if parameter["when"]} == {
         "beta": {"opt": ["momentum", "adam"]},
         "schedule": {"opt": ["adam"]},
         "warm": {"schedule": ["cosine"]},
     }
     assert row["taken"] == 60
-    assert [reason.split(":")[0] for reason in row["left"]] == ["when units_1 exists", "when units_2 exists"]
+    assert [reason.split(":")[0] for reason in row["left"]] == ["when units_1, units_2 exist"]
+    assert study_here["define_by_run"] is True, "nothing says when these exist, but what trials ask for"
 
 
 def test_attributes_metric_names_and_notes_come_along(

@@ -200,6 +200,6 @@ def test_the_sdk_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported = done.stdout.split()
     tops = {name.partition(".")[0] for name in imported}
-    heavy = {"numpy", "urllib3", "stamina", "rich", "typer", "structlog", "asyncio", "multiprocessing", "hpo_worker"}
+    heavy = {"numpy", "urllib3", "rich", "typer", "structlog", "asyncio", "multiprocessing", "hpo_worker"}
     assert tops & (heavy | {module for modules in extras.MODULES.values() for module in modules}) == set()
     assert len(imported) < 220

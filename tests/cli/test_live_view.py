@@ -29,7 +29,7 @@ def test_the_view_has_the_bar_the_best_the_ranges_of_each_round_what_runs_and_th
     text = shown(Snapshot(RUNNING, [TRAINING], elapsed_seconds=30, seconds_left=31))
 
     for part in (
-        "mnist  ACTIVE  2 of 3 rounds",
+        "mnist  ACTIVE  maximized  2 of 3 rounds",
         "60/120 trials (1 failed)",
         "30 s, about 31 s left",
         "best so far  0.83  trial 7  learning_rate 0.0092",
@@ -51,7 +51,8 @@ def test_the_view_stands_a_study_without_anything_yet():
 
 def test_a_line_says_it_all_for_a_log_file():
     assert line(Snapshot(RUNNING, [], 30, 31)) == (
-        "mnist: ACTIVE, 60/120 trials (1 failed), 2 of 3 rounds, best 0.83 (trial 7), 2 running, about 31 s left"
+        "mnist: ACTIVE, 60/120 trials (1 failed), 2 of 3 rounds, best 0.83 (trial 7, maximized), "
+        "2 running, about 31 s left"
     )
 
 

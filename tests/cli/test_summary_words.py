@@ -21,8 +21,9 @@ def trials_at(*learning_rates):
 
 
 def test_the_best_trial_is_told_with_its_params_and_what_its_value_is():
-    assert "Best: trial 7, validation accuracy 0.83\n  learning_rate  0.0092\n  weight_decay   3.4e-7" in told(
-        a_study()
+    assert (
+        "Best: trial 7, validation accuracy 0.83 (maximized)\n  learning_rate  0.0092\n  weight_decay   3.4e-7"
+        in told(a_study())
     )
 
 
@@ -99,7 +100,7 @@ def test_failures_are_counted_by_reason():
 
 
 def test_a_study_without_a_result_says_so():
-    assert "No trial has a result yet." in told(a_study(best=None))
+    assert "No trial has a result yet. The validation accuracy is maximized." in told(a_study(best=None))
 
 
 def test_with_several_directions_the_front_is_listed():

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import stamina.instrumentation
 
 from hpo_service.client import Client, Retries
 
@@ -99,10 +98,8 @@ def script() -> Iterator[Script]:
 
 @pytest.fixture
 def client(script: Script) -> Iterator[Client]:
-    stamina.instrumentation.set_on_retry_hooks([])
     with Client(script.url, retries=SOON) as client:
         yield client
-    stamina.instrumentation.set_on_retry_hooks(None)
 
 
 @pytest.fixture

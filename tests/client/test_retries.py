@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -132,3 +133,11 @@ def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
     assert max(retries.wait(failures, 0.0, rng) for failures in range(1, 40)) <= 1.0
     assert retries.deadline == PATIENTLY.deadline
     assert NEVER.for_heartbeats().deadline == 0
+
+
+def test_a_call_that_fails_again_and_again_is_said_in_a_sentence(client, script, answering, caplog):
+    answering(*[answering.lost] * 4, answering.answer(body={"version": "1"}))
+    client.version()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2, "one lost connection is no news, and neither are two"
+    assert all(re.fullmatch(r"http://\S+ does not answer: .+; trying again in \d+\.\d s", text) for text in messages)

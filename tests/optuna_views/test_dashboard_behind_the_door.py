@@ -20,10 +20,11 @@ from hpo_service.client import Client
 from hpo_service.domain.key import Scope
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable, upgrade
-from tests.optuna_views.test_dashboard_page import CHROMIUM
+from tests.chromium import HOW_TO_GET_IT, chromium
 from tests.patience import PATIENCE_SECONDS
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+CHROMIUM = chromium()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
 
 
 @pytest.fixture

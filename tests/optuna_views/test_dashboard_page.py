@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +18,12 @@ import pytest
 
 from hpo_service.store import Database
 from hpo_service.tuning.dashboard import dashboard_app
+from tests.chromium import HOW_TO_GET_IT, chromium
 from tests.tuning.writing_storage import WritingStorage
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = chromium()
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_a_fault_comes_through_the_reading_process_as_what_it_is_with_where_it_w
     scope |= {"path": "/api/studies", "query_string": b"", "root_path": "", "server": ("x", 1)}
     scope |= {"headers": [(b"accept-encoding", b"identity")]}
     try:
-        next(answered(scope, Broken()))
+        next(answered(scope, None, "", Broken()))
     except DashboardFailed as error:
         came = decoded_error(_encoded_error(error))
     finally:

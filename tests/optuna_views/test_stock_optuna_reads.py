@@ -52,6 +52,32 @@ def test_lists_are_read_as_their_json_and_every_choice_is_found(client: Any, dat
     assert {trial.params["ordered"] for trial in study.trials} == {2}
 
 
+def test_the_space_of_a_study_that_is_defined_by_run_is_the_one_that_it_has_grown_to(
+    client: Any, database_url: str
+) -> None:
+    body = {"name": "grown", "search_space": {}, "define_by_run": True, "sampler": {"name": "random", "seed": 1}}
+    assert client.post("/v1/studies", json=body).status_code == 201
+    for number, names in enumerate((("lr",), ("lr", "kind"), ("units",))):
+        client.post("/v1/studies/grown/trials:ask", json={"worker_id": "w", "request_id": str(number)})
+        call = f"/v1/studies/grown/trials/{number}"
+        parameters = {name: {key: said for key, said in SPACE[name].items() if key != "when"} for name in names}
+        suggested = client.post(f"{call}:suggest", json={"attempt": 1, "parameters": parameters})
+        assert suggested.status_code == 200, suggested.text
+        told = {"attempt": 1, "state": "COMPLETE", "values": [number], "metrics": {"seconds": 1.5, "of": list(names)}}
+        assert client.post(f"{call}:tell", json=told).status_code == 200
+    client.post("/v1/studies/grown/trials:enqueue", json={"trials": [{"params": {"nobody knows it": 3}}]})
+    trials = optuna.load_study(study_name="grown", storage=stock(database_url)).trials
+    assert [list(trial.params) for trial in trials] == [["lr"], ["lr", "kind"], ["units"], []]
+    assert trials[0].distributions["lr"] == optuna.distributions.FloatDistribution(1e-6, 0.01, log=True)
+    assert trials[2].distributions["units"] == optuna.distributions.IntDistribution(1, 9, step=2)
+    assert [trial.user_attrs for trial in trials[:2]] == [
+        {"seconds": 1.5, "of": ["lr"]},
+        {"seconds": 1.5, "of": ["lr", "kind"]},
+    ]
+    api = [client.get(f"/v1/studies/grown/trials/{number}").json()["params"] for number in range(3)]
+    assert api[0] == trials[0].params
+
+
 @pytest.fixture
 def viewed(database_url: str) -> str:
     """A database with a study whose trials have every state, kind of value and kind of param."""

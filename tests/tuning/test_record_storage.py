@@ -50,7 +50,16 @@ def served(client: Any, create: Any, ask: Any) -> None:
         assert client.post(f"{call}:report", json=report).status_code == 200
         if step % 4 != 3:
             state = "PRUNED" if step == 5 else "COMPLETE"
-            client.post(f"{call}:tell", json={"attempt": 1, "state": state, "values": [value]})
+            metrics = {
+                "step": step,
+                "losses": [0.5, 1e-7],
+                "note": 'é"',
+                "model": {"layers": 3},
+                "none": None,
+                "ok": True,
+            }
+            told = {"attempt": 1, "state": state, "values": [value], "metrics": metrics}
+            assert client.post(f"{call}:tell", json=told).status_code == 200
         if step == 8:
             assert client.post("/v1/studies/mnist:narrow", json={}).status_code == 201
     enqueued = {"trials": [{"params": {"kind": "1"}}]}

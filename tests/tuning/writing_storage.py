@@ -30,10 +30,10 @@ from hpo_service.domain import measure, trial
 from hpo_service.domain.choices import index_of_choice
 from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.study import StudyState
-from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _THERE, _TRIAL_COLUMNS, OptunaRows, StudyRow, TrialRow
-from hpo_service.store.record import FROM_OPTUNA, Record
+from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _TRIAL_COLUMNS, OptunaRows, StudyRow, TrialRow, _there
+from hpo_service.store.record import Record
 from hpo_service.store.rows import TALLY_FIELD
-from hpo_service.store.tables import reports, rounds, studies, trials
+from hpo_service.store.tables import FROM_OPTUNA, reports, rounds, studies, trials
 from hpo_service.tuning.storage import _NO_PREFIX, _NOT_JSON, RecordStorage
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class WritableRows(OptunaRows):
 
     def writable(self, study_id: int) -> StudyRow:
         """Return the study, locked until the transaction ends."""
-        query = sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _THERE).with_for_update()
+        query = sa.select(*_STUDY_COLUMNS).where(studies.c.id == study_id, _there()).with_for_update()
         row = self._db.execute(query).one_or_none()
         if row is None:
             raise KeyError(f"there is no study with id {study_id}")

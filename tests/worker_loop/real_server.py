@@ -29,9 +29,12 @@ OBJECTIVES = """
             yield step, trial.params["x"] + step
             time.sleep(0.02)
 
+    def suggests_otherwise(trial):
+        return trial.suggest_float("x", 0, 7)
+
     def one_spike(trial):
         for step in range(200):
-            if trial.report(step, 11 if step == 20 else 1):
+            if trial.report(11 if step == 20 else 1, step):
                 return
             time.sleep(0.01)
 """

@@ -69,7 +69,7 @@ def test_a_result_or_a_report_breaks_the_row(worker, stand_in, saves):
         if trial.number % 5 == 4:
             if saves == "result":
                 return 0.5
-            trial.report(0, 0.5)
+            trial.report(0.5, 0)
         raise RuntimeError("no")
 
     worker(objective).run()
@@ -237,7 +237,7 @@ def test_exit_code_75_of_a_command_has_the_trial_given_out_again(hpo, start, tmp
 
 
 def test_in_the_sdk_a_retry_is_given_out_again_and_the_loop_goes_on(hpo, monkeypatch):
-    monkeypatch.setattr("hpo_service.client.remote_study.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("hpo_service.client.optimizing.RETRY_SECONDS", 0.01)
     study = create(hpo, "sdk-retry", trials=4)
 
     def objective(trial: HeldTrial) -> float:

@@ -57,7 +57,7 @@ def test_what_is_a_number_is_told_as_one(returned, values):
 @pytest.mark.parametrize("returned", NO_VALUES, ids=lambda value: ascii(value)[:30])
 def test_what_is_no_number_fails_its_trial_and_no_older_report_takes_its_place(work, stand_in, returned):
     def objective(trial):
-        trial.report(0, 0.9)
+        trial.report(0.9, 0)
         return returned if trial.number == 1 else 0.5
 
     assert work(objective) == {"COMPLETE": 3, "FAIL": 1}
@@ -66,7 +66,7 @@ def test_what_is_no_number_fails_its_trial_and_no_older_report_takes_its_place(w
 
 def test_nan_is_told_as_nan(work, stand_in):
     def objective(trial):
-        trial.report(0, 0.9)
+        trial.report(0.9, 0)
         return float("nan")
 
     work(objective)
@@ -108,7 +108,7 @@ def test_metrics_that_cannot_be_sent_fail_their_trial(work, stand_in, metrics):
         if trial.number == 1:
             trial.metrics = metrics
         if trial.number == 2:
-            trial.report(0, 0.5, metrics)
+            trial.report(0.5, 0, metrics)
         return 0.5
 
     assert work(objective) == {"COMPLETE": 2, "FAIL": 2}
@@ -129,7 +129,7 @@ def test_an_objective_that_never_looks_trains_to_its_end_and_keeps_its_result(wo
 
     def objective(trial):
         for step in range(30):
-            trial.report(step, 0.5)
+            trial.report(0.5, step)
             time.sleep(0.02)
         assert stand_in.reports[trial.number], "it was told to stop"
         return returns
@@ -139,9 +139,9 @@ def test_an_objective_that_never_looks_trains_to_its_end_and_keeps_its_result(wo
 
 
 LOOKS = {
-    "if": lambda trial: bool(trial.report(0, 0.5)),
-    "while": lambda trial: next((True for _ in range(1) if trial.report(0, 0.5)), False),
-    "property": lambda trial: (trial.report(0, 0.5), trial.should_stop)[1],
+    "if": lambda trial: bool(trial.report(0.5, 0)),
+    "while": lambda trial: next((True for _ in range(1) if trial.report(0.5, 0)), False),
+    "property": lambda trial: (trial.report(0.5, 0), trial.should_stop)[1],
 }
 
 

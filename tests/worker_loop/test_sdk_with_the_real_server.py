@@ -20,7 +20,7 @@ def test_an_objective_is_optimized_in_a_loop(hpo):
     def objective(trial: HeldTrial) -> float:
         x = trial.params["x"]
         assert isinstance(x, float)
-        trial.report(0, x / 2)
+        trial.report(x / 2, 0)
         return x
 
     study.optimize(objective, n_trials=4)
@@ -130,7 +130,7 @@ def test_trials_are_asked_for_and_told_by_hand(hpo):
         first.tell(0.8)
     second.release("lunch")
     with pytest.raises(LeaseLost):
-        second.report(0, 0.1)
+        second.report(0.1, 0)
     (again,) = study.ask()
     assert (again.number, again.attempt, again.params) == (second.number, 2, second.params)
 
@@ -140,7 +140,7 @@ def test_a_pruned_trial_that_obeys_is_told_as_pruned(hpo):
 
     def objective(trial: HeldTrial) -> float | None:
         for step in range(100):
-            if trial.report(step, 0.1):
+            if trial.report(0.1, step):
                 return None
         return 1.0
 
@@ -154,7 +154,7 @@ def test_an_objective_that_never_looks_keeps_its_result(hpo):
 
     def objective(trial: HeldTrial) -> float:
         for step in range(5):
-            trial.report(step, 0.1)
+            trial.report(0.1, step)
         return 0.9
 
     study.optimize(objective)
@@ -181,7 +181,7 @@ def test_infinity_comes_back_as_a_float_and_lists_as_lists(hpo):
 
     def objective(trial: HeldTrial) -> float:
         assert trial.params["layers"] in choices
-        trial.report(0, float("nan"))
+        trial.report(float("nan"), 0)
         return next(values)
 
     study.optimize(objective, n_trials=3)

@@ -35,7 +35,7 @@ def test_a_generator_is_reported_epoch_by_epoch_and_its_last_value_told(work, st
 
 def test_a_function_reports_and_returns_its_value(work, stand_in):
     def objective(trial):
-        assert trial.report(0, 0.5, {"loss": 1.5}) is False
+        assert trial.report(0.5, 0, {"loss": 1.5}) is False
         return (trial.params["x"],)
 
     assert work(objective) == {"COMPLETE": 4}
@@ -124,7 +124,7 @@ def test_a_lost_trial_is_dropped_and_asked_for_anew(work, stand_in):
             with stand_in.lock:  # the lease runs out, and nobody else is there
                 del stand_in.running[1]
                 stand_in.waiting.append(1)
-            while not trial.report(0, 0.5):
+            while not trial.report(0.5, 0):
                 time.sleep(0.01)
         return 0.5
 

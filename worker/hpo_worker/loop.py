@@ -15,8 +15,9 @@ from typing import TypeVar
 
 import structlog
 
-from hpo_service.client import FINAL_STATES, Client, Json, in_one_line, new_request_id
+from hpo_service.client import FINAL_STATES, AnyParameter, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, StudyStateConflict, TrialFinished
+from hpo_service.domain.search_space import Params
 from hpo_worker.brake import Brake
 from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
 from hpo_worker.heartbeat import AWAY, Heartbeat, send
@@ -396,7 +397,7 @@ class Worker:
     def _train_together(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
         """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
         results: dict[HeldJob, Json] = {}
-        trials = {TrainingTrial(given, job, self.outbox, facts.seed): job for job, given in held.items()}
+        trials = {self._training(given, job, facts): job for job, given in held.items()}
         for trial, result in train_side_by_side(list(trials), self.network.folder):
             results[trials[trial]] = result
             self.outbox.finish(trials[trial], result)
@@ -405,8 +406,16 @@ class Worker:
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
-            return result_of_test(given, job, facts.seed, self.network.folder)
-        return result_of(self.objective, TrainingTrial(given, job, self.outbox, facts.seed))
+            return result_of_test(given, job, facts.seed, self.network.folder, self.client)
+        return result_of(self.objective, self._training(given, job, facts))
+
+    def _training(self, given: Json, job: HeldJob, facts: StudyFacts) -> TrainingTrial:
+        return TrainingTrial(given, job, self.outbox, facts.seed, self._suggest, self.client.definitions, self.client)
+
+    def _suggest(self, job: HeldJob, parameters: Mapping[str, AnyParameter]) -> Params:
+        assert job.number is not None, "the sealed test suggests nothing"
+        call = partial(self.client.suggest, job.study, job.number, job.attempt, parameters)
+        return self._patiently(call)
 
     def _study_facts(self, study: str) -> StudyFacts:
         if study not in self._facts:

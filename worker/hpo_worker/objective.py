@@ -7,23 +7,41 @@ An objective is a function of a trial that returns its value, or a generator tha
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import structlog
 
-from hpo_service.client import Json, StopSignal, conclusion, failed_by, in_one_line, whole_text
+from hpo_service.client import (
+    NEVER,
+    AnyParameter,
+    Client,
+    Definitions,
+    Json,
+    KeepsArtifacts,
+    ObjectiveTrial,
+    conclusion,
+    ended_by,
+    failed_by,
+    in_one_line,
+    is_prune,
+    whole_text,
+)
 from hpo_service.domain import neural_network
-from hpo_service.domain.errors import Fault, Invalid
+from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, TrialFinished
 from hpo_service.domain.objectives import OBJECTIVES
+from hpo_service.domain.search_space import Params
 from hpo_worker.datasets import Dataset, DatasetMissing, load
 from hpo_worker.outbox import HeldJob, Outbox, check_size
 from hpo_worker.shutdown import Leaving
-from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
+from hpo_worker.trainer import Diverged, TestResult, evaluate_on_test_set, train
 
 KINDS = tuple(OBJECTIVES)  # what a worker without an objective of the user's trains
 DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
@@ -31,6 +49,7 @@ DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
 log = structlog.get_logger()
 
 Objective = Callable[["TrainingTrial"], Any]
+AskServer = Callable[[HeldJob, Mapping[str, AnyParameter]], Params]  # for the values of these
 
 
 class LostTrial(Exception):
@@ -41,40 +60,43 @@ class FailedTrial(Exception):
     """Raised by an objective whose trial has failed: the message is the trial's reason, word for word."""
 
 
-class TrainingTrial:
-    """A trial as its objective sees it. Reports are collected and sent while the training goes on.
+class OutboxLink:
+    """Reports are collected and sent while the training goes on; what is suggested is waited for."""
 
-    metrics: what the objective wants told beside the result.
-    """
-
-    def __init__(self, given: Json, job: HeldJob, outbox: Outbox, study_seed: int) -> None:
-        self.study: str = given["study"]
-        self.number: int = given["number"]
-        self.attempt: int = given["attempt"]
-        self.params: Json = given["params"]
-        self.seed: int = given["seed"]
-        self.objective: Json | None = given["objective"]
-        self.study_seed = study_seed
-        self.last_value: float | None = None
-        self.obeyed: str | None = None
-        self.metrics: Json = {}
-        self._job, self._outbox = job, outbox
+    def __init__(self, job: HeldJob, outbox: Outbox, ask_server: AskServer) -> None:
+        self._job, self._outbox, self._ask_server = job, outbox, ask_server
 
     @property
-    def should_stop(self) -> bool:
-        """Whether the objective should return now: the trial is pruned, stopped, cancelled or lost."""
-        self._obey()
-        return self.obeyed is not None
+    def stop_reason(self) -> str | None:
+        return self._job.lost or self._job.stop_reason
 
-    def report(self, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> bool:
-        """Report an intermediate value; return whether the objective should return now, as should_stop says."""
-        self.last_value = float(value)
-        self._outbox.report(self._job, int(step), self.last_value, metrics)
-        stop = self._job.lost or self._job.stop_reason
-        return False if stop is None else cast("bool", StopSignal(self._obey))
+    def report(self, step: int, value: float, metrics: Mapping[str, Any] | None) -> None:
+        self._outbox.report(self._job, step, value, metrics)
 
-    def _obey(self) -> None:
-        self.obeyed = self._job.lost or self._job.stop_reason
+    def suggest(self, parameters: Mapping[str, AnyParameter]) -> Params:
+        """Raise LostTrial."""
+        try:
+            return self._ask_server(self._job, parameters)
+        except (LeaseLost, TrialFinished, NotFound) as error:
+            raise LostTrial(str(error)) from error
+
+
+class TrainingTrial(ObjectiveTrial, KeepsArtifacts):
+    """A trial that a worker trains. study_seed: of its study's sampler."""
+
+    def __init__(
+        self,
+        given: Json,
+        job: HeldJob,
+        outbox: Outbox,
+        study_seed: int,
+        ask_server: AskServer,
+        definitions: Definitions,
+        client: Client,
+    ) -> None:
+        super().__init__(given, OutboxLink(job, outbox, ask_server), definitions)
+        self._keep_artifacts_of(client, given)
+        self.study_seed = study_seed
 
 
 def result_of(objective: Objective, trial: TrainingTrial) -> Json:
@@ -83,20 +105,28 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
         returned = objective(trial)
         if isinstance(returned, Iterator):
             returned = _follow(returned, trial)
-        result = conclusion(returned, trial.last_value, trial.obeyed)
-        if not trial.metrics:
-            return result
-        check_size("the metrics of the result", trial.metrics)
-        return {**result, "metrics": trial.metrics}
+        return _with_metrics(conclusion(returned, trial.last_value, trial.obeyed), trial)
     except Diverged:
         return DIVERGED
     except FailedTrial as failure:
         return {"state": "FAIL", "reason": whole_text(str(failure))}
-    except (DatasetMissing, Leaving, KeyboardInterrupt):
+    except (DatasetMissing, Leaving, LostTrial, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever it is, it is this trial's, and no other trial's
-        log.exception("the objective failed", study=trial.study, trial=trial.number)
-        return failed_by(error)
+        if not is_prune(error):
+            log.exception("the objective failed", study=trial.study, trial=trial.number)
+        ended = ended_by(error, trial.stop_reason)
+        with suppress(TypeError, ValueError):
+            return _with_metrics(ended, trial)
+        return ended
+
+
+def _with_metrics(result: Json, trial: TrainingTrial) -> Json:
+    """Raise TypeError, ValueError for metrics that cannot be sent."""
+    if not trial.metrics:
+        return result
+    check_size("the metrics of the result", trial.metrics)
+    return {**result, "metrics": trial.metrics}
 
 
 def _follow(epochs: Iterator[Any], trial: TrainingTrial) -> Any:
@@ -106,7 +136,7 @@ def _follow(epochs: Iterator[Any], trial: TrainingTrial) -> Any:
             step, value, *metrics = next(epochs)
         except StopIteration as end:
             return end.value
-        if trial.report(step, value, *metrics):
+        if trial.report(value, step, *metrics):
             if hasattr(epochs, "close"):
                 epochs.close()
             return None
@@ -133,7 +163,10 @@ def configuration_of(trial: TrainingTrial) -> neural_network.NetworkConfiguratio
     return neural_network.configuration(trial.objective or {}, trial.params)
 
 
-def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None) -> Json:
+NETWORK_FILE = "network.npz"
+
+
+def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None, client: Client) -> Json:
     """Train the best configuration again, open the test set, return what to tell. Raise DatasetMissing, LostTrial."""
 
     def give_up_when_lost() -> None:
@@ -158,6 +191,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
     except Exception as error:
         log.exception("the sealed test failed", study=given["study"])
         return failed_by(error)
+    _keep_network(client, given, configuration, result)
     return {
         "state": "COMPLETE",
         "test_accuracy": result.test_accuracy,
@@ -165,6 +199,21 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
         "members": result.members,
         "dataset_sha256": dataset.sha256,
     }
+
+
+def _keep_network(
+    client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestResult
+) -> None:
+    """Keep the networks that were tested; the result is told all the same where that cannot be."""
+    arrays: dict[str, Any] = {"activation": np.array(configuration.activation)}
+    for place, (W, b) in enumerate(result.layers):
+        arrays |= {f"W{place}": W, f"b{place}": b}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    try:
+        client.put_artifact(given["study"], None, given["attempt"], NETWORK_FILE, file.getvalue(), retries=NEVER)
+    except HpoError as error:
+        log.warning("the network was not kept", study=given["study"], reason=in_one_line(error))
 
 
 def import_objective(place: str) -> Objective:

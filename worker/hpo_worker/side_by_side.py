@@ -109,6 +109,6 @@ def _end(trial: TrainingTrial, report: EpochReport | None, epochs: int) -> Json 
     """Report what the trial has reached; return what to tell if it ends with that."""
     if report is None:
         return DIVERGED
-    if trial.report(report.step, report.value, report.metrics) or report.step == epochs:
+    if trial.report(report.value, report.step, report.metrics) or report.step == epochs:
         return conclusion(None, trial.last_value, trial.obeyed)
     return None
