@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from hpo_service.api.documents import (
+    AdviceDocument,
     ImportancesDocument,
     RoundDocument,
     StudyDocument,
@@ -201,6 +202,14 @@ async def seal_study(
 )
 async def read_importances(request: Request, study: StudyPath) -> Response:
     return answer(await trials.importances(service_of(request), study))
+
+
+@router.get(
+    "/{study:segment}/advice",
+    responses={**ok(AdviceDocument, "most important first; none where there is nothing to say"), **responses(404)},
+)
+async def read_advice(request: Request, study: StudyPath) -> Response:
+    return answer(await trials.advice(service_of(request), study))
 
 
 @router.get(

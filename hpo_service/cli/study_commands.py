@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo_service.cli import wording
+from hpo_service.cli import artifact_command, wording
 from hpo_service.cli.console import confirmed, note, say, say_export
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
+from hpo_service.cli.whole_files import write_pieces
 from hpo_service.domain.errors import Invalid, StudyExists
 
 app = typer.Typer(no_args_is_help=True, help="Create studies, look at them, and steer them.")
@@ -71,6 +72,8 @@ def _who_trains(study: Study, address: str) -> list[str]:
     worker = f"hpo worker --server {address} --study {study['name']} --until-done"
     if study["objective"] is not None:
         return [f"train its trials: {worker}"]
+    if study["define_by_run"]:
+        return ["train its trials with a function of yours:", f"  {worker} --objective package.module:function"]
     return [
         "train its trials with a function of yours, or with a command a trial:",
         f"  {worker} --objective package.module:function",
@@ -145,6 +148,17 @@ def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
             print_json(client.study(study))
             return
         say(*summary_lines(observe(client, study)))
+
+
+@app.command()
+def advice(study: StudyName, server: Server = None, json: AsJson = False) -> None:
+    """Say what there is to say of a study: edges, noise, failures, what hardly matters; most important first."""
+    with connect(server) as client:
+        items = client.advice(study)
+    if json:
+        print_json({"items": items})
+        return
+    say(*[f"{item['code']}: {item['detail']}" for item in items] or [f"nothing to say of {study}"])
 
 
 def _verb(name: str, says: str) -> None:
@@ -272,20 +286,10 @@ def export(
         if output is None and sys.stdout.isatty():
             say_export(pieces, as_csv=format is ExportFormat.csv)
             return
-        if output is None:
-            sys.stdout.buffer.writelines(pieces)
-            sys.stdout.buffer.flush()
-            return
-        unfinished = output.with_name(output.name + ".part")
-        try:
-            with unfinished.open("wb") as target:
-                target.writelines(pieces)
-            unfinished.replace(output)
-        except OSError as error:
-            raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
-    note(f"wrote {output}")
+        write_pieces(pieces, output)
+
+
+app.command("artifact")(artifact_command.artifact)
 
 
 @app.command()

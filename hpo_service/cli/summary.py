@@ -1,14 +1,13 @@
-"""What a study has found, in words: the best trial, the rounds, what mattered, whether to search further out."""
+"""What a study has found, in words: the best trial, the rounds, what mattered, and what there is to say of it."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.confirmed_words import confirmation_lines, measure
@@ -16,17 +15,11 @@ from hpo_service.cli.expectations import Row, beside, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.json_types import Json
-from hpo_service.domain.objectives import built_in
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
 
-NO_DIFFERENCE = 0.1  # a parameter with a smaller share of the importance hardly matters
-AT_THE_EDGE = 0.1  # of the range searched
 ENOUGH_TRIALS = 20  # before importances say something
-CROWD = 1 / 3  # of the best trials
-FEWEST_BEST = 5  # trials that count as the best
-FEWEST_AT_THE_EDGE = 3  # fewer may be there by chance
 MOST_BEST = 20  # in the table of the best; as many as a picture has curves
 LARGEST_PAGE = 1000
 
@@ -36,40 +29,25 @@ class Observation:
     """What a summary is made of. importances: None where the server cannot tell (yet)."""
 
     study: Json
-    best_trials: Sequence[Json] = ()
+    advice: Sequence[Json] = ()
     importances: Mapping[str, float | None] | None = None
     failures: Mapping[str, int] | None = None  # by reason
     expected: Sequence[Row] = ()  # what metadata.figure asks for
     told: Mapping[int, float | str] = field(default_factory=dict)  # the values of the trials that were confirmed
 
 
-@dataclass(frozen=True)
-class Edge:
-    """A side of a searched range at which the best trials crowd."""
-
-    parameter: str
-    side: str
-    bound: float
-    trials: int
-    of: int
-    further: float | None  # a bound to try next; None: the objective takes nothing beyond
-
-
 def observe(client: Client, name: str) -> Observation:
     study = client.study(name)
-    importances = best_trials = None
+    importances, advice = None, []
     with suppress(HpoError):  # too few trials, several directions, or a server that cannot tell yet
         importances = client.importances(name)
-    if len(study["directions"]) == 1:
-        complete = study["counts"]["COMPLETE"]
-        several = min(max(FEWEST_BEST, math.ceil(complete / 10)), 20)
-        by_value = wording.of_the_search(client.trials(name, state="COMPLETE", order_by="value", page_size=several))
-        best_trials = list(itertools.islice(by_value, several))
+    with suppress(HpoError):  # an older server
+        advice = client.advice(name)
     failed = wording.of_the_search(client.trials(name, state="FAIL") if study["counts"]["FAIL"] else ())
     reasons = Counter(trial["reason"] or "no reason given" for trial in itertools.islice(failed, 1000))
     confirmed = (study["confirmation"] or {"ranking": []})["ranking"]
     told = {each["number"]: client.trial(name, each["number"])["values"][0] for each in confirmed}
-    return Observation(study, best_trials or (), importances, reasons, _expected(client, study), told)
+    return Observation(study, advice, importances, reasons, _expected(client, study), told)
 
 
 def best_lines(client: Client, study: Json) -> list[str]:
@@ -101,7 +79,7 @@ def summary_lines(seen: Observation) -> list[str]:
         confirmation_lines(seen.study, seen.told),
         _rounds(seen.study),
         _importances(seen),
-        _edges(seen),
+        _advice(seen),
         _test(seen.study),
         _beside_the_claim(seen),
     )
@@ -190,11 +168,12 @@ def _importances(seen: Observation) -> Iterator[str]:
     complete = seen.study["counts"]["COMPLETE"]
     unsure = f"; {complete} are too few to be sure" if complete < ENOUGH_TRIALS else ""
     yield f"What mattered (share of the difference between trials{unsure})"
+    hardly = {item["parameter"] for item in seen.advice if item["code"] == "hardly_matters"}
     shares = {name: share for name, share in seen.importances.items() if share is not None}
     rows = []
     for name, share in sorted(shares.items(), key=lambda item: -item[1]):
-        hardly = "" if _matters(seen, name) else "hardly matters in this range: fix it, and search something else"
-        rows.append((name, f"{share:4.0%}", hardly))
+        says = "hardly matters in this range: fix it, and search something else" if name in hardly else ""
+        rows.append((name, f"{share:4.0%}", says))
     rows += [(name, "   -", "never varied") for name, share in seen.importances.items() if share is None]
     yield from wording.columns(rows)
 
@@ -205,86 +184,22 @@ def _varied(study: Json) -> list[str]:
     return [name for name, given in space if given["type"] != "categorical" or len(given["choices"]) > 1]
 
 
-def _matters(seen: Observation, name: str) -> bool:
-    share = (seen.importances or {}).get(name)
-    if not seen.importances or share is None or seen.study["counts"]["COMPLETE"] < ENOUGH_TRIALS:
-        return True
-    return share >= min(NO_DIFFERENCE, 0.5 / len(seen.importances))
+def _advice(seen: Observation) -> Iterator[str]:
+    """What is said of a parameter's importance stands beside that."""
+    items = [item for item in seen.advice if item["code"] != "hardly_matters"]
+    if items:
+        yield "Advice"
+    for item in items:
+        yield f"  {item['detail']}."
+        if item["code"] == "edge" and item["suggestion"]:
+            yield from _search_there(seen.study, item["suggestion"])
 
 
-def edges(seen: Observation) -> Iterator[Edge]:
-    """The sides at which the best trials crowd, of the parameters that matter."""
-    for name, searched in _searched(seen.study).items():
-        values = [trial["params"][name] for trial in seen.best_trials if name in trial["params"]]
-        if not _matters(seen, name) or not searched["high"] > searched["low"]:
-            continue
-        into = math.log if searched.get("log") else float
-        low, high = into(searched["low"]), into(searched["high"])
-        margin = AT_THE_EDGE * (high - low)
-        for side, at_the_edge in (
-            ("low", sum(into(value) <= low + margin for value in values)),
-            ("high", sum(into(value) >= high - margin for value in values)),
-        ):
-            if at_the_edge >= max(FEWEST_AT_THE_EDGE, CROWD * len(values)):
-                further = _further(seen.study, name, searched, side)
-                yield Edge(name, side, searched[side], at_the_edge, len(values), further)
-
-
-def _searched(study: Json) -> dict[str, dict[str, Any]]:
-    """Each numeric parameter with the range that all rounds together have searched."""
-    searched: dict[str, dict[str, Any]] = {}
-    for one in study["rounds"] or [{"search_space": study["search_space"]}]:
-        for name, given in one["search_space"].items():
-            if given["type"] == "categorical":
-                continue
-            so_far = searched.setdefault(name, dict(given))
-            so_far["low"] = min(so_far["low"], given["low"])
-            so_far["high"] = max(so_far["high"], given["high"])
-    return searched
-
-
-def _further(study: Json, name: str, searched: Json, side: str) -> float | None:
-    """A bound ten times, or one width, further out, as far as the objective goes."""
-    width = searched["high"] - searched["low"]
-    sign = 1 if side == "high" else -1
-    bound: float = searched[side] * 10.0**sign if searched.get("log") else searched[side] + sign * width
-    lowest, highest = _taken_by_objective(study, name)
-    if lowest is not None:
-        bound = max(bound, lowest)
-    if highest is not None:
-        bound = min(bound, highest)
-    if searched["type"] == "int":
-        bound = round(bound)
-    return None if math.isclose(bound, searched[side]) else bound
-
-
-def _taken_by_objective(study: Json, name: str) -> tuple[float | None, float | None]:
-    objective = built_in(study.get("objective"))
-    return (None, None) if objective is None else objective.bounds(name)
-
-
-def _edges(seen: Observation) -> Iterator[str]:
-    if seen.study["state"] not in wording.DONE:
-        return  # too early to say
-    found = list(edges(seen))
-    if not found and _searched(seen.study) and len(seen.best_trials) >= FEWEST_BEST:
-        yield "Edges: the best trials lie inside the ranges searched, not at an edge."
-    for edge in found:
-        side = "upper" if edge.side == "high" else "lower"
-        yield (
-            f"Edges: {edge.trials} of the best {edge.of} trials crowd the {side} end of {edge.parameter}"
-            f" ({wording.number(edge.bound)})."
-        )
-        if edge.further is None:
-            yield "  The objective takes nothing beyond."
-            continue
-        yield "  Better values may lie beyond. Search there: in a study file with another name, give"
-        expand = "" if _expands(seen.study) else ", or use [narrowing] with expand = true"
-        yield f"  {edge.parameter} {edge.side} = {wording.number(edge.further)}{expand}."
-
-
-def _expands(study: Json) -> bool:
-    return bool(study["narrowing"] and study["narrowing"]["expand"])
+def _search_there(study: Json, suggestion: Json) -> Iterator[str]:
+    side = "low" if "low" in suggestion else "high"
+    expand = "" if study["narrowing"] and study["narrowing"]["expand"] else ", or use [narrowing] with expand = true"
+    bound = f"{suggestion['parameter']} {side} = {wording.number(suggestion[side])}"
+    yield f"    In a study file with another name, give {bound}{expand}."
 
 
 def _test(study: Json) -> Iterator[str]:

@@ -17,7 +17,7 @@ from hpo_service.client.recorded_trial import RecordedTrial
 from hpo_service.domain.errors import LeaseLost, TrialFinished
 from hpo_service.domain.json_types import Json
 
-WAIT_SECONDS = 20.0  # for a trial, before it is asked for again
+WAIT_SECONDS = 5.0  # for a trial, before it is asked for again: who is to end learns it no later
 RETRY_SECONDS = 1.0  # before a trial whose machine has failed is asked for again
 
 
@@ -83,7 +83,7 @@ class Optimization:
             while has_place:
                 if not held:
                     held, state = self.study.ask_for(1, self._wait_seconds(), worker_id)
-                    if not held and (state not in ("ACTIVE", "PAUSED") or self._is_over()):
+                    if self._is_over() or (not held and state not in ("ACTIVE", "PAUSED")):
                         return
                     paused = self.study.say_if_paused(state, paused)
                 if held:

@@ -5,18 +5,27 @@ They import nothing that samples or trains, so that the reading process stays sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic_core import to_json
 
+from hpo_service.domain.advice import advice as advice_on
+from hpo_service.domain.advice import advice_resource
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.seen_study import SeenStudy, SeenTrial, searched_space
 from hpo_service.domain.study import Study
-from hpo_service.operations.resources import attempt_resource, etag, study_resource
+from hpo_service.domain.trial import Trial
+from hpo_service.operations.resources import attempt_resource, confirmed, etag, study_resource
 from hpo_service.operations.trial_pieces import PAGE
 from hpo_service.store.record import Record
 
 T = TypeVar("T")
+MOST_SEEN = 1_000  # trials, for advice
+FEWEST_BEST, MOST_BEST = 5, 20
+MOST_CURVES, MOST_STEPS = 100, 1_000  # trials with their reports, and reports of each
 AT_ONCE = 20  # studies, each of which may be large
 
 
@@ -71,3 +80,46 @@ def importances(record: Record, study: Study) -> bytes:
         raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
     history = list(record.history_since(study, 0, with_reports=False))
     return to_json({"importances": importances_of(study.spec, history)})
+
+
+def advice(record: Record, study: Study) -> bytes:
+    return to_json({"items": [advice_resource(item) for item in advice_on(seen_study(record, study))]})
+
+
+def seen_study(record: Record, study: Study) -> SeenStudy:
+    """The study as advice is given on it: of a large one a sample."""
+    from hpo_service.tuning.smooth_fit import smooth_fits  # NumPy, loaded when somebody asks
+
+    trials = record.finished_trials(study, math.ceil(study.next_number / MOST_SEEN) or 1)
+    seen = SeenStudy(
+        study,
+        searched_space(study.spec.search_space, [round_.search_space for round_ in record.rounds(study)]),
+        trials,
+        workers=record.told_by_worker(study),
+        ranking=confirmed(record, study),
+    )
+    if not seen.has_one_direction:
+        return seen
+    complete, since = _since_the_best(record.values_by_number(study), maximize=study.spec.maximizes)
+    fits = smooth_fits(seen.space, trials, maximize=study.spec.maximizes)
+    several = min(max(FEWEST_BEST, math.ceil(complete / 10)), MOST_BEST)
+    best = [
+        SeenTrial(each.number, each.state, each.params, each.values[0])
+        for each in record.best(study, several)
+        if each.values
+    ]
+    some = seen.completed if study.spec.pruner.name == "none" else []
+    curves = record.with_curves(study, some[:: math.ceil(len(some) / MOST_CURVES) or 1], MOST_STEPS)
+    return replace(seen, best=best, complete=complete, since=since, fits=fits, curves=curves)
+
+
+def _as_seen(trial: Trial) -> SeenTrial:
+    return SeenTrial(trial.number, trial.state, trial.params, trial.values[0] if trial.values else None)
+
+
+def _since_the_best(values: Sequence[float], *, maximize: bool) -> tuple[int, int]:
+    """How many there are, and how many came after the best one; of equals the first counts."""
+    if not values:
+        return 0, 0
+    best = max(values) if maximize else min(values)
+    return len(values), len(values) - 1 - values.index(best)

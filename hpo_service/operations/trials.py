@@ -242,3 +242,8 @@ async def stop(service: Service, name: str, number: int) -> Json:
 async def importances(service: Service, name: str) -> bytes:
     """How much each parameter matters for the first value; the shares sum to 1."""
     return await service.read_apart(name, readings.importances)
+
+
+async def advice(service: Service, name: str) -> bytes:
+    """What there is to say of the study, most important first."""
+    return await service.read_apart(name, readings.advice)

@@ -43,7 +43,7 @@ class Tuners:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._weight = 0
         self._apart: dict[tuple[int, int], bool] = {}  # by study and how many parameters it has
-        self._learns: dict[int, bool] = {}  # never changes: a space that grows has no end
+        self._learns: dict[tuple[int, int], bool] = {}
 
     def draws_apart(self, study: Study) -> bool:
         """Whether a draw may take long, so that it is made outside of the writer."""
@@ -57,11 +57,12 @@ class Tuners:
 
     def learns(self, study: Study) -> bool:
         """Whether whoever draws has to know the trials before."""
-        learns = self._learns.get(study.id)
+        key = study.id, len(study.spec.search_space)
+        learns = self._learns.get(key)
         if learns is None:
             if len(self._learns) >= MOST_APART:
                 self._learns.clear()
-            learns = self._learns[study.id] = draws_learn(study.spec)
+            learns = self._learns[key] = draws_learn(study.spec)
         return learns
 
     def without_history(self, study: Study) -> Tuner:

@@ -20,11 +20,13 @@ NAME = "history"
 BASE = f"/v1/studies/{NAME}"
 CALLS = 120
 
+WIDER = {"type": "float", "low": -1.0, "high": 1.0}
 STUDIES: dict[str, dict[str, Any]] = {
     "plain": {"limits": {"attempts": 2}},
     "limited": {"limits": {"trials": 25, "running": 4, "attempts": 2}},
     "rounds": {"narrowing": {"rounds": 4, "trials_per_round": 6, "keep": 0.5, "expand": True}},
     "pruned": {"pruner": {"name": "median", "params": {"n_startup_trials": 2}}, "sampler": {"name": "tpe", "seed": 1}},
+    "by_run": {"search_space": {}, "define_by_run": True, "sampler": {"name": "tpe", "seed": 1}},
     "grid": {"search_space": {"x": {"type": "int", "low": 0, "high": 9}}, "sampler": {"name": "grid", "seed": 1}},
 }
 
@@ -40,6 +42,7 @@ class History:
         self.who = who
         self.grants: set[tuple[int, int]] = set()
         self.results: dict[int, Any] = {}
+        self.suggested: dict[tuple[int, str], Any] = {}
 
     def send(self, method: str, path: str, json: Any = None) -> Any:
         server = self.rng.choice(self.servers)
@@ -91,6 +94,9 @@ class History:
                 {"step": self.rng.randrange(5), "value": self.rng.choice([0.1, 0.5, "NaN", 0.9])}
                 for _ in range(self.rng.randrange(3))
             ]
+        if call == "suggest":
+            names = self.rng.sample(["x", "y", "z"], self.rng.choice([1, 1, 2]))
+            body["parameters"] = {name: self.rng.choice([SPACE["x"], SPACE["x"], WIDER]) for name in names}
         if call == "tell":
             body |= self.rng.choice(
                 [
@@ -108,6 +114,9 @@ class History:
         if call == "tell" and status == 200:
             told = (body["state"], body["values"])
             assert self.results.setdefault(number, told) == told, "one trial, one result"
+        if call == "suggest" and status == 200:
+            for name, value in body["params"].items():
+                assert self.suggested.setdefault((number, name), value) == value, "asked again, it is the same"
 
     def work(self, call: str) -> None:
         number, body = self.body_of(call)
@@ -117,7 +126,7 @@ class History:
     def batch(self) -> None:
         calls: list[dict[str, Any]] = []
         for _ in range(self.rng.randrange(1, 8)):
-            call = self.rng.choice(["report", "heartbeat", "tell", "release"])
+            call = self.rng.choice(["report", "heartbeat", "suggest", "tell", "release"])
             number, body = self.body_of(call)
             calls.append({"study": NAME, "number": number, "call": call, **body})
         answer = self.send("POST", "/v1/trials:batch", {"calls": calls})
@@ -144,6 +153,7 @@ class History:
             (8, self.tell_and_ask),
             (8, lambda: self.work("report")),
             (4, lambda: self.work("heartbeat")),
+            (8, lambda: self.work("suggest")),
             (4, lambda: self.work("release")),
             (15, self.batch),
             (3, self.enqueue),
@@ -193,6 +203,8 @@ def check(found: dict[str, Any], *histories: History) -> None:
     for history in histories:
         for number, told in history.results.items():
             assert (trials[number]["state"], trials[number]["values"]) == told, "what was acknowledged stays"
+        for (number, name), value in history.suggested.items():
+            assert trials[number]["params"][name] == value, "what was suggested stays"
     grants = [grant for history in histories for grant in history.grants]
     assert len(grants) == len(set(grants)), "an attempt is given to one"
     assert set(grants) <= {
@@ -241,7 +253,7 @@ def test_after_any_history_a_restarted_server_says_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["limited", "rounds"])
+@pytest.mark.parametrize("kind", ["limited", "rounds", "by_run"])
 def test_after_many_histories_at_once_a_restarted_server_says_the_same(
     opened: Any, clock: Any, database_url: str, kind: str
 ) -> None:

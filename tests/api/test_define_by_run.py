@@ -46,7 +46,7 @@ def test_a_trial_has_what_it_asks_for_and_the_study_learns_what_there_is(either:
     assert either.study(name)["best"]["params"] == both
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc", "nsgaii"])
+@pytest.mark.parametrize("sampler", ["auto", "random", "tpe", "gp", "cmaes", "qmc", "nsgaii"])
 def test_each_sampler_draws_what_is_asked_for_and_goes_on_with_more(either: Any, sampler: str) -> None:
     name = by_run(either, sampler={"name": sampler, "seed": 3})
     for number in range(14):
@@ -61,6 +61,17 @@ def test_each_sampler_draws_what_is_asked_for_and_goes_on_with_more(either: Any,
         {"x", "layers"},
         {"x", "layers", "late"},
     ]
+
+
+def test_in_a_finite_space_nothing_is_drawn_twice_while_something_is_left(api: Any) -> None:
+    for sampler in ("auto", "random"):
+        name = by_run(api, sampler={"name": sampler, "seed": 3})
+        seen = []
+        for number in range(8):
+            api.ask(name)
+            seen.append(suggested(api, name, number, layers=LAYERS, kind=KIND))
+            api.tell(name, number, 0.5)
+        assert len({tuple(params.values()) for params in seen}) == 8
 
 
 def test_another_definition_of_a_known_name_is_refused_with_both(either: Any) -> None:

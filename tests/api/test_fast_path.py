@@ -140,6 +140,8 @@ def calls_of(name: str) -> list[tuple[str, Any]]:
         (f"{trial}:report", {"attempt": 1, "reports": [{"step": 0, "value": 0.25}]}),
         (f"{trial}:report", {"attempt": 2, "reports": []}),
         (f"{trial}:heartbeat", {"attempt": 1}),
+        (f"{trial}:suggest", {"attempt": 1, "parameters": SPACE}),
+        (f"{trial}:suggest", {"attempt": 1, "parameters": {"y": SPACE["x"]}}),
         (f"{trial}:tell", {"attempt": 1, "state": "COMPLETE", "values": [0.5, 0.5]}),
         (f"{trial}:tell", told),
         (f"{trial}:tell", told),
@@ -173,7 +175,7 @@ def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
         compared = [{**answer.headers, "date": "", "content-length": "", "x-request-id": ""} for answer in (one, other)]
         assert compared[0] == compared[1]
         statuses.append(one.status)
-    assert statuses == [200, 200, 200, 409, 200, 422, 200, 200, 409, 409, 404, 200, 200, 409, 200]
+    assert statuses == [200, 200, 200, 409, 200, 200, 422, 422, 200, 200, 409, 409, 404, 200, 200, 409, 200]
 
 
 def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:

@@ -155,6 +155,16 @@ def test_the_next_round_is_told_with_its_ranges(study, hpo, server, client):
     assert "round 1 of" in hpo("study", "narrow", study, "--server", server).out
 
 
+def test_advice_is_a_line_an_item_or_json(study, hpo, server, client):
+    assert hpo("study", "advice", study, "--server", server).out == f"nothing to say of {study}\n"
+    client.import_trials(study, [{"params": {"x": n / 30}, "state": "COMPLETE", "values": [n / 30]} for n in range(31)])
+    said = hpo("study", "advice", study, "--server", server).out
+    assert said == "edge: 4 of the best 5 trials crowd the upper end of x (1): search on to 2\n"
+    items = json.loads(hpo("study", "advice", study, "--server", server, "--json").out)["items"]
+    assert [item["code"] for item in items] == ["edge"]
+    assert "crowd the upper end of x" in hpo("study", "show", study, "--server", server).out
+
+
 def test_the_best_are_confirmed_from_the_command_line(study, hpo, server, client):
     assert hpo("study", "confirm", study, "--server", server).code == 1  # it still searches
     trials = [{"params": {"x": n / 10}, "state": "COMPLETE", "values": [n / 10]} for n in range(4)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hpo_service.cli import wording
-from hpo_service.cli.summary import Observation, edges, summary_lines
-from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
+from hpo_service.cli.summary import Observation, summary_lines
+from tests.cli.canned import a_round, a_study, a_trial
 
 
 def told(study, **seen):
@@ -38,7 +38,8 @@ def test_the_rounds_are_told_with_their_ranges_and_how_many_decades_they_lost():
 
 
 def test_a_parameter_that_makes_no_difference_is_said_to_make_none():
-    words = told(a_study(), importances={"weight_decay": 0.03, "learning_rate": 0.97})
+    item = {"code": "hardly_matters", "parameter": "weight_decay", "detail": "it hardly matters", "suggestion": None}
+    words = told(a_study(), importances={"weight_decay": 0.03, "learning_rate": 0.97}, advice=[item])
 
     assert "learning_rate   97%\n" in words
     assert "weight_decay     3%  hardly matters in this range: fix it" in words
@@ -49,7 +50,7 @@ def test_few_trials_are_said_to_be_too_few_for_importances():
 
     words = told(few, importances={"learning_rate": 0.99, "weight_decay": 0.01})
     assert "8 are too few to be sure" in words
-    assert "hardly matters" not in words
+    assert "hardly matters" not in words  # unless the server says so, which it does not before there are twenty
 
 
 def test_what_never_varied_is_said_to_have_never_varied():
@@ -59,38 +60,24 @@ def test_what_never_varied_is_said_to_have_never_varied():
     assert "weight_decay      -  never varied" in words
 
 
-def test_best_trials_at_an_edge_are_told_with_where_to_search_next():
-    words = told(a_study(), best_trials=trials_at(0.009, 0.008, 0.007, 0.001, 0.002))
-
-    assert "3 of the best 5 trials crowd the upper end of learning_rate (0.01)" in words
-    assert "learning_rate high = 0.1, or use [narrowing] with expand = true" in words
-
-
-def test_best_trials_inside_the_range_are_told_so():
-    assert "lie inside the ranges searched" in told(a_study(), best_trials=trials_at(1e-3, 2e-3, 1e-3, 2e-4, 5e-4))
+EDGE = {
+    "code": "edge",
+    "parameter": "learning_rate",
+    "detail": "8 of the best 10 trials crowd the upper end of learning_rate (0.01): search on to 0.1",
+    "evidence": {"side": "high"},
+    "suggestion": {"parameter": "learning_rate", "high": 0.1},
+}
 
 
-def test_the_edge_is_that_of_everything_searched_not_of_the_last_round():
-    inside = a_study(rounds=[a_round(0), a_round(1, learning_rate=(1e-4, 1e-3))])
+def test_advice_is_told_and_of_an_edge_where_to_search_next():
+    words = told(a_study(), advice=[EDGE])
 
-    assert not list(edges(Observation(inside, trials_at(1e-3, 1e-3, 1e-3, 1e-3, 1e-3))))
-
-
-def test_a_parameter_that_hardly_matters_has_no_edge_to_worry_about():
-    seen = Observation(
-        a_study(), trials_at(0.01, 0.01, 0.01), importances={"learning_rate": 0.02, "weight_decay": 0.98}
-    )
-
-    assert not [edge for edge in edges(seen) if edge.parameter == "learning_rate"]
-
-
-def test_beyond_what_the_objective_takes_nobody_is_sent():
-    dropout = {**LEARNING_RATE, "low": 0.0, "high": 0.5, "log": False}
-    study = a_study(search_space={"dropout": dropout}, rounds=[{**a_round(0), "search_space": {"dropout": dropout}}])
-    seen = Observation(study, [a_trial(n, 0.9, params={"dropout": 0.0}) for n in range(5)])
-
-    assert [(edge.side, edge.further) for edge in edges(seen)] == [("low", None)]
-    assert "The objective takes nothing beyond." in "\n".join(summary_lines(seen))
+    assert "Advice\n  8 of the best 10 trials crowd the upper end of learning_rate (0.01): search on to 0.1.\n" in words
+    assert "give learning_rate high = 0.1, or use [narrowing] with expand = true." in words
+    bounded = told(a_study(), advice=[{**EDGE, "detail": "the objective takes nothing beyond", "suggestion": None}])
+    assert "takes nothing beyond." in bounded
+    assert "study file" not in bounded
+    assert "Advice" not in told(a_study())
 
 
 def test_the_test_result_is_told_beside_the_validation_accuracy():

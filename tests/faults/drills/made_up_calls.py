@@ -29,6 +29,7 @@ _RULES_BEYOND_THE_SCHEMA = (
     "PATCH /v1/studies/{study}",
     "POST /v1/studies/{study}/test:tell",
     "POST /v1/studies/{study}/trials/{number}:report",
+    "POST /v1/studies/{study}/trials/{number}:suggest",
     "POST /v1/studies/{study}/trials/{number}:tell",
     "POST /v1/studies/{study}/trials:enqueue",
     "POST /v1/studies/{study}/trials:import",

@@ -1,0 +1,40 @@
+"""What the service has to say of a study, most important first: each right, or not said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from hpo_service.domain.advice_on_failures import failures, workers
+from hpo_service.domain.advice_on_pruning import pruning
+from hpo_service.domain.advice_on_ranges import constants, edges, hardly_matters, log_scales
+from hpo_service.domain.advice_on_results import few_trials, stagnation, within_noise
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.seen_study import Advice, SeenStudy
+
+# In the order in which they are told.
+_KINDS: tuple[Callable[[SeenStudy], Iterator[Advice]], ...] = (
+    workers,
+    failures,
+    edges,
+    within_noise,
+    few_trials,
+    log_scales,
+    stagnation,
+    pruning,
+    hardly_matters,
+    constants,
+)
+
+
+def advice(seen: SeenStudy) -> list[Advice]:
+    return [item for kind in _KINDS for item in kind(seen)]
+
+
+def advice_resource(item: Advice) -> Json:
+    return {
+        "code": item.code,
+        "parameter": item.parameter,
+        "detail": item.detail,
+        "evidence": item.evidence,
+        "suggestion": item.suggestion,
+    }

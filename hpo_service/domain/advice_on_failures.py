@@ -1,0 +1,170 @@
+"""Advice on trials that fail: where in the space they do, and whether it is one machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hpo_service.domain.choices import identity
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.search_space import CategoricalParameter, Value
+from hpo_service.domain.seen_study import Advice, Numeric, SeenStudy, SeenTrial
+from hpo_service.domain.trial import TrialState
+from hpo_service.domain.wording_of_numbers import shown
+
+FEWEST_FAILURES = 5
+MOST = 0.6  # of the failures lie in the region
+SURELY = 10.0  # the logarithm of how much likelier the failures are with the region than without
+PLACES = 20  # between which regions begin and end
+FEWEST_OF_A_WORKER = 3
+BY_CHANCE = 0.005
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A part of a parameter's range or one of its choices. trials, failed: so many lie in it."""
+
+    where: Json
+    words: str
+    trials: int
+    failed: int
+
+
+def failures(seen: SeenStudy) -> Iterator[Advice]:
+    """The region in which most trials fail that fail, where outside of it hardly any do."""
+    if len(_bad_workers(seen)) > 0:
+        return
+    found: list[tuple[float, str, _Region, int, int]] = []
+    for name, given in seen.space.items():
+        told = [(trial.params[name], trial.failed) for trial in seen.trials if name in trial.params and _counts(trial)]
+        failed = sum(fails for _, fails in told)
+        if failed < FEWEST_FAILURES:
+            continue
+        for region in _choices(told) if isinstance(given, CategoricalParameter) else _intervals(given, told):
+            surely = _surely(region, len(told), failed)
+            if region.failed >= MOST * failed and surely >= SURELY:
+                found.append((surely, name, region, len(told), failed))
+    if found:
+        _, name, region, trials, failed = max(found, key=lambda each: each[0])
+        outside = trials - region.trials
+        yield Advice(
+            "failures",
+            f"{region.failed} of the {failed} failed trials have {name} {region.words}, where {region.trials} ran; "
+            f"of the {outside} others {failed - region.failed} failed",
+            name,
+            {**region.where, "failed": region.failed, "trials": region.trials, "failed_in_all": failed, "of": trials},
+            _suggestion(seen, name, region),
+        )
+
+
+def _counts(trial: SeenTrial) -> bool:
+    """Not one that the service has ended: it says nothing of its params."""
+    return trial.failed or trial.state is not TrialState.FAIL
+
+
+def _choices(told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
+    by_choice: dict[object, list[tuple[Value, bool]]] = {}
+    for value, failed in told:
+        by_choice.setdefault(identity(value), []).append((value, failed))
+    for some in by_choice.values():
+        value = some[0][0]
+        yield _Region({"choice": value}, shown(value), len(some), sum(failed for _, failed in some))
+
+
+def _intervals(given: Numeric, told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
+    """Between any two of some places, each as many trials from the next."""
+    ordered = sorted((float(value), failed) for value, failed in told if isinstance(value, int | float))
+    before = [0]
+    for _, failed in ordered:
+        before.append(before[-1] + failed)
+    cuts = sorted({round(k * len(ordered) / PLACES) for k in range(PLACES + 1)} | _turns(ordered))
+    for start in cuts:
+        for end in cuts:
+            if start < end and (start > 0 or end < len(ordered)):
+                low, high = ordered[start][0], ordered[end - 1][0]
+                whole_low, whole_high = start == 0, end == len(ordered)
+                words = f"up to {shown(high)}" if whole_low else f"from {shown(low)} up"
+                if not whole_low and not whole_high:
+                    words = f"between {shown(low)} and {shown(high)}"
+                where = {"low": given.low if whole_low else low, "high": given.high if whole_high else high}
+                yield _Region(where, words, end - start, before[end] - before[start])
+
+
+def _turns(ordered: Sequence[tuple[float, bool]]) -> set[int]:
+    """Where the first and the last failure are: the region may begin or end right there."""
+    places = [place for place, (_, failed) in enumerate(ordered) if failed]
+    return {places[0], places[-1] + 1} if places else set()
+
+
+def _surely(region: _Region, trials: int, failed: int) -> float:
+    """How much likelier (logarithm) it all is if the region has a share of failures of its own, a larger one."""
+    outside, failed_outside = trials - region.trials, failed - region.failed
+    if outside == 0 or region.failed / region.trials < max(0.5, 3 * failed_outside / outside):
+        return 0.0
+    inside = _log_likelihood(region.failed, region.trials) + _log_likelihood(failed_outside, outside)
+    return inside - _log_likelihood(failed, trials)
+
+
+def _log_likelihood(failed: int, trials: int) -> float:
+    others = trials - failed
+    return sum(count * math.log(count / trials) for count in (failed, others) if count)
+
+
+def _suggestion(seen: SeenStudy, name: str, region: _Region) -> Json | None:
+    """The side to cut, where the region lies at one; or the choice to leave out."""
+    given = seen.space[name]
+    if isinstance(given, CategoricalParameter):
+        rest = [choice for choice in given.choices if identity(choice) != identity(region.where["choice"])]
+        return {"parameter": name, "choices": rest} if rest else None
+    if region.where["high"] == given.high and region.where["low"] > given.low:
+        return {"parameter": name, "high": region.where["low"]}
+    if region.where["low"] == given.low and region.where["high"] < given.high:
+        return {"parameter": name, "low": region.where["high"]}
+    return None
+
+
+def workers(seen: SeenStudy) -> Iterator[Advice]:
+    for worker_id, (told, failed), (of_others, failed_others) in _bad_workers(seen):
+        yield Advice(
+            "workers",
+            f"worker {worker_id} failed in {failed} of its {told} trials, the others in {failed_others} of "
+            f"{of_others}: look at its machine",
+            None,
+            {
+                "worker_id": worker_id,
+                "trials": told,
+                "failed": failed,
+                "others": of_others,
+                "others_failed": failed_others,
+            },
+            {"drain": worker_id},
+        )
+
+
+def _bad_workers(seen: SeenStudy) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """Who fails in most of its trials where the others hardly do, more often than chance would have it."""
+    trials = sum(told for told, _ in seen.workers.values())
+    failed = sum(fails for _, fails in seen.workers.values())
+    found = []
+    for worker_id, (told, fails) in seen.workers.items():
+        others, failed_others = trials - told, failed - fails
+        if fails < max(FEWEST_OF_A_WORKER, told / 2) or failed_others > others / 4:
+            continue
+        if _so_many_by_chance(fails, told, failed, trials) * len(seen.workers) < BY_CHANCE:
+            found.append((worker_id, (told, fails), (others, failed_others)))
+    return found
+
+
+def _so_many_by_chance(fails: int, told: int, failed: int, trials: int) -> float:
+    """How likely this worker has so many of the failures, or more, if they fell on trials at random (Fisher)."""
+    first = _log_choose(trials, told)
+    return sum(
+        math.exp(_log_choose(failed, k) + _log_choose(trials - failed, told - k) - first)
+        for k in range(fails, min(told, failed) + 1)
+        if told - k <= trials - failed
+    )
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -1,0 +1,114 @@
+"""What advice is made of: a study as it was searched, thinned where it is large; and the form of an item of advice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hpo_service.domain.choices import identity
+from hpo_service.domain.confirmation import Ranking
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.search_space import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Params,
+    SearchSpace,
+    Value,
+)
+from hpo_service.domain.study import Study
+from hpo_service.domain.trial import TrialState
+
+Numeric = FloatParameter | IntParameter
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing worth saying of a study. suggestion: what to change, where that can be said."""
+
+    code: str
+    detail: str
+    parameter: str | None = None
+    evidence: Json = field(default_factory=dict)
+    suggestion: Json | None = None
+
+
+@dataclass(frozen=True)
+class SeenTrial:
+    """A finished trial of the search. value: the first one of a COMPLETE one; failed: told as FAIL."""
+
+    number: int
+    state: TrialState
+    params: Params
+    value: float | None = None
+    failed: bool = False
+    reports: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class SmoothFit:
+    """A smooth function through some of the COMPLETE trials, each judged by a fit of the others.
+
+    explained: the share of the values' variance that it predicts; without: the same without this parameter
+    noise: the standard deviation that it leaves, None where the values show no noise
+    """
+
+    trials: int
+    explained: float
+    without: Mapping[str, float] = field(default_factory=dict)
+    noise: float | None = None
+
+
+@dataclass(frozen=True)
+class SeenStudy:
+    """
+    space     the ranges that all rounds together have searched, with the choices first given
+    trials    by number; of many an even sample
+    best      the best COMPLETE ones, best first
+    complete  how many are COMPLETE; since: how many of these came after the best one; both None with several directions
+    workers   of each worker, how many trials it has told, and how many of these as FAIL
+    curves    some COMPLETE trials with their reports, by number
+    """
+
+    study: Study
+    space: Mapping[str, Numeric | CategoricalParameter]
+    trials: Sequence[SeenTrial]
+    best: Sequence[SeenTrial] = ()
+    complete: int | None = None
+    since: int | None = None
+    workers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    fits: Sequence[SmoothFit] = ()
+    ranking: Ranking = field(default_factory=Ranking)
+    curves: Sequence[SeenTrial] = ()
+
+    @property
+    def maximizes(self) -> bool:
+        return self.study.spec.maximizes
+
+    @property
+    def has_one_direction(self) -> bool:
+        return len(self.study.spec.directions) == 1
+
+    @property
+    def completed(self) -> list[SeenTrial]:
+        return [trial for trial in self.trials if trial.value is not None]
+
+
+def searched_space(first: SearchSpace, rounds: Sequence[SearchSpace]) -> dict[str, Numeric | CategoricalParameter]:
+    """Each parameter with the range that all rounds together have searched."""
+    found = dict(first.items())
+    for space in rounds:
+        for name, given in space.items():
+            known = found.setdefault(name, given)
+            if not isinstance(given, CategoricalParameter) and not isinstance(known, CategoricalParameter):
+                low, high = min(known.low, given.low), max(known.high, given.high)
+                found[name] = known.model_copy(update={"low": low, "high": high})
+    return found
+
+
+def distinct(values: Sequence[Value]) -> int:
+    return len({identity(value) for value in values})
+
+
+def can_vary(given: Numeric | CategoricalParameter) -> bool:
+    return len(given.choices) > 1 if isinstance(given, CategoricalParameter) else given.high > given.low
