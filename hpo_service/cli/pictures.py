@@ -51,7 +51,7 @@ def save(make: Callable[[], Figure], file: Path) -> None:
 def compares(study: Json) -> bool:
     """Whether the picture needs all trials."""
     asked = figure_of(study)
-    return asked is not None and asked.kind in COMPARING
+    return asked is not None and asked.kind in (*COMPARING, "values")
 
 
 def _figure(study: Json, trials: Sequence[Json]) -> Figure:
@@ -164,6 +164,7 @@ def against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter:
         labels = [wording.number(choice) for choice in parameter["choices"]]
         settings = tuple(labels.index(wording.number(setting)) for setting in settings)
         panel.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 4 else 0)
+        panel.set_xlim(-0.5, len(labels) - 0.5)
     elif parameter["log"]:
         canvas.log_scale(panel, "x", parameter["low"], parameter["high"])
     # later trials are darker: where a sampler has been looking lately
