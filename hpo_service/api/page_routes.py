@@ -10,6 +10,7 @@ import html
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
@@ -84,13 +85,25 @@ def _filled(app: FastAPI, view: str, status: int = 200, message: str = "") -> Re
     keys = "none" if app.state.admission is None else "needed"
     advice = "given" if any(getattr(route, "path", "").endswith("/advice") for route in app.state.routes) else "none"
     text = _file("frame.html")[0].decode().replace("{view}", view).replace("{keys}", keys).replace("{advice}", advice)
+    text = text.replace("{modules}", _modules())
     return Response(text.replace("{message}", html.escape(message)), status, SECURITY, "text/html")
+
+
+@lru_cache(maxsize=1)
+def _modules() -> str:
+    """So that a browser asks for all at once, and not for each when it has read the one that needs it."""
+    names = sorted(entry.name for entry in _folder().iterdir() if entry.name.endswith(".js"))
+    return "\n".join(f'<link rel="modulepreload" href="{FILES}/{name}">' for name in names if ".min." not in name)
+
+
+def _folder() -> Traversable:
+    return resources.files("hpo_service.api").joinpath("page")
 
 
 @lru_cache(maxsize=64)
 def _file(name: str) -> tuple[bytes, str]:
     """Content and ETag. Raise NotFound."""
-    folder = resources.files("hpo_service.api").joinpath("page")
+    folder = _folder()
     if name not in {entry.name for entry in folder.iterdir() if entry.is_file()}:
         raise NotFound("the page has no such file")
     content = folder.joinpath(name).read_bytes()

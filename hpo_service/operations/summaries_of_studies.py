@@ -38,7 +38,13 @@ def history(record: Record, study: Study, *, points: int) -> bytes:
     summaries = Summaries(record)
     marks = summaries.marks(study)
     steps = best_so_far(marks, study)
-    wanted = chosen(marks, steps, points, study.spec.maximizes)
+    wanted: Sequence[int] = [number for number, _, _ in marks]
+    if len(wanted) > points:
+        unfinished = [number for number, state, _ in marks if state in ("RUNNING", "WAITING")]
+        best = [row.number for row in summaries.best(study, points // 4)]
+        wanted = chosen(wanted, steps, [*unfinished[: -points // 4 : -1], *best], points)
+    else:
+        wanted = [*dict.fromkeys([*_spread(steps), *_spread(wanted)])]
     items: dict[int, bytes] = {}
     left, size = LARGEST_HISTORY, FIRST_ROWS
     while wanted and left > 0:
@@ -72,20 +78,12 @@ def best_so_far(marks: Sequence[TrialMark], study: Study) -> list[int]:
     return found
 
 
-def chosen(marks: Sequence[TrialMark], steps: Sequence[int], points: int, maximizes: bool) -> list[int]:
-    """Up to so many numbers, what matters most first: steps of the best, what is unfinished, the best, an even rest."""
-    if len(marks) <= points:
-        return [*dict.fromkeys([*_spread(steps), *_spread([mark.number for mark in marks])])]
-    sign = -1 if maximizes else 1
-    unfinished = [mark.number for mark in reversed(marks) if mark.state in ("RUNNING", "WAITING")]
-    told = [mark for mark in marks if mark.state == TrialState.COMPLETE and mark.value is not None]
-    told.sort(key=lambda mark: sign * (mark.value or 0.0))
-    found = dict.fromkeys(_spread(steps)[:points])
-    found.update(dict.fromkeys(unfinished[: points // 4]))
-    found.update(dict.fromkeys(mark.number for mark in told[: points // 4]))
-    others = [mark.number for mark in marks if mark.number not in found]
+def chosen(numbers: Sequence[int], steps: Sequence[int], others: Sequence[int], points: int) -> list[int]:
+    """Up to so many, what matters most first: steps of the best, these others, and an even choice of the rest."""
+    found = dict.fromkeys([*_spread(steps)[:points], *others])
+    rest = [number for number in numbers if number not in found]
     left = max(points - len(found), 0)
-    even = [others[index * len(others) // left] for index in range(min(left, len(others)))]
+    even = [rest[index * len(rest) // left] for index in range(min(left, len(rest)))]
     return [*found, *_spread(even)][:points]
 
 

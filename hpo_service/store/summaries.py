@@ -62,10 +62,10 @@ class Summaries:
 
     # -- trials -------------------------------------------------------------------------------------------
 
-    def marks(self, study: Study) -> list[TrialMark]:
+    def marks(self, study: Study) -> Sequence[TrialMark]:
         """Of all trials, by their numbers."""
         query = sa.select(trials.c.number, trials.c.state, trials.c.value).where(trials.c.study_id == study.id)
-        return [TrialMark(*row) for row in self._db.execute(query.order_by(trials.c.number))]
+        return self._db.execute(query.order_by(trials.c.number)).all()  # type: ignore[return-value]
 
     def some_trials(self, study: Study, numbers: Collection[int]) -> list[Any]:
         """Rows of these, at most _AT_ONCE of them, without what is large in them."""

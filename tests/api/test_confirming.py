@@ -68,6 +68,7 @@ def test_the_best_are_trained_again_and_the_study_is_then_as_it_was(either: Any)
     assert seeds[::2] == seeds[1::2] == [trial["seed"] for trial in trials[::2]]
     assert len({*seeds, *(either.trial(name, number)["seed"] for number in range(4))}) == 3 + 4
     assert all(trial["round"] is None for trial in trials)
+    assert [trial["sampler"] for trial in trials[:2]] == [either.trial(name, number)["sampler"] for number in (1, 3)]
     for number, value in zip((4, 5, 6, 7), (0.4, 0.6, 0.5, 0.7), strict=True):
         either.tell(name, number, value)
     found = confirmation(either, name)

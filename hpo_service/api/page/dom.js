@@ -38,18 +38,29 @@ export function arrange(parent, children) {
   while (parent.children.length > children.length) parent.lastElementChild.remove();
 }
 
-/** Calls f at most once in so many milliseconds, and once more after the last call. */
+const REST = 10; // times as long as the last run took
+
+/**
+ * Calls f, which may be async, at most once in so many milliseconds, less often where it takes long, and once more after
+ * the last call.
+ */
 export function throttled(f, milliseconds) {
-  let timer = null;
-  let last = -Infinity;
+  let wanted = false;
+  let resting = false;
+  async function run() {
+    resting = true;
+    while (wanted) {
+      wanted = false;
+      const began = performance.now();
+      await f();
+      const took = performance.now() - began;
+      await new Promise((rested) => setTimeout(rested, Math.max(milliseconds - took, took * REST)));
+    }
+    resting = false;
+  }
   return () => {
-    if (timer !== null) return;
-    const wait = Math.max(0, last + milliseconds - performance.now());
-    timer = setTimeout(() => {
-      timer = null;
-      last = performance.now();
-      f();
-    }, wait);
+    wanted = true;
+    if (!resting) run();
   };
 }
 

@@ -101,6 +101,7 @@ class StudyView {
       h("div", { class: "grid" }, Object.values(this.sections)),
     );
     this.draw = throttled(() => this.render(), 250);
+    this.drawSpace = throttled(() => this.renderSpace(), 1000);
     this.readStudy = throttled(() => this.quietly(async () => this.changed(await get(this.path))), 1000);
     this.readCurves = throttled(() => this.quietly(() => this.fetchCurves()), 2000);
     this.readSums = throttled(() => this.quietly(() => this.fetchSums()), 4000);
@@ -118,6 +119,21 @@ class StudyView {
     this.history.show(store, study);
     say(this.thinned, store.isThinned ? `${store.rows.size.toLocaleString("en")} of ${store.total.toLocaleString("en")} trials are shown: every step of the best, what runs, and an even choice of the rest.` : "");
     this.renderCurves();
+    this.table.show(store, study);
+    this.drawSpace();
+    this.sections.importances.hidden = study.counts.COMPLETE < 2;
+    this.sections.failures.hidden = study.counts.FAIL === 0;
+    this.sections.confirmation.hidden = !study.confirmation;
+    if (study.confirmation) this.confirmation.show(study.confirmation);
+    this.sections.test.hidden = !study.test;
+    if (study.test) this.test.show(study.test);
+    this.renderDefinition();
+  }
+
+  /** What takes longer to draw, after the rest is on the screen. */
+  async renderSpace() {
+    await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+    const { study, store } = this;
     const several = study.directions.length > 1;
     this.sections.front.hidden = !several || !study.front?.length;
     if (!this.sections.front.hidden) this.front.show(store, study);
@@ -125,15 +141,7 @@ class StudyView {
     if (!this.sections.rounds.hidden) this.rounds.show(store, study);
     const complete = study.counts.COMPLETE > 0;
     this.sections.slices.hidden = this.sections.parallel.hidden = !complete;
-    if (complete) { this.slices.show(store, study); this.parallel.show(store, study); }
-    this.sections.importances.hidden = study.counts.COMPLETE < 2;
-    this.sections.failures.hidden = study.counts.FAIL === 0;
-    this.table.show(store, study);
-    this.sections.confirmation.hidden = !study.confirmation;
-    if (study.confirmation) this.confirmation.show(study.confirmation);
-    this.sections.test.hidden = !study.test;
-    if (study.test) this.test.show(study.test);
-    this.renderDefinition();
+    if (complete) { this.parallel.show(store, study); this.slices.show(store, study); }
   }
 
   renderFacts() {

@@ -2,8 +2,8 @@
 
 import { measured } from "./format.js";
 
-export const POINTS = 5000; // that are asked for
-const MOST = 7500; // that are kept; then some are left out again
+export const POINTS = 3000; // that are asked for
+const MOST = 5000; // that are kept; then some are left out again
 const MOST_STEPS = 400; // of one curve
 
 export class TrialStore {
