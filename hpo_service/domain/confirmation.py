@@ -107,7 +107,7 @@ def _cannot_be_told_apart(first: dict[int, float], other: dict[int, float]) -> b
 
 
 def worth(trainings: Sequence[Sequence[float]]) -> list[float]:
-    """What each trial is probably worth, from the values of its trainings: at least two each, in the order of the seeds.
+    """What each trial is probably worth, from its trainings' values: at least two each, in the order of the seeds.
 
     The best of several means is too good itself, if less so than a single value. So each is drawn towards the mean of
     all, the more the less their differences stand out from the noise (Efron & Morris, 1975).
