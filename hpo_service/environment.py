@@ -21,7 +21,7 @@ OF_COMPOSE = (
     "HPO_UPSTREAM",
 )
 # hpo agent gives these to the command that it runs, which may be a command of ours.
-OF_A_TRIAL = ("HPO_STUDY", "HPO_TRIAL", "HPO_SEED")
+OF_A_TRIAL = ("HPO_STUDY", "HPO_TRIAL", "HPO_SEED", "HPO_CHECKPOINTS")
 # Between our own processes, and in the tests.
 INNER = ("HPO_LIFELINE", "HPO_PICTURES", "HPO_SECRETS_DESCRIPTOR")
 FAMILIES = ("HPO_PARAM_", "HPO_DRILL_")  # hpo agent's, and the drills'

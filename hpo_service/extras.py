@@ -14,6 +14,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "plot": ("matplotlib",),
     "postgres": ("psycopg",),
     "parquet": ("pyarrow",),
+    "artifacts": ("obstore",),
     "otel": ("opentelemetry",),
 }
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
+from hpo_service.domain.artifact import MOST_BYTES, MOST_TOTAL_BYTES
 from hpo_service.environment import PREFIX
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -23,6 +24,10 @@ class Settings(BaseModel):
     rate_limit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     # Whether every request has a line in the log (docs/operating.md).
     access_log: bool = False
+    # Where artifacts lie: a folder, or a bucket's URL. On SQLite by default beside the database.
+    artifacts: str | None = None
+    artifact_bytes: Annotated[int, Field(ge=1, le=2**40)] = MOST_BYTES  # of one
+    artifact_total_bytes: Annotated[int, Field(ge=1, le=2**50)] = MOST_TOTAL_BYTES  # of a study
     # SHA-256 of a key in no record, drawn by whoever starts this server for himself alone (hpo run).
     private_key_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     # What a connection may take (hpo_service/api/connections.py).

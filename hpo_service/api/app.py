@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from hpo_service import __version__, log_format
 from hpo_service.api import (
+    artifact_routes,
     docs_page,
     metrics,
     openapi,
@@ -28,6 +29,8 @@ from hpo_service.api.http import BodyLimit
 from hpo_service.api.page_guard import PageGuard
 from hpo_service.api.readiness import Readiness
 from hpo_service.api.response_headers import ResponseHeaders
+from hpo_service.objects.object_store import open_store
+from hpo_service.operations.artifacts import Artifacts, Bounds
 from hpo_service.operations.clearing_away import clear_away
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.keyring import Keyring
@@ -66,6 +69,7 @@ def create_app(
         drawing = DrawingProcess(settings.database_url) if with_reading_process else None
         service = await asyncio.to_thread(Service, settings.database_url, clock, reading, drawing)
         app.state.service = service
+        app.state.artifacts = _artifacts(service, settings)
         app.state.readiness = Readiness(service.database.faults)
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
         if with_reaper:
@@ -73,6 +77,7 @@ def create_app(
         beside = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
             beside += [asyncio.create_task(look(service)) for look in (reap, clear_away)]
+            beside.append(asyncio.create_task(app.state.artifacts.sweep_on()))
         beside += [asyncio.create_task(process.keep()) for process in (reading, drawing) if process is not None]
         try:
             yield
@@ -81,6 +86,7 @@ def create_app(
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            app.state.artifacts.close()
             app.state.keyring.close()
             await asyncio.to_thread(service.close)
 
@@ -98,7 +104,7 @@ def create_app(
     )
     routers = (
         *(study_routes.router, summary_routes.router, worker_calls.router, trial_routes.router),
-        *(service_routes.router, docs_page.router, page_routes.router),
+        *(artifact_routes.router, service_routes.router, docs_page.router, page_routes.router),
     )
     for router in routers:
         app.include_router(router)
@@ -116,3 +122,12 @@ def create_app(
     app.add_middleware(request_log.RequestLog, access_log=settings.access_log)  # around all that may fail
     app.add_middleware(ResponseHeaders)
     return app
+
+
+def _artifacts(service: Service, settings: Settings) -> Artifacts:
+    """Raise ValueError for a place that cannot be."""
+    file, place = service.database.file, settings.artifacts
+    if place is None and file is not None:
+        place = f"{file.path}.artifacts"
+    bounds = Bounds(settings.artifact_bytes, settings.artifact_total_bytes)
+    return Artifacts(service, None if place is None else open_store(place), bounds)

@@ -21,6 +21,7 @@ from hpo_service.api.problems import problem
 from hpo_service.api.request_heads import MOST_HEADERS, HeadRefused, too_many
 from hpo_service.api.request_pieces import HEAD_END, LARGEST_PIECE, Backlog
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
+from hpo_service.api.uploads import is_upload
 from hpo_service.api.uvicorn_protocol import HIGH_WATER_LIMIT, STATUS_LINE, FlowControl
 from hpo_service.settings import Settings
 
@@ -33,6 +34,10 @@ DRAINED_AND_CLOSED = 64 * LARGEST_BODY
 # What waits in all connections together, counted for those that send more than a usual request.
 WAITING_BYTES = 2**26
 USUAL_REQUEST = 2**12
+# An artifact is larger than other bodies: it goes to its place as it comes, and its sender has the time of a body for
+# each so many bytes. Refused, more of it is read on: whoever sends it may look for an answer at its end only.
+UPLOAD_PIECE = LARGEST_BODY
+UPLOAD_DRAINED = 2**29
 UNREAD_ANSWERS = 2**14  # bytes; beyond, the next request of this connection waits
 LINGER_SECONDS = 5.0
 # Whoever goes on sending meanwhile, over a slow line: nginx's lingering_time.
@@ -283,6 +288,8 @@ class BoundedConnection(FastPathConnection):
             return
         if self._is_answered():
             waits = self._drained if self._drained and self._is_chunked() else 0
+        elif self._is_in_body() and self._is_upload():
+            waits = len(self.cycle.body)  # the rest of what has come is in its place
         else:
             waits = min(self._arrived, LARGEST_HEAD + LARGEST_BODY)
         if (weight := self._backlog.size + waits) != self.weight:
@@ -374,6 +381,10 @@ class BoundedConnection(FastPathConnection):
         cycle = self.cycle
         return cycle is not None and cycle.scope is self.scope and cycle.more_body
 
+    def _is_upload(self) -> bool:
+        scope = self.cycle.scope
+        return is_upload(scope["method"], scope["path"])
+
     def _is_head_too_large(self, piece: bytes) -> bool:
         """Whether the head under way is, with as much of the piece as belongs to it."""
         if self._is_in_body():
@@ -395,7 +406,9 @@ class BoundedConnection(FastPathConnection):
         # What came with the end of another request is not counted: it is small, as all that comes at once.
         self._part_size = self._part_size + len(piece) if of_the_same and not body else 0
         if not self._is_answered():
-            self._arrived += len(piece)
+            before, self._arrived = self._arrived, self._arrived + len(piece)
+            if before // UPLOAD_PIECE < self._arrived // UPLOAD_PIECE and part is Part.BODY and self._is_upload():
+                self.due = self.loop.time() + self.gate.bounds.body_seconds
         self._last_three = (self._last_three + piece)[-3:] if part is Part.HEAD else b""
         self._check_size(part, len(piece))
 
@@ -489,7 +502,8 @@ class BoundedConnection(FastPathConnection):
 
     def _drop(self, data: bytes) -> None:
         self._drained += len(data)
-        if self._drained > DRAINED_AND_CLOSED:
+        most = UPLOAD_DRAINED if self.cycle is not None and self._is_upload() else DRAINED_AND_CLOSED
+        if self._drained > most:
             self.transport.abort()
         elif self._lingers_until:
             self.due = min(self.loop.time() + self.gate.bounds.linger_seconds, self._lingers_until)

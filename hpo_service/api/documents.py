@@ -80,6 +80,7 @@ class StudyDocument(_Document):
     lease_seconds: float
     narrowing: Narrowing | None
     objective: Json | None
+    requires: dict[str, str]
     metadata: Json
     state: StudyState
     state_reason: str | None
@@ -122,6 +123,19 @@ class TrialDocument(_Document):
     sampler: str
     sampler_reason: str | None
     replicate_of: int | None
+    artifacts: list[str]
+
+
+class ArtifactDocument(_Document):
+    name: str
+    size: int
+    sha256: str
+    attempt: int
+    at: str
+
+
+class ArtifactsDocument(_Document):
+    items: list[ArtifactDocument]
 
 
 class TrialPage(_Document):
@@ -159,6 +173,7 @@ class GrantedDocument(_Document):
     objective: Json | None
     reports: list[ReportDocument]
     lease: LeaseDocument
+    artifacts: list[str] = []
     purpose: Literal["test"] | None = None
     ensemble: int | None = None
 
@@ -225,6 +240,9 @@ class WorkerDocument(_Document):
     last_seen_at: str
     trials: int
     draining: bool
+    labels: dict[str, str]
+    told: int
+    failed: int
 
 
 class WorkerPage(_Document):

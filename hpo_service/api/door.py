@@ -23,6 +23,7 @@ from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page
 from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem_of, status_of
 from hpo_service.api.rate_limits import Buckets, neighbourhood
+from hpo_service.api.uploads import is_upload
 from hpo_service.api.worker_calls import ACROSS_STUDIES as CALLS_ACROSS
 from hpo_service.api.worker_calls import is_worker_call
 from hpo_service.domain import key as keys
@@ -33,9 +34,8 @@ from hpo_service.operations.keyring import VALID_SECONDS, Keyring
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
-ACROSS_STUDIES = frozenset(
-    {"/", "/v1/studies", "/v1/studies:overview", "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)}
-)
+_LISTS = ("/v1/studies", "/v1/studies:overview", "/v1/workers")
+ACROSS_STUDIES = frozenset({"/", *_LISTS, "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
 # Pages for browsers, which can be asked for a password, but not for a Bearer key.
 PAGES = (*dashboard.PATHS, "/docs", "/studies")
 
@@ -195,7 +195,7 @@ def _check_scope(key: Key, method: str, path: str) -> None:
 def scope_needed(method: str, path: str) -> keys.Scope:
     if method in READING:
         return keys.Scope.READ
-    if method == "POST" and is_worker_call(path):
+    if (method == "POST" and is_worker_call(path)) or is_upload(method, path):
         return keys.Scope.WORKER
     return keys.Scope.ADMIN
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api.problems import pointer, problem
 from hpo_service.api.streams import Stream
+from hpo_service.api.uploads import is_upload
 from hpo_service.domain import json_pointer, nul
 from hpo_service.domain.errors import Fault, HpoError, Invalid, MalformedJson
 
@@ -175,6 +176,9 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if is_upload(scope["method"], scope["path"]):
+            await self.app(scope, receive, send)  # which has a bound of its own
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:

@@ -20,6 +20,7 @@ _EXAMPLES: dict[int, list[tuple[str, str]]] = {
     409: [("conflict", "")],
     412: [("precondition_failed", 'the study has changed: its ETag is now "1-3", not "1-2"')],
     413: [("too_large", "the body is larger than 1048576 bytes; send it in parts")],
+    416: [("invalid_range", "the artifact has 512 bytes, and bytes=600-700 is none of them")],
     422: [("invalid", "/search_space/learning_rate/high: high (0.001) is below low (0.1)")],
     429: [("rate_limited", "this key has made too many calls; try again later")],
     503: [("unavailable", "the database cannot take the call now: database or disk is full")],

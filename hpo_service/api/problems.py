@@ -30,6 +30,7 @@ STATUS: Mapping[type[HpoError], int] = {
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.TooLarge: 413,
+    errors.InvalidRange: 416,
     errors.RateLimited: 429,
     errors.Unavailable: 503,
 }

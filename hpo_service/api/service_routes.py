@@ -19,7 +19,7 @@ from hpo_service.api.documents import (
 )
 from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, service_of
+from hpo_service.api.parameters import PageSize, PageToken, service_of, studies_of
 from hpo_service.api.problems import problem
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
@@ -58,7 +58,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/v1/workers", responses={**ok(WorkerPage, "a page of workers"), **responses(422)})
 async def list_workers(request: Request, page_size: PageSize = 50, page_token_: PageToken = None) -> Response:
     after = read_page_token("workers", page_token_, Caller)
-    items, key = await known_workers.page(service_of(request), after or "", page_size)
+    items, key = await known_workers.page(service_of(request), after or "", page_size, studies_of(request))
     return answer({"items": items, "next_page_token": page_token("workers", key)})
 
 

@@ -117,7 +117,8 @@ ON_STUDY = (
         lambda service, study, _, body: asking.ask_study(service, study, body),
         AskDocument,
         _FOUND,
-        examples=(_ASK,),
+        ("study_state",),
+        (_ASK,),
     ),
     OnStudy(
         "report",

@@ -15,6 +15,7 @@ from hpo_service.cli import doctor, import_studies, plot, run, serve, study_comm
 from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, CommandFailed, fail, fail_unexpectedly, not_installed
+from hpo_service.cli.fleet.fleet_commands import fleet_app
 from hpo_service.cli.hidden_secrets import hide_secrets
 from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
@@ -36,7 +37,7 @@ COMMANDS_THAT_TRAIN = {
     "agent": "Train the trials of a study with a command of your own, in any language.",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-GROUPS = {"study": study_commands.app, "db": db_app, "token": token_app}
+GROUPS = {"study": study_commands.app, "db": db_app, "token": token_app, "fleet": fleet_app}
 
 
 def command_line(wanted: str = "") -> typer.Typer:

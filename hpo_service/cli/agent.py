@@ -18,12 +18,13 @@ from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
+from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from hpo_worker.placeholders import check_placeholders
 from hpo_worker.shutdown import Leaving, Shutdown
-from hpo_worker.start import MaxFailures
+from hpo_worker.start import Label, MaxFailures, labels_of
 
 GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
 LONGEST_GOODBYE_SECONDS = 20.0
@@ -37,8 +38,12 @@ def agent(
         list[str], typer.Argument(help="The command, after --; {name} stands for a parameter.", metavar="-- COMMAND…")
     ],
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=1000, help="How many trials at the same time.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many trials at the same time; one, or one a GPU.")
+    ] = None,
     max_failures: MaxFailures = MAX_FAILURES,
+    label: Label = None,
+    gpus: Gpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Run a command a trial until the study gives out no more: hpo agent mine -- python train.py --lr {lr}
@@ -52,7 +57,7 @@ def agent(
     """
     worker_id = new_worker_id()
     log_lines.configure(worker_id=worker_id)
-    client = Client(server)
+    client = Client(server, labels=labels_of(label))
     read = client.study(study)
     if read["define_by_run"]:
         raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
@@ -62,7 +67,8 @@ def agent(
     except Invalid as error:
         raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
     brake = Brake(max_failures)
-    team = Team(client, study, CommandObjective(command, list(space), Outbox()), worker_id, workers, brake)
+    objective = CommandObjective(command, list(space), Outbox(), gpus_of(gpus))
+    team = Team(client, study, objective, worker_id, workers or len(objective.gpus) or 1, brake)
     try:
         team.run()
     finally:
@@ -83,7 +89,7 @@ class Team:
     ) -> None:
         self.objective = objective
         self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
-        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER)
+        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER, labels=client.labels)
         self.workers = [
             Worker(
                 client,

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo_service.cli import wording
+from hpo_service.cli import artifact_command, wording
 from hpo_service.cli.console import confirmed, note, say, say_export
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
+from hpo_service.cli.whole_files import write_pieces
 from hpo_service.domain.errors import Invalid, StudyExists
 
 app = typer.Typer(no_args_is_help=True, help="Create studies, look at them, and steer them.")
@@ -285,20 +286,10 @@ def export(
         if output is None and sys.stdout.isatty():
             say_export(pieces, as_csv=format is ExportFormat.csv)
             return
-        if output is None:
-            sys.stdout.buffer.writelines(pieces)
-            sys.stdout.buffer.flush()
-            return
-        unfinished = output.with_name(output.name + ".part")
-        try:
-            with unfinished.open("wb") as target:
-                target.writelines(pieces)
-            unfinished.replace(output)
-        except OSError as error:
-            raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
-    note(f"wrote {output}")
+        write_pieces(pieces, output)
+
+
+app.command("artifact")(artifact_command.artifact)
 
 
 @app.command()

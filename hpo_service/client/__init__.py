@@ -28,6 +28,7 @@ from hpo_service.client.conclusion import (
 )
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.held_trial import HeldTrial
+from hpo_service.client.keeps_artifacts import KeepsArtifacts
 from hpo_service.client.objective_trial import AnyParameter, Definitions, ObjectiveTrial, TrialLink
 from hpo_service.client.recorded_trial import RecordedTrial
 from hpo_service.client.remote_study import RemoteStudy, new_worker_id
@@ -50,6 +51,7 @@ __all__ = [
     "Forbidden",
     "HeldTrial",
     "Json",
+    "KeepsArtifacts",
     "ObjectiveTrial",
     "RateLimited",
     "RecordedTrial",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
+UPLOAD_SECONDS = 120.0  # of silence from a server that keeps an artifact on its disk, or in a bucket
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
 T = TypeVar("T")
@@ -64,7 +65,10 @@ class ApiCalls:
         timeout: float = 15.0,
         retries: Retries = PATIENTLY,
         rng: random.Random | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        """labels: what this machine has, for studies that require it; every ask carries them."""
+        self.labels = dict(labels or {})
         self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
         self.timeout, self.retries, self.rng = timeout, retries, rng or random.Random()
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
@@ -149,7 +153,7 @@ class ApiCalls:
     def export(self, study: str, format: ExportFormat = "csv") -> Iterator[bytes]:
         """The trials as a file, piece by piece; raise BrokenOff where it ends before its end."""
         answer = self._stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
-        return _pieces(answer)
+        return _pieces(answer, "the export")
 
     def advice(self, study: str) -> list[Json]:
         """What there is to say of the study, most important first."""
@@ -223,7 +227,7 @@ class ApiCalls:
             "request_id": request_id or new_request_id(),
             "count": count,
             "wait_seconds": wait_seconds,
-            **_given(objectives=objectives),
+            **_given(objectives=objectives, labels=self.labels or None),
         }
         path = "/v1/trials:ask" if study is None else _study(study) + "/trials:ask"
         return self._json("POST", path, body, read_timeout=self.timeout + wait_seconds)
@@ -286,6 +290,37 @@ class ApiCalls:
 
     def test_release(self, study: str, attempt: int, reason: str | None = None) -> Json:
         return self._json("POST", _study(study) + "/test:release", {"attempt": attempt, **_given(reason=reason)})
+
+    # Artifacts; number: None for those of the sealed test
+
+    def put_artifact(
+        self,
+        study: str,
+        number: int | None,
+        attempt: int,
+        name: str,
+        what: bytes | Path,
+        *,
+        retries: Retries | None = None,
+    ) -> Json:
+        """Keep these bytes, or this file's, under the name, in the place of what was kept there. Raise OSError."""
+        path = f"{_artifacts(study, number)}/{quote(name, safe='')}?attempt={attempt}"
+
+        def send() -> Json:
+            if isinstance(what, bytes):
+                return self._upload(path, what, len(what))
+            with what.open("rb") as file:
+                return self._upload(path, file, os.fstat(file.fileno()).st_size)
+
+        return self._persevere("PUT", send, retries)
+
+    def artifacts(self, study: str, number: int | None) -> list[Json]:
+        items: list[Json] = self._json("GET", _artifacts(study, number))["items"]
+        return items
+
+    def artifact(self, study: str, number: int | None, name: str) -> Iterator[bytes]:
+        """Its bytes, piece by piece. Raise NotFound; BrokenOff where it ends before its end."""
+        return _pieces(self._stream(f"{_artifacts(study, number)}/{quote(name, safe='')}"), f"artifact {name!r}")
 
     # Operations
 
@@ -369,6 +404,17 @@ class ApiCalls:
 
         return self._persevere("GET", send, None)
 
+    def _upload(self, path: str, content: bytes | BinaryIO, size: int) -> Json:
+        """Send it once. Raise Failure."""
+        headers = {**self._headers, "Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        try:
+            answer = self._streams.put(self.server + path, headers, content, UPLOAD_SECONDS)
+        except OSError as error:
+            raise self._unreachable(error, retry=True) from error
+        if 200 <= answer.status < 300:
+            return read_json(answer)
+        raise failure_of(answer.status, answer.headers, answer.data)
+
     def _unreachable(self, error: Exception, *, retry: bool) -> Failure:
         return Failure(Unreachable(f"{self.server} does not answer: {root_reason(error)}"), retry=retry)
 
@@ -445,12 +491,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r:.100} has no form in JSON")
 
 
-def _pieces(answer: Streamed) -> Iterator[bytes]:
+def _pieces(answer: Streamed, what: str) -> Iterator[bytes]:
     try:
         yield from answer.pieces()
     except OSError as error:
         raise BrokenOff(
-            f"the export broke off before its end ({root_reason(error)}): the study was deleted meanwhile, or the "
+            f"{what} broke off before its end ({root_reason(error)}): the study was deleted meanwhile, or the "
             "server or the network between failed. What has come is not all of it"
         ) from error
     finally:
@@ -459,6 +505,10 @@ def _pieces(answer: Streamed) -> Iterator[bytes]:
 
 def _study(study: str) -> str:
     return f"/v1/studies/{quote(study, safe='')}"
+
+
+def _artifacts(study: str, number: int | None) -> str:
+    return (f"{_study(study)}/test" if number is None else _trial(study, number)) + "/artifacts"
 
 
 def _trial(study: str, number: int) -> str:

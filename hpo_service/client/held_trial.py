@@ -11,6 +11,7 @@ from typing import Any
 
 from hpo_service.client.api_calls import ApiCalls
 from hpo_service.client.conclusion import Retry, as_values, conclusion, ended_by, is_prune
+from hpo_service.client.keeps_artifacts import KeepsArtifacts
 from hpo_service.client.measures import with_floats
 from hpo_service.client.objective_trial import AnyParameter, ObjectiveTrial
 from hpo_service.domain.errors import HpoError, LeaseLost, TrialFinished
@@ -57,13 +58,14 @@ class Ended:
     error: BaseException | None = None
 
 
-class HeldTrial(ObjectiveTrial):
+class HeldTrial(ObjectiveTrial, KeepsArtifacts):
     """A trial to train: told, released, or silent for the length of its lease."""
 
     def __init__(self, client: ApiCalls, given: Json) -> None:
         self._client = client
         self._direct = DirectLink(client, given["study"], given["number"], given["attempt"])
         super().__init__(given, self._direct, client.definitions)
+        self._keep_artifacts_of(client, given)
         self.lease_seconds: float = given["lease"]["duration_seconds"]
 
     def heartbeat(self) -> None:

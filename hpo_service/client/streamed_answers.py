@@ -1,13 +1,16 @@
-"""Answers that are read piece by piece as they come: exports and events. Imported with the first of them."""
+"""What is read or sent piece by piece: exports, events, artifacts. Imported with the first of them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import urllib3
 from urllib3.exceptions import HTTPError
+
+from hpo_service.client.keep_alive import Answered
 
 _PIECE_BYTES = 65_536
 
@@ -55,6 +58,14 @@ class StreamedAnswers:
                     "GET", url, headers=headers, timeout=timeout, redirect=False, preload_content=False
                 )
             )
+
+    def put(self, url: str, headers: Mapping[str, str], content: bytes | BinaryIO, read_timeout: float) -> Answered:
+        """Raise OSError when there is no answer."""
+        timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
+        with _as_os_errors():
+            answer = self._pool().request("PUT", url, body=content, headers=headers, timeout=timeout, redirect=False)
+            lines = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
+            return Answered(answer.status, lines, answer.data)
 
     def _pool(self) -> urllib3.PoolManager:
         return self._pools.setdefault(os.getpid(), urllib3.PoolManager(num_pools=1, maxsize=8, retries=False))

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from hpo_service.domain.choices import identity
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
-from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary
+from hpo_service.domain.search_space import CategoricalParameter
+from hpo_service.domain.seen_study import Advice, Numeric, SeenStudy, SeenTrial, can_vary
+from hpo_service.domain.steps import grid_size
 from hpo_service.domain.student import difference, variance
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.wording_of_numbers import shown
@@ -30,7 +32,7 @@ def few_trials(seen: SeenStudy) -> Iterator[Advice]:
     to_come = study.spec.limits.trials if study.state in (StudyState.ACTIVE, StudyState.PAUSED) else None
     trials = max(finished, to_come or 0)
     wanted = A_PARAMETER * len(varied)
-    if finished > 0 and trials < wanted and not study.exhausted:
+    if 0 < finished < _combinations(seen) and trials < wanted and not study.exhausted:
         yield Advice(
             "few_trials",
             f"{trials} trials for {len(varied)} parameters: with fewer than {A_PARAMETER} a parameter, the best is a "
@@ -39,6 +41,18 @@ def few_trials(seen: SeenStudy) -> Iterator[Advice]:
             {"trials": trials, "parameters": len(varied)},
             {"limits": {"trials": wanted}},
         )
+
+
+def _combinations(seen: SeenStudy) -> float:
+    """How many points the search space has, at most."""
+    return math.prod(map(_values, seen.study.spec.search_space.root.values()))
+
+
+def _values(given: Numeric | CategoricalParameter) -> float:
+    if isinstance(given, CategoricalParameter):
+        return len(given.choices)
+    step = given.step or (1 if given.type == "int" else None)
+    return math.inf if step is None else grid_size(given.low, given.high, step)
 
 
 def within_noise(seen: SeenStudy) -> Iterator[Advice]:

@@ -16,6 +16,7 @@ HpoError
 ├── Unauthenticated         no key, or none that the record knows
 ├── Forbidden               the key does not cover the call
 ├── RateLimited             too many calls; says when to come back
+├── InvalidRange            a range of bytes that an artifact does not have
 ├── PreconditionFailed      If-Match names an older version
 └── Unavailable             the database cannot take the call now; try again
     ├── StudyHeld           somebody else holds this study, and no other
@@ -112,6 +113,10 @@ class RateLimited(HpoError):
     def __init__(self, detail: str, retry_after_seconds: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRange(HpoError):
+    code = "invalid_range"
 
 
 class PreconditionFailed(HpoError):

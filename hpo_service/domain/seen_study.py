@@ -99,7 +99,7 @@ def searched_space(first: SearchSpace, rounds: Sequence[SearchSpace]) -> dict[st
     found = dict(first.items())
     for space in rounds:
         for name, given in space.items():
-            known = found[name]
+            known = found.setdefault(name, given)
             if not isinstance(given, CategoricalParameter) and not isinstance(known, CategoricalParameter):
                 low, high = min(known.low, given.low), max(known.high, given.high)
                 found[name] = known.model_copy(update={"low": low, "high": high})

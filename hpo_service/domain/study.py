@@ -13,6 +13,7 @@ from hpo_service.domain import neural_network, sizes
 from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.labels import Labels
 from hpo_service.domain.measure import WHOLE, whole
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.objectives import OBJECTIVES
@@ -177,6 +178,7 @@ class StudySpec(BaseModel):
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
     narrowing: Narrowing | None = None
     objective: Objective | None = None
+    requires: Annotated[Labels, Field(description="what a worker's labels have to be, to be given its trials")] = {}
     metadata: Metadata = {}
 
     @model_validator(mode="before")

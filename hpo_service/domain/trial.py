@@ -302,6 +302,7 @@ class Trial:
     id: int | None = None
     values: tuple[float, ...] | None = None
     metrics: dict[str, Any] | None = None
+    artifacts: tuple[str, ...] = ()
     worker_id: str | None = None
     stop: str | None = None
     round: int | None = None

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hpo_service.domain.errors import Fault, Invalid, StudyHeld
+from hpo_service.domain import labels
+from hpo_service.domain.errors import Fault, Invalid, StudyHeld, StudyStateConflict
 from hpo_service.domain.json_types import Json
+from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
 from hpo_service.operations.calls import Ask, NextAsk
 from hpo_service.operations.resources import (
@@ -61,10 +63,10 @@ async def ask_any(
     service: Service, ask: Ask, caller_left: CallerLeft = never, only: Collection[str] | None = None
 ) -> Json:
     """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
-    awaited = AnyStudy.of(ask.objectives, only)
+    awaited = AnyStudy.of(ask.objectives, only, ask.labels)
 
     def asked_before(record: Record) -> tuple[Any, bool]:
-        service.heard_of(ask.worker_id, record.now)
+        service.heard_of(ask.worker_id, record.now, ask.labels)
         return _answered_before(record, ask.request_id), record.is_draining(ask.worker_id)
 
     async def look() -> Look:
@@ -153,8 +155,21 @@ def look_in_study(service: Service, name: str, ask: NextAsk, record: Transaction
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
         return Look(with_objectives(remembered, [study]), final=True)
-    service.heard_of(ask.worker_id, record.now)
+    if isinstance(ask, Ask):
+        service.heard_of(ask.worker_id, record.now, ask.labels)
+        _check_labels(study, ask)
+    else:  # with the tell of a trial of this study, which nobody was given who does not fit
+        service.heard_of(ask.worker_id, record.now)
     return give(service.work_on(record, study), ask)
+
+
+def _check_labels(study: Study, ask: Ask) -> None:
+    """Raise StudyStateConflict."""
+    if not labels.fit(ask.labels, study.spec.requires):
+        raise StudyStateConflict(
+            f"study {study.name!r} requires {labels.said(study.spec.requires)} of its workers, and this ask's labels "
+            f"are {labels.said(ask.labels)}"
+        )
 
 
 def give(work: StudyWork, ask: NextAsk) -> Look:
@@ -180,9 +195,9 @@ def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str]
     if remembered is not None:
         return _remembered(remembered, only)
     study = record.find_study(name)
-    if study is None:
+    if study is None or not labels.fit(ask.labels, study.spec.requires):
         return nothing
-    service.heard_of(ask.worker_id, record.now)
+    service.heard_of(ask.worker_id, record.now, ask.labels)
     work = service.work_on(record, study)
     given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
     if not given and study.sealed:

@@ -9,13 +9,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from hpo_service.domain import sizes
 from hpo_service.domain.choices import Choice
+from hpo_service.domain.labels import NO_NUL, Labels
 from hpo_service.domain.measure import WHOLE, Measure
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import MOST_PARAMETERS, Parameter, ParameterName
 from hpo_service.domain.study import Caller, Count, StudyName
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
-NO_NUL = r"^[^\x00]*$"  # no database keeps one
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=NO_NUL)]
 GivenParams = dict[str, Choice]
 Keep = Annotated[float, Field(gt=0, le=1)]
@@ -46,6 +46,7 @@ class Ask(NextAsk):
         ]
         | None
     ) = None
+    labels: Annotated[Labels, Field(description="what the worker's machine has, for studies that require it")] = {}
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -7,7 +7,7 @@ from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudySealed, StudyStateConflict
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import Holding, Trial, TrialState
+from hpo_service.domain.trial import DRAWN_BY, Holding, Trial, TrialState
 from hpo_service.operations.calls import ConfirmRequest
 from hpo_service.operations.resources import etag, study_resource
 from hpo_service.operations.service import Service
@@ -40,12 +40,20 @@ def _begin(work: StudyWork, asked: ConfirmRequest) -> None:
     work.study = altered(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))
     # The seeds of numbers that no other trial has, one for all candidates.
     seeds = [work.seed(study.next_number + turn * len(best)) for turn in range(asked.seeds)]
-    work.add([_replicate(trial, seed) for seed in seeds for trial in best])
+    work.add([_replicate(trial, seed, study.spec.sampler.name) for seed in seeds for trial in best])
     work.move_to(StudyState.ACTIVE)
 
 
-def _replicate(trial: Trial, seed: int) -> Trial:
-    return Trial(trial.study, 0, trial.params, Holding(TrialState.WAITING), seed, replicate_of=trial.number)
+def _replicate(trial: Trial, seed: int, sampler: str) -> Trial:
+    return Trial(
+        trial.study,
+        0,
+        trial.params,
+        Holding(TrialState.WAITING),
+        seed,
+        system_attrs={DRAWN_BY: trial.drawn_by(sampler)},
+        replicate_of=trial.number,
+    )
 
 
 def _check_may_be_confirmed(study: Study) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hpo_service.domain.json_types import Json
 from hpo_service.operations.resources import worker_resource
 from hpo_service.operations.service import Service
@@ -9,11 +11,13 @@ from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 
 
-async def page(service: Service, after: str, size: int) -> tuple[list[Json], str | None]:
-    """Return up to `size` workers after that id, and the id to go on after."""
+async def page(
+    service: Service, after: str, size: int, only: Collection[str] | None = None
+) -> tuple[list[Json], str | None]:
+    """Return up to `size` workers after that id, and the id to go on after. only: of studies of these names."""
 
     def look(record: Record) -> tuple[list[Json], str | None]:
-        found = record.workers(after, size + 1)
+        found = record.workers(after, size + 1, only)
         more = len(found) > size
         return [worker_resource(worker) for worker in found[:size]], found[size - 1].worker_id if more else None
 

@@ -9,12 +9,14 @@ from functools import lru_cache
 from typing import Any
 
 from hpo_service.domain import measure
+from hpo_service.domain.artifact import Artifact
 from hpo_service.domain.confirmation import Ranking, confirmation_resource, ranking
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Failures, Round, Study
 from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
-from hpo_service.store.record import AttemptRow, Record, WorkerRow
+from hpo_service.store.record import AttemptRow, Record
+from hpo_service.store.worker_rows import WorkerRow
 
 
 def time_text(seconds: float) -> str:
@@ -148,6 +150,17 @@ def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Jso
         "sampler": trial.drawn_by(study.spec.sampler.name),
         "sampler_reason": trial.system_attrs.get(BECAUSE),
         "replicate_of": trial.replicate_of,
+        "artifacts": list(trial.artifacts),
+    }
+
+
+def artifact_resource(artifact: Artifact) -> Json:
+    return {
+        "name": artifact.name,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "attempt": artifact.attempt,
+        "at": time_text(artifact.at),
     }
 
 
@@ -171,6 +184,9 @@ def worker_resource(worker: WorkerRow) -> Json:
         "last_seen_at": time_text(worker.last_seen_at),
         "trials": worker.trials,
         "draining": worker.draining,
+        "labels": worker.labels,
+        "told": worker.told,
+        "failed": worker.failed,
     }
 
 
@@ -184,6 +200,7 @@ def granted_trial(study: Study, trial: Trial) -> Json:
         "seed": trial.seed,
         "objective": study.spec.objective,
         "reports": [],
+        "artifacts": list(trial.artifacts),
         "lease": _lease(trial.holding.lease),
     }
 

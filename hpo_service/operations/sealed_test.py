@@ -59,7 +59,7 @@ def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
 
 
 def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
-    test = _test(work)
+    test = test_of_study(work)
     holding = test.holding.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256)
     work.change_test(test, holding)
@@ -75,7 +75,7 @@ def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
 def _tell(call: TestResult, work: StudyWork) -> Json | None:
     """Take the result; a repeated tell of the same result answers the same."""
     check_size("members", call.members, TELL_METRICS)
-    test = _test(work)
+    test = test_of_study(work)
     result = call.model_dump(mode="json")
     before = replace(test.holding, told=_told(test.result))
     told = _told(result)
@@ -88,7 +88,7 @@ def _tell(call: TestResult, work: StudyWork) -> Json | None:
 
 
 def _release(call: Release, work: StudyWork) -> Json | None:
-    test = _test(work)
+    test = test_of_study(work)
     holding = test.holding.release(call.attempt, None)
     if holding is not None:
         work.change_test(test, holding)
@@ -102,7 +102,8 @@ ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
 }
 
 
-def _test(work: StudyWork) -> SealedTest:
+def test_of_study(work: StudyWork) -> SealedTest:
+    """Raise NotFound."""
     test = work.record.sql().test(work.study)
     if test is None:
         raise NotFound(f"no test of study {work.study.name!r} was asked for")

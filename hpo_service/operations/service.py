@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from hpo_service.store.engine import Clock, WrittenMeanwhile
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Change, Record
 from hpo_service.store.transaction import Transaction
+from hpo_service.store.worker_rows import SeenWorker
 from hpo_service.store.write_call import NO_DRAWS, Outcome, Parts, Work, WriteCall
 
 log = structlog.get_logger()
@@ -77,7 +78,7 @@ class Service:
         self.reaped_at = time.monotonic()  # when the reaper last finished a look
         self.long_polls = 0  # asks that wait
         self.streams = 0  # of events
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, SeenWorker] = {}
         self._known: set[str] = set()
         self._seen_lock = threading.Lock()
         self._saving = asyncio.Lock()
@@ -351,8 +352,8 @@ class Service:
         return await self._to_ask.of((awaited, limit))
 
     async def _read_studies_to_ask(self, wanted: tuple[AnyStudy, int]) -> dict[str, int]:
-        (kinds, only), limit = wanted
-        return dict(await self.read_all(lambda record: record.studies_to_ask(kinds, only, limit)))
+        (kinds, only, has), limit = wanted
+        return dict(await self.read_all(lambda record: record.studies_to_ask(kinds, only, dict(has), limit)))
 
     async def _in_thread(self, work: Callable[[Record], T]) -> T:
         return await asyncio.to_thread(self.database.read, work)
@@ -385,13 +386,17 @@ class Service:
 
     # -- workers ------------------------------------------------------------------------------------------
 
-    def heard_of(self, worker_id: str, now: float) -> None:
+    def heard_of(self, worker_id: str, now: float, labels: Mapping[str, str] | None = None) -> None:
         """Note that the worker was heard of; it is saved later, in a transaction of its own.
 
+        labels: that it has said; None: it has said nothing of them.
         Inside a call's transaction two servers could wait for each other's new workers in a circle.
         """
         with self._seen_lock:
-            self._seen[worker_id] = now
+            before = self._seen.get(worker_id)
+            if labels is None and before is not None:
+                labels = before.labels
+            self._seen[worker_id] = SeenWorker(now, labels)
 
     def knows(self, worker_id: str) -> bool:
         return worker_id in self._known
@@ -413,7 +418,9 @@ class Service:
                 await self.write(lambda record: record.sql().see_workers(seen))
             except BaseException:
                 with self._seen_lock:
-                    self._seen = {**seen, **self._seen}
+                    newer, self._seen = self._seen, seen
+                for worker_id, again in newer.items():
+                    self.heard_of(worker_id, *again)
                 raise
             if len(self._known) >= MOST_WORKERS_IN_MEMORY:
                 self._known.clear()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hpo_service.domain import labels
 from hpo_service.domain.study import Study
 from hpo_service.store.record import Change
 
@@ -43,20 +44,28 @@ class Waiter:
 
 
 class AnyStudy(NamedTuple):
-    """kinds: of the objective, or every one; only: the studies that a key is bound to, or every one."""
+    """kinds: of the objective, or every one; only: the studies that a key is bound to, or every one.
+
+    has: the labels of the worker.
+    """
 
     kinds: frozenset[str] | None
     only: frozenset[str] | None
+    has: frozenset[tuple[str, str]]
 
     @classmethod
-    def of(cls, kinds: Collection[str] | None, only: Collection[str] | None) -> AnyStudy:
-        return cls(None if kinds is None else frozenset(kinds), None if only is None else frozenset(only))
+    def of(cls, kinds: Collection[str] | None, only: Collection[str] | None, has: Mapping[str, str]) -> AnyStudy:
+        return cls(
+            None if kinds is None else frozenset(kinds),
+            None if only is None else frozenset(only),
+            frozenset(has.items()),
+        )
 
     def admits(self, study: Study) -> bool:
         kind = study.spec.kind
         if kind is None or (self.only is not None and study.name not in self.only):
             return False
-        return self.kinds is None or kind in self.kinds
+        return (self.kinds is None or kind in self.kinds) and labels.fit(dict(self.has), study.spec.requires)
 
 
 class WaitingList:

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hpo_service.store.artifact_rows import ArtifactRows
 from hpo_service.store.record import Record
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials
 
@@ -21,6 +22,7 @@ class Deletion:
     """Inside the transaction of a Record."""
 
     def __init__(self, record: Record) -> None:
+        self._record = record
         self._db = record._db  # what waits is written first
 
     def is_due(self) -> bool:
@@ -67,6 +69,7 @@ class Deletion:
         self._db.execute(sa.delete(answers).where(mine))
 
     def end(self, study_id: int) -> None:
+        ArtifactRows(self._record).abandon_study(study_id)
         for table in (tests, rounds):
             self._db.execute(sa.delete(table).where(table.c.study_id == study_id))
         self._db.execute(sa.delete(studies).where(studies.c.id == study_id))

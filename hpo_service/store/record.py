@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from pydantic_core import from_json
-from sqlalchemy.dialects import postgresql, sqlite
 
+from hpo_service.domain import labels
 from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Replicate
 from hpo_service.domain.errors import NotFound
@@ -29,7 +30,7 @@ from hpo_service.domain.trial import (
     TrialState,
     has_failed_in_training,
 )
-from hpo_service.store import write_probe
+from hpo_service.store import worker_rows, write_probe
 from hpo_service.store.outages import read_outages
 from hpo_service.store.rows import (
     ends_at,
@@ -42,8 +43,9 @@ from hpo_service.store.rows import (
     test_row,
     trial_of,
 )
-from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials, workers
+from hpo_service.store.tables import OURS, answers, attempts, reports, rounds, studies, tests, trials
 from hpo_service.store.trial_reports import KeptReport, kept_report, report_text
+from hpo_service.store.worker_rows import FINISHED_STATES, SeenWorker, WorkerRow, batches
 
 
 class Change(NamedTuple):
@@ -62,20 +64,8 @@ class AttemptRow:
     end: str | None
 
 
-@dataclass(frozen=True)
-class WorkerRow:
-    worker_id: str
-    last_seen_at: float
-    draining: bool
-    trials: int = 0
-
-
 _b = sa.bindparam
-# Studies that Optuna's own API wrote through its storage are not ours to give out.
-FROM_OPTUNA = "optuna"
-_OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
-_DELETED = sa.select(studies.c.id).where(studies.c.deleted)
-_STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), _OURS)
+_STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), OURS)
 _STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
 _NOW = _b("now", type_=sa.Double)
 
@@ -86,7 +76,7 @@ def _has_lapsed(expires_at: sa.Column[float]) -> sa.ColumnElement[bool]:
 
 
 _CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
-_FINISHED = trials.c.state.in_([sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished])
+_FINISHED = trials.c.state.in_(FINISHED_STATES)
 _OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (
@@ -112,7 +102,7 @@ def _lapsed_leases(table: sa.Table) -> sa.Select[Any]:
     return (
         sa.select(studies.c.name, table.c.lease_expires_at, studies.c.lease_seconds)
         .join(table, table.c.study_id == studies.c.id)
-        .where(_OURS, table.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(table.c.lease_expires_at))
+        .where(OURS, table.c.state == sa.literal_column("'RUNNING'"), _has_lapsed(table.c.lease_expires_at))
     )
 
 
@@ -121,7 +111,7 @@ def _lapsed_leases(table: sa.Table) -> sa.Select[Any]:
 _MAYBE_OVERDUE = (
     *(_lapsed_leases(trials), _lapsed_leases(tests)),
     sa.select(studies.c.name, sa.null(), studies.c.lease_seconds).where(
-        _OURS,
+        OURS,
         studies.c.ends_at <= _NOW,
         studies.c.state == sa.literal_column("'ACTIVE'"),
         studies.c.running + studies.c.retries + studies.c.replicates_waiting + studies.c.replicates_running == 0,
@@ -150,7 +140,7 @@ _BY_STATE = (
         sa.func.sum(studies.c.running + studies.c.replicates_running),
         *(sa.func.sum(studies.c[counter]) for counter in ("complete", "pruned", "fail")),
     )
-    .where(_OURS)
+    .where(OURS)
     .group_by(studies.c.state)
 )
 # Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
@@ -158,7 +148,7 @@ _MOST_STUDIES_LOOKED_AT = 1000
 _SOME_WAITING = (
     sa.select(studies.c.id)
     .where(
-        _OURS,
+        OURS,
         studies.c.state == sa.literal_column("'ACTIVE'"),
         sa.not_(studies.c.sealed),
         studies.c.queued + studies.c.retries + studies.c.replicates_waiting > 0,
@@ -225,8 +215,9 @@ _BYTES_BESIDE_METRICS = 60
 _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answers.c.request_id == _b("request_id"))
 
 
+_REQUIRED = sa.select(studies.c.requires).where(studies.c.requires.is_not(None), sa.not_(studies.c.deleted)).distinct()
 _HELD = studies.c.running + studies.c.replicates_running
-_TO_ASK = sa.select(studies.c.name, _HELD).where(_OURS)
+_TO_ASK = sa.select(studies.c.name, _HELD).where(OURS)
 _MAY_GIVE = sa.and_(
     studies.c.state == sa.literal_column("'ACTIVE'"),
     studies.c.kind.is_not(None),
@@ -288,7 +279,7 @@ class Record:
 
     def studies(self, state: str | None, after: int, limit: int, only: Collection[str] | None = None) -> list[Study]:
         """only: these names, where they exist."""
-        query = sa.select(studies).where(studies.c.id > after, _OURS).order_by(studies.c.id).limit(limit)
+        query = sa.select(studies).where(studies.c.id > after, OURS).order_by(studies.c.id).limit(limit)
         if only is not None:
             query = query.where(studies.c.name.in_(only))
         if state is not None:
@@ -310,6 +301,7 @@ class Record:
             "lease_seconds": spec.lease_seconds,
             "ends_at": ends_at(spec, self.now),
             "kind": spec.kind,
+            "requires": labels.as_text(spec.requires) if spec.requires else None,
             **_limits(spec),
         }
         key = self._db.execute(sa.insert(studies).returning(studies.c.id), row).scalar_one()
@@ -335,13 +327,13 @@ class Record:
         self._db.execute(sa.update(studies).where(studies.c.id == study.id).values(marked))
 
     def studies_to_ask(
-        self, kinds: Collection[str] | None, only: Collection[str] | None, limit: int
+        self, kinds: Collection[str] | None, only: Collection[str] | None, has: Mapping[str, str], limit: int
     ) -> list[tuple[str, int]]:
         """Some studies that may have something to give to a worker of these kinds, fewest running first.
 
-        Each with how many trials of it run. only: of these names.
+        Each with how many trials of it run. only: of these names; has: the labels of the worker.
         """
-        kept = _TO_ASK
+        kept = _TO_ASK.where(self._is_met_by(has))
         if kinds is not None:
             kept = kept.where(studies.c.kind.in_(kinds))
         if only is not None:
@@ -355,6 +347,14 @@ class Record:
             found += self._some_to_ask(busy.order_by(_HELD, studies.c.id), limit - len(found))
         return found[:limit]
 
+    def _is_met_by(self, has: Mapping[str, str]) -> sa.ColumnElement[bool]:
+        nothing = studies.c.requires.is_(None)
+        if not has:
+            return nothing
+        required = self._db.execute(_REQUIRED).scalars()
+        met = [text for text in required if labels.fit(has, json.loads(text))]
+        return sa.or_(nothing, studies.c.requires.in_(met)) if met else nothing
+
     def _some_to_ask(self, query: sa.Select[Any], limit: int) -> list[tuple[str, int]]:
         return [(name, running) for name, running in self._db.execute(query.limit(limit))]
 
@@ -363,7 +363,7 @@ class Record:
         found = {}
         for start in range(0, len(names), 500):
             query = sa.select(studies.c.name, studies.c.id, studies.c.revision).where(
-                _OURS, studies.c.name.in_(names[start : start + 500])
+                OURS, studies.c.name.in_(names[start : start + 500])
             )
             found.update({name: (key, revision) for name, key, revision in self._db.execute(query)})
         return found
@@ -580,7 +580,7 @@ class Record:
     def _curves(self, ids: list[int]) -> dict[int, tuple[tuple[int, float], ...]]:
         """(step, value) by rising step, by the trial's id."""
         found: dict[int, list[tuple[int, float]]] = {}
-        for some in _batches(ids):
+        for some in batches(ids):
             for key, step, value in self._db.execute(_CURVES, {"ids": some}):
                 found.setdefault(key, []).append((step, nan_if_null(value)))
         return {key: tuple(curve) for key, curve in found.items()}
@@ -633,7 +633,7 @@ class Record:
         """Those of all of these, by number, by rising step."""
         found: dict[int, list[bytes]] = {}
         numbers = {trial.id: trial.number for trial in some}
-        for ids in _batches(list(numbers)):
+        for ids in batches(list(numbers)):
             query = (
                 sa.select(reports.c.trial_id, reports.c.step, reports.c.value, _METRICS_TEXT)
                 .where(reports.c.trial_id.in_(ids))
@@ -648,7 +648,7 @@ class Record:
         found: dict[int, int] = {}
         numbers = {trial.id: trial.number for trial in some}
         size = sa.func.coalesce(sa.func.sum(sa.func.length(_METRICS_TEXT)), 0)
-        for ids in _batches(list(numbers)):
+        for ids in batches(list(numbers)):
             query = (
                 sa.select(reports.c.trial_id, sa.func.count() * _BYTES_BESIDE_METRICS + size)
                 .where(reports.c.trial_id.in_(ids))
@@ -681,7 +681,7 @@ class Record:
     def study_answered(self, call: str, request_id: str) -> Study | None:
         """The study of whose trials the answer speaks; None where it was deleted."""
         mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
-        query = sa.select(studies).join(answers, answers.c.study_id == studies.c.id).where(mine, _OURS)
+        query = sa.select(studies).join(answers, answers.c.study_id == studies.c.id).where(mine, OURS)
         row = self._db.execute(query).one_or_none()
         return None if row is None else study_of(row)
 
@@ -700,60 +700,29 @@ class Record:
     # -- workers ------------------------------------------------------------------------------------------
 
     def is_draining(self, worker_id: str) -> bool:
-        query = sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)
-        return bool(self._db.execute(query).scalar())
+        return worker_rows.is_draining(self._db, worker_id)
 
     def draining(self) -> frozenset[str]:
-        """The ids of the workers that are to be sent home."""
-        return frozenset(self._db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
+        return worker_rows.draining(self._db)
 
-    def see_workers(self, seen: Mapping[str, float]) -> None:
-        """Note when workers were last heard of, by the database's clock."""
-        rows = [{"worker_id": name, "last_seen_at": at, "draining": False} for name, at in sorted(seen.items())]
-        if rows:
-            self._db.execute(_UPSERT_WORKER[self._db.dialect.name], rows)
+    def see_workers(self, seen: Mapping[str, SeenWorker]) -> None:
+        worker_rows.see(self._db, seen)
 
     def drain_worker(self, worker_id: str) -> None:
-        changed = self._db.execute(sa.update(workers).where(workers.c.worker_id == worker_id).values(draining=True))
-        if changed.rowcount == 0:
-            raise NotFound(f"no worker {worker_id!r} was ever seen")
+        worker_rows.drain(self._db, worker_id)
 
-    def workers(self, after: str, limit: int) -> list[WorkerRow]:
-        holding = (
-            sa.select(trials.c.worker_id, sa.func.count().label("n"))
-            .where(trials.c.state == sa.literal_column("'RUNNING'"), trials.c.study_id.not_in(_DELETED))
-            .group_by(trials.c.worker_id)
-            .subquery()
-        )
-        query = (
-            sa.select(workers, holding.c.n)
-            .outerjoin(holding, holding.c.worker_id == workers.c.worker_id)
-            .where(workers.c.worker_id > after)
-            .order_by(workers.c.worker_id)
-            .limit(limit)
-        )
-        return [WorkerRow(row.worker_id, row.last_seen_at, row.draining, row.n or 0) for row in self._db.execute(query)]
+    def workers(self, after: str, limit: int, only: Collection[str] | None = None) -> list[WorkerRow]:
+        return worker_rows.page(self._db, after, limit, only)
 
     def worker(self, worker_id: str) -> WorkerRow:
-        holding = sa.select(sa.func.count()).where(
-            trials.c.state == sa.literal_column("'RUNNING'"),
-            trials.c.worker_id == worker_id,
-            trials.c.study_id.not_in(_DELETED),
-        )
-        row = self._db.execute(sa.select(workers).where(workers.c.worker_id == worker_id)).one_or_none()
-        if row is None:
-            raise NotFound(f"no worker {worker_id!r} was ever seen")
-        held = self._db.execute(holding).scalar_one()
-        return WorkerRow(row.worker_id, row.last_seen_at, row.draining, held)
+        return worker_rows.one(self._db, worker_id)
 
     # -- health and metrics -------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
         """Write what calls write and undo it; then a row, and delete it: the commit proves that the disk takes it."""
         write_probe.try_all(self._db, self.now)
-        row = {"worker_id": "", "last_seen_at": self.now, "draining": False}
-        self._db.execute(sa.insert(workers), row)
-        self._db.execute(sa.delete(workers).where(workers.c.worker_id == ""))
+        worker_rows.write_and_delete_one(self._db, self.now)
 
     def counts_by_state(self) -> tuple[dict[str, int], dict[str, int]]:
         """Trials by state and studies by state, from the counters on the studies' rows.
@@ -796,22 +765,3 @@ def _seen(row: Any) -> SeenTrial:
 
 def _text(step: int, value: float | None, metrics: str | None) -> bytes:
     return report_text(step, nan_if_null(value), None if metrics is None else metrics.encode())
-
-
-def _batches(ids: list[Any]) -> Iterator[list[Any]]:
-    """Databases bound the number of bind marks."""
-    for start in range(0, len(ids), 500):
-        yield ids[start : start + 500]
-
-
-def _upserts(table: sa.Table, keys: list[str], columns: list[str]) -> dict[str, Any]:
-    made = {}
-    for dialect, module in (("sqlite", sqlite), ("postgresql", postgresql)):
-        insert = module.insert(table)
-        made[dialect] = insert.on_conflict_do_update(
-            index_elements=keys, set_={column: insert.excluded[column] for column in columns}
-        )
-    return made
-
-
-_UPSERT_WORKER = _upserts(workers, ["worker_id"], ["last_seen_at"])

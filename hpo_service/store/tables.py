@@ -54,6 +54,7 @@ studies = sa.Table(
     sa.Column("kind", sa.Text),
     sa.Column("limit_trials", sa.BigInteger),
     sa.Column("limit_running", sa.BigInteger),
+    sa.Column("requires", sa.Text),  # of a worker, canonical JSON; NULL: nothing
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("touched", sa.BigInteger, nullable=False, server_default="0"),  # the revision of the last version
@@ -98,6 +99,10 @@ sa.Index(
     postgresql_where=sa.text("deleted"),
 )
 
+# Studies that Optuna's own API wrote through its storage are not ours to give out.
+FROM_OPTUNA = "optuna"
+OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
+
 
 def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
     condition = sa.text(where)
@@ -106,6 +111,7 @@ def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
 
 # Neither holds a counter, which every call changes.
 _some(studies, "ix_hpo_studies_to_ask", "kind", "id", where="state = 'ACTIVE' AND kind IS NOT NULL")
+_some(studies, "ix_hpo_studies_requires", "id", where="requires IS NOT NULL")
 _some(studies, "ix_hpo_studies_ends_at", "ends_at", where="ends_at IS NOT NULL")
 
 rounds = sa.Table(
@@ -134,6 +140,7 @@ trials = sa.Table(
     sa.Column("values", sa.JSON(none_as_null=True)),  # [number | "Infinity" | "-Infinity"]
     sa.Column("value", sa.Double),  # the first of the values, for ordering
     sa.Column("metrics", sa.JSON(none_as_null=True)),
+    sa.Column("artifacts", sa.JSON(none_as_null=True)),  # [name]; NULL: none
     sa.Column("reason", sa.Text),
     sa.Column("stop", sa.Text),  # why the worker shall end it: pruned, stopped
     sa.Column("round", sa.Integer),
@@ -164,6 +171,7 @@ _some(
 )  # without leases, which every report moves
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 _some(trials, "ix_hpo_trials_replicates", "study_id", "number", where="replicate_of IS NOT NULL")
+_some(trials, "ix_hpo_trials_told", "worker_id", "state", "study_id", where="attempt_end = 'told'")
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
 # The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.
@@ -178,6 +186,8 @@ attempts = sa.Table(
     sa.Column("end", sa.Text),
     _one_of('"end"', ("told", "expired", "released"), "end"),
 )
+
+_some(attempts, "ix_hpo_attempts_told", "worker_id", "trial_id", where="\"end\" = 'told'")
 
 reports = sa.Table(
     "hpo_reports",
@@ -226,6 +236,7 @@ workers = sa.Table(
     sa.Column("worker_id", sa.Text, primary_key=True),
     sa.Column("last_seen_at", Seconds, nullable=False),
     sa.Column("draining", sa.Boolean, nullable=False),
+    sa.Column("labels", sa.JSON(none_as_null=True)),  # of its last ask
 )
 
 # The servers that run, or were there a moment ago; see store/outages.py.
@@ -244,6 +255,26 @@ outages = sa.Table(
     sa.Column("began", Seconds, primary_key=True),
     sa.Column("ended", Seconds, nullable=False),
 )
+
+# The artifacts of trials and of sealed tests (number -1); see store/artifact_rows.py.
+artifacts = sa.Table(
+    "hpo_artifacts",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),  # under which its bytes lie
+    # No foreign key: the row outlives its study, until its bytes are deleted.
+    sa.Column("study_id", BigId, nullable=False, autoincrement=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("server_id", sa.Text, nullable=False),  # who writes it, or has written it
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", Seconds, nullable=False),
+    _one_of("state", ("uploading", "kept", "gone"), "state"),
+)
+sa.Index("ix_hpo_artifacts_of", artifacts.c.study_id, artifacts.c.number, artifacts.c.name)
+_some(artifacts, "ix_hpo_artifacts_loose", "key", where="state <> 'kept'")
 
 # The keys of callers. A key itself is stored nowhere: only its hash, by which it is found.
 keys = sa.Table(

@@ -35,17 +35,12 @@ def check(spec: StudySpec) -> list[Fault]:
 
 def draws_learn(spec: StudySpec) -> bool:
     """Whether whoever draws has to know the trials before: its sampler learns from them, or may not repeat them."""
-    return SAMPLER_FACTS[spec.sampler.name].learns or _is_finite(spec)
-
-
-def _is_finite(spec: StudySpec) -> bool:
-    """A space that grows while trials are trained has no end."""
-    return not spec.define_by_run and draws_are_unrepeated(spec.search_space)
+    return SAMPLER_FACTS[spec.sampler.name].learns or draws_are_unrepeated(spec.search_space)
 
 
 def unrepeated(spec: StudySpec) -> Unrepeated | None:
     """None: any draw will do, or a grid, which repeats nothing."""
-    if spec.sampler.name == "grid" or not _is_finite(spec):
+    if spec.sampler.name == "grid" or not draws_are_unrepeated(spec.search_space):
         return None
     facts = SAMPLER_FACTS[spec.sampler.name]
     return Unrepeated(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
@@ -122,6 +117,7 @@ class Tuner:
     def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
+        # Where trials lack parameters, nobody knows which combinations there are.
         if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
         return self._unrepeated.instead_of(drawn, number, self._axes)

@@ -203,6 +203,17 @@ def test_a_grid_that_is_exhausted_has_not_too_few(api: Any) -> None:
     assert (api.state(name), codes(api, name)) == ("COMPLETED", [])
 
 
+def test_a_space_of_which_every_point_was_tried_needs_no_more(api: Any) -> None:
+    space = {
+        "a": {"type": "categorical", "choices": [1, 2, 3]},
+        "b": {"type": "float", "low": 0, "high": 1, "step": 0.5},
+    }
+    name = api.create(search_space=space)
+    points = [{"a": a, "b": b} for a in (1, 2, 3) for b in (0.0, 0.5, 1.0)]
+    api.imported(name, *[{"params": p, "state": "COMPLETE", "values": [p["a"] - p["b"]]} for p in points])
+    assert codes(api, name) == []
+
+
 def test_noise_known_from_repeated_params(either: Any) -> None:
     rng = random.Random(1)
     name = either.create(search_space=XY)

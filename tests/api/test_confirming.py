@@ -68,6 +68,7 @@ def test_the_best_are_trained_again_and_the_study_is_then_as_it_was(either: Any)
     assert seeds[::2] == seeds[1::2] == [trial["seed"] for trial in trials[::2]]
     assert len({*seeds, *(either.trial(name, number)["seed"] for number in range(4))}) == 3 + 4
     assert all(trial["round"] is None for trial in trials)
+    assert [trial["sampler"] for trial in trials[:2]] == [either.trial(name, number)["sampler"] for number in (1, 3)]
     for number, value in zip((4, 5, 6, 7), (0.4, 0.6, 0.5, 0.7), strict=True):
         either.tell(name, number, value)
     found = confirmation(either, name)
@@ -362,6 +363,23 @@ def test_a_pruner_neither_judges_replicates_nor_learns_from_them(either: Any) ->
     (later,) = either.ask(name)
     kept = either.work(name, later["number"], "report", reports=[{"step": 1, "value": 0.58}]).json()
     assert not kept["should_stop"]  # above the median of 0.5 and 0.6, below that of the replicates
+
+
+def test_a_replicate_is_suggested_the_params_of_its_trial(either: Any) -> None:
+    name = either.create(search_space={}, define_by_run=True, limits={"trials": 3})
+    asked = {"x": X["x"], "k": {"type": "int", "low": 0, "high": 9}}
+    for trial in either.ask(name, count=3):
+        found = either.work(name, trial["number"], "suggest", parameters=asked).json()["params"]
+        either.tell(name, trial["number"], found["x"])
+    best = either.study(name)["best"]
+    assert confirm(either, name, top=1, seeds=2).status_code == 202
+    for trial in either.ask(name, count=9):
+        assert trial["params"] == best["params"]
+        assert either.work(name, trial["number"], "suggest", parameters=asked).json()["params"] == best["params"]
+        either.tell(name, trial["number"], 0.5)
+        assert either.trial(name, trial["number"])["params"] == best["params"]
+    assert confirmation(either, name)["ranking"][0]["values"] == [0.5, 0.5]
+    assert either.get(f"/v1/studies/{name}/advice").status_code == 200
 
 
 def test_each_result_is_an_event_of_the_study(own: Any) -> None:

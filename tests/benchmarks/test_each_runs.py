@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 QUICK = {
     "http_client.py": (["--calls", "20", "--rounds", "1"], "hpo_service.client"),
     "sampling.py": (["--only", "random", "--largest", "100"], "random, a draw"),
+    "moving_house.py": (["--trials", "50"], "50 of 50 trials equal"),
     "search_quality.py": (["--only", "two_logs", "--seeds", "1", "--askers", "1", "--searches", "tpe"], "two_logs"),
     "failing_trials.py": (["--seeds", "1", "--samplers", "random", "--cliffs-only"], "cliff"),
     "confirmation.py": (["--only", "even", "--searches", "20"], "even"),

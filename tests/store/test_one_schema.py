@@ -37,6 +37,8 @@ FROZEN = {
     "versions/0011_for_optunas_tools.py": "6b5759d1347627f1848e7b42e1baabc1dd301780c4afe1e9144edc87e9954dca",
     "versions/0012_confirmation.py": "4181eb1adf04e32e7bacec34dc57a812b5a33542e7ca19f76fa196694f73a12f",
     "versions/0013_metrics_as_attributes.py": "dd881ec50b28a9534d14250011ba4f5a2c8c36cfe1e45775488412796f54e149",
+    "versions/0014_labels.py": "69ebb7e68b0d407065ae63eff485cbe7c444263bb33bb71bed0eed871754fbaa",
+    "versions/0015_artifacts.py": "fdc9b22eb183bdffefcd9bdd7fa222fe59f33b12be89ee1aaa3fd750b018a4d1",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 

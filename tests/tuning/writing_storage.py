@@ -31,9 +31,9 @@ from hpo_service.domain.choices import index_of_choice
 from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.study import StudyState
 from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _TRIAL_COLUMNS, OptunaRows, StudyRow, TrialRow, _there
-from hpo_service.store.record import FROM_OPTUNA, Record
+from hpo_service.store.record import Record
 from hpo_service.store.rows import TALLY_FIELD
-from hpo_service.store.tables import reports, rounds, studies, trials
+from hpo_service.store.tables import FROM_OPTUNA, reports, rounds, studies, trials
 from hpo_service.tuning.storage import _NO_PREFIX, _NOT_JSON, RecordStorage
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from hpo_service.client import Client
 from hpo_service.domain.errors import Invalid
 from hpo_worker.command import environment_of
 from hpo_worker.objective import TrainingTrial
@@ -119,7 +120,9 @@ def test_parameters_are_in_the_environment_too_and_the_workers_key_is_not():
     }
     job = HeldJob("mine", 7, 1, 60, 1, 0, 0)
     around = {"PATH": "/bin", "HPO_TOKEN": "a key", "HPO_TOKEN_FILE": "/run/key"}
-    assert environment_of(TrainingTrial(given_out, job, Outbox(), 0, nothing_suggested, {}), around, NAMES) == {
+    assert environment_of(
+        TrainingTrial(given_out, job, Outbox(), 0, nothing_suggested, {}, Client("http://127.0.0.1:1")), around, NAMES
+    ) == {
         "PATH": "/bin",
         "PYTHONUNBUFFERED": "1",
         "HPO_PARAM_WEIGHT_DECAY": "0.1",
@@ -133,5 +136,7 @@ def test_parameters_are_in_the_environment_too_and_the_workers_key_is_not():
 @pytest.mark.parametrize("buffered", ["", "0", "x"])
 def test_how_python_buffers_is_the_users_own_where_it_is_said(buffered):
     given_out = {"study": "s", "number": 0, "attempt": 1, "params": {}, "seed": 5, "objective": None}
-    trial = TrainingTrial(given_out, HeldJob("s", 0, 1, 60, 1, 0, 0), Outbox(), 0, nothing_suggested, {})
+    trial = TrainingTrial(
+        given_out, HeldJob("s", 0, 1, 60, 1, 0, 0), Outbox(), 0, nothing_suggested, {}, Client("http://127.0.0.1:1")
+    )
     assert environment_of(trial, {"PYTHONUNBUFFERED": buffered}, [])["PYTHONUNBUFFERED"] == buffered

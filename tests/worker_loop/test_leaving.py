@@ -140,11 +140,25 @@ def test_a_second_signal_ends_it_at_once(start, stand_in):
     stand_in.wait_for(lambda: stand_in.running)
     time.sleep(0.2)
     process.terminate()
-    time.sleep(0.2)
+    time.sleep(0.5)
     process.terminate()
     process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     assert stand_in.released == []
+
+
+@pytest.mark.slow
+def test_signals_of_one_moment_are_one(start, stand_in):
+    """Slurm signals each process of a job, the supervisor passes it on, and a shell may, too."""
+    process = start("one_long_epoch", "--processes", "2")
+    stand_in.wait_for(lambda: len(stand_in.running) == 2)
+    pids = [process.pid, *children(process)]
+    for _ in range(2):
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert sorted(stand_in.released) == [(0, 1), (1, 1)]
 
 
 def test_a_worker_that_waits_for_trials_leaves_at_once_and_keeps_none(start, stand_in):

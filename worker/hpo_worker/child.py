@@ -83,8 +83,8 @@ def _worker(options: Options, worker_id: str) -> Worker:
 
 def _client(options: Options, *, goodbye: bool = False) -> Client:
     if goodbye:
-        return Client(options.server, timeout=GOODBYE_SECONDS, retries=NEVER)
-    return Client(options.server)
+        return Client(options.server, timeout=GOODBYE_SECONDS, retries=NEVER, labels=options.labels)
+    return Client(options.server, labels=options.labels)
 
 
 def _refused(error: HpoError) -> int:

@@ -3,6 +3,7 @@
 {name} in an argument       the parameter; all forms stand in placeholders.py
 HPO_PARAM_<NAME>            the same in the environment, beside HPO_STUDY, HPO_TRIAL and HPO_SEED; HPO_SERVER and
                             HPO_DATA as the agent has them, and nothing of what gives access to the service
+HPO_CHECKPOINTS             a folder: restored before a retry, kept after each report and at the end (`checkpoints`)
 {"step": 3, "value": 0.8}   a line on standard output reports
 {"value": 0.9}              is the result; which lines are understood: `output_lines`
 """
@@ -23,6 +24,8 @@ from typing import IO, Any
 import structlog
 
 from hpo_service.client import Retry, in_one_line
+from hpo_worker.checkpoints import VARIABLE, Checkpoints
+from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
 from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
@@ -60,11 +63,12 @@ class RunningCommand:
     """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far.
 
     not_understood: a line that looked like a result, unless one was understood after it; misplaced: a result on
-    standard error, where none is looked for.
+    standard error, where none is looked for. gpu: that it has, where it has one.
     """
 
     process: subprocess.Popen[str]
     lifeline: IO[bytes]
+    gpu: str | None = None
     result: Result | None = None
     not_understood: NotUnderstood | None = None
     misplaced: str | None = None
@@ -87,14 +91,22 @@ class CommandObjective:
     command: Sequence[str]
     names: Sequence[str]
     outbox: Outbox
+    gpus: Sequence[str] = ()
     running: list[RunningCommand] = field(default_factory=list)
     leaving: bool = False
 
     def __call__(self, trial: TrainingTrial) -> list[float] | None:
-        run = self._start(trial)
+        checkpoints = Checkpoints(trial)
+        try:
+            return self._run(trial, checkpoints)
+        finally:
+            checkpoints.remove()
+
+    def _run(self, trial: TrainingTrial, checkpoints: Checkpoints) -> list[float] | None:
+        run = self._start(trial, checkpoints)
         try:
             readers = [
-                _thread(self._read_output, run, trial),
+                _thread(self._read_output, run, trial, checkpoints),
                 _thread(self._read_errors, run),
                 _thread(self._wait, run),
             ]
@@ -108,6 +120,7 @@ class CommandObjective:
             raise Leaving
         if trial.obeyed is not None:
             return None
+        checkpoints.keep()
         return _outcome(run, trial)
 
     def leave(self) -> None:
@@ -127,11 +140,14 @@ class CommandObjective:
         for run in list(self.running):
             run.kill()
 
-    def _start(self, trial: TrainingTrial) -> RunningCommand:
+    def _start(self, trial: TrainingTrial, checkpoints: Checkpoints) -> RunningCommand:
+        environment = environment_of(trial, os.environ, self.names) | {VARIABLE: str(checkpoints.folder)}
         with self.outbox.changed:
             if self.leaving:
                 raise Leaving
-            run = _run(fill_in(self.command, trial.params, self.names), environment_of(trial, os.environ, self.names))
+            gpu = least_used(self.gpus, [run.gpu for run in self.running])
+            run = _run(fill_in(self.command, trial.params, self.names), environment | environment_for(gpu))
+            run.gpu = gpu
             self.running.append(run)
             return run
 
@@ -145,11 +161,13 @@ class CommandObjective:
                 run.kill()
                 self.outbox.changed.wait_for(lambda: run.ended)
 
-    def _read_output(self, run: RunningCommand, trial: TrainingTrial) -> None:
+    def _read_output(self, run: RunningCommand, trial: TrainingTrial, checkpoints: Checkpoints) -> None:
         for line in _lines(run.process.stdout):
             said = read_line(line)
             for each in said:
                 _take(each, line, run, trial)
+            if any(isinstance(each, Reported) for each in said):
+                checkpoints.keep()
             if not said or any(isinstance(each, NotUnderstood) for each in said):
                 _pass_on(line)
 

@@ -406,11 +406,11 @@ class Worker:
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
-            return result_of_test(given, job, facts.seed, self.network.folder)
+            return result_of_test(given, job, facts.seed, self.network.folder, self.client)
         return result_of(self.objective, self._training(given, job, facts))
 
     def _training(self, given: Json, job: HeldJob, facts: StudyFacts) -> TrainingTrial:
-        return TrainingTrial(given, job, self.outbox, facts.seed, self._suggest, self.client.definitions)
+        return TrainingTrial(given, job, self.outbox, facts.seed, self._suggest, self.client.definitions, self.client)
 
     def _suggest(self, job: HeldJob, parameters: Mapping[str, AnyParameter]) -> Params:
         assert job.number is not None, "the sealed test suggests nothing"

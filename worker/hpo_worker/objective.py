@@ -7,6 +7,7 @@ An objective is a function of a trial that returns its value, or a generator tha
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import structlog
 
 from hpo_service.client import (
+    NEVER,
     AnyParameter,
+    Client,
     Definitions,
     Json,
+    KeepsArtifacts,
     ObjectiveTrial,
     conclusion,
     ended_by,
@@ -30,13 +35,13 @@ from hpo_service.client import (
     whole_text,
 )
 from hpo_service.domain import neural_network
-from hpo_service.domain.errors import Fault, Invalid, LeaseLost, NotFound, TrialFinished
+from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, TrialFinished
 from hpo_service.domain.objectives import OBJECTIVES
 from hpo_service.domain.search_space import Params
 from hpo_worker.datasets import Dataset, DatasetMissing, load
 from hpo_worker.outbox import HeldJob, Outbox, check_size
 from hpo_worker.shutdown import Leaving
-from hpo_worker.trainer import Diverged, evaluate_on_test_set, train
+from hpo_worker.trainer import Diverged, TestResult, evaluate_on_test_set, train
 
 KINDS = tuple(OBJECTIVES)  # what a worker without an objective of the user's trains
 DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
@@ -76,7 +81,7 @@ class OutboxLink:
             raise LostTrial(str(error)) from error
 
 
-class TrainingTrial(ObjectiveTrial):
+class TrainingTrial(ObjectiveTrial, KeepsArtifacts):
     """A trial that a worker trains. study_seed: of its study's sampler."""
 
     def __init__(
@@ -87,8 +92,10 @@ class TrainingTrial(ObjectiveTrial):
         study_seed: int,
         ask_server: AskServer,
         definitions: Definitions,
+        client: Client,
     ) -> None:
         super().__init__(given, OutboxLink(job, outbox, ask_server), definitions)
+        self._keep_artifacts_of(client, given)
         self.study_seed = study_seed
 
 
@@ -156,7 +163,10 @@ def configuration_of(trial: TrainingTrial) -> neural_network.NetworkConfiguratio
     return neural_network.configuration(trial.objective or {}, trial.params)
 
 
-def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None) -> Json:
+NETWORK_FILE = "network.npz"
+
+
+def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | None, client: Client) -> Json:
     """Train the best configuration again, open the test set, return what to tell. Raise DatasetMissing, LostTrial."""
 
     def give_up_when_lost() -> None:
@@ -181,6 +191,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
     except Exception as error:
         log.exception("the sealed test failed", study=given["study"])
         return failed_by(error)
+    _keep_network(client, given, configuration, result)
     return {
         "state": "COMPLETE",
         "test_accuracy": result.test_accuracy,
@@ -188,6 +199,21 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
         "members": result.members,
         "dataset_sha256": dataset.sha256,
     }
+
+
+def _keep_network(
+    client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestResult
+) -> None:
+    """Keep the networks that were tested; the result is told all the same where that cannot be."""
+    arrays: dict[str, Any] = {"activation": np.array(configuration.activation)}
+    for place, (W, b) in enumerate(result.layers):
+        arrays |= {f"W{place}": W, f"b{place}": b}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    try:
+        client.put_artifact(given["study"], None, given["attempt"], NETWORK_FILE, file.getvalue(), retries=NEVER)
+    except HpoError as error:
+        log.warning("the network was not kept", study=given["study"], reason=in_one_line(error))
 
 
 def import_objective(place: str) -> Objective:

@@ -1,7 +1,8 @@
 """How a worker leaves: the first signal hands its trials back, the second ends it at once.
 
 SIGHUP, a closed terminal, comes twice (from the kernel and from the shell), and systemd may send it after SIGTERM: it
-is never the second one. Where it is ignored, as under nohup, it stays so.
+is never the second one. Where it is ignored, as under nohup, it stays so. What comes in the same moment is the first
+one still: Slurm and systemd signal each process of a job, and whoever started this one passes the signal on.
 
 Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
 long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
@@ -13,10 +14,12 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 GRACE_SECONDS = 1.5
+SAME_MOMENT_SECONDS = 0.15
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 AT_ONCE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)  # when they come second
 
@@ -84,6 +87,9 @@ class Shutdown:
 
     def _see_it_through(self) -> None:
         self._wait_for_signal(SIGNALS, None)
+        time.sleep(SAME_MOMENT_SECONDS)
+        while select.select([self._received], [], [], 0)[0]:
+            os.read(self._received, 64)
         for _ in range(2):  # for the training to break off, and for the calls that hand back
             if (second := self._wait_for_signal(AT_ONCE, self._grace_seconds / 2)) is not None:
                 self._at_once()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_form
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES
+from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.supervisor import Supervisor, cores
 from hpo_worker.worker_options import Options
 
@@ -22,13 +24,19 @@ MaxFailures = Annotated[
     ),
 ]
 
+Label = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=TEXT", help="What this machine has, for studies that require it; may be repeated."),
+]
+
 log = structlog.get_logger()
 
 
 def worker(
     server: Annotated[str | None, typer.Option(envvar="HPO_SERVER", help="The server's URL.")] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", "-p", min=1, max=1024, help="How many; one a core when left out.")
+        int | None,
+        typer.Option("--processes", "-p", min=1, max=1024, help="How many; left out, one a GPU or a core."),
     ] = None,
     study: Annotated[list[str] | None, typer.Option(help="Train this study only; may be given several times.")] = None,
     until_done: Annotated[
@@ -41,6 +49,8 @@ def worker(
         Path | None, typer.Option(envvar="HPO_DATA", help="The folder with datasets other than mnist.")
     ] = None,
     max_failures: MaxFailures = MAX_FAILURES,
+    label: Label = None,
+    gpus: Gpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print the trials trained as JSON.")] = False,
 ) -> None:
     """Train trials: of any study of the built-in network, or of the studies named.
@@ -59,9 +69,10 @@ def worker(
         objective=objective,
         data=None if data is None else str(data.resolve()),
         max_failures=max_failures,
+        labels=labels_of(label),
     )
-    supervisor = Supervisor(options, os.environ)
-    code = supervisor.run(processes or cores())
+    supervisor = Supervisor(options, os.environ, gpus_of(gpus))
+    code = supervisor.run(processes or len(supervisor.gpus) or cores())
     failed, tally = supervisor.tally["FAIL"], supervisor.tally
     if code == 0 and not supervisor.signals and failed and not tally["COMPLETE"] + tally["PRUNED"]:
         log.error("no trial came through", failed=failed)
@@ -71,3 +82,14 @@ def worker(
     else:
         log.info("trials", **supervisor.tally)
     raise typer.Exit(code)
+
+
+def labels_of(given: Sequence[str] | None) -> dict[str, str]:
+    """From NAME=TEXT; of one name the last counts. Raise typer.BadParameter."""
+    labels = {}
+    for each in given or ():
+        name, is_one, text = each.partition("=")
+        if not is_one or not name:
+            raise typer.BadParameter(f"{each!r} is no NAME=TEXT, such as gpu=a100", param_hint="--label")
+        labels[name] = text
+    return labels

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
 import structlog
 
-from hpo_worker.shutdown import AT_ONCE, heeded
+from hpo_worker.gpus import environment_for, least_used
+from hpo_worker.shutdown import AT_ONCE, SAME_MOMENT_SECONDS, heeded
 from hpo_worker.worker_options import Options
 
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
@@ -46,10 +47,11 @@ def cores() -> int:
 
 @dataclass(eq=False)
 class Child:
-    """A process that trains; crashes counts those of its predecessors."""
+    """A process that trains; crashes counts those of its predecessors. gpu: that it has, where it has one."""
 
     process: subprocess.Popen[str]
     crashes: int = 0
+    gpu: str | None = None
 
     @property
     def output(self) -> IO[str]:
@@ -61,11 +63,13 @@ class Child:
 class Supervisor:
     options: Options
     environment: Mapping[str, str]
+    gpus: Sequence[str] = ()
     tally: Counter[str] = field(default_factory=Counter)
     children: list[Child] = field(default_factory=list)
     to_start: list[tuple[float, int]] = field(default_factory=list)
     exit_code: int = 0
     signals: int = 0
+    told_to_leave_at: float = 0.0
 
     def run(self, processes: int) -> int:
         """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
@@ -92,7 +96,9 @@ class Supervisor:
         due = [(at, crashes) for at, crashes in self.to_start if at <= time.monotonic()]
         for start in due:
             self.to_start.remove(start)
-            child = Child(start_child(self.options, self.environment), crashes=start[1])
+            gpu = least_used(self.gpus, [child.gpu for child in self.children])
+            environment = {**self.environment, **environment_for(gpu)}
+            child = Child(start_child(self.options, environment), crashes=start[1], gpu=gpu)
             self.children.append(child)
             selector.register(child.output, selectors.EVENT_READ, child)
 
@@ -120,8 +126,10 @@ class Supervisor:
 
     def _leave(self, signums: bytes) -> None:
         for signum in signums:
-            if self.signals and signum not in AT_ONCE:
+            now = time.monotonic()
+            if self.signals and (signum not in AT_ONCE or now < self.told_to_leave_at + SAME_MOMENT_SECONDS):
                 continue
+            self.told_to_leave_at = now
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,13 +44,17 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TestResult:
-    """What the sealed test gave: accuracies of the averaged probabilities, and each member's own."""
+    """What the sealed test gave: accuracies of the averaged probabilities, and each member's own.
+
+    layers: of the networks that were tested, W (K, I, O) and b (K, 1, O) each.
+    """
 
     __test__ = False  # not a test of pytest's
 
     test_accuracy: float
     validation_accuracy: float
     members: list[dict[str, float | int]]
+    layers: list[tuple[Array, Array]] = field(compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +165,7 @@ def evaluate_on_test_set(
     seeds = _member_seeds(seed, ensemble)
     validated: list[Array] = []
     tested: list[Array] = []
+    layers: list[list[tuple[Array, Array]]] = []
     for first in range(0, ensemble, MOST_TOGETHER):
         members = [Member(configuration, each) for each in seeds[first : first + MOST_TOGETHER]]
         networks = _networks(members, split, in_function_space=_pays(configuration, split))
@@ -169,6 +174,7 @@ def evaluate_on_test_set(
         networks = _networks(members, everything, in_function_space=False)
         _train_to_end(networks, members, everything, study_seed, between_epochs)
         tested.extend(_probabilities(networks.over(dataset.x_test), 0, len(dataset.t_test)))
+        layers.append(networks.affine_layers())
     return TestResult(
         accuracy(np.mean(tested, axis=0), dataset.t_test),
         accuracy(np.mean(validated, axis=0), split.validation_labels),
@@ -180,7 +186,16 @@ def evaluate_on_test_set(
             }
             for each, on_test, on_validation in zip(seeds, tested, validated, strict=True)
         ],
+        [
+            (np.concatenate([W for W, _ in each]), np.concatenate([b for _, b in each]))
+            for each in zip(*layers, strict=True)
+        ],
     )
+
+
+def _side_by_side(layer: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """One layer of all networks, of which some were trained together."""
+    return np.concatenate([W for W, _ in layer]), np.concatenate([b for _, b in layer])
 
 
 def _split_of_study(configuration: NetworkConfiguration, dataset: Dataset, study_seed: int) -> Split:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from hpo_worker.brake import MAX_FAILURES
@@ -12,7 +13,7 @@ from hpo_worker.brake import MAX_FAILURES
 @dataclass(frozen=True)
 class Options:
     """studies: the named ones, empty for any; objective: "package.module:function", None for the built-in network;
-    max_failures: in a row without a report, after which a process ends; 0: never.
+    max_failures: in a row without a report, after which a process ends; 0: never; labels: what the machine has.
     """
 
     server: str | None = None
@@ -21,6 +22,7 @@ class Options:
     objective: str | None = None
     data: str | None = None
     max_failures: int = MAX_FAILURES
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_argument(self) -> str:
         return json.dumps(asdict(self))

@@ -102,10 +102,15 @@ class BatchNormalization:
         return y
 
     def evaluate(self, x: Array) -> Array:
-        scale: Array = self.gamma.value / np.sqrt(self._running_variance + self.EPSILON)
+        scale, shift = self.evaluated()
         y = np.multiply(x, scale, out=self._y[:, : x.shape[1]])
-        y += self.beta.value - self._running_mean * scale
+        y += shift
         return y
+
+    def evaluated(self) -> tuple[Array, Array]:
+        """Scale and shift (K, 1, O) of an evaluation."""
+        scale: Array = self.gamma.value / np.sqrt(self._running_variance + self.EPSILON)
+        return scale, self.beta.value - self._running_mean * scale
 
     def backward(self, dy: Array) -> Array:
         """dβ = Σ_B dy, dγ = Σ_B dy x̂, dx = γ/√(variance + ε) · (dy − dβ/B − x̂ dγ/B).
@@ -213,8 +218,8 @@ class Dropout:
         self.ratios = ratios
         self._dropped: Array = np.empty((len(ratios), 1, 1), dtype)
         self._dropped[:, 0, 0] = ratios
-        self._kept: Array = np.empty_like(self._dropped)
-        self._kept[:, 0, 0] = [1 - ratio for ratio in ratios]
+        self.kept: Array = np.empty_like(self._dropped)
+        self.kept[:, 0, 0] = [1 - ratio for ratio in ratios]
         self._mask: Array = np.ones(shape, dtype)
         self._y: Array = np.empty(shape, dtype)
 
@@ -228,7 +233,7 @@ class Dropout:
         return np.multiply(x, mask, out=self._y[:, :rows])
 
     def evaluate(self, x: Array) -> Array:
-        return np.multiply(x, self._kept, out=self._y[:, : x.shape[1]])
+        return np.multiply(x, self.kept, out=self._y[:, : x.shape[1]])
 
     def backward(self, dy: Array) -> Array:
         dy *= self._mask[:, : dy.shape[1]]

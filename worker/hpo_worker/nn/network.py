@@ -165,6 +165,32 @@ class Network:
         other._first = AffineOfPixels(X, self._first.W, self._first.b, self._rows)
         return other
 
+    def affine_layers(self) -> list[tuple[Array, Array]]:
+        """What evaluation computes, as W (K, I, O) and b (K, 1, O) of each layer, with the activation between two.
+
+        Batch normalization's averages and the share that dropout keeps are in them.
+        """
+        if not isinstance(self._first, AffineOfPixels):
+            raise TypeError("a network in function space does not have the weights of its first layer")
+        W, b = self._first.W.value.copy(), _bias_of(self._first.b, self._first.W)
+        share: Array = np.ones((len(W), 1, 1), self._dtype)
+        found = []
+        for layer in self._layers:
+            if isinstance(layer, BatchNormalization):
+                scale, shift = layer.evaluated()
+                W, b = W * scale, b * scale + shift
+            elif isinstance(layer, Dropout):
+                share = layer.kept
+            elif isinstance(layer, Affine):
+                found.append((W, b))
+                W, b = layer.W.value * share, _bias_of(layer.b, layer.W)
+                share = np.ones_like(share)
+        return [*found, (W, b)]
+
+
+def _bias_of(b: Parameter | None, W: Parameter) -> Array:
+    return np.zeros_like(W.value[:, :1]) if b is None else b.value.copy()
+
 
 def _normalizations(network: Network) -> list[BatchNormalization]:
     return [layer for layer in network._layers if isinstance(layer, BatchNormalization)]

@@ -1,0 +1,1 @@
+"""Workers on engines that keep processes alive: a file each, one table. The server knows nothing of it."""

@@ -1,0 +1,80 @@
+"""What is known of a fleet that was started from here: a folder each, below the user's state folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_FILE = "fleet.json"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """argv: of each worker; gpus, cpus: for each; options: of the engine's own; ids: what the engine calls it."""
+
+    study: str
+    server: str
+    engine: str
+    count: int
+    argv: tuple[str, ...]
+    cpus: int = 1
+    gpus: int = 0
+    options: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        of_server = hashlib.sha256(self.server.encode()).hexdigest()[:8]
+        return _fleets() / f"{self.study}@{of_server}"
+
+    def save(self) -> None:
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
+        write_json(self.folder / _FILE, asdict(self))
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class FleetWorker:
+    """state: in capitals, as the engine says it; host: where it is, once it is somewhere."""
+
+    id: str
+    state: str
+    host: str | None = None
+
+
+def read_fleet(folder: Path) -> Fleet | None:
+    """None where none is written, or no longer."""
+    try:
+        fields = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        for name in ("argv", "options", "ids"):
+            fields[name] = tuple(fields[name])
+        return Fleet(**fields)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def all_fleets() -> Iterator[Fleet]:
+    for folder in sorted(_fleets().glob("*@*")):
+        if (fleet := read_fleet(folder)) is not None:
+            yield fleet
+
+
+def write_json(path: Path, document: Any) -> None:
+    """All of it or nothing, and for the owner's eyes."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(document), encoding="utf-8")
+    unfinished.chmod(0o600)
+    unfinished.replace(path)
+
+
+def _fleets() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "hpo" / "fleets"

@@ -1,0 +1,28 @@
+"""Files that a command writes piece by piece: they have their name only when all of it is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpo_service.cli.console import note
+from hpo_service.cli.exits import CommandFailed
+
+
+def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
+    """To standard output where no file is named."""
+    if output is None:
+        sys.stdout.buffer.writelines(pieces)
+        sys.stdout.buffer.flush()
+        return
+    unfinished = output.with_name(output.name + ".part")
+    try:
+        with unfinished.open("wb") as target:
+            target.writelines(pieces)
+        unfinished.replace(output)
+    except OSError as error:
+        raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    note(f"wrote {output}")

@@ -1,0 +1,32 @@
+"""What a worker's machine has, and what a study needs of it: names and texts, which fit where they are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+MOST_LABELS = 32
+LONGEST_NAME, LONGEST_TEXT = 64, 128
+NO_NUL = r"^[^\x00]*$"  # no database keeps one
+
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, pattern=NO_NUL)]
+LabelText = Annotated[str, StringConstraints(max_length=LONGEST_TEXT, pattern=NO_NUL)]
+Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MOST_LABELS)]
+
+
+def fit(labels: Mapping[str, str], requires: Mapping[str, str]) -> bool:
+    """Whether every requirement is met."""
+    return all(labels.get(name) == text for name, text in requires.items())
+
+
+def as_text(labels: Mapping[str, str]) -> str:
+    """The same for the same labels."""
+    return json.dumps(labels, sort_keys=True, separators=(",", ":"))
+
+
+def said(labels: Mapping[str, str]) -> str:
+    """As a person reads them."""
+    return json.dumps(dict(sorted(labels.items())), ensure_ascii=False)

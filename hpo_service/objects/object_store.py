@@ -1,0 +1,59 @@
+"""What a place for objects can do, and which place a setting names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from hpo_service import extras
+from hpo_service.domain.errors import Unavailable
+
+BUCKETS = ("s3://", "gs://", "az://")
+READ_AT_ONCE = 2**20
+
+
+class ObjectMissing(Unavailable):
+    """Nothing lies under this key, or not any more."""
+
+
+class Upload(Protocol):
+    """An object that is being written; until it is kept, nobody finds anything under its key."""
+
+    def write(self, data: bytes) -> None:
+        """Raise Unavailable."""
+
+    def keep(self) -> None:
+        """Return once a power cut leaves it there. Raise Unavailable."""
+
+    def drop(self) -> None:
+        """Leave nothing of it behind, as far as that can be; whatever has happened before."""
+
+
+class ObjectStore(Protocol):
+    """Its methods block, and are called from any thread."""
+
+    def begin(self, key: str, size: int | None) -> Upload:
+        """size: in bytes, where it is known. Raise Unavailable."""
+
+    def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from start to before end, piece by piece. Raise ObjectMissing, Unavailable."""
+
+    def delete(self, key: str) -> None:
+        """Whether it is there or not. Raise Unavailable."""
+
+
+def open_store(place: str) -> ObjectStore:
+    """place: a folder, or a bucket's URL. Raise ValueError for one that cannot be."""
+    if place.startswith(BUCKETS):
+        if not extras.is_installed("artifacts"):
+            raise ValueError(f"HPO_ARTIFACTS names a bucket, which needs obstore: {extras.install('artifacts')}")
+        # imported when it is wanted: the folder does without
+        from hpo_service.objects.bucket_store import BucketStore
+
+        return BucketStore(place)
+    if "://" in place:
+        raise ValueError(f"HPO_ARTIFACTS is a folder, or a URL that begins with {', '.join(BUCKETS)}; not {place}")
+    from hpo_service.objects.folder_store import FolderStore
+
+    return FolderStore(Path(place))

@@ -1,0 +1,150 @@
+"""The workers that were ever heard of: when, with which labels, what they hold, and what they have told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hpo_service.domain.errors import NotFound
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.trial import TrialState
+from hpo_service.store.tables import OURS, attempts, studies, tests, trials, workers
+
+_Word = sa.ColumnElement[str]
+FINISHED_STATES: list[_Word] = [sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished]
+_RUNNING: _Word = sa.literal_column("'RUNNING'")
+_FAIL: _Word = sa.literal_column("'FAIL'")
+_TOLD: _Word = sa.literal_column("'told'")
+_BY = ("worker_id", "state")
+
+
+class SeenWorker(NamedTuple):
+    """When a worker was last heard of, by the database's clock. labels: None where it has said nothing of them."""
+
+    at: float
+    labels: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """trials: how many it holds; told: how many attempts it has ended by a tell, and failed: those as FAIL."""
+
+    worker_id: str
+    last_seen_at: float
+    draining: bool
+    labels: Json
+    trials: int
+    told: int
+    failed: int
+
+
+def is_draining(db: sa.Connection, worker_id: str) -> bool:
+    return bool(db.execute(sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)).scalar())
+
+
+def draining(db: sa.Connection) -> frozenset[str]:
+    """The ids of the workers that are to be sent home."""
+    return frozenset(db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
+
+
+def see(db: sa.Connection, seen: Mapping[str, SeenWorker]) -> None:
+    rows = [
+        {"worker_id": name, "last_seen_at": at, "draining": False, "labels": None if labels is None else dict(labels)}
+        for name, (at, labels) in sorted(seen.items())
+    ]
+    if rows:
+        db.execute(_SEE[db.dialect.name], rows)
+
+
+def drain(db: sa.Connection, worker_id: str) -> None:
+    changed = db.execute(sa.update(workers).where(workers.c.worker_id == worker_id).values(draining=True))
+    if changed.rowcount == 0:
+        raise NotFound(f"no worker {worker_id!r} was ever seen")
+
+
+def page(db: sa.Connection, after: str, limit: int, only: Collection[str] | None) -> list[WorkerRow]:
+    """only: of studies of these names, those who hold or have told a trial of theirs."""
+    query = sa.select(workers).where(workers.c.worker_id > after).order_by(workers.c.worker_id).limit(limit)
+    if only is not None:
+        theirs = sa.select(trials.c.worker_id).where(trials.c.study_id.in_(_ids_of(only)))
+        query = query.where(workers.c.worker_id.in_(theirs))
+    return _with_counts(db, db.execute(query).all(), only)
+
+
+def one(db: sa.Connection, worker_id: str) -> WorkerRow:
+    found = _with_counts(db, db.execute(sa.select(workers).where(workers.c.worker_id == worker_id)).all(), None)
+    if not found:
+        raise NotFound(f"no worker {worker_id!r} was ever seen")
+    return found[0]
+
+
+def write_and_delete_one(db: sa.Connection, now: float) -> None:
+    """Under a name that none can have."""
+    db.execute(sa.insert(workers), {"worker_id": "", "last_seen_at": now, "draining": False})
+    db.execute(sa.delete(workers).where(workers.c.worker_id == ""))
+
+
+def _with_counts(db: sa.Connection, rows: Sequence[Any], only: Collection[str] | None) -> list[WorkerRow]:
+    """Counted from the trials: true after any restart, and whichever server was told; without deleted studies."""
+    held, told, failed = Counter[str](), Counter[str](), Counter[str]()
+    seen = _ids_of(only)
+    for ids in batches([row.worker_id for row in rows]):
+        held.update({worker_id: n for worker_id, _, n in db.execute(_held_by(ids, seen))})
+        for query in _told_by(ids, seen):
+            for worker_id, state, n in db.execute(query):
+                told[worker_id] += n
+                failed[worker_id] += n if state == TrialState.FAIL else 0
+    return [
+        WorkerRow(row.worker_id, row.last_seen_at, row.draining, row.labels or {}, *(n[row.worker_id] for n in counts))
+        for counts in [(held, told, failed)]
+        for row in rows
+    ]
+
+
+def _ids_of(names: Collection[str] | None) -> sa.Select[Any]:
+    """The studies that there are, or those of these names."""
+    ids = sa.select(studies.c.id).where(OURS)
+    return ids if names is None else ids.where(studies.c.name.in_(names))
+
+
+def _held_by(ids: Sequence[str], seen: sa.Select[Any]) -> sa.Select[Any]:
+    mine = sa.and_(trials.c.state == _RUNNING, trials.c.worker_id.in_(ids), trials.c.study_id.in_(seen))
+    return sa.select(trials.c.worker_id, trials.c.state, sa.func.count()).where(mine).group_by(*trials.c[_BY])
+
+
+def _told_by(ids: Sequence[str], seen: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
+    """Of finished trials and tests, and of attempts that another one has followed, or will: these were a FAIL."""
+    for table in (trials, tests):
+        finished = sa.and_(table.c.attempt_end == _TOLD, table.c.state.in_(FINISHED_STATES))
+        mine = sa.and_(finished, table.c.worker_id.in_(ids), table.c.study_id.in_(seen))
+        yield sa.select(table.c.worker_id, table.c.state, sa.func.count()).where(mine).group_by(*table.c[_BY])
+    earlier = sa.and_(attempts.c.end == _TOLD, attempts.c.worker_id.in_(ids), trials.c.study_id.in_(seen))
+    yield (
+        sa.select(attempts.c.worker_id, _FAIL, sa.func.count())
+        .join(trials, trials.c.id == attempts.c.trial_id)
+        .where(earlier)
+        .group_by(attempts.c.worker_id)
+    )
+
+
+def batches(ids: list[Any]) -> Iterator[list[Any]]:
+    """Databases bound the number of bind marks."""
+    for start in range(0, len(ids), 500):
+        yield ids[start : start + 500]
+
+
+def _seeing(module: Any) -> Any:
+    """Labels of which nothing was said stay as they were."""
+    insert = module.insert(workers)
+    kept = sa.func.coalesce(insert.excluded.labels, workers.c.labels)
+    return insert.on_conflict_do_update(
+        index_elements=["worker_id"], set_={"last_seen_at": insert.excluded.last_seen_at, "labels": kept}
+    )
+
+
+_SEE = {"sqlite": _seeing(sqlite), "postgresql": _seeing(postgresql)}

@@ -1,0 +1,130 @@
+"""Large artifacts at a real server: flat memory, answers that are read, kill -9 in the middle, and no room."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from hpo_service.client import Client
+from tests.patience import PATIENCE_SECONDS
+
+MIB = 2**20
+pytestmark = pytest.mark.slow
+
+
+class Server:
+    def __init__(self, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--database", f"sqlite:///{folder}/hpo.db"], stdout=subprocess.PIPE, preexec_fn=prepare
+        )
+        assert self.process.stdout is not None
+        self.url = json.loads(self.process.stdout.readline())["url"]
+
+    def put(self, path: str, pieces: Iterator[bytes], **headers: str) -> tuple[int, dict[str, Any]]:
+        address = urlsplit(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_SECONDS)
+        connection.request("PUT", f"/v1/studies/s/trials/0/artifacts/{path}", pieces, headers)
+        answer = connection.getresponse()
+        found = answer.status, json.loads(answer.read())
+        connection.close()
+        return found
+
+    def memory(self) -> int:
+        """The most that it has held, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+    def files(self) -> list[Path]:
+        return [path for path in (self.folder / "hpo.db.artifacts").rglob("*") if path.is_file()]
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self.process.wait(PATIENCE_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def begin(server: Server) -> None:
+    with Client(server.url) as client:
+        client.create({"name": "s", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}})
+        client.ask("w", "s")
+
+
+def zeros(mebibytes: int) -> Iterator[bytes]:
+    return (bytes(MIB) for _ in range(mebibytes))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_hundred_mebibytes_pass_through_flat_memory_and_refusals_are_read(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        begin(server)
+        before = server.memory()
+        status, item = server.put("large?attempt=1", zeros(200), **{"Content-Length": str(200 * MIB)})
+        assert (status, item["size"]) == (200, 200 * MIB)
+        assert item["sha256"] == hashlib.sha256(bytes(200 * MIB)).hexdigest()
+        assert server.put("large?attempt=2", zeros(200), **{"Content-Length": str(200 * MIB)})[0] == 409
+        assert server.put("other?attempt=1", zeros(300))[1]["code"] == "too_large"
+        assert server.memory() - before < 48 * MIB
+        until(lambda: len(server.files()) == 1)
+    finally:
+        server.end()
+
+
+def test_kill_9_in_the_middle_leaves_what_was_kept_and_nothing_half(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    begin(server)
+    assert server.put("a?attempt=1", iter([b"first"]))[0] == 200
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            if any(path.name.endswith(".part") and path.stat().st_size > 4 * MIB for path in server.files()):
+                server.process.kill()
+            yield bytes(MIB)
+
+    with pytest.raises(OSError):  # noqa: PT011 - reset, broken pipe: whatever the kernel says
+        server.put("a?attempt=1", endless(), **{"Content-Length": str(250 * MIB)})
+    server.end(signal.SIGKILL)
+    assert len(server.files()) == 2
+
+    server = Server(tmp_path)
+    try:
+        until(lambda: len(server.files()) == 1)
+        with Client(server.url) as client:
+            assert client.trial("s", 0)["artifacts"] == ["a"]
+        assert server.files()[0].read_bytes() == b"first"
+    finally:
+        server.end()
+
+
+def test_what_finds_no_room_is_503_and_leaves_nothing(tmp_path: Path) -> None:
+    most = 20 * MIB  # of a file of that process
+    server = Server(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    try:
+        begin(server)
+        status, refused = server.put("a?attempt=1", zeros(30), **{"Content-Length": str(30 * MIB)})
+        assert (status, refused["retryable"]) == (503, True)
+        until(lambda: server.files() == [])
+        assert server.put("a?attempt=1", zeros(10), **{"Content-Length": str(10 * MIB)})[0] == 200
+    finally:
+        server.end()
