@@ -200,8 +200,8 @@ class StudyView {
   }
 
   renderDefinition() {
-    const { name, search_space, sampler, pruner, limits, narrowing, objective, metadata, lease_seconds } = this.study;
-    const text = JSON.stringify({ name, directions: this.study.directions, search_space, sampler, pruner, limits, lease_seconds, narrowing, objective, metadata }, null, 2);
+    const { state, state_reason, counts, best, front, rounds, test, confirmation, created_at, ...made } = this.study;
+    const text = JSON.stringify(made, null, 2);
     if (this.definitionText === text) return;
     this.definitionText = text;
     put(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: "0" }, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
@@ -237,7 +237,7 @@ class StudyView {
   async fetchSlow() {
     if (this.study.counts.COMPLETE >= 2) this.importances.show((await getIfThere(`${this.path}/importances`))?.importances);
     const advice = await getIfThere(`${this.path}/advice`);
-    this.sections.advice.hidden = advice === null;
+    this.sections.advice.hidden = !advice?.items.length;
     if (advice) this.advice.show(advice);
   }
 

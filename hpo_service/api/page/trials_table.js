@@ -18,7 +18,7 @@ export class TrialsTable {
     this.rows = new Map();
     this.metrics = [];
     this.state = h("select", { "aria-label": "Filter by state", onchange: () => this.anew() }, h("option", { value: "" }, "Every state"), TRIAL_STATES.map((word) => h("option", {}, word)));
-    this.words = h("input", { type: "search", "aria-label": "Filter trials", placeholder: "learning_rate<1e-3", title: HINT, oninput: () => this.anew() });
+    this.words = h("input", { type: "search", "aria-label": "Filter trials", placeholder: "words, or value>0.9", title: HINT, oninput: () => this.anew() });
     this.said = h("span", { class: "quiet-text", role: "status" });
     this.head = h("tr");
     this.body = h("tbody");
