@@ -16,12 +16,13 @@ from tests.fleets.conftest import items
 from tests.fleets.slurm_cluster import until
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+RANDOM = {"name": "random", "seed": 1}
 SLOW = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
 @pytest.mark.slow
 def test_workers_are_kept_alive_and_hand_back_what_they_hold(fleet: Any, client: Any) -> None:
-    client.create_study("slow", SPACE, limits={"trials": 10, "attempts": 10}, lease_seconds=2)
+    client.create_study("slow", SPACE, sampler=RANDOM, limits={"trials": 10, "attempts": 10}, lease_seconds=2)
     up = items(
         fleet("up", "--study", "slow", "--engine", "local", "-n", "3", "--label", "gpu=none", "--json", "--", *SLOW)
     )
@@ -53,14 +54,14 @@ def ids(fleet: Any) -> list[int]:
 def test_workers_that_are_done_are_not_replaced_and_down_finds_those_of_a_killed_keeper(
     fleet: Any, client: Any, tmp_path: Path
 ) -> None:
-    client.create_study("quick", SPACE, limits={"trials": 5})
+    client.create_study("quick", SPACE, sampler=RANDOM, limits={"trials": 5})
     done = fleet(
         "up", "--study", "quick", "--engine", "local", "-n", "2", "--", "sh", "-c", 'echo "{\\"value\\": {x}}"'
     )
     assert done.returncode == 0, done.stderr
     until(lambda: client.study("quick")["state"] == "COMPLETED")
     until(lambda: ids(fleet) == [])
-    client.create_study("left", SPACE, limits={"trials": 5})
+    client.create_study("left", SPACE, sampler=RANDOM, limits={"trials": 5})
     assert fleet("up", "--study", "left", "--engine", "local", "-n", "2", "--", *SLOW).returncode == 0
     (record,) = tmp_path.glob("state/hpo/fleets/left@*/fleet.json")
     os.kill(int(json.loads(record.read_text())["ids"][0].split()[0]), signal.SIGKILL)

@@ -16,6 +16,7 @@ from tests.fleets.slurm_cluster import SlurmCluster, slurm_cluster, until, why_n
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+RANDOM = {"name": "random", "seed": 1}
 COMMAND = (sys.executable, "-c", "import time; time.sleep(0.3); print('{\"value\": 1}')")
 TRIALS, WORKERS = 60, 9
 
@@ -27,7 +28,7 @@ def slurm(tmp_path_factory: Any) -> Iterator[SlurmCluster]:
 
 
 def test_a_node_is_lost_a_job_preempted_and_no_trial_is_too_many(slurm: SlurmCluster, fleet: Any, client: Any) -> None:
-    client.create_study("on-slurm", SPACE, limits={"trials": TRIALS, "attempts": 10}, lease_seconds=3)
+    client.create_study("on-slurm", SPACE, sampler=RANDOM, limits={"trials": TRIALS, "attempts": 10}, lease_seconds=3)
     up = ("up", "--study", "on-slurm", "--engine", "slurm", "-n", str(WORKERS), "--json", "--", *COMMAND)
     assert len(items(fleet(*up, environment=slurm.environment))) == WORKERS
     until(lambda: client.study("on-slurm")["counts"]["COMPLETE"] >= 5)
@@ -48,7 +49,7 @@ def test_a_node_is_lost_a_job_preempted_and_no_trial_is_too_many(slurm: SlurmClu
 
 
 def test_down_has_every_task_hand_back_what_it_holds(slurm: SlurmCluster, fleet: Any, client: Any) -> None:
-    client.create_study("sent-home", SPACE, limits={"trials": 20}, lease_seconds=600)
+    client.create_study("sent-home", SPACE, sampler=RANDOM, limits={"trials": 20}, lease_seconds=600)
     slow = (sys.executable, "-c", "import time; time.sleep(600)")
     up = fleet("up", "--study", "sent-home", "--engine", "slurm", "-n", "4", "--", *slow, environment=slurm.environment)
     assert up.returncode == 0, up.stderr
@@ -62,7 +63,7 @@ def test_down_has_every_task_hand_back_what_it_holds(slurm: SlurmCluster, fleet:
 
 
 def test_without_slurm_the_refusal_says_so(fleet: Any, client: Any, tmp_path: Path) -> None:
-    client.create_study("nowhere", SPACE)
+    client.create_study("nowhere", SPACE, sampler=RANDOM)
     refused = fleet("up", "--study", "nowhere", "--engine", "slurm", "-n", "1", environment={"PATH": str(tmp_path)})
     assert refused.returncode == 1
     assert refused.stderr == "hpo: there is no Slurm here: sbatch is not on the PATH\n"

@@ -89,7 +89,8 @@ def test_the_network_that_was_tested_is_taken_home(hpo: Any, start: Any, tmp_pat
     name = f"taken-home-{len(how)}"
     objective = {"kind": "neural_network", "samples": 300, "epochs": 5, "hidden_layers": 2, **how}
     space = {"learning_rate": {"type": "float", "low": 0.01, "high": 0.1, "log": True}}
-    hpo.create_study(name, space, objective=objective, limits={"trials": 1})
+    sampler = {"name": "random", "seed": 1}
+    hpo.create_study(name, space, sampler=sampler, objective=objective, limits={"trials": 1})
     worker = start("hpo_worker", "--processes", "1", "--study", name, "--until-done")
     worker.communicate(timeout=PATIENCE_SECONDS)
     hpo.test(name, ensemble=3)
