@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from hpo_service import __version__
-from hpo_service.cli import doctor, import_studies, plot, run, serve, study_commands, watch
+from hpo_service.cli import (
+    doctor,
+    import_studies,
+    plot,
+    run,
+    serve,
+    study_commands,
+    trial_commands,
+    watch,
+    workers_command,
+)
 from hpo_service.cli.console import say
 from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, CommandFailed, fail, fail_unexpectedly, not_installed
@@ -28,6 +38,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "serve": serve.serve,
     "watch": watch.watch,
     "plot": plot.plot,
+    "workers": workers_command.workers,
     "doctor": doctor.doctor,
     "import": import_studies.import_studies,
 }
@@ -37,7 +48,13 @@ COMMANDS_THAT_TRAIN = {
     "agent": "Train the trials of a study with a command of your own, in any language.",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-GROUPS = {"study": study_commands.app, "db": db_app, "token": token_app, "fleet": fleet_app}
+GROUPS = {
+    "study": study_commands.app,
+    "trial": trial_commands.app,
+    "db": db_app,
+    "token": token_app,
+    "fleet": fleet_app,
+}
 
 
 def command_line(wanted: str = "") -> typer.Typer:

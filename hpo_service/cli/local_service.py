@@ -98,6 +98,7 @@ class LocalService:
         self._server: Child | None = None
         self._worker: Child | None = None
         self._worker_arguments: Sequence[str] = ()
+        self._worker_environment: Mapping[str, str] = {}
         self._deaths = 0
         # the workers hold the server's lifeline as well: it goes last, when they have handed back their trials
         self._server_lifeline, self._worker_lifeline = Lifeline(), Lifeline()
@@ -148,17 +149,10 @@ class LocalService:
                 *_how_to_use_the_other([said]),
             )
 
-    def start_workers(self, processes: int, study: str | None, data: Path | None = None) -> None:
-        """For one study until it is done; or, without one, for whatever the server gives out.
-
-        data: the folder with datasets. How many trials may fail says the study, in limits.failures.
-        """
-        of_study = ["--study", study, "--until-done"] if study is not None else []
-        of_study += [] if data is None else ["--data", str(data)]
-        self._worker_arguments = [
-            *("worker", "--server", self.url, "--processes", str(processes), "--max-failures", "0"),
-            *of_study,
-        ]
+    def start_workers(self, command: Sequence[str], data: Path | None = None) -> None:
+        """command: `worker` or `agent` with its arguments; it is told the server. data: the folder with datasets."""
+        self._worker_arguments = [command[0], "--server", self.url, *command[1:]]
+        self._worker_environment = {} if data is None else {"HPO_DATA": str(data)}
         self._start_workers()
 
     def _start_workers(self) -> None:
@@ -167,7 +161,7 @@ class LocalService:
             self.worker_log,
             self._worker_lifeline,
             keep_open=[self._server_lifeline.write_end],
-            environment={"HPO_TOKEN": self.token},
+            environment={**self._worker_environment, "HPO_TOKEN": self.token},
         )
 
     def stop_workers(self) -> None:
@@ -197,6 +191,8 @@ class LocalService:
 
     def revive_workers(self) -> str:
         assert self._worker is not None
+        if self._worker.exit_code == USAGE:  # they cannot train this, however often they are started
+            raise CommandFailed(f"the workers cannot train, from {self.worker_log}:", *self._worker.last_words())
         code = self._count_death("worker", self._worker, self.worker_log)
         self._worker.stop()
         self._start_workers()

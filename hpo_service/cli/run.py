@@ -27,6 +27,7 @@ from hpo_service.cli.options import (
     print_json,
     without_password,
 )
+from hpo_service.cli.own_training import Training, any_worker
 from hpo_service.cli.plot import check_picture_file, draw_study
 from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
@@ -43,6 +44,13 @@ OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
 
 def run(
     file: StudyFilePath,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND…", help="A command a trial; {name} stands for a parameter."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="Train with your own function.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one for each core if not given.")
     ] = None,
@@ -58,26 +66,29 @@ def run(
 ) -> None:
     """Run a study on this machine: server, workers, live progress, picture, test, summary.
 
+    It trains the built-in network, a function of yours (--objective), or a command a trial, as hpo agent does:
+    hpo run mine.toml -- python train.py --lr {lr}
+
     Interrupted and started again on the same database, it goes on where it stopped.
     """
     from hpo_service.cli.study_file import read_study_file
-    from hpo_service.domain.objectives import OBJECTIVES
 
     study_file = read_study_file(file)
     spec = study_file.spec()
-    if spec.kind not in OBJECTIVES:
-        raise _nobody_trains(file, spec.name, spec.kind)
-    _check_data(spec.objective or {}, data)
+    training = Training(objective, tuple(command or ()))
+    training.check(file, spec)
+    if not training.is_own:
+        _check_data(spec.objective or {}, data)
     picture = picture or Path("pictures") / f"{spec.name}.png"
     check_picture_file(picture)
     need("server")
     with Interruption() as interruption:
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
-            job = Job(study_file, spec.name, service, interruption, data)
+            job = Job(study_file, spec.name, training, service, interruption, data)
             if service.start_server():
                 job.run(workers or _cores(), picture, with_test=not no_test)
         if not job.is_finished:
-            note(*_how_to_go_on(job, file, database))
+            note(*_how_to_go_on(job, file, database, training))
             sys.exit(ERROR)
     if json:
         print_json(job.study)
@@ -89,9 +100,15 @@ class Job:
     """One study being run; what it has found stays when the service has stopped."""
 
     def __init__(
-        self, study_file: StudyFile, name: str, service: LocalService, interruption: Interruption, data: Path | None
+        self,
+        study_file: StudyFile,
+        name: str,
+        training: Training,
+        service: LocalService,
+        interruption: Interruption,
+        data: Path | None,
     ) -> None:
-        self.name = name
+        self.name, self.training = name, training
         self.is_finished = False
         self.study: Json | None = None  # as it read last
         self.summary: list[str] = []
@@ -151,7 +168,7 @@ class Job:
         follower = Follower(client, self.name)
         seen: object = None
         if self.study is not None and self.study["state"] not in wording.DONE:
-            self._service.start_workers(workers, self.name, self._data)
+            self._service.start_workers(self.training.worker(workers, self.name), self._data)
         while True:
             # asked before the study is read: workers end by themselves once it is done
             workers_died = self._service.workers_died
@@ -217,7 +234,7 @@ class Job:
         from hpo_service.cli.figure import test_plan_of
 
         assert self.study is not None
-        if test_plan_of(self.study).leave_sealed:
+        if self.training.is_own or test_plan_of(self.study).leave_sealed:
             return False
         return self.study["state"] in ("COMPLETED", "STOPPED") and bool(self.study["counts"]["COMPLETE"])
 
@@ -231,7 +248,7 @@ class Job:
         if study["test"]["state"] in OPEN:
             note("evaluating the best configuration on the test set, once")
             # the job comes to workers of any study only
-            self._service.start_workers(1, None, self._data)
+            self._service.start_workers(any_worker(1), self._data)
         while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
             if self._service.server_died:
                 note(self._service.revive_server())
@@ -261,23 +278,10 @@ def _log_folder(database: str) -> Path:
     return Path() if file is None else file.parent
 
 
-def _nobody_trains(file: Path, name: str, kind: str | None) -> CommandFailed:
-    from hpo_service.domain.objectives import shown
-
-    what = "no objective" if kind is None else f"an objective of the kind {kind!r}"
-    return CommandFailed(
-        f"{file}: {name} has {what}, and hpo run trains only the built-in {shown()}. Train it with your own workers:",
-        f"  {wording.hpo()} serve",
-        f"  {wording.hpo()} study create {file}",
-        f"  {wording.hpo()} worker --study {name} --objective package.module:function --until-done",
-        f"or name the built-in one in the file: [objective] with kind = {shown()}".replace("'", '"'),
-    )
-
-
-def _how_to_go_on(job: Job, file: Path, database: str) -> Iterator[str]:
+def _how_to_go_on(job: Job, file: Path, database: str, training: Training) -> Iterator[str]:
     done = "" if job.study is None else f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded"
     yield f"interrupted{done} in {without_password(database)}"
-    yield f"go on: {wording.hpo()} run {file}{_option(database)}"
+    yield f"go on: {wording.hpo()} run {file}{_option(database)}{training.options}"
 
 
 def _option(database: str) -> str:

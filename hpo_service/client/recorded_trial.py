@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, overload
 
@@ -28,6 +28,19 @@ class RecordedTrial:
 
     def __getitem__(self, name: str) -> Any:
         return self._resource[name]
+
+    def keys(self) -> Iterable[str]:
+        """With the square brackets they make `dict(trial)` what it is on the wire."""
+        return self._resource.keys()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._resource
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._resource)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._resource.get(name, default)
 
     def __repr__(self) -> str:
         return f"<trial {self.number} of {self['study']}, {self.state}: {self.params} -> {self.values}>"

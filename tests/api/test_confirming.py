@@ -365,6 +365,23 @@ def test_a_pruner_neither_judges_replicates_nor_learns_from_them(either: Any) ->
     assert not kept["should_stop"]  # above the median of 0.5 and 0.6, below that of the replicates
 
 
+def test_a_replicate_is_suggested_the_params_of_its_trial(either: Any) -> None:
+    name = either.create(search_space={}, define_by_run=True, limits={"trials": 3})
+    asked = {"x": X["x"], "k": {"type": "int", "low": 0, "high": 9}}
+    for trial in either.ask(name, count=3):
+        found = either.work(name, trial["number"], "suggest", parameters=asked).json()["params"]
+        either.tell(name, trial["number"], found["x"])
+    best = either.study(name)["best"]
+    assert confirm(either, name, top=1, seeds=2).status_code == 202
+    for trial in either.ask(name, count=9):
+        assert trial["params"] == best["params"]
+        assert either.work(name, trial["number"], "suggest", parameters=asked).json()["params"] == best["params"]
+        either.tell(name, trial["number"], 0.5)
+        assert either.trial(name, trial["number"])["params"] == best["params"]
+    assert confirmation(either, name)["ranking"][0]["values"] == [0.5, 0.5]
+    assert either.get(f"/v1/studies/{name}/advice").status_code == 200
+
+
 def test_each_result_is_an_event_of_the_study(own: Any) -> None:
     name = confirming(own, top=1)
     first, second = own.ask(name, count=2)

@@ -309,7 +309,106 @@ def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(r
 
     assert (code, out) == (1, "")
     assert "mine has no objective" in err
-    assert "hpo worker --study mine --objective package.module:function" in err
+    assert "hpo run study.toml --objective package.module:function" in err
+    assert "hpo run study.toml -- python train.py --x {x}" in err
+    assert not (run.folder / "hpo.db").exists()
+
+
+OWN = """\
+name = "own"
+direction = "minimize"
+limits = {{ trials = {trials} }}
+search_space.x = {{ type = "float", low = -1.0, high = 1.0 }}
+"""
+SCRIPT = """\
+import json, sys, time
+x = float(sys.argv[1].partition("=")[2])
+for step in range(3):
+    print(json.dumps({{"step": step, "value": x * x + 1 / (step + 1)}}), flush=True)
+    time.sleep({pause})
+print(json.dumps({{"value": x * x}}))
+"""
+COMMAND = ("--", sys.executable, "train.py", "--x={x}")
+
+
+@pytest.mark.slow
+def test_a_command_of_ones_own_is_trained_with_picture_and_summary_and_nothing_is_sealed(run):
+    (run.folder / "train.py").write_text(SCRIPT.format(pause=0))
+
+    code, out, err = run.start(OWN.format(trials=6), *COMMAND).end()
+
+    assert code == 0, err
+    assert "own: COMPLETED, 6 of 6 trials finished (6 COMPLETE)" in out
+    assert "Best: trial" in out
+    assert "Test" not in out
+    assert (run.folder / "pictures" / "own.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run.start(OWN.format(trials=6), "--json", *COMMAND).end()
+    study = json.loads(out)
+    assert (study["counts"]["COMPLETE"], study["test"]) == (6, None)
+
+
+@pytest.mark.slow
+def test_a_command_interrupted_leaves_nothing_behind_and_goes_on_the_next_time(run):
+    (run.folder / "train.py").write_text(SCRIPT.format(pause=0.3))
+    run.start(OWN.format(trials=12), *COMMAND)
+    run.wait_for(lambda: run.finished() >= 1)
+    children = run.descendants()
+    run.process.send_signal(signal.SIGINT)
+
+    code, out, err = run.end()
+
+    assert (code, out) == (1, "")
+    assert "go on: hpo run study.toml -- " in err
+    assert gone(children)
+    before = run.finished()
+    assert 1 <= before < 12
+    code, out, err = run.start(OWN.format(trials=12), "--json", *COMMAND).end()
+    assert code == 0, err
+    assert json.loads(out)["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": 12, "PRUNED": 0, "FAIL": 0}
+
+
+@pytest.mark.slow
+def test_a_function_that_defines_by_run_is_trained(run):
+    (run.folder / "own.py").write_text("def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n")
+    text = 'name = "own"\ndirection = "minimize"\nlimits = { trials = 5 }\ndefine_by_run = true\n'
+
+    code, out, err = run.start(text, "--json", "--objective", "own:objective").end()
+
+    assert code == 0, err
+    study = json.loads(out)
+    assert study["counts"]["COMPLETE"] == 5
+    assert study["search_space"]["x"]["high"] == 1
+
+
+@pytest.mark.slow
+def test_a_function_that_cannot_be_imported_ends_the_run_at_once_and_says_why(run):
+    (run.folder / "own.py").write_text("def objective(trial): return 1\n")
+
+    code, out, err = run.start(OWN.format(trials=5), "--objective", "own.py:missing").end()
+
+    assert (code, out) == (1, "")
+    assert "has no attribute 'missing'" in err
+    assert "started again" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        (OWN.format(trials=5), ("--", sys.executable, "--x={y}"), "{y} is no parameter of this study; it has x"),
+        (OWN.format(trials=5), ("--", "no-such-program"), "'no-such-program' is no program"),
+        (OWN.format(trials=5), ("--objective", "f", *COMMAND), "not both"),
+        (OWN.format(trials=5), ("--objective", "nowhere:f"), "there is no module nowhere"),
+        (OWN.format(trials=5), ("--objective", "nowhere.py:f"), "there is no file nowhere.py"),
+        (OWN.format(trials=5), ("--objective", "own"), "is not of the form"),
+        (SHORT, COMMAND, "which hpo trains itself"),
+        (SHORT, ("--objective", "own:f"), "take [objective] out of the file"),
+    ],
+)
+def test_what_cannot_train_the_study_is_refused_before_anything_is_started(text, options, says, run):
+    code, out, err = run.start(text, *options).end()
+
+    assert (code, out) == (2, "")
+    assert says in err
     assert not (run.folder / "hpo.db").exists()
 
 

@@ -205,6 +205,9 @@ def test_a_study_knows_its_best_by_optunas_names(hpo):
     assert len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) == 5
     assert study.get_trials(states=["FAIL"]) == []
     assert best.datetime_complete >= best.datetime_start
+    assert dict(best)["values"] == best["values"] == [best.value]
+    assert "attempt" in best
+    assert best.get("unheard-of") is None
     assert best.duration.total_seconds() >= 0
 
 

@@ -1,0 +1,102 @@
+"""What trains the trials of `hpo run`: the built-in network, a function of the user's, or a command of theirs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from hpo_service.cli import wording
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.domain.errors import Invalid
+from hpo_service.domain.objectives import OBJECTIVES, shown
+from hpo_service.domain.study import StudySpec
+
+
+@dataclass(frozen=True)
+class Training:
+    """objective: package.module:function; command: with placeholders; neither: the built-in network."""
+
+    objective: str | None = None
+    command: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        return self.objective is not None or bool(self.command)
+
+    @property
+    def options(self) -> str:
+        """As they are typed again."""
+        if self.objective is not None:
+            return f" --objective {shlex.quote(self.objective)}"
+        return f" -- {shlex.join(self.command)}" if self.command else ""
+
+    def check(self, file: Path, spec: StudySpec) -> None:
+        """Raise before anything is started where this cannot train the study."""
+        if self.objective is not None and self.command:
+            raise UsageError("give --objective or a command after --, not both")
+        if not self.is_own and spec.kind not in OBJECTIVES:
+            raise _nobody_trains(file, spec)
+        if self.is_own and spec.kind in OBJECTIVES:
+            raise UsageError(
+                f"{file}: {spec.name} has the objective {spec.kind}, which hpo trains itself:",
+                f"take [objective] out of the file to train your own, or leave{self.options} out to train the network",
+            )
+        if self.objective is not None:
+            _check_objective(self.objective)
+        if self.command:
+            check_command(self.command, spec)
+
+    def worker(self, processes: int, study: str) -> list[str]:
+        """The command of ours that trains the study. How many trials may fail says the study, in limits.failures."""
+        if self.command:
+            return ["agent", "--workers", str(processes), "--max-failures", "0", study, "--", *self.command]
+        options = [] if self.objective is None else ["--objective", self.objective]
+        return [*any_worker(processes), "--study", study, "--until-done", *options]
+
+
+def any_worker(processes: int) -> list[str]:
+    """For whatever the server gives out."""
+    return ["worker", "--processes", str(processes), "--max-failures", "0"]
+
+
+def check_command(command: Sequence[str], spec: StudySpec) -> None:
+    """Raise UsageError for a placeholder that no trial of the study can fill, or a program that is not there."""
+    from hpo_worker.placeholders import check_placeholders
+
+    if spec.define_by_run:
+        raise UsageError(f"{spec.name} is defined by run: a command needs a given search_space")
+    try:
+        check_placeholders(command, spec.model_dump(mode="json")["search_space"])
+    except Invalid as error:
+        raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
+
+
+def _check_objective(place: str) -> None:
+    """What can be seen without importing it; the rest the worker finds, and says."""
+    module, _, function = place.rpartition(":")
+    if not module or not function:
+        raise UsageError(f"--objective: {place!r} is not of the form package.module:function, or file.py:function")
+    if module.endswith(".py"):
+        if not os.path.isfile(module):
+            raise UsageError(f"--objective: there is no file {module}")
+    elif PathFinder.find_spec(module.partition(".")[0], [os.getcwd(), *sys.path]) is None:
+        raise UsageError(f"--objective: there is no module {module} in this folder, nor installed beside hpo")
+
+
+def _nobody_trains(file: Path, spec: StudySpec) -> CommandFailed:
+    what = "no objective" if spec.kind is None else f"an objective of the kind {spec.kind!r}"
+    return CommandFailed(f"{file}: {spec.name} has {what}; say what trains it:", *_ways_to_train(file, spec))
+
+
+def _ways_to_train(file: Path, spec: StudySpec) -> Iterator[str]:
+    run = f"  {wording.hpo()} run {file}"
+    yield f"{run} --objective package.module:function"
+    if not spec.define_by_run:
+        arguments = " ".join(f"--{name} {{{name}}}" for name in spec.search_space.root if name.isidentifier())
+        yield f"{run} -- python train.py {arguments}".rstrip()
+    yield f"or name the built-in one in the file: [objective] with kind = {shown()}".replace("'", '"')
