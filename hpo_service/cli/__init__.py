@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ from hpo_service import __version__
 from hpo_service.cli import (
     doctor,
     import_studies,
+    init,
     plot,
     run,
     serve,
@@ -35,6 +37,7 @@ from hpo_service.standard_streams import open_standard_streams, say_no_more
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,
+    "init": init.init,
     "serve": serve.serve,
     "watch": watch.watch,
     "plot": plot.plot,
@@ -61,7 +64,6 @@ def command_line(wanted: str = "") -> typer.Typer:
     """All commands; one that trains is there to be run only if it is the one wanted, else to be listed."""
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         callback=_options,
         help="Hyperparameter optimization: a server that hands out trials, workers that train them.",
@@ -90,6 +92,12 @@ def _options(
     """Options before the command."""
 
 
+def _wanted(given: Sequence[str]) -> str:
+    """The command's name; the shell that completes one hands over the line as it stands."""
+    completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")  # bash; other shells
+    return next(iter([*given, *completed.split()[1:]]), "")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     open_standard_streams()
@@ -99,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hold_on_to_lifeline()
     try:
         check_environment(given)
-        command_line(wanted=given[0] if given else "")(args=given, prog_name="hpo")
+        command_line(wanted=_wanted(given))(args=given, prog_name="hpo")
     except HpoError as error:
         fail(error)
     except ModuleNotFoundError as error:

@@ -72,3 +72,14 @@ def finite(value: object) -> float:
 
 def short(value: float) -> str:
     return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else wording.number(value)
+
+
+def log_scale(panel: Axes, letter: str, low: float, high: float) -> None:
+    """Make x or y logarithmic, with plain numbers on it: mathematics in a label is not parsed."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(panel, f"set_{letter}scale")("log")
+    axis = getattr(panel, f"{letter}axis")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,), numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
+    axis.set_minor_formatter(NullFormatter())

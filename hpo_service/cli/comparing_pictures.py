@@ -144,9 +144,9 @@ def _boxes(panel: Axes, study: Json, trials: Sequence[Json], across: str, up: st
     """A rectangle for each round in the plane of two parameters, its trials as dots."""
     from matplotlib.patches import Rectangle
 
-    for name, set_scale in ((across, panel.set_xscale), (up, panel.set_yscale)):
-        if study["search_space"][name]["log"]:
-            set_scale("log")
+    for name, letter in ((across, "x"), (up, "y")):
+        if (given := study["search_space"][name])["log"]:
+            canvas.log_scale(panel, letter, given["low"], given["high"])
     for one in study["rounds"]:
         colour = _colour(one["round"])
         dots = [trial["params"] for trial in trials if trial["round"] == one["round"]]
@@ -175,8 +175,8 @@ def _boxes(panel: Axes, study: Json, trials: Sequence[Json], across: str, up: st
 
 def _ranges(panel: Axes, study: Json, trials: Sequence[Json], name: str) -> None:
     """A bar for each round over the values of one parameter, its trials as dots."""
-    if study["search_space"][name]["log"]:
-        panel.set_yscale("log")
+    if (first := study["search_space"][name])["log"]:
+        canvas.log_scale(panel, "y", first["low"], first["high"])
     for one in study["rounds"]:
         if name not in one["search_space"]:
             continue

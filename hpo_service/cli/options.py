@@ -22,9 +22,7 @@ Server = Annotated[
 ]
 Database = Annotated[
     str,
-    typer.Option(
-        "--database", envvar="HPO_DATABASE_URL", help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
-    ),
+    typer.Option("--database", envvar="HPO_DATABASE_URL", help="sqlite:///FILE or postgresql://USER@HOST/NAME."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]

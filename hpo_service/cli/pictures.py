@@ -34,11 +34,16 @@ COMPARING: Mapping[str, Callable[[Json, Sequence[Json], Asked], Figure]] = {
 
 def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
     """Write the picture that the study asks for and the trials (best first) allow."""
+    save(lambda: _figure(printable_values(study), printable_values(list(trials))), file)
+
+
+def save(make: Callable[[], Figure], file: Path) -> None:
+    """Write the figure that is made in the style of all pictures."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     with mpl.rc_context(canvas.STYLE):
-        figure = _figure(printable_values(study), printable_values(list(trials)))
+        figure = make()
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=130, format=file.suffix.lstrip(".").lower())
 
@@ -46,7 +51,7 @@ def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
 def compares(study: Json) -> bool:
     """Whether the picture needs all trials."""
     asked = figure_of(study)
-    return asked is not None and asked.kind in COMPARING
+    return asked is not None and asked.kind in (*COMPARING, "values")
 
 
 def _figure(study: Json, trials: Sequence[Json]) -> Figure:
@@ -116,16 +121,16 @@ def _values_and_params(study: Json, trials: Sequence[Json]) -> Figure:
     columns = min(4, panels_needed)
     figure, panels = canvas.panels(math.ceil(panels_needed / columns), columns, 3.2, 2.6)
     for panel, (position, direction) in zip(panels, enumerate(study["directions"]), strict=False):
-        _over_trials(panel, with_value, position, direction, len(study["directions"]))
+        over_trials(panel, with_value, position, direction, len(study["directions"]))
     for panel, (name, parameter) in zip(panels[len(study["directions"]) :], parameters, strict=False):
-        _against_parameter(panel, with_value, name, parameter)
+        against_parameter(panel, with_value, name, parameter)
     for panel in panels[panels_needed:]:
         panel.set_visible(False)
     figure.suptitle(f"{study['name']}: {wording.count(len(with_value), 'trial')} with a value", fontsize=10)
     return figure
 
 
-def _over_trials(panel: Axes, trials: Sequence[Json], position: int, direction: str, directions: int) -> None:
+def over_trials(panel: Axes, trials: Sequence[Json], position: int, direction: str, directions: int) -> None:
     numbers = [trial["number"] for trial in trials]
     values = [finite(trial["values"][position]) for trial in trials]
     panel.plot(numbers, values, ".", color=VALIDATION, alpha=0.6, label="trial")
@@ -144,13 +149,13 @@ def _best_so_far(values: Sequence[float], better: Any) -> Iterator[float]:
         yield best
 
 
-def _drawable(setting: Any) -> Any:
+def drawable(setting: Any) -> Any:
     return finite(setting) if isinstance(setting, float) else setting
 
 
-def _against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter: Json) -> None:
+def against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter: Json) -> None:
     points = [
-        (_drawable(trial["params"][name]), finite(trial["values"][0]), trial["number"])
+        (drawable(trial["params"][name]), finite(trial["values"][0]), trial["number"])
         for trial in trials
         if name in trial["params"]
     ]
@@ -159,8 +164,9 @@ def _against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter
         labels = [wording.number(choice) for choice in parameter["choices"]]
         settings = tuple(labels.index(wording.number(setting)) for setting in settings)
         panel.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 4 else 0)
+        panel.set_xlim(-0.5, len(labels) - 0.5)
     elif parameter["log"]:
-        panel.set_xscale("log")
+        canvas.log_scale(panel, "x", parameter["low"], parameter["high"])
     # later trials are darker: where a sampler has been looking lately
     panel.scatter(settings, values, c=numbers, cmap="Blues", vmin=-max(numbers, default=1) / 2, s=14, linewidths=0)
     panel.set_xlabel(name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,24 +20,53 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
 
 FORMATS = (".png", ".pdf", ".svg")
+LARGEST_PAGE = 1000
 MOST_TRIALS = 5000  # dots in a picture; more are not told apart
 
-Picture = Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="The picture to write.")]
+
+class Kind(StrEnum):
+    history = "history"
+    importance = "importance"
+    slice = "slice"
+    parallel = "parallel"
+    contour = "contour"
+    pareto = "pareto"
+    curves = "curves"
+    edf = "edf"
+    timeline = "timeline"
 
 
-def plot(study: StudyName, output: Picture, server: Server = None, json: AsJson = False) -> None:
-    """Draw a study as its file asks for (metadata.figure), or else the curves of the twenty best trials.
+def plot(
+    study: StudyName,
+    kind: Annotated[
+        Kind | None, typer.Option("--kind", "-k", help="What is drawn; left out: what the study file asks for.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", help="Draw this one only, in slice, parallel and contour; several times for more."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.png", help="Default: STUDY.png or STUDY-KIND.png.")
+    ] = None,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Draw a study: of a kind, or as its file asks for (metadata.figure), or else the curves of the best trials.
 
-    Without reports there are no curves: then the values over trials and parameters.
+    Without a kind and without reports there are no curves: then the values over trials and parameters.
     """
-    check_picture_file(output)
+    file = output or Path(f"{study}.png" if kind is None else f"{study}-{kind}.png")
+    check_picture_file(file)
     need("plot")
     with connect(server) as client:
-        draw_study(client, study, output)
+        if kind is None:
+            draw_study(client, study, file)
+        else:
+            _draw_kind(client, study, kind, parameter or (), file)
     if json:
-        print_json({"picture": str(output)})
+        print_json({"picture": str(file)})
         return
-    say(f"wrote {output}")
+    say(f"wrote {file}")
 
 
 def check_picture_file(file: Path) -> None:
@@ -54,7 +86,28 @@ def draw_study(client: Client, name: str, file: Path) -> None:
         trials += itertools.islice(best_first, MOST_TRIALS)
     if not any(trial["values"] for trial in trials):
         raise CommandFailed(f"{name} has no trial with a result to draw yet")
-    try:
+    with _writing(file):
         draw(study, trials, file)
+
+
+def _draw_kind(client: Client, name: str, kind: Kind, parameters: Sequence[str], file: Path) -> None:
+    from hpo_service.cli.pictures import save
+    from hpo_service.cli.study_plots import PLOTS, Drawn
+
+    study = client.study(name)
+    if unknown := [each for each in parameters if each not in study["search_space"]]:
+        known = ", ".join(study["search_space"])
+        raise UsageError(f"--parameter: {unknown[0]!r} is no parameter of {name}; it has {known}")
+    trials = list(itertools.islice(wording.of_the_search(client.trials(name, page_size=LARGEST_PAGE)), MOST_TRIALS))
+    importances = client.importances(name) if kind in (Kind.importance, Kind.contour) else {}
+    drawn = Drawn.of(study, trials, importances, parameters)
+    with _writing(file):
+        save(lambda: PLOTS[kind](drawn), file)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None

@@ -121,7 +121,7 @@ class Job:
 
     def run(self, workers: int, picture: Path, *, with_test: bool) -> None:
         from hpo_service.cli.live_view import LiveDisplay
-        from hpo_service.cli.summary import observe, summary_lines
+        from hpo_service.cli.summary import best_lines, observe, summary_lines
 
         with connect(self._service.url, self._service.token) as client:
             self.study = self._create(client)
@@ -137,7 +137,8 @@ class Job:
                 return
             self._draw(client, picture)
             seen = observe(client, self.name)
-            self.study, self.summary = seen.study, summary_lines(seen)
+            self.study = seen.study
+            self.summary = [*summary_lines(seen), *best_lines(client, seen.study)]
             self.is_finished = True
 
     def _create(self, client: Client) -> Json:

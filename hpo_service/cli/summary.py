@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
 
 ENOUGH_TRIALS = 20  # before importances say something
+MOST_BEST = 20  # in the table of the best; as many as a picture has curves
 LARGEST_PAGE = 1000
 
 
@@ -47,6 +48,20 @@ def observe(client: Client, name: str) -> Observation:
     confirmed = (study["confirmation"] or {"ranking": []})["ranking"]
     told = {each["number"]: client.trial(name, each["number"])["values"][0] for each in confirmed}
     return Observation(study, advice, importances, reasons, _expected(client, study), told)
+
+
+def best_lines(client: Client, study: Json) -> list[str]:
+    """The params of the twenty best trials below each other: from them one reads where to search next."""
+    if len(study["directions"]) > 1 or study["counts"]["COMPLETE"] < 2:
+        return []
+    by_value = client.trials(study["name"], state="COMPLETE", order_by="value", page_size=MOST_BEST)
+    best = list(itertools.islice(wording.of_the_search(by_value), MOST_BEST))
+    names = list(study["search_space"])
+    rows = [("trial", measure(study), *names)]
+    for trial in best:
+        params = (wording.number(trial["params"][name]) if name in trial["params"] else "-" for name in names)
+        rows.append((str(trial["number"]), wording.number(trial["values"][0], 4), *params))
+    return ["", f"The best {wording.count(len(best), 'trial')}", *wording.columns(rows)]
 
 
 def _expected(client: Client, study: Json) -> list[Row]:

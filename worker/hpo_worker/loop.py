@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -322,7 +323,9 @@ class Worker:
 
     def _begin(self, given: Json, job: HeldJob, facts: StudyFacts) -> None:
         job.flush_seconds = flush_interval(job.lease_seconds, pruned=facts.pruned)
-        log.info("training", **_words(job), attempt=job.attempt, params=given["params"])
+        # somebody at a terminal reads one line a trial, at its end
+        begins = log.debug if sys.stderr.isatty() else log.info
+        begins("training", **_words(job), attempt=job.attempt, params=given["params"])
 
     def _settle(self, job: HeldJob, result: Json) -> None:
         """Wait until the result is told, or the trial is found to be lost."""
@@ -330,6 +333,8 @@ class Worker:
         told = {**(job.result or result), **(job.told or {})}  # told a NaN, the server has made it a FAIL
         self.tally["lost" if job.lost else "tested" if job.number is None else _became(told)] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
+        if sys.stderr.isatty() and told.get("params"):
+            what["params"] = told["params"]
         log.info("dropped" if job.lost else "told", **_words(job), **what)
         if job.number is not None and job.lost is None:
             self._brake(job, told)

@@ -1,0 +1,93 @@
+"""Each example of training of one's own runs as its README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE_SECONDS
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "own_training"
+needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("HPO_")}
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
+
+    def run(*command, server=None):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=PLAIN if server is None else PLAIN | {"HPO_SERVER": server},
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def hpo_run(run, *arguments):
+    study = json.loads(run(sys.executable, "-m", "hpo_service", "run", "--workers", "2", "--json", *arguments))
+    assert (study["state"], study["counts"]["COMPLETE"]) == ("COMPLETED", 8)
+    return study
+
+
+def test_the_readme_names_every_example():
+    named = set(re.findall(r"^\| `(.*?)`", (EXAMPLES / "README.md").read_text(), re.MULTILINE))
+    assert named == {file.name for file in EXAMPLES.iterdir() if file.suffix in (".sh", ".c", ".py")}
+
+
+@pytest.mark.slow
+def test_a_shell_script(run):
+    best = hpo_run(run, "parabola.toml", "--", "sh", "parabola.sh", "{x}", "{y}")["best"]
+    x, y = best["params"]["x"], best["params"]["y"]
+    assert best["values"][0] == pytest.approx((x - 1) ** 2 + (y + 2) ** 2, rel=1e-6)
+
+
+@needs_cc
+@pytest.mark.slow
+def test_a_program_in_c(run):
+    run("cc", "-o", "parabola", "parabola.c")
+    best = hpo_run(run, "parabola.toml", "--", "./parabola", "{x}", "{y}")["best"]
+    x, y = best["params"]["x"], best["params"]["y"]
+    assert best["values"][0] == pytest.approx((x - 1) ** 2 + (y + 2) ** 2, rel=1e-6)
+
+
+@needs_curl
+@pytest.mark.slow
+def test_curl_alone(run, server, client):
+    out = run("sh", "curl_alone.sh", "by-curl", server=server)
+    study = client.study("by-curl")
+    assert len(out.splitlines()) == study["counts"]["COMPLETE"] == 5
+    assert study["best"]["values"][0] == pytest.approx(study["best"]["params"]["x"] ** 2, rel=1e-4)
+
+
+@needs_sklearn
+@pytest.mark.slow
+def test_a_scikit_learn_model_as_a_function_and_as_a_command(run):
+    assert hpo_run(run, "digits.toml", "--objective", "digits_objective.py:objective")["best"]["values"][0] > 0.5
+    python = ("--", sys.executable, "digits_command.py", "{C}", "{gamma}")
+    database = ("--database", "sqlite:///by_command.db")
+    assert hpo_run(run, "digits.toml", *database, *python)["best"]["values"][0] > 0.5
+
+
+@needs_sklearn
+@pytest.mark.slow
+def test_a_scikit_learn_model_by_the_sdk(run, server):
+    assert float(run(sys.executable, "digits_sdk.py", server=server).split()[0]) > 0.5

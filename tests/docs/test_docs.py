@@ -1,0 +1,85 @@
+"""The pages: every link leads somewhere, every page is in the site, every study file and command shown is one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from hpo_service.cli import command_line
+from hpo_service.cli.study_file import StudyFile
+from tests.docs.study_file_page import PAGE, page
+
+PROJECT = Path(__file__).parents[2]
+DOCS = PROJECT / "docs"
+PAGES = [*DOCS.rglob("*.md"), PROJECT / "README.md", *PROJECT.glob("examples/*/README.md")]
+FOLDERS = ("tutorial", "how-to", "reference", "explanation")
+OF_FOLDERS = [file for file in PAGES if file.parent.name in FOLDERS]
+
+
+def commands_of(command: Any) -> dict[str, Any]:
+    """Those of a group; none of a command."""
+    return getattr(command, "commands", {})
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(PROJECT))
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", PAGES, ids=name)
+def test_every_link_leads_to_a_file_and_a_heading(file: Path) -> None:
+    text = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (file.parent / path) if path else file
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_stands_in_the_site_and_every_page_of_the_site_is_there() -> None:
+    listed = set(re.findall(r"^ +- (\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE))
+    there = {str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md") if "decisions" not in file.parts}
+    assert listed == there
+
+
+def test_the_reference_of_the_study_file_is_what_the_models_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.docs.study_file_page"
+
+
+def test_the_reference_of_commands_has_every_command_and_no_other() -> None:
+    named = re.findall(r"^\| `hpo (\S+)`", (DOCS / "reference" / "commands.md").read_text(), re.MULTILINE)
+    assert set(named) == set(commands_of(typer.main.get_command(command_line())))
+
+
+@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+def test_every_study_file_shown_is_a_study(file: Path) -> None:
+    for block in re.findall(r"```toml\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+        StudyFile(file, tomllib.loads(block), {}).spec()
+
+
+@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+def test_every_command_shown_is_there_with_its_options(file: Path) -> None:
+    root = typer.main.get_command(command_line())
+    for block in re.findall(r"```console\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+        for line in (line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ hpo ")):
+            words = shlex.split(line.partition("  #")[0].partition(" -- ")[0])[1:]
+            command: Any = root
+            while known := commands_of(command):
+                command = known[words.pop(0)]
+            if command.name in ("worker", "agent"):
+                continue  # listed here, and imported only where they are wanted
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, line
