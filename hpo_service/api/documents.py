@@ -270,6 +270,8 @@ class HistoryItem(_Document):
     round: int | None
     started_at: str | None
     finished_at: str | None
+    sampler: str
+    replicate_of: int | None
 
 
 class HistoryDocument(_Document):

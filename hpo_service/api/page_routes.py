@@ -83,8 +83,7 @@ async def page_file(request: Request, name: str) -> Response:
 def _filled(app: FastAPI, view: str, status: int = 200, message: str = "") -> Response:
     """The frame. view: studies, study, locked or nothing."""
     keys = "none" if app.state.admission is None else "needed"
-    advice = "given" if any(getattr(route, "path", "").endswith("/advice") for route in app.state.routes) else "none"
-    text = _file("frame.html")[0].decode().replace("{view}", view).replace("{keys}", keys).replace("{advice}", advice)
+    text = _file("frame.html")[0].decode().replace("{view}", view).replace("{keys}", keys)
     text = text.replace("{modules}", _modules())
     return Response(text.replace("{message}", html.escape(message)), status, SECURITY, "text/html")
 

@@ -107,7 +107,7 @@ def _cannot_be_told_apart(first: dict[int, float], other: dict[int, float]) -> b
 
 
 def worth(trainings: Sequence[Sequence[float]]) -> list[float]:
-    """What each trial is probably worth, from the values of its trainings (at least two each).
+    """What each trial is probably worth, from its trainings' values: at least two each, in the order of the seeds.
 
     The best of several means is too good itself, if less so than a single value. So each is drawn towards the mean of
     all, the more the less their differences stand out from the noise (Efron & Morris, 1975).
@@ -115,11 +115,20 @@ def worth(trainings: Sequence[Sequence[float]]) -> list[float]:
     means = [mean(values) for values in trainings]
     if len(means) < 2 or not all(math.isfinite(value) for values in trainings for value in values):
         return means
-    noise = mean([variance(values) / len(values) for values in trainings])
-    seen = variance(means)
+    noise, seen = mean([variance(values) / len(values) for values in _without_seeds(trainings)]), variance(means)
     kept = max(0.0, 1 - noise / seen) if seen > 0 else 0.0
     middle = mean(means)
     return [middle + kept * (each - middle) for each in means]
+
+
+def _without_seeds(trainings: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """The values less what a seed does to all trials alike, which tells none from another; where no training failed."""
+    if len({len(values) for values in trainings}) > 1:
+        return trainings
+    of_seeds = [mean(values) for values in zip(*trainings, strict=True)]
+    # Of so many trials the mean takes a share of the noise along.
+    kept = math.sqrt(len(trainings) / (len(trainings) - 1))
+    return [[kept * (value - of_seed) for value, of_seed in zip(values, of_seeds, strict=True)] for values in trainings]
 
 
 def confirmation_resource(confirmation: Confirmation, found: Ranking) -> Json:

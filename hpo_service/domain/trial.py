@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -320,11 +320,7 @@ class Trial:
         return self.holding.state
 
     def drawn_by(self, sampler: str) -> str:
-        """The name of the sampler that drew its params, or "enqueued", or "imported"; sampler: the study's."""
-        if self.holding.attempt == 0 and self.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            return "imported"
-        name: str = self.system_attrs.get(DRAWN_BY, sampler)
-        return name
+        return drawn_by(self.state, self.holding.attempt, self.system_attrs, sampler)
 
     @property
     def is_known_to_samplers(self) -> bool:
@@ -344,3 +340,11 @@ class Trial:
             failed_in_training=has_failed_in_training(self.state, self.holding.reason, self.stop),
             was_given_out=self.holding.attempt > 0,
         )
+
+
+def drawn_by(state: TrialState, attempt: int, system_attrs: Mapping[str, Any], sampler: str) -> str:
+    """The name of the sampler that drew a trial's params, or "enqueued", or "imported"; sampler: the study's."""
+    if attempt == 0 and state in (TrialState.COMPLETE, TrialState.PRUNED):
+        return "imported"
+    name: str = system_attrs.get(DRAWN_BY, sampler)
+    return name

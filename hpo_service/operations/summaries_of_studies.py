@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from hpo_service.domain import measure
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import TrialState
+from hpo_service.domain.trial import TrialState, drawn_by
 from hpo_service.operations.resources import time_text
 from hpo_service.store.record import Record
 from hpo_service.store.summaries import LastChange, Summaries, TrialMark
@@ -99,10 +99,10 @@ def _items(summaries: Summaries, study: Study, numbers: Collection[int]) -> Iter
     rows = summaries.some_trials(study, numbers)
     last = summaries.last_reports([row.id for row in rows if row.state == TrialState.RUNNING])
     for row in rows:
-        yield row.number, to_json(_item(row, last.get(row.id)))
+        yield row.number, to_json(_item(row, last.get(row.id), study.spec.sampler.name))
 
 
-def _item(row: Any, last: tuple[int, float] | None) -> Json:
+def _item(row: Any, last: tuple[int, float] | None, sampler: str) -> Json:
     return {
         "number": row.number,
         "state": row.state,
@@ -116,6 +116,8 @@ def _item(row: Any, last: tuple[int, float] | None) -> Json:
         "round": row.round,
         "started_at": _time(row.started_at),
         "finished_at": _time(row.finished_at),
+        "sampler": drawn_by(row.state, row.attempt, row.system_attrs, sampler),
+        "replicate_of": row.replicate_of,
     }
 
 

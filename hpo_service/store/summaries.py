@@ -16,12 +16,13 @@ from hpo_service.store.tables import reports, trials, workers
 LARGEST_METRICS = 4096  # characters of what a trial was told with; larger ones are no figures for a table
 LONGEST_REASON = 500
 _AT_ONCE = 500
+_OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 _NEVER_SEEN: tuple[float | None, bool] = (None, False)
 _METRICS_TEXT = sa.cast(trials.c.metrics, sa.Text)
 
 
 class TrialMark(NamedTuple):
-    """What says of a trial whether a picture needs it."""
+    """What says of a trial whether a picture needs it. value: None of a replicate, which is never the best."""
 
     number: int
     state: str
@@ -64,14 +65,15 @@ class Summaries:
 
     def marks(self, study: Study) -> Sequence[TrialMark]:
         """Of all trials, by their numbers."""
-        query = sa.select(trials.c.number, trials.c.state, trials.c.value).where(trials.c.study_id == study.id)
+        value = sa.case((_OF_THE_SEARCH, trials.c.value))
+        query = sa.select(trials.c.number, trials.c.state, value).where(trials.c.study_id == study.id)
         return self._db.execute(query.order_by(trials.c.number)).all()  # type: ignore[return-value]
 
     def some_trials(self, study: Study, numbers: Collection[int]) -> list[Any]:
         """Rows of these, at most _AT_ONCE of them, without what is large in them."""
         columns = [
             *(trials.c[name] for name in ("id", "number", "state", "params", "values", "attempt", "worker_id")),
-            *(trials.c[name] for name in ("round", "started_at", "finished_at")),
+            *(trials.c[name] for name in ("round", "started_at", "finished_at", "system_attrs", "replicate_of")),
             sa.func.substr(trials.c.reason, 1, LONGEST_REASON).label("reason"),
             sa.case((sa.func.length(_METRICS_TEXT) <= LARGEST_METRICS, _METRICS_TEXT)).label("metrics"),
         ]
@@ -105,7 +107,7 @@ class Summaries:
         """Rows of the best COMPLETE trials by their first value, best first."""
         order = trials.c.value.desc() if study.spec.maximizes else trials.c.value
         query = sa.select(trials.c.id, trials.c.number, trials.c.state, trials.c.value).where(
-            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'")
+            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), _OF_THE_SEARCH
         )
         return list(self._db.execute(query.order_by(order, trials.c.number).limit(count)))
 
@@ -139,7 +141,7 @@ class Summaries:
         count = sa.func.count()
         query = (
             sa.select(reason, count, sa.func.min(trials.c.number), sa.func.max(trials.c.number))
-            .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'FAIL'"))
+            .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'FAIL'"), _OF_THE_SEARCH)
             .group_by(reason)
             .order_by(count.desc(), sa.func.max(trials.c.number).desc())
             .limit(limit)

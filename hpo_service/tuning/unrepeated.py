@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from hpo_service.domain.search_space import Params, SearchSpace
+from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import BECAUSE, DRAWN_BY, HistoryTrial
-from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.axes import Axes, Axis, Choices
 from hpo_service.tuning.drawing import Drawn, Exhausted
 from hpo_service.tuning.grid_search import Grid, GridSearch, TooEntangled
 
@@ -73,13 +73,20 @@ def _neighbours(params: Params, number: int, axes: Axes) -> Iterator[Params]:
     asked = set().union(*(axes.asked_by(name) for name in axes.names))
     movable = [name for name in params if name in axes.round_names and name not in asked]
     for far in range(1, _FURTHEST + 1):
-        moves = [(name, step) for name in movable for step in (-far, far)]
-        for name, step in sorted(moves, key=lambda move: _by_chance(number, *move)):
-            place = axes[name].index_of(params[name])
-            moved = None if place is None else place + step
-            if moved is not None and 0 <= moved < (axes[name].size or 0):
-                yield {**params, name: axes[name].point(moved)}
+        moves = [(name, place) for name in movable for place in _places_near(axes[name], params[name], far)]
+        for name, place in sorted(moves, key=lambda move: _by_chance(number, *move)):
+            yield {**params, name: axes[name].point(place)}
 
 
-def _by_chance(number: int, name: str, step: int) -> bytes:
-    return hashlib.blake2b(f"{number}/{name}/{step}".encode(), digest_size=8).digest()
+def _places_near(axis: Axis, value: Value, far: int) -> list[int]:
+    """So far away on this axis; of choices without an order all others are equally far."""
+    at, size = axis.index_of(value), axis.size or 0
+    if at is None:
+        return []
+    if isinstance(axis, Choices):
+        return [place for place in range(size) if place != at] if far == 1 else []
+    return [place for place in (at - far, at + far) if 0 <= place < size]
+
+
+def _by_chance(number: int, name: str, place: int) -> bytes:
+    return hashlib.blake2b(f"{number}/{name}/{place}".encode(), digest_size=8).digest()

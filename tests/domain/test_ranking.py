@@ -114,6 +114,13 @@ def test_what_the_best_of_equals_is_worth_is_right_in_the_mean() -> None:
     assert 0.0 < sum(corrected) / 2000 < 0.2
 
 
+def test_what_a_seed_does_to_all_alike_is_no_noise() -> None:
+    seeds = [0.0, 1.0, 2.0, 3.0]
+    trainings = [[seed + ahead for seed in seeds] for ahead in (0.3, 0.2, 0.0)]
+    assert worth(trainings) == pytest.approx([1.8, 1.7, 1.5])
+    assert worth([[*trainings[0]], trainings[1][:3]])[0] < 1.8  # one training failed: seeds cannot be taken out
+
+
 def test_what_stands_out_from_the_noise_is_worth_its_mean() -> None:
     assert worth([[9.0, 9.001], [1.0, 1.001], [5.0, 5.001]])[0] == pytest.approx(9.0005, abs=1e-3)
     assert worth([[0.5, 0.5], [0.25, 0.25]]) == [0.5, 0.25]

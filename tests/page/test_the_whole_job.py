@@ -78,14 +78,13 @@ def test_the_whole_job_is_done_by_mouse(screen: Screen, served: Served, request:
     assert best["search_space"]["learning_rate"]["low"] == study["best"]["params"]["learning_rate"]
     screen.in_dialog("Close").click()
 
-    if screen.button("Confirm").is_visible():
-        screen.button("Confirm").click()
-        page.get_by_label("How many of the best").fill("2")
-        page.get_by_label("Seeds for each").fill("2")
-        screen.in_dialog("Confirm").click()
-        expect(page.get_by_role("heading", name="Confirmation")).to_be_visible()
-        expect(title).to_contain_text("COMPLETED")
-        expect(page.get_by_role("region", name="Confirmation").get_by_role("row")).to_have_count(3)
+    screen.button("Confirm").click()
+    page.get_by_label("How many of the best").fill("2")
+    page.get_by_label("Seeds for each").fill("2")
+    screen.in_dialog("Confirm").click()
+    expect(page.get_by_text("The best 2 again with 2 seeds each.")).to_be_visible()
+    expect(title).to_contain_text("COMPLETED")
+    expect(page.get_by_role("region", name="Confirmation").get_by_role("row")).to_have_count(3)
 
     screen.button("Test").click()
     screen.in_dialog("Test").click()

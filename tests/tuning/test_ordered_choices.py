@@ -30,4 +30,4 @@ def untried_neighbours(ordered: bool, seed: int) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_tpe_draws_the_neighbours_of_a_good_choice_only_where_the_order_means_something(seed: int) -> None:
     assert untried_neighbours(ordered=True, seed=seed) >= 10
-    assert untried_neighbours(ordered=False, seed=seed) <= 5
+    assert untried_neighbours(ordered=False, seed=seed) < 10  # by chance it is 5

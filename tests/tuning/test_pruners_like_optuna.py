@@ -228,11 +228,11 @@ def test_sorted_values_stay_sorted_across_their_chunks(asked_every: int) -> None
 def test_halving_begins_at_the_first_report_where_no_resource_is_given(steps: tuple[int, int]) -> None:
     tuner = Tuner(spec_of("halving", {"reduction_factor": 2}), draws=False)
     ended = []
-    for number, loss in enumerate((0.3, 0.1, 0.2)):
+    for number, value in enumerate((0.1, 0.3, 0.2)):
         reports: dict[int, float] = {}
         attrs: dict[str, Any] = {}
         for step in steps:
-            reports[step] = loss
+            reports[step] = value
             verdict = tuner.judge(number, reports, [step])
             attrs |= verdict.system_attrs
             tuner.absorb([HistoryTrial(number, TrialState.RUNNING, {}, None, (), attrs)])

@@ -7,6 +7,7 @@ import { colour, h } from "./dom.js";
 import { number, param, tick } from "./format.js";
 import { rangeOf } from "./scales.js";
 
+const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 9 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
 const LINES = ["line-1", "line-2", "line-3", "line-4", "line-5", "line-6", "line-7", "line-8"];
 
 class UplotChart {
@@ -116,7 +117,7 @@ export class HistoryChart extends UplotChart {
         x: { time: false, range: (_, low, high) => this.ofX(low, high) },
         y: { range: (_, low, high) => this.ofY(low, high) },
       },
-      axes: [this.axis({ size: 26, space: 60 }), this.axis({ size: 56, space: 30 })],
+      axes: [this.axis({ size: 26, space: 60, incrs: WHOLE }), this.axis({ size: 56, space: 30 })],
       series: [{}, { stroke: () => colour("best"), width: 2, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }],
       hooks: {
         drawClear: [(chart) => this.bands(chart)],
@@ -238,7 +239,7 @@ export class CurvesChart extends UplotChart {
         x: { time: false },
         y: { range: (_, low, high) => (this.zoomed && high > low ? [low, high] : [this.range.low, this.range.high]) },
       },
-      axes: [this.axis({ size: 26, space: 60 }), this.axis({ size: 56, space: 30 })],
+      axes: [this.axis({ size: 26, space: 60, incrs: WHOLE }), this.axis({ size: 56, space: 30 })],
       series: [{}, ...series],
       hooks: {
         draw: [(chart) => this.places(chart)],

@@ -60,7 +60,7 @@ export function failuresPanel(open) {
     element,
     show({ items }) {
       put(element, items.length
-        ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "number" }, "How often"), h("th", { scope: "col" }, "Reason"), h("th", { scope: "col" }, "Trials, first and last"))), h("tbody", {}, items.map(row))))
+        ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "number" }, "How often"), h("th", { scope: "col" }, "Reason"), h("th", { scope: "col" }, "Trials"))), h("tbody", {}, items.map(row))))
         : h("p", { class: "quiet-text" }, "No trial has failed."));
     },
   };
@@ -73,7 +73,7 @@ export function advicePanel(take) {
     h("p", {}, h("span", { class: "tag" }, advice.code.replaceAll("_", " ")), " ", advice.detail),
     h("p", { class: "row" },
       h("details", {}, h("summary", {}, "Evidence"), h("pre", { tabindex: "0" }, JSON.stringify(advice.evidence, null, 2))),
-      advice.suggestion ? h("button", { type: "button", class: "quiet", onclick: () => take(advice) }, "Take as a study file") : null),
+      advice.suggestion ? h("button", { type: "button", class: "quiet", onclick: () => take(advice) }, advice.suggestion.confirm ? "Confirm them" : "Take as a study file") : null),
   );
   return {
     element,

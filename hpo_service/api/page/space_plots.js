@@ -42,7 +42,7 @@ export function slices(pick) {
 
   function show(newStore, newStudy) {
     [store, study] = [newStore, newStudy];
-    rows = [...store.rows.values()].filter((row) => SHOWN.includes(row.state) && Number.isFinite(row.value));
+    rows = [...store.rows.values()].filter((row) => SHOWN.includes(row.state) && Number.isFinite(row.value) && row.replicate_of === null);
     goodness = goodnessOf(rows, store.maximizes);
     for (const name of Object.keys(study.search_space)) {
       if (!plots.has(name)) add(name);
@@ -116,7 +116,7 @@ export function rounds(pick) {
       context.fillRect(plot.x(round.round) - width * 0.42, top, width * 0.84, Math.max(2, bottom - top));
     }
     for (const row of store.rows.values()) {
-      if (!(name in row.params) || row.round === null || !SHOWN.includes(row.state)) continue;
+      if (!(name in row.params) || row.round === null || row.replicate_of !== null || !SHOWN.includes(row.state)) continue;
       const y = plot.y(row.params[name]);
       if (y === null) continue;
       const x = plot.x(row.round) + ((row.number * 0.618) % 1 - 0.5) * width * 0.7;
@@ -202,7 +202,7 @@ export function parallel(brushed) {
 
   function show(newStore, newStudy) {
     [store, study] = [newStore, newStudy];
-    rows = [...store.rows.values()].filter((row) => row.state === "COMPLETE" && Number.isFinite(row.value)).sort((a, b) => (store.maximizes ? a.value - b.value : b.value - a.value));
+    rows = [...store.rows.values()].filter((row) => row.state === "COMPLETE" && Number.isFinite(row.value) && row.replicate_of === null).sort((a, b) => (store.maximizes ? a.value - b.value : b.value - a.value));
     goodness = goodnessOf(rows, store.maximizes);
     const { low, high } = rangeOf(rows.map((row) => row.value), store.maximizes);
     axes = Object.keys(study.search_space).slice(0, 20).map((name) => ({ name, scale: scaleOf(wholeParameter(study, name)), of: (row) => (name in row.params ? row.params[name] : null) }));

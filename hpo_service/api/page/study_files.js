@@ -10,6 +10,8 @@ export function bodyOf(study, ofService) {
   body.limits = withoutNulls(body.limits);
   if (!Object.keys(body.metadata ?? {}).length) delete body.metadata;
   if (body.pruner?.name === "none") delete body.pruner;
+  if (body.define_by_run === false) delete body.define_by_run;
+  if (!Object.keys(body.requires ?? {}).length) delete body.requires;
   return body;
 }
 
@@ -41,12 +43,14 @@ function fixed(parameter, value) {
   return { type: parameter.type, low: value, high: value };
 }
 
-/** The study with what an advice suggests for one parameter. */
+/** The study with what an advice suggests: for a parameter, the limits or the pruner. */
 export function suggested(study, suggestion, ofService) {
   const body = bodyOf(study, ofService);
   body.name = named(study.name, "next");
-  const { parameter, ...changes } = suggestion;
+  const { parameter, limits, pruner, ...changes } = suggestion;
   if (parameter && body.search_space[parameter]) Object.assign(body.search_space[parameter], changes);
+  if (limits) body.limits = { ...body.limits, ...limits };
+  if (pruner) body.pruner = pruner;
   return body;
 }
 

@@ -30,7 +30,6 @@ class StudyView {
     this.main = main;
     this.path = `/v1/studies/${name}`;
     this.watched = new Map(); // trial -> functions to call when an event tells of it
-    this.adviceIsMissing = document.documentElement.dataset.advice === "none";
     this.best = [];
     this.bestShown = 5;
   }
@@ -70,7 +69,7 @@ class StudyView {
     this.confirmation = confirmationPanel(pick);
     this.test = testPanel();
     this.table = new TrialsTable(this.study, pick, (format) => this.exportAs(format));
-    const bestOf = h("select", { "aria-label": "How many of the best curves", onchange: () => { this.bestShown = Number(bestOf.value); this.readCurves(); } }, [3, 5, 10, 20, 50].map((k) => h("option", { value: String(k), selected: k === this.bestShown }, `best ${k}`)));
+    const bestOf = h("select", { "aria-label": "Curves shown", onchange: () => { this.bestShown = Number(bestOf.value); this.readCurves(); } }, [3, 5, 10, 20, 50].map((k) => h("option", { value: String(k), selected: k === this.bestShown }, `best ${k}`)));
     const direction = this.study.directions.length > 1
       ? h("select", { "aria-label": "Which value", onchange: (event) => { this.history.direction = Number(event.target.value); this.history.zoomed = false; this.history.show(this.store, this.study); } }, this.study.directions.map((word, index) => h("option", { value: String(index) }, `value ${index} (${word})`)))
       : null;
@@ -82,12 +81,12 @@ class StudyView {
       curves: section("Curves", [bestOf, h("span", { class: "quiet-text" }, "and what runs")], this.curves.element, h("details", {}, h("summary", {}, "The curves as a table"), h("div", { class: "scroll short", tabindex: "0", role: "region", "aria-label": "Curves" }, h("table", {}, h("thead", {}, h("tr", {}, ["Trial", "State", "Reports", "Last step", "Last value"].map((title) => h("th", { scope: "col" }, title)))), this.curvesTable)))),
       parallel: section("Params and value", this.parallel.element),
       importances: section("Importances", this.importances.element),
+      advice: section("Advice", this.advice.element),
       rounds: section("Rounds", this.rounds.element),
       slices: section("Each parameter against the value", this.slices.element),
       trials: section("Trials", this.table.element),
       workers: section("Workers", this.workers.element),
       failures: section("Failures", this.failures.element),
-      advice: section("Advice", this.advice.element),
       definition: section("Definition", this.definition = h("div")),
     };
     for (const [name, element] of Object.entries(this.sections)) element.classList.add(`of-${name}`);
@@ -201,8 +200,8 @@ class StudyView {
   }
 
   renderDefinition() {
-    const { name, search_space, sampler, pruner, limits, narrowing, objective, metadata, lease_seconds } = this.study;
-    const text = JSON.stringify({ name, directions: this.study.directions, search_space, sampler, pruner, limits, lease_seconds, narrowing, objective, metadata }, null, 2);
+    const { state, state_reason, counts, best, front, rounds, test, confirmation, created_at, ...made } = this.study;
+    const text = JSON.stringify(made, null, 2);
     if (this.definitionText === text) return;
     this.definitionText = text;
     put(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: "0" }, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
@@ -237,10 +236,8 @@ class StudyView {
 
   async fetchSlow() {
     if (this.study.counts.COMPLETE >= 2) this.importances.show((await getIfThere(`${this.path}/importances`))?.importances);
-    if (this.adviceIsMissing) return;
     const advice = await getIfThere(`${this.path}/advice`);
-    this.adviceIsMissing = advice === null;
-    this.sections.advice.hidden = advice === null;
+    this.sections.advice.hidden = !advice?.items.length;
     if (advice) this.advice.show(advice);
   }
 

@@ -41,7 +41,7 @@ export function openTrial(study, n, onEvent, again) {
       trial.worker_id ? fact("Worker", trial.worker_id) : null,
       trial.round !== null ? fact("Round", String(trial.round)) : null,
       trial.replicate_of != null ? fact("Replicate of", String(trial.replicate_of)) : null,
-      trial.sampler ? fact("Drawn by", trial.sampler) : null,
+      fact("Drawn by", trial.sampler, trial.sampler_reason),
       fact("Seed", String(trial.seed)),
       trial.started_at ? fact("Started", clock(trial.started_at), moment(trial.started_at)) : null,
       trial.finished_at && trial.started_at ? fact("Took", duration((Date.parse(trial.finished_at) - Date.parse(trial.started_at)) / 1000)) : null,

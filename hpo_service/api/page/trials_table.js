@@ -18,7 +18,7 @@ export class TrialsTable {
     this.rows = new Map();
     this.metrics = [];
     this.state = h("select", { "aria-label": "Filter by state", onchange: () => this.anew() }, h("option", { value: "" }, "Every state"), TRIAL_STATES.map((word) => h("option", {}, word)));
-    this.words = h("input", { type: "search", "aria-label": "Filter trials", placeholder: "learning_rate<1e-3", title: HINT, oninput: () => this.anew() });
+    this.words = h("input", { type: "search", "aria-label": "Filter trials", placeholder: "words, or value>0.9", title: HINT, oninput: () => this.anew() });
     this.said = h("span", { class: "quiet-text", role: "status" });
     this.head = h("tr");
     this.body = h("tbody");
@@ -50,7 +50,7 @@ export class TrialsTable {
     const metrics = this.metrics.map((name) => ({ key: `metric ${name}`, title: name, group: "metric", of: (row) => row.metrics[name] ?? null, text: (value) => (value === null ? "" : param(value)), numeric: true }));
     const narrowed = study.rounds.length > 1 ? [{ key: "round", title: "Round", of: (row) => row.round, text: (value) => (value === null ? "" : String(value)), numeric: true }] : [];
     const later = [];
-    if (this.someHave("sampler")) later.push({ key: "sampler", title: "Drawn by", of: (row) => row.sampler ?? null, text: (value) => value ?? "" });
+    later.push({ key: "sampler", title: "Drawn by", of: (row) => row.sampler, text: String });
     if (this.someHave("replicate_of")) later.push({ key: "replicate_of", title: "Replicate of", of: (row) => row.replicate_of ?? null, text: (value) => (value === null ? "" : String(value)), numeric: true });
     return [
       { key: "number", title: "Trial", of: (row) => row.number },

@@ -26,7 +26,7 @@ export function verbs(current, changed) {
     Pause: plain("Pause", "pause", "Paused: running trials go on, no new ones are given out."),
     Resume: plain("Resume", "resume", "Resumed."),
     Narrow: narrow,
-    Confirm: confirm,
+    Confirm: () => confirm({ top: 5, seeds: 5 }),
     Test: test,
     Enqueue: () => enqueue({}),
     Edit: edit,
@@ -52,7 +52,6 @@ export function verbs(current, changed) {
       Cancel: !study.test && study.state !== "CANCELLED",
     };
     for (const [name, isUseful] of Object.entries(useful)) buttons[name].classList.toggle("aside", !isUseful);
-    buttons.Confirm.hidden = study.confirmation === undefined;
   }
 
   function narrow() {
@@ -66,9 +65,10 @@ export function verbs(current, changed) {
     });
   }
 
-  function confirm() {
-    const top = h("input", { type: "number", min: "1", max: "50", value: "5", required: true });
-    const seeds = h("input", { type: "number", min: "2", max: "50", value: "5", required: true });
+  /** wanted: what the form begins with. */
+  function confirm(wanted) {
+    const top = h("input", { type: "number", min: "1", max: "50", value: String(wanted.top), required: true });
+    const seeds = h("input", { type: "number", min: "2", max: "50", value: String(wanted.seeds), required: true });
     ask({
       title: "Confirm the best?",
       text: ["The best trials are trained again with fresh seeds, the same for each, so that luck can be told from merit. It is done once."],
@@ -147,6 +147,10 @@ export function verbs(current, changed) {
   }
 
   function takeAdvice(advice) {
+    if (advice.suggestion.confirm) {
+      confirm(advice.suggestion.confirm);
+      return;
+    }
     const text = fileText(suggested(current(), advice.suggestion, LATER_FIELDS));
     takeHome({ title: "Study file that follows from it", text, file: () => `${current().name}-next.${text.startsWith("{") ? "json" : "toml"}` });
   }
