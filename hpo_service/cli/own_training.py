@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.domain.errors import Invalid
-from hpo_service.domain.objectives import OBJECTIVES, shown
-from hpo_service.domain.study import StudySpec
+
+if TYPE_CHECKING:
+    from hpo_service.domain.study import StudySpec
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Training:
 
     def check(self, file: Path, spec: StudySpec) -> None:
         """Raise before anything is started where this cannot train the study."""
+        from hpo_service.domain.objectives import OBJECTIVES
+
         if self.objective is not None and self.command:
             raise UsageError("give --objective or a command after --, not both")
         if not self.is_own and spec.kind not in OBJECTIVES:
@@ -94,6 +98,8 @@ def _nobody_trains(file: Path, spec: StudySpec) -> CommandFailed:
 
 
 def _ways_to_train(file: Path, spec: StudySpec) -> Iterator[str]:
+    from hpo_service.domain.objectives import shown
+
     run = f"  {wording.hpo()} run {file}"
     yield f"{run} --objective package.module:function"
     if not spec.define_by_run:
