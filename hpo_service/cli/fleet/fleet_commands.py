@@ -15,7 +15,6 @@ from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.fleet.engines import ENGINES, EngineName
 from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, all_fleets, read_fleet
 from hpo_service.cli.options import AsJson, Server, connect, print_json
-from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
 from hpo_service.domain.errors import NotFound
 
 fleet_app = typer.Typer(no_args_is_help=True, help="Workers on many machines.")
@@ -121,6 +120,8 @@ def _check_there_is_none(fleet: Fleet) -> None:
 
 
 def _known(study: str, server: str | None) -> Fleet:
+    from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
+
     address = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
     fleet = read_fleet(Fleet(study, address, "", 0, ()).folder)
     if fleet is None:
