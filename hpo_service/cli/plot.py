@@ -24,7 +24,7 @@ LARGEST_PAGE = 1000
 MOST_TRIALS = 5000  # dots in a picture; more are not told apart
 
 
-class Kind(StrEnum):
+class PlotKind(StrEnum):
     history = "history"
     importance = "importance"
     slice = "slice"
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 def plot(
     study: StudyName,
     kind: Annotated[
-        Kind | None, typer.Option("--kind", "-k", help="What is drawn; left out: what the study file asks for.")
+        PlotKind | None, typer.Option("--kind", "-k", help="What is drawn; left out: what the study file asks for.")
     ] = None,
     parameter: Annotated[
         list[str] | None,
@@ -90,17 +90,17 @@ def draw_study(client: Client, name: str, file: Path) -> None:
         draw(study, trials, file)
 
 
-def _draw_kind(client: Client, name: str, kind: Kind, parameters: Sequence[str], file: Path) -> None:
+def _draw_kind(client: Client, name: str, kind: PlotKind, parameters: Sequence[str], file: Path) -> None:
     from hpo_service.cli.pictures import save
-    from hpo_service.cli.study_plots import PLOTS, Drawn
+    from hpo_service.cli.study_plots import PLOTS, PlotData
 
     study = client.study(name)
     if unknown := [each for each in parameters if each not in study["search_space"]]:
         known = ", ".join(study["search_space"])
         raise UsageError(f"--parameter: {unknown[0]!r} is no parameter of {name}; it has {known}")
     trials = list(itertools.islice(wording.of_the_search(client.trials(name, page_size=LARGEST_PAGE)), MOST_TRIALS))
-    importances = client.importances(name) if kind in (Kind.importance, Kind.contour) else {}
-    drawn = Drawn.of(study, trials, importances, parameters)
+    importances = client.importances(name) if kind in (PlotKind.importance, PlotKind.contour) else {}
+    drawn = PlotData.of(study, trials, importances, parameters)
     with _writing(file):
         save(lambda: PLOTS[kind](drawn), file)
 

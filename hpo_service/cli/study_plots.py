@@ -27,7 +27,7 @@ STATE_COLOURS = {"COMPLETE": VALIDATION, "PRUNED": "#c8a15a", "FAIL": BEST, "RUN
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PlotData:
     """What a picture is made of; parameters: those to draw, the most important ones first where that is known."""
 
     study: Json
@@ -65,7 +65,7 @@ class Drawn:
         return found
 
 
-def history(drawn: Drawn) -> Figure:
+def history(drawn: PlotData) -> Figure:
     """Each trial's value, and the best so far; a panel for each direction."""
     directions, trials = drawn.study["directions"], drawn.valued
     figure, panels = canvas.panels(len(directions), 1, 7.0, 3.6)
@@ -75,7 +75,7 @@ def history(drawn: Drawn) -> Figure:
     return figure
 
 
-def importance(drawn: Drawn) -> Figure:
+def importance(drawn: PlotData) -> Figure:
     """What share of the difference between trials each parameter makes."""
     shares = sorted(((share or 0.0, name) for name, share in drawn.importances.items()))
     figure, (panel,) = canvas.panels(1, 1, 6.0, 0.8 + 0.32 * len(shares))
@@ -89,7 +89,7 @@ def importance(drawn: Drawn) -> Figure:
     return figure
 
 
-def slices(drawn: Drawn) -> Figure:
+def slices(drawn: PlotData) -> Figure:
     """The values over each parameter."""
     columns = min(4, len(drawn.parameters))
     trials = drawn.valued
@@ -102,7 +102,7 @@ def slices(drawn: Drawn) -> Figure:
     return figure
 
 
-def parallel(drawn: Drawn) -> Figure:
+def parallel(drawn: PlotData) -> Figure:
     """A line a trial through its value and its params; dark ones are the best. A param it lacks is left out."""
     names, trials = drawn.parameters, drawn.valued
     figure, (panel,) = canvas.panels(1, 1, max(6.0, 1.5 * (len(names) + 1)), 4.2)
@@ -178,7 +178,7 @@ class _Axis:
             )
 
 
-def contour(drawn: Drawn) -> Figure:
+def contour(drawn: PlotData) -> Figure:
     """The value over the two numeric parameters that matter most, or are named, interpolated between the trials."""
     numeric = [name for name in drawn.parameters if drawn.parameter(name)["type"] != "categorical"]
     if len(numeric) < 2:
@@ -230,7 +230,7 @@ def _fill(
         return
 
 
-def pareto(drawn: Drawn) -> Figure:
+def pareto(drawn: PlotData) -> Figure:
     """Two directions against each other; the trials that no other beats are joined."""
     directions = drawn.study["directions"]
     if len(directions) < 2:
@@ -252,7 +252,7 @@ def pareto(drawn: Drawn) -> Figure:
     return figure
 
 
-def curves(drawn: Drawn) -> Figure:
+def curves(drawn: PlotData) -> Figure:
     """What each trial has reported, over its steps; the best one is thick."""
     reported = [trial for trial in drawn.trials if trial["reports"]]
     if not reported:
@@ -286,7 +286,7 @@ def _legend(panel: Axes, states: set[str], best: int | None = None) -> None:
     panel.legend(loc="best", fontsize=7.5)
 
 
-def edf(drawn: Drawn) -> Figure:
+def edf(drawn: PlotData) -> Figure:
     """Which share of the trials is at or below a value."""
     values = sorted(finite(trial["values"][0]) for trial in drawn.valued)
     figure, (panel,) = canvas.panels(1, 1, 6.0, 4.0)
@@ -299,7 +299,7 @@ def edf(drawn: Drawn) -> Figure:
     return figure
 
 
-def timeline(drawn: Drawn) -> Figure:
+def timeline(drawn: PlotData) -> Figure:
     """When each trial ran: a bar from its start to its end, a row a trial."""
     from matplotlib.ticker import MaxNLocator
 
@@ -335,7 +335,7 @@ def _unit(seconds: float) -> tuple[float, str]:
     )
 
 
-PLOTS: Mapping[str, Callable[[Drawn], Figure]] = {
+PLOTS: Mapping[str, Callable[[PlotData], Figure]] = {
     "history": history,
     "importance": importance,
     "slice": slices,

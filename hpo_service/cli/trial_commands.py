@@ -26,7 +26,7 @@ CURVE_WIDTH = 60  # signs
 LONGEST_VALUE = 200  # signs
 
 
-class TrialState(StrEnum):
+class ShownState(StrEnum):
     WAITING = "WAITING"
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -34,7 +34,7 @@ class TrialState(StrEnum):
     FAIL = "FAIL"
 
 
-class Order(StrEnum):
+class TrialOrder(StrEnum):
     number = "number"
     value = "value"
 
@@ -45,10 +45,10 @@ Number = Annotated[int, typer.Argument(metavar="N", min=0, help="The trial's num
 @app.command("list")
 def list_trials(
     study: StudyName,
-    state: Annotated[TrialState | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[ShownState | None, typer.Option(help="Only those in this state.")] = None,
     order_by: Annotated[
-        Order, typer.Option("--order-by", help="By value: best first, those without one last.")
-    ] = Order.number,
+        TrialOrder, typer.Option("--order-by", help="By value: best first, those without one last.")
+    ] = TrialOrder.number,
     server: Server = None,
     json: AsJson = False,
 ) -> None:
@@ -205,7 +205,7 @@ def stop(study: StudyName, number: Number, server: Server = None, json: AsJson =
     if json:
         print_json(trial)
         return
-    if trial["state"] == TrialState.RUNNING:
+    if trial["state"] == ShownState.RUNNING:
         say(f"trial {number} of {study} is told to stop with its next report or heartbeat")
     else:
         say(f"trial {number} of {study} is {trial['state']} ({trial['reason']})")

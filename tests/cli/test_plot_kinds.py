@@ -12,8 +12,8 @@ from PIL import Image
 
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.pictures import save
-from hpo_service.cli.plot import Kind
-from hpo_service.cli.study_plots import PLOTS, Drawn
+from hpo_service.cli.plot import PlotKind
+from hpo_service.cli.study_plots import PLOTS, PlotData
 from tests.cli.canned import a_study, a_trial
 
 SPACE = {
@@ -65,7 +65,7 @@ def searched(trials=60, directions=("maximize",)):
 
 def drawn(kind, seen, file):
     study, trials = seen
-    of = Drawn.of(study, trials, IMPORTANCES, ())
+    of = PlotData.of(study, trials, IMPORTANCES, ())
     save(lambda: PLOTS[kind](of), file)
     with Image.open(file) as picture:
         pixels = picture.convert("L")
@@ -73,7 +73,7 @@ def drawn(kind, seen, file):
 
 
 def test_every_kind_that_the_command_offers_is_one_that_is_drawn():
-    assert [kind.value for kind in Kind] == list(PLOTS)
+    assert [kind.value for kind in PlotKind] == list(PLOTS)
 
 
 @pytest.mark.slow
@@ -107,13 +107,13 @@ def test_each_kind_is_drawn_of_two_trials_that_are_the_same(kind, tmp_path):
 def test_what_cannot_be_drawn_is_said(kind, parameters, says):
     study, trials = searched()
     with pytest.raises(CommandFailed, match=says):
-        PLOTS[kind](Drawn.of(study, trials, IMPORTANCES, parameters))
+        PLOTS[kind](PlotData.of(study, trials, IMPORTANCES, parameters))
 
 
 @pytest.mark.parametrize("kind", ["history", "slice", "parallel", "contour", "edf", "curves", "timeline"])
 def test_a_study_without_results_says_that_there_is_nothing_to_draw(kind):
     with pytest.raises(CommandFailed):
-        PLOTS[kind](Drawn.of(searched()[0], [], IMPORTANCES, ()))
+        PLOTS[kind](PlotData.of(searched()[0], [], IMPORTANCES, ()))
 
 
 @pytest.mark.slow

@@ -9,9 +9,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hpo_service.cli.starter_files import SKLEARN_CODE
+from hpo_service.client import Client
 from tests.patience import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).parents[2]
@@ -81,6 +84,21 @@ def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_p
     assert done.returncode == 0
     for option in (word for word in words if word.startswith("--")):
         assert option in done.stdout
+
+
+def test_the_training_that_the_tutorial_shows_is_what_init_writes_and_what_it_prunes_runs(client: Client) -> None:
+    tutorial = (PROJECT / "docs" / "tutorial" / "your-model.md").read_text(encoding="utf-8")
+    written, pruned = re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL)
+    assert written == SKLEARN_CODE
+    found: dict[str, Any] = {}
+    exec(pruned, found)
+    space = {"lr": {"type": "float", "low": 0.01, "high": 0.9}}
+    pruner = {"name": "median", "params": {"n_startup_trials": 2}}
+    study = client.create_study("pruned-as-in-the-tutorial", search_space=space, pruner=pruner)
+    study.optimize(found["objective"], n_trials=12)
+    counts = client.study(study.name)["counts"]
+    assert counts["COMPLETE"] + counts["PRUNED"] == 12
+    assert counts["PRUNED"] >= 1
 
 
 def test_the_study_file_shown_is_taken(server: str, tmp_path: Path) -> None:
