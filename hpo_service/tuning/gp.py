@@ -23,7 +23,7 @@ from scipy.special import erfcx, ndtr, ndtri
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import BoundedHistory, Bounds
+from hpo_service.tuning.bounded_history import COMPLETE, BoundedHistory, Bounds
 from hpo_service.tuning.cube import Cube
 from hpo_service.tuning.drawing import Drawn, Sampler, positions
 from hpo_service.tuning.gaussian_process import NO_NOISE, NOISE, Floats, Hyperparameters, Posterior, fitted
@@ -49,6 +49,7 @@ def _sizes() -> list[int]:
 
 _REFITTED_AT = _sizes()
 _NEVER = -1
+_MOST_ROWS = 2_000
 
 
 class GaussianProcess:
@@ -105,10 +106,15 @@ class GaussianProcess:
         history, cube = self._history, self._cube
         if not history.finished and not history.running_numbers():
             return cube.middle(self._seed, number)
-        if history.finished < self._startup_trials() or not history.best(1) or history.best(1)[0][0] != 0:
+        if history.finished < self._startup_trials() or self._least_loss() is None:
             return cube.spread(self._seed, number)
         held = cube.places(fixed) if fixed else None
         return self._most_promising(number, self._posterior(number), held)
+
+    def _least_loss(self) -> float | None:
+        """Of the COMPLETE trials; None where there is none."""
+        best = self._history.best(1)
+        return best[0][1] if best and best[0][0] == COMPLETE else None
 
     def _startup_trials(self) -> int:
         if self._startup is not None:
@@ -169,6 +175,8 @@ class GaussianProcess:
 
     def _places(self, numbers: list[int]) -> Floats:
         """(N, D)."""
+        if len(self._rows) > _MOST_ROWS:
+            self._rows.clear()
         for number in numbers:
             if number not in self._rows:
                 self._rows[number] = self._cube.places(self._history.past.params(number))
@@ -176,15 +184,15 @@ class GaussianProcess:
 
     def _losses(self, numbers: list[int]) -> Floats:
         """(N,): smaller is better; infinite for what failed."""
-        past, best = self._history.past, self._history.best(1)
-        least = best[0][1] if best and best[0][0] == 0 else -math.inf
+        past, least = self._history.past, self._least_loss()
         losses = []
         for number in numbers:
             state, values, last = past.state(number), past.values(number), past.last_report(number)
             if state is TrialState.COMPLETE and values is not None:
                 losses.append(self._sign * values[0])
             elif state is TrialState.PRUNED and last is not None:
-                losses.append(max(self._sign * (last[1] + self._gains.after(last[0])), least))
+                expected = self._sign * (last[1] + self._gains.after(last[0]))
+                losses.append(expected if least is None else max(expected, least))
             else:
                 losses.append(math.inf)
         known = np.array(losses)
