@@ -59,7 +59,7 @@ def agent(
     log_lines.configure(worker_id=worker_id)
     client = Client(server, labels=labels_of(label))
     read = client.study(study)
-    if read["define_by_run"]:
+    if read.get("define_by_run"):  # a server of an older version says nothing of it
         raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
     space = read["search_space"]
     try:

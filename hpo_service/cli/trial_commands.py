@@ -100,10 +100,12 @@ def _lines(trial: Trial, attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]
     yield f"trial {trial['number']} of {trial['study']}: {trial['state']}" + (f", value {values}" if values else "")
     if trial["reason"]:
         yield f"  {trial['reason']}"
-    if trial["replicate_of"] is not None:
+    # A server of an older version says nothing of these.
+    if trial.get("replicate_of") is not None:
         yield f"  it trains trial {trial['replicate_of']} again, to confirm it"
     yield from _section("Params", _cells(trial["params"]))
-    yield from _section("Drawn by", [(trial["sampler"], trial["sampler_reason"] or "")])
+    if "sampler" in trial:
+        yield from _section("Drawn by", [(trial["sampler"], trial.get("sampler_reason") or "")])
     if trial["reports"]:
         yield from ("", "Curve", f"  {curve(trial['reports'])}")
     yield from _section("Metrics", _cells(trial["metrics"] or {}))

@@ -30,7 +30,7 @@ def test_a_trial_is_given_with_all_that_a_worker_needs(api: Any) -> None:
     answer = api.asked(name, worker_id="gpu-3")
     (given,) = answer["trials"]
     assert answer["study_state"] == "ACTIVE"
-    assert set(given) == {"study", "number", "attempt", "params", "seed", "objective", "reports", "lease"}
+    assert set(given) == {"study", "number", "attempt", "params", "seed", "objective", "reports", "artifacts", "lease"}
     assert (given["study"], given["number"], given["attempt"], given["reports"]) == (name, 0, 1, [])
     assert given["objective"] == {"kind": "mine", "epochs": 5}
     assert given["lease"]["duration_seconds"] == 30

@@ -212,7 +212,7 @@ def test_workers_are_listed_with_what_they_hold(own: Any) -> None:
         "c": 1,
         "d": 0,
     }
-    assert set(found[0][0]) == {"worker_id", "last_seen_at", "trials", "draining"}
+    assert set(found[0][0]) == {"worker_id", "last_seen_at", "trials", "draining", "labels", "told", "failed"}
     seen = found[0][0]["last_seen_at"]
     own.clock.turn(30)
     own.ask(name, worker_id="a")

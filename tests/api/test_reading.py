@@ -286,7 +286,6 @@ def test_the_document_describes_every_route_of_the_contract(api: Any) -> None:
 def test_nothing_is_found_and_not_allowed_as_problems(api: Any) -> None:
     name = api.create()
     for path in (
-        "/",
         "/v1",
         "/v1/",
         "/v2/studies",

@@ -28,7 +28,7 @@ def test_only_name_and_search_space_are_required_and_the_rest_has_its_default(ap
     assert answer.headers["etag"]
     study = answer.json()
     assert {name: study[name] for name in DEFAULTS} == DEFAULTS
-    assert (study["sampler"]["name"], study["sampler"]["params"]) == ("tpe", {})
+    assert (study["sampler"]["name"], study["sampler"]["params"]) == ("auto", {})
     assert isinstance(study["sampler"]["seed"], int)
     assert study["state"] == "ACTIVE"
     assert study["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": 0, "PRUNED": 0, "FAIL": 0}

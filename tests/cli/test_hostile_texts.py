@@ -25,6 +25,7 @@ from hpo_service.printable import printable, printable_json
 from tests.cli.canned import LEARNING_RATE, a_round, a_study, a_trial
 from tests.patience import PATIENCE_SECONDS
 
+A_TIME = "2026-01-01T00:00:00.000000Z"
 FORGED = "study forged is COMPLETED"
 # a window's title, a colour in two bytes and in one, right to left, isolates, nothing wide, forged lines, markup, maths
 HOSTILE = (
@@ -75,6 +76,17 @@ def answer(method: str, path: str) -> tuple[int, Any]:
         return 200, {"version": HOSTILE, "api": HOSTILE}
     if path.endswith("/importances"):
         return 200, {"importances": {HOSTILE: 0.9, "learning_rate": 0.1}}
+    if path.endswith("/advice"):
+        item = {"code": "edge", "parameter": HOSTILE, "detail": HOSTILE, "evidence": {HOSTILE: HOSTILE}}
+        return 200, {"items": [{**item, "suggestion": {"parameter": HOSTILE, "high": 1.0}}]}
+    if path.endswith("/attempts"):
+        attempt = {"attempt": 1, "worker_id": HOSTILE, "started_at": A_TIME, "ended_at": None, "end": HOSTILE}
+        return 200, {"items": [attempt], "next_page_token": None}
+    if path == "/v1/workers":
+        worker = {"worker_id": HOSTILE, "last_seen_at": A_TIME, "trials": 1, "draining": False}
+        return 200, {"items": [{**worker, "labels": {"gpu": HOSTILE}, "told": 2, "failed": 1}], "next_page_token": None}
+    if path.endswith("/trials/1"):
+        return 200, {**trial(1, "COMPLETE"), "sampler": HOSTILE, "sampler_reason": HOSTILE, "artifacts": [HOSTILE]}
     if path.endswith("/trials"):
         return 200, {"items": [trial(0, "FAIL"), trial(1, "COMPLETE")], "next_page_token": None}
     if path == "/v1/studies" and method == "GET":
@@ -141,6 +153,10 @@ COMMANDS = (
     "study limits mine --trials 5",
     "study test mine",
     "study delete mine",
+    "study advice mine",
+    "trial list mine",
+    "trial show mine 1",
+    "workers",
     "watch mine",
     "doctor",
     "study show refused",

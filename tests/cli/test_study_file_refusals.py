@@ -62,7 +62,7 @@ REFUSALS = {
     "an unknown sampler": (
         '"random"',
         '"randon"',
-        (2, "/sampler/name", '"randon"', "must be one of random, tpe", 'did you mean "random"?'),
+        (2, "/sampler/name", '"randon"', "must be one of auto, random, tpe", 'did you mean "random"?'),
     ),
     "an unknown type": (
         'type = "float"',
