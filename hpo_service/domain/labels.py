@@ -14,7 +14,9 @@ NO_NUL = r"^[^\x00]*$"  # no database keeps one
 
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, pattern=NO_NUL)]
 LabelText = Annotated[str, StringConstraints(max_length=LONGEST_TEXT, pattern=NO_NUL)]
-Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MOST_LABELS)]
+# A name that breaks its rule is none of those that the description lets in.
+_NO_OTHERS = {"additionalProperties": False}
+Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MOST_LABELS, json_schema_extra=_NO_OTHERS)]
 
 
 def fit(labels: Mapping[str, str], requires: Mapping[str, str]) -> bool:
