@@ -195,7 +195,7 @@ def test_neither_its_environment_nor_that_of_those_above_it_shows_the_command_a_
     assert not [text for text in told["seen"] if "hunter2" in text]
     mine = told["mine"]
     assert {name for name in mine if name.startswith("HPO_")} == {
-        *("HPO_SERVER", "HPO_DATA", "HPO_STUDY", "HPO_TRIAL", "HPO_SEED", "HPO_PARAM_X")
+        *("HPO_SERVER", "HPO_DATA", "HPO_STUDY", "HPO_TRIAL", "HPO_SEED", "HPO_PARAM_X", "HPO_CHECKPOINTS")
     }
     assert mine["MINE"] == "kept"
 
