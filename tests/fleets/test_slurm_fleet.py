@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,12 @@ def test_down_has_every_task_hand_back_what_it_holds(slurm: SlurmCluster, fleet:
     up = fleet("up", "--study", "sent-home", "--engine", "slurm", "-n", "4", "--", *slow, environment=slurm.environment)
     assert up.returncode == 0, up.stderr
     until(lambda: client.study("sent-home")["counts"]["RUNNING"] == 4)
-    began = time.monotonic()
     down = fleet("down", "--study", "sent-home", environment=slurm.environment)
     assert down.returncode == 0, down.stderr
-    assert client.study("sent-home")["counts"]["RUNNING"] == 0
+    # Slurm may count a task as gone a moment before its worker has.
+    until(lambda: client.study("sent-home")["counts"]["RUNNING"] == 0)
+    # Released, not expired: their leases would have lasted ten minutes.
     assert [client.attempts("sent-home", n)[0]["end"] for n in range(4)] == ["released"] * 4
-    assert time.monotonic() - began < 60
 
 
 def test_without_slurm_the_refusal_says_so(fleet: Any, client: Any, tmp_path: Path) -> None:

@@ -141,9 +141,9 @@ def test_a_second_signal_ends_it_at_once(start, stand_in):
     time.sleep(0.2)
     process.terminate()
     time.sleep(0.5)
-    process.terminate()
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGINT
     assert stand_in.released == []
 
 

@@ -1,8 +1,9 @@
-"""How a worker leaves: the first signal hands its trials back, the second ends it at once.
+"""How a worker leaves: the first signal hands its trials back, a person's second one ends it at once.
 
-SIGHUP, a closed terminal, comes twice (from the kernel and from the shell), and systemd may send it after SIGTERM: it
-is never the second one. Where it is ignored, as under nohup, it stays so. What comes in the same moment is the first
-one still: Slurm and systemd signal each process of a job, and whoever started this one passes the signal on.
+SIGHUP, a closed terminal, comes twice (from the kernel and from the shell), and systemd may send it after SIGTERM.
+SIGTERM comes twice where Slurm or systemd signal each process of a job and whoever started this one passes it on, on a
+busy machine seconds apart. Neither is ever the second one. Where SIGHUP is ignored, as under nohup, it stays so. What
+comes in the same moment is the first one still.
 
 Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
 long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
@@ -21,7 +22,7 @@ from types import FrameType
 GRACE_SECONDS = 1.5
 SAME_MOMENT_SECONDS = 0.15
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-AT_ONCE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)  # when they come second
+AT_ONCE = (signal.SIGINT, signal.SIGQUIT)  # when they come second
 
 
 class Leaving(BaseException):

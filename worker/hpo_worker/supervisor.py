@@ -133,7 +133,7 @@ class Supervisor:
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum
-            self._tell_all(signal.SIGTERM)
+            self._tell_all(signal.SIGTERM if self.signals == 1 else signal.SIGINT)  # SIGTERM is never the second one
 
     def _tell_all(self, signum: signal.Signals) -> None:
         self.to_start.clear()
