@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import socket
@@ -135,7 +136,14 @@ def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
     assert NEVER.for_heartbeats().deadline == 0
 
 
-def test_a_call_that_fails_again_and_again_is_said_in_a_sentence(client, script, answering, caplog):
+def test_a_call_that_fails_again_and_again_is_said_in_a_sentence(client, script, answering, caplog, monkeypatch):
+    # A command that ran in this process may have set the log up for itself.
+    for name in ("hpo_service", "hpo_service.client", "hpo_service.client.api_calls"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="hpo_service.client.api_calls")
     answering(*[answering.lost] * 4, answering.answer(body={"version": "1"}))
     client.version()
     messages = [record.getMessage() for record in caplog.records]

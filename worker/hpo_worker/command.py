@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from hpo_worker.shared_variables import is_passed_on
 from hpo_worker.shutdown import Leaving
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
+OURS_TOO_SECONDS = 1.0  # an engine that ends a job signals all its processes, and the command may be the quicker one
 KILL_SECONDS = 2.0  # for the watchdogs to end what is left
 REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended, where something holds them open
 WATCHDOG = Path(__file__).with_name("command_watchdog.py")
@@ -203,6 +205,8 @@ def _outcome(run: RunningCommand, trial: TrainingTrial) -> list[float] | None:
     """The values, or None for the last report; raise FailedTrial or Retry."""
     if run.process.returncode == os.EX_TEMPFAIL:
         raise Retry(_how_it_ended(run))
+    if run.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        time.sleep(OURS_TOO_SECONDS)  # interrupted, and the trial handed back, if the signal was for us as well
     if run.process.returncode != 0:
         raise FailedTrial(_how_it_ended(run))
     if run.not_understood is not None:
