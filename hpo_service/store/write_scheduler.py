@@ -6,7 +6,7 @@ written, they wait.
 
 Those who have just been answered are given a moment to call again: else the callers fall into two halves that are
 written by turns, with twice as many commits. Where the writing is done in the event loop, and the callers take longer
-to come again than a commit takes, they are not waited for: the one half is written while the other is on its way.
+to come again than two commits take, they are not waited for: the one half is written while the other is on its way.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hpo_service.store.write_call import WriteCall, Written, failed
 
 # More than a round of four callers takes on two cores; the event loop counts in whole milliseconds.
 GATHERING_SECONDS = 0.002
+WORTH_COMMITS = 2  # callers are waited for as long as so many commits take, on the average (docs/decisions/0021)
 TRIED_AGAIN = 16  # batches, until it is looked at anew whether callers have become quicker
 
 
@@ -130,7 +131,10 @@ class WriteScheduler:
 
     def _is_worth_gathering(self) -> bool:
         self._batches += 1
-        return self._gathering_seconds <= self._runner.commit_seconds or self._batches % TRIED_AGAIN == 0
+        return self._gathering_seconds <= self._worth_seconds() or self._batches % TRIED_AGAIN == 0
+
+    def _worth_seconds(self) -> float:
+        return WORTH_COMMITS * self._runner.commit_seconds
 
     def _gather(self) -> None:
         """Let as many come together, for a moment, as are answered now and as are waiting."""
@@ -151,5 +155,5 @@ class WriteScheduler:
             self._gathering.cancel()
             self._expected, self._gathering = 0, None
             took = time.perf_counter() - self._gathering_since
-            too_long = 2 * self._runner.commit_seconds  # how much too long does not matter: some will not come again
+            too_long = 2 * self._worth_seconds()  # how much too long does not matter: some will not come again
             self._gathering_seconds += 0.1 * (min(took, too_long) - self._gathering_seconds)

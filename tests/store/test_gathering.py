@@ -70,7 +70,7 @@ def service_with_commits_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> A
 
 
 @pytest.mark.slow
-def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together(
+def test_callers_that_come_again_sooner_than_two_commits_take_are_written_together(
     service_with_commits_of, sizes, monkeypatch
 ):
     monkeypatch.setattr(write_scheduler, "GATHERING_SECONDS", 5.0)
@@ -79,7 +79,7 @@ def test_callers_that_come_again_sooner_than_a_commit_takes_are_written_together
     assert sizes.count(CALLERS) > 0.9 * CALLS
 
 
-def test_callers_that_take_longer_than_a_commit_are_not_waited_for(service_with_commits_of, sizes):
+def test_callers_that_take_longer_than_two_commits_are_not_waited_for(service_with_commits_of, sizes):
     asyncio.run(two_halves(service_with_commits_of(1e-6)))
     assert len(sizes) > 1.5 * CALLS
 
