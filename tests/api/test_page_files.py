@@ -16,7 +16,7 @@ FOLDER = Path(page_routes.__file__).with_name("page")
 FILES = sorted(file.name for file in FOLDER.iterdir())
 SERVED = [name for name in FILES if name != "frame.html"]
 LARGEST = 200_000  # bytes together
-# uPlot 1.6.32, dist/uPlot.iife.min.js and LICENSE of https://registry.npmjs.org/uplot/-/uplot-1.6.32.tgz
+# dist/uPlot.iife.min.js and LICENSE of the npm package uplot 1.6.32
 FOREIGN = {
     "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
     "uplot-license.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",

@@ -25,7 +25,7 @@ from tests.chromium import HOW_TO_GET_IT, chromium
 from tests.patience import PATIENCE_SECONDS
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
-# axe-core 4.14.1, axe.min.js of https://registry.npmjs.org/axe-core/-/axe-core-4.14.1.tgz
+# axe.min.js of the npm package axe-core 4.14.1
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -67,7 +67,7 @@ def test_the_whole_job_is_done_by_mouse(screen: Screen, served: Served, request:
     screen.button("Resume").click()
     expect(title).to_contain_text("ACTIVE")
 
-    expect(trials).to_contain_text("(step ")  # a report of what runs
+    expect(trials).to_contain_text("train_accuracy")  # what the trials report
     expect(title).to_contain_text("COMPLETED")
     study = served.study("by-mouse")
     assert study["counts"]["COMPLETE"] == 10

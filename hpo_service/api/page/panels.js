@@ -97,7 +97,7 @@ export function confirmationPanel(open) {
         h("td", { class: "number" }, `${number(entry.low)} to ${number(entry.high)}`),
         h("td", { class: "number" }, String(entry.values.length)),
         h("td", { class: entry.failed ? "number bad" : "number" }, String(entry.failed)),
-        h("td", {}, index === 0 ? "first" : tied.includes(entry.number) ? "cannot be told from the first" : ""),
+        h("td", { class: "remark" }, index === 0 ? "first" : tied.includes(entry.number) ? "cannot be told from the first" : ""),
       );
       const titles = ["", "Trial", "Mean", "95 % interval", "Seeds", "Failed", ""];
       put(

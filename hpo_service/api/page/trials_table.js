@@ -49,6 +49,10 @@ export class TrialsTable {
     const params = Object.keys(study.search_space).map((name) => ({ key: `param ${name}`, title: name, of: (row) => row.params[name] ?? null, text: (value) => (value === null ? "" : param(value)), numeric: study.search_space[name].type !== "categorical" }));
     const metrics = this.metrics.map((name) => ({ key: `metric ${name}`, title: name, group: "metric", of: (row) => row.metrics[name] ?? null, text: (value) => (value === null ? "" : param(value)), numeric: true }));
     const narrowed = study.rounds.length > 1 ? [{ key: "round", title: "Round", of: (row) => row.round, text: (value) => (value === null ? "" : String(value)), numeric: true }] : [];
+    const lastOf = (row) => (row.state === "RUNNING" ? row.last : null);
+    this.reports ||= this.someGive(lastOf);
+    const isOver = ["STOPPED", "COMPLETED", "CANCELLED"].includes(study.state);
+    const reported = this.reports && !isOver ? [{ key: "last", title: "Last report", of: (row) => measured(lastOf(row)?.value), text: (value, row) => (lastOf(row) ? `${number(row.last.value)} (step ${row.last.step})` : ""), numeric: true }] : [];
     const later = [];
     later.push({ key: "sampler", title: "Drawn by", of: (row) => row.sampler, text: String });
     if (this.someHave("replicate_of")) later.push({ key: "replicate_of", title: "Replicate of", of: (row) => row.replicate_of ?? null, text: (value) => (value === null ? "" : String(value)), numeric: true });
@@ -56,7 +60,7 @@ export class TrialsTable {
       { key: "number", title: "Trial", of: (row) => row.number },
       { key: "state", title: "State", of: (row) => row.state },
       ...values,
-      { key: "last", title: "Last report", of: (row) => measured(row.last?.value), text: (value, row) => (row.last ? `${number(row.last.value)} (step ${row.last.step})` : ""), numeric: true },
+      ...reported,
       ...params,
       ...metrics,
       ...narrowed,
@@ -70,7 +74,11 @@ export class TrialsTable {
   }
 
   someHave(field) {
-    for (const row of this.store.rows.values()) if (row[field] !== undefined && row[field] !== null) return true;
+    return this.someGive((row) => row[field]);
+  }
+
+  someGive(what) {
+    for (const row of this.store.rows.values()) if ((what(row) ?? null) !== null) return true;
     return false;
   }
 
