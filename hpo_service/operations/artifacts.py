@@ -256,7 +256,7 @@ def _kept(owner: Owner, name: str | None, record: Record, study: Study) -> list[
         if record.test(study) is None:
             raise NotFound(f"no test of study {study.name!r} was asked for")
     else:
-        record.trial(study, owner.number)
+        record.trials.numbered(study, owner.number)
     return ArtifactRows(record).kept(study.id, owner.number, name)
 
 

@@ -34,7 +34,7 @@ async def confirm(service: Service, name: str, body: ConfirmRequest) -> tuple[Js
 
 def _begin(work: StudyWork, asked: ConfirmRequest) -> None:
     """Add the replicates, seed by seed, so that at any time all candidates are known alike."""
-    study, best = work.study, work.record.sql().best(work.study, asked.top)
+    study, best = work.study, work.record.sql().trials.best(work.study, asked.top)
     numbers = tuple(trial.number for trial in best)
     stopped = study.state is StudyState.STOPPED
     work.study = altered(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))

@@ -61,7 +61,7 @@ class KnownStudy:
         study = record.study(self._name)
         if study.id != self._id:
             raise NotFound(f"there is no study {self._name!r} any more; another one has its name")
-        return study, *record.history_page(study, self.seen, self._with_reports, PAGE)
+        return study, *record.trials.history_page(study, self.seen, self._with_reports, PAGE)
 
 
 class DrawnStudy(KnownStudy):

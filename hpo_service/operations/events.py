@@ -79,7 +79,7 @@ def _since(record: Record, study: Study, study_id: int, after: int) -> Page:
         raise NotFound("the study was deleted")
     if study.revision <= after:
         return Page([], after, more=False)
-    trials, more = record.changed_since(study, after, PAGE)
+    trials, more = record.trials.changed_since(study, after, PAGE)
     events = _with_last_reports(record, study, trials)
     more = more or len(events) < len(trials)
     upto = events[-1].revision if more else study.revision
@@ -100,12 +100,12 @@ def _event(revision: int, kind: bytes, resource: bytes) -> Event:
 def _with_last_reports(record: Record, study: Study, trials: Sequence[Trial]) -> list[Event]:
     """The first of them, as many as are read at once, each with the last reports that fit into an event."""
     some = read_together(record, trials)
-    texts = record.report_texts_of(some) if len(some) > 1 else {}
+    texts = record.reports.texts_of(some) if len(some) > 1 else {}
 
     def last_ones(trial: Trial) -> list[bytes]:
         its = texts.get(trial.number, [])
         if len(some) > 1 and sum(map(len, its)) + len(its) <= CARRIED_REPORTS:
             return its
-        return record.last_report_texts(trial)
+        return record.reports.last_texts(trial)
 
     return [_event(trial.revision, b"trial", whole_trial(study, trial, last_ones(trial))) for trial in some]

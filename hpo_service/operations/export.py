@@ -58,7 +58,7 @@ def _head(_record: Record, study: Study) -> tuple[int, bytes]:
 def _page(name: str, study_id: int, format: Text, after: int, record: Record) -> tuple[bytes, int | None]:
     """The next trials, and the last one's number if more may follow. Raise NotFound: the study is another, or gone."""
     study = record.same_study(name, study_id)
-    page, more = record.trials_by_number(study, None, after, PAGE, with_metrics=False)
+    page, more = record.trials.by_number(study, None, after, PAGE, with_metrics=False)
     columns = columns_of(study)
     rows = [_row(columns, trial) for trial in page]
     if format == "csv":

@@ -38,7 +38,7 @@ def pieces(name: str, database: Readable) -> Iterator[bytes]:
 
 
 def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
-    page, _ = record.trials_by_number(study, None, after, PAGE, with_metrics=False)
+    page, _ = record.trials.by_number(study, None, after, PAGE, with_metrics=False)
     record.same_study(study.name, study.id)  # still: else the page may be short because they were deleted
     return page
 

@@ -69,7 +69,7 @@ def studies_page(
 
 
 def attempts(record: Record, study: Study, *, number: int) -> bytes:
-    return to_json([attempt_resource(row) for row in record.attempts(record.trial(study, number))])
+    return to_json([attempt_resource(row) for row in record.reports.attempts(record.trials.numbered(study, number))])
 
 
 def importances(record: Record, study: Study) -> bytes:
@@ -78,7 +78,7 @@ def importances(record: Record, study: Study) -> bytes:
 
     if study.tally.complete < 2:
         raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
-    history = list(record.history_since(study, 0, with_reports=False))
+    history = list(record.trials.history_since(study, 0, with_reports=False))
     return to_json({"importances": importances_of(study.spec, history)})
 
 
@@ -90,26 +90,26 @@ def seen_study(record: Record, study: Study) -> SeenStudy:
     """The study as advice is given on it: of a large one a sample."""
     from hpo_service.tuning.smooth_fit import smooth_fits  # NumPy, loaded when somebody asks
 
-    trials = record.finished_trials(study, math.ceil(study.next_number / MOST_SEEN) or 1)
+    trials = record.trials.finished(study, math.ceil(study.next_number / MOST_SEEN) or 1)
     seen = SeenStudy(
         study,
         searched_space(study.spec.search_space, [round_.search_space for round_ in record.rounds(study)]),
         trials,
-        workers=record.told_by_worker(study),
+        workers=record.trials.told_by_worker(study),
         ranking=confirmed(record, study),
     )
     if not seen.has_one_direction:
         return seen
-    complete, since = _since_the_best(record.values_by_number(study), maximize=study.spec.maximizes)
+    complete, since = _since_the_best(record.trials.values_by_number(study), maximize=study.spec.maximizes)
     fits = smooth_fits(seen.space, trials, maximize=study.spec.maximizes)
     several = min(max(FEWEST_BEST, math.ceil(complete / 10)), MOST_BEST)
     best = [
         SeenTrial(each.number, each.state, each.params, each.values[0])
-        for each in record.best(study, several)
+        for each in record.trials.best(study, several)
         if each.values
     ]
     some = seen.completed if study.spec.pruner.name == "none" else []
-    curves = record.with_curves(study, some[:: math.ceil(len(some) / MOST_CURVES) or 1], MOST_STEPS)
+    curves = record.trials.with_curves(study, some[:: math.ceil(len(some) / MOST_CURVES) or 1], MOST_STEPS)
     return replace(seen, best=best, complete=complete, since=since, fits=fits, curves=curves)
 
 

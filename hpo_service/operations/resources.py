@@ -15,7 +15,8 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Failures, Round, Study
 from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
-from hpo_service.store.record import AttemptRow, Record
+from hpo_service.store.record import Record
+from hpo_service.store.report_rows import AttemptRow
 from hpo_service.store.worker_rows import WorkerRow
 
 
@@ -88,13 +89,13 @@ def confirmed(record: Record, study: Study) -> Ranking:
     """What the replicates told so far say; nothing where nobody has asked for any."""
     if study.confirmation is None:
         return Ranking()
-    return ranking(study.confirmation.candidates, record.replicates(study), maximize=study.spec.maximizes)
+    return ranking(study.confirmation.candidates, record.trials.replicates(study), maximize=study.spec.maximizes)
 
 
 def _best(record: Record, study: Study) -> Json:
     if len(study.spec.directions) > 1:
-        return {"front": [_outcome(trial) for trial in front(study, record.complete(study))]}
-    best = record.best(study)
+        return {"front": [_outcome(trial) for trial in front(study, record.trials.complete(study))]}
+    best = record.trials.best(study)
     return {"best": _outcome(best[0]) if best else None}
 
 
@@ -252,7 +253,7 @@ def test_resource(record: Record, study: Study) -> Json | None:
             "reason": test.holding.reason,
         }
     result = test.result or {}
-    best = record.trial(study, test.number)
+    best = record.trials.numbered(study, test.number)
     objective = {name: value for name, value in (study.spec.objective or {}).items() if name != "kind"}
     return {
         "state": test.holding.state,

@@ -50,7 +50,7 @@ async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[
 def _winner(record: Record, study: Study) -> int:
     """The number of the trial that is worth most: by its replicates where there are any, else by what it has told."""
     winner = confirmed(record, study).winner
-    return record.best(study)[0].number if winner is None else winner
+    return record.trials.best(study)[0].number if winner is None else winner
 
 
 def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:

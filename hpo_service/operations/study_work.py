@@ -109,7 +109,7 @@ class StudyWork:
             self.study = self.study.bound_to(dataset_sha256, has_shown_a_value=shows)
 
     def fail_all_waiting(self, reason: EndReason) -> None:
-        for trial in self.record.sql().waiting(self.study):
+        for trial in self.record.sql().trials.waiting(self.study):
             self.change(trial, trial.holding.fail_waiting(reason))
 
     def fails_as(self, trial: Trial) -> str | None:
@@ -145,7 +145,7 @@ class StudyWork:
 
     def _give_replicates(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
         given: list[Trial] = []
-        for trial in self.record.sql().replicates_waiting(self.study, count) if count else []:
+        for trial in self.record.sql().trials.replicates_waiting(self.study, count) if count else []:
             if not budget.has_room_for(trial):
                 break
             if trial.holding.attempt:
@@ -157,7 +157,7 @@ class StudyWork:
         if not self.study.tally.retries or not count:
             return []
         given = []
-        for trial in self.record.sql().retries(self.study, count):
+        for trial in self.record.sql().trials.retries(self.study, count):
             if not budget.has_room_for(trial):
                 break
             self.record.drop_reports(self.study, trial)
@@ -170,7 +170,7 @@ class StudyWork:
             return []
         given: list[Trial] = []
         if self.study.tally.queued:
-            for trial in self.record.sql().queued(self.study, count):
+            for trial in self.record.sql().trials.queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
                 if drawn is None or not budget.has_room_for(drawn):
                     return given
@@ -196,7 +196,7 @@ class StudyWork:
     def _check_draws(self, count: int) -> None:
         """Raise NotReady, before anything has changed, when a draw that takes long is not at hand."""
         count = min(count - min(count, self.study.tally.retries), self._new_trials_left())
-        queued = self.record.sql().queued(self.study, count) if count > 0 and self.study.tally.queued else []
+        queued = self.record.sql().trials.queued(self.study, count) if count > 0 and self.study.tally.queued else []
         wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
         following = range(self.study.next_number, self.study.next_number + count - len(wanted))
         wanted += [Wanted(number, self.study.round, {}) for number in following]
@@ -286,7 +286,7 @@ class StudyWork:
             keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
         expand = spec.narrowing is not None and spec.narrowing.expand
         current = self.round(self.study.round)
-        kept = self.record.sql().kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        kept = self.record.sql().trials.kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
         space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
         following = Round(
             round=current.round + 1,
@@ -333,7 +333,7 @@ class StudyWork:
     # -- at the end ---------------------------------------------------------------------------------------
 
     def best_for_target(self) -> float | None:
-        return None if self.study.spec.limits.target is None else self.record.sql().best_value(self.study)
+        return None if self.study.spec.limits.target is None else self.record.sql().trials.best_value(self.study)
 
     def move_to(self, state: StudyState) -> None:
         """The study's own state changes; so does its ETag."""

@@ -16,7 +16,8 @@ from hpo_service.domain.errors import Fault, Invalid, NotFound
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.operations.resources import trial_resource
-from hpo_service.store.record import PIECE, Record
+from hpo_service.store.record import Record
+from hpo_service.store.report_rows import PIECE
 
 PAGE = 8 * 2**20
 Key = tuple[float | None, int, int]  # of the last trial of a page: its value, its number, its study's id
@@ -48,19 +49,19 @@ PieceOfPage = tuple[bytes, Place | None, Key | None]  # where it goes on, or at 
 
 
 def trial(record: Record, study: Study, *, number: int) -> Piece:
-    return _begin(record, study, record.trial(study, number))
+    return _begin(record, study, record.trials.numbered(study, number))
 
 
 def going_on(record: Record, study: Study, *, inside: Inside) -> Piece:
     if study.id != inside.study_id:
         raise NotFound(f"study {study.name!r} was deleted")
-    texts, following = record.report_texts(inside.trial, inside.first)
+    texts, following = record.reports.texts(inside.trial, inside.first)
     piece = b"".join(b"," + text for text in texts)
     return (piece + inside.rest, None) if following is None else (piece, replace(inside, first=following))
 
 
 def _begin(record: Record, study: Study, found: Trial) -> Piece:
-    texts, following = record.report_texts(found)
+    texts, following = record.reports.texts(found)
     head, rest = _around_reports(study, found)
     piece = head + b",".join(texts)
     if following is None:
@@ -95,7 +96,7 @@ def page(record: Record, study: Study, *, state: str | None, order_by: str, plac
     if len(some) == 1:
         piece, inside = _begin(record, study, some[0])
     else:
-        texts = record.report_texts_of(some)
+        texts = record.reports.texts_of(some)
         piece, inside = b",".join(whole_trial(study, each, texts.get(each.number, [])) for each in some), None
     if place.begun and some:
         piece = b"," + piece
@@ -124,15 +125,15 @@ def _next(record: Record, study: Study, state: str | None, order_by: str, place:
     if place.after is not None and place.after[2] != study.id:
         raise Invalid([Fault("/page_token", "made for a study of this name that was deleted; begin the list anew")])
     if order_by != "value":
-        return record.trials_by_number(study, state, -1 if place.after is None else place.after[1], place.left)
+        return record.trials.by_number(study, state, -1 if place.after is None else place.after[1], place.left)
     if len(study.spec.directions) > 1:
         raise Invalid([Fault("/order_by", "a study with several directions has no order by value")])
-    return record.trials_by_value(study, state, place.after and place.after[:2], place.left)
+    return record.trials.by_value(study, state, place.after and place.after[:2], place.left)
 
 
 def read_together(record: Record, trials: Sequence[Trial]) -> Sequence[Trial]:
     """The first of them, as many as are read at once: at least one, if there is one."""
-    sizes = record.report_bytes_of(trials)
+    sizes = record.reports.bytes_of(trials)
     left = PIECE
     for index, each in enumerate(trials):
         left -= sizes.get(each.number, 0)

@@ -83,7 +83,7 @@ class Tuners:
             raise NotReady(study)
         if entry.seen < study.revision:
             with_reports = study.spec.pruner.name != "none"
-            self._show(record, study, entry, record.sql().history_since(study, entry.seen, with_reports))
+            self._show(record, study, entry, record.sql().trials.history_since(study, entry.seen, with_reports))
         return entry.tuner
 
     def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:

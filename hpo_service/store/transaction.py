@@ -129,7 +129,7 @@ class Transaction:
         if cached is None:
             record = self.sql()
             cached = CachedStudy(study, {round_.round: round_ for round_ in record.rounds(study)})
-            for trial in record.trials_in_state(study, TrialState.RUNNING):
+            for trial in record.trials.in_state(study, TrialState.RUNNING):
                 cached.keep(trial)
             self._cache.studies[study.id] = cached
             self._cache.ids[study.name] = study.id
@@ -182,7 +182,7 @@ class Transaction:
 
     def trial(self, study: Study, number: int) -> Trial:
         known = self._trials.get((study.id, number)) or self._cached(study).trials.get(number)
-        return self.sql().trial(study, number) if known is None else known
+        return self.sql().trials.numbered(study, number) if known is None else known
 
     def add_trials(self, study: Study, new: Sequence[Trial]) -> list[Trial]:
         for trial in new:
@@ -219,7 +219,7 @@ class Transaction:
 
     def reports(self, study: Study, trial: Trial) -> list[Report]:
         found = self._reports(study, trial).all()
-        return self.sql().reports(study, trial) if found is None else found
+        return self.sql().reports.of(trial) if found is None else found
 
     def curve(self, study: Study, trial: Trial) -> Curve:
         return self._reports(study, trial).curve
@@ -228,7 +228,7 @@ class Transaction:
         """The last ones, as many as a worker's answer carries."""
         kept = self._reports(study, trial)
         found = kept.carried()
-        return self.sql().reports_from(trial, kept.last_step_carried()) if found is None else found
+        return self.sql().reports.of(trial, kept.last_step_carried()) if found is None else found
 
     def _reports(self, study: Study, trial: Trial) -> TrialReports:
         cached = self._cached(study)
@@ -239,7 +239,7 @@ class Transaction:
                 known = TrialReports()
             else:
                 record = self.sql()
-                known = TrialReports(record.kept_reports(altered(trial, id=self._trial_id(*key))))
+                known = TrialReports(record.reports.kept(altered(trial, id=self._trial_id(*key))))
             if trial.number in cached.trials or key in self._trials:
                 self._put_reports(cached, key, known)
         return known
@@ -260,7 +260,7 @@ class Transaction:
             self._rows.reports[*key, step] = report
 
     def drop_reports(self, study: Study, trial: Trial) -> None:
-        self.sql().drop_reports(study, trial)
+        self.sql().reports.drop(trial)
         self.begin_attempt(study, trial)
 
     def begin_attempt(self, study: Study, trial: Trial) -> None:

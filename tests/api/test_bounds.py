@@ -11,8 +11,7 @@ from pydantic_core import to_json
 
 from hpo_service.domain import sizes
 from hpo_service.operations import events, readings, study_work, trial_pieces, workers
-from hpo_service.store import record as record_module
-from hpo_service.store import trial_reports
+from hpo_service.store import report_rows, trial_reports, trial_rows
 
 _requests = itertools.count()
 ORDINARY = {"content-type": "application/json; charset=utf-8"}  # goes past the fast path
@@ -322,7 +321,8 @@ def test_pages_of_large_trials_hold_fewer_and_all_of_them_everything(
     either: Any, order_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_pieces, "PAGE", 100_000)
-    monkeypatch.setattr(record_module, "PIECE", 20_000)
+    monkeypatch.setattr(report_rows, "PIECE", 20_000)
+    monkeypatch.setattr(trial_rows, "PIECE", 20_000)
     monkeypatch.setattr(trial_pieces, "PIECE", 20_000)
     name = either.create(directions=["minimize"])
     either.ask(name, 12)

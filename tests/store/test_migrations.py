@@ -54,9 +54,9 @@ async def search(service: Service) -> None:
 async def shown(service: Service) -> Any:
     def look(record: Record) -> Any:
         study = record.study("mine")
-        found = [record.trial(study, number) for number in range(4)]
+        found = [record.trials.numbered(study, number) for number in range(4)]
         return study_resource(record, study), [
-            [attempt_resource(attempt) for attempt in record.attempts(trial)] for trial in found
+            [attempt_resource(attempt) for attempt in record.reports.attempts(trial)] for trial in found
         ]
 
     return service.database.read(look)

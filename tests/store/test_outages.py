@@ -96,7 +96,7 @@ def with_a_trial(server: Service) -> Service:
 def state(server: Service) -> str:
     """After the reaper has looked, and as a reader sees it."""
     asyncio.run(reap_once(server))
-    trial = asyncio.run(server.read("mine", lambda record, study: record.trial(study, 0)))
+    trial = asyncio.run(server.read("mine", lambda record, study: record.trials.numbered(study, 0)))
     return str(trial.state)
 
 

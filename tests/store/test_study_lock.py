@@ -100,7 +100,7 @@ def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner
             tell(server, number)
         assert servers[0].database.read(lambda record: record.study("mine").tally.complete) == 24
         return servers[0].database.read(
-            lambda record: [trial.params for trial in record.complete(record.study("mine"))]
+            lambda record: [trial.params for trial in record.trials.complete(record.study("mine"))]
         )
 
     create(pair[0], "tpe", pruner)

@@ -307,13 +307,14 @@ def unbounded_trials() -> None:
     from hpo_service.domain import sizes
     from hpo_service.operations import events, trial_pieces
     from hpo_service.operations.reading_process import ReadingProcess
-    from hpo_service.store import record, study_cache, trial_reports
+    from hpo_service.store import report_rows, study_cache, trial_reports, trial_rows
 
     endless = 2**40
     sizes.REPORT_METRICS = endless
     for module, names in (
         (trial_reports, ("TRIAL_REPORTS", "CARRIED_REPORTS", "MOST_STEPS")),
-        (record, ("PIECE", "CARRIED_REPORTS")),
+        (report_rows, ("PIECE", "CARRIED_REPORTS")),
+        (trial_rows, ("PIECE",)),
         (events, ("CARRIED_REPORTS",)),
         (trial_pieces, ("PIECE", "PAGE")),
         (study_cache, ("MOST_BYTES",)),

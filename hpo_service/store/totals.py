@@ -1,0 +1,81 @@
+"""How many studies and trials there are by state, and since when the oldest trial waits, over all studies."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from hpo_service.domain.study import StudyState
+from hpo_service.domain.trial import TrialState
+from hpo_service.store.tables import OURS, attempts, studies, trials
+
+_BY_STATE = (
+    sa.select(
+        studies.c.state,
+        sa.func.count(),
+        sa.func.sum(studies.c.queued + studies.c.retries + studies.c.replicates_waiting),
+        sa.func.sum(studies.c.running + studies.c.replicates_running),
+        *(sa.func.sum(studies.c[counter]) for counter in ("complete", "pruned", "fail")),
+    )
+    .where(OURS)
+    .group_by(studies.c.state)
+)
+# Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
+_MOST_STUDIES_LOOKED_AT = 1000
+_SOME_WAITING = (
+    sa.select(studies.c.id)
+    .where(
+        OURS,
+        studies.c.state == sa.literal_column("'ACTIVE'"),
+        sa.not_(studies.c.sealed),
+        studies.c.queued + studies.c.retries + studies.c.replicates_waiting > 0,
+    )
+    .order_by(studies.c.id)
+    .limit(_MOST_STUDIES_LOOKED_AT)
+    .cte("some_waiting")
+)
+_WAITS = sa.and_(trials.c.study_id == _SOME_WAITING.c.id, trials.c.state == sa.literal_column("'WAITING'"))
+_QUEUED_FIRST = (  # trials are enqueued in the order of their numbers
+    sa.select(attempts.c.started_at)
+    .select_from(
+        trials.outerjoin(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
+    )
+    .where(_WAITS, trials.c.attempt == sa.literal_column("0"))
+    .order_by(trials.c.number)
+    .limit(1)
+    .correlate(_SOME_WAITING)
+    .scalar_subquery()
+)
+_HANDED_BACK_FIRST = (
+    sa.select(sa.func.min(attempts.c.ended_at))
+    .select_from(
+        trials.join(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
+    )
+    .where(_WAITS, trials.c.attempt > sa.literal_column("0"))
+    .correlate(_SOME_WAITING)
+    .scalar_subquery()
+)
+_SINCE = (
+    sa.select(_QUEUED_FIRST.label("since"))
+    .select_from(_SOME_WAITING)
+    .union_all(sa.select(_HANDED_BACK_FIRST.label("since")).select_from(_SOME_WAITING))
+    .subquery()
+)
+_OLDEST_WAITING = sa.select(sa.func.min(_SINCE.c.since))
+
+
+def counts_by_state(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """Trials by state and studies by state, from the counters on the studies' rows.
+
+    Replicates count while they wait and run: somebody has to train them.
+    """
+    trials_, studies_ = dict.fromkeys(map(str, TrialState), 0), dict.fromkeys(map(str, StudyState), 0)
+    for state, count, *counted in connection.execute(_BY_STATE):
+        studies_[state] = count
+        for of_trial, n in zip(trials_, counted, strict=True):
+            trials_[of_trial] += int(n)
+    return trials_, studies_
+
+
+def oldest_waiting_since(connection: sa.Connection) -> float | None:
+    """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
+    return connection.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
