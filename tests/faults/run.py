@@ -8,7 +8,6 @@ python tests/faults/run.py --full --only servers_killed
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import shutil
 import sys
@@ -93,16 +92,12 @@ def _cluster(open_: ExitStack) -> Callable[[], Any]:
 
     def cluster() -> Any:
         if not started:
-            path = ROOT / "tests" / "conftest.py"
-            spec = importlib.util.spec_from_file_location("conftest_of_all_tests", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
+            sys.path.insert(0, str(ROOT))  # for tests that import from each other
+            from tests.conftest import Postgres
+
             folder = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
             open_.callback(shutil.rmtree, folder, ignore_errors=True)
-            started.append(module.Postgres(folder))
+            started.append(Postgres(folder))
             open_.callback(started[0].stop, "immediate")
         return started[0]
 
