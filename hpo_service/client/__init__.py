@@ -15,7 +15,7 @@ HpoError
 """
 
 from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
-from hpo_service.client.api_calls import FINAL_STATES, new_request_id, write_json
+from hpo_service.client.api_calls import FINAL_STATES, new_request_id
 from hpo_service.client.conclusion import (
     Retry,
     TrialPruned,
@@ -35,6 +35,7 @@ from hpo_service.client.remote_study import RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
 from hpo_service.client.stop_signal import StopSignal
+from hpo_service.client.wire import write_json
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import choice, integer, log_uniform, uniform

@@ -125,7 +125,7 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(script, answering):
     with Client(script.url) as client, ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda _: client.healthz(), range(200)))
     assert answers == [{"ok": True}] * 200
-    assert len(client._kept._idle) <= 8
+    assert len(client._wire._kept._idle) <= 8
 
 
 def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
@@ -138,12 +138,12 @@ def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
 
 def test_a_call_that_fails_again_and_again_is_said_in_a_sentence(client, script, answering, caplog, monkeypatch):
     # A command that ran in this process may have set the log up for itself.
-    for name in ("hpo_service", "hpo_service.client", "hpo_service.client.api_calls"):
+    for name in ("hpo_service", "hpo_service.client", "hpo_service.client.wire"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", False)
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
     caplog.set_level(logging.WARNING)
-    caplog.set_level(logging.WARNING, logger="hpo_service.client.api_calls")
+    caplog.set_level(logging.WARNING, logger="hpo_service.client.wire")
     answering(*[answering.lost] * 4, answering.answer(body={"version": "1"}))
     client.version()
     messages = [record.getMessage() for record in caplog.records]

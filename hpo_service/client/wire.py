@@ -1,0 +1,232 @@
+"""The wire below the calls: what is sent, how it is written, and when it is sent again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlencode
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from hpo_service.client.answers import (
+    HALF_A_CHARACTER,
+    BrokenOff,
+    Unreachable,
+    failure_of,
+    in_one_line,
+    read_json,
+    root_reason,
+)
+from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
+from hpo_service.client.retries import Backoff, Failure, Retries
+from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
+from hpo_service.domain import nul
+from hpo_service.domain.errors import NotFound, Unauthenticated
+from hpo_service.domain.json_types import Json
+from hpo_service.domain.key import PREFIX, form_fault
+
+if TYPE_CHECKING:
+    from hpo_service.client.streamed_answers import Streamed, StreamedAnswers
+
+log = logging.getLogger(__name__)
+
+UPLOAD_SECONDS = 120.0  # of silence from a server that keeps an artifact on its disk, or in a bucket
+
+T = TypeVar("T")
+
+_DONE = Answered(204, (), b"")
+# What a trial says must not keep it from its end: here a NUL, which the server refuses, is replaced.
+_TOLD = (":report", ":tell", ":release", ":batch")
+
+
+class Wire:
+    """One server, with the key that opens it and how patiently it is asked."""
+
+    def __init__(
+        self, server: str | None, token: str | None, timeout: float, retries: Retries, rng: random.Random
+    ) -> None:
+        """server, token: by default what the environment says. timeout: seconds."""
+        self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
+        self.timeout, self.retries, self.rng = timeout, retries, rng
+        token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
+        _check_token(token)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._kept = KeepAlive(self.server, timeout)
+
+    def close(self) -> None:
+        self._kept.close()
+        if "_streams" in self.__dict__:
+            self._streams.close()
+
+    @cached_property
+    def _streams(self) -> StreamedAnswers:
+        # imported with the first stream: urllib3 costs every program a quarter of what the SDK takes to import
+        from hpo_service.client.streamed_answers import StreamedAnswers
+
+        return StreamedAnswers(self.timeout)
+
+    def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
+        token: str | None = None
+        while True:
+            page = self.json("GET", f"{path}?{urlencode(given(**query, page_token=token))}")
+            yield from page["items"]
+            token = page["next_page_token"]
+            if not token:
+                return
+
+    def json(self, method: str, path: str, body: Mapping[str, Any] | None = None, **how: Any) -> Json:
+        return read_json(self.call(method, path, body, **how))
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float | None = None,
+        repeatable: bool = True,
+        retries: Retries | None = None,
+    ) -> Answered:
+        """Make the call until it is answered, refused, or out of time. The body is the same every time."""
+        content = None if body is None else write_json(body)
+        if content is not None and path.endswith(_TOLD):
+            content = nul.replaced(content)
+        all_headers = {**self._headers, **(headers or {})}
+        if content is not None:
+            all_headers["Content-Type"] = "application/json"
+        timeout = read_timeout or self.timeout
+
+        def send() -> Answered:
+            try:
+                answer = self._kept.call(method, path, content, all_headers, timeout)
+            except OSError as error:
+                raise self._unreachable(error, retry=repeatable or isinstance(error, NotConnected)) from error
+            if 200 <= answer.status < 300:
+                return answer
+            raise failure_of(answer.status, answer.headers, answer.data)
+
+        return self.persevere(method, send, retries)
+
+    def stream(
+        self, path: str, *, headers: Mapping[str, str] | None = None, read_timeout: float | None = None
+    ) -> Streamed:
+        """The answer of a GET, to be read piece by piece."""
+
+        all_headers = {**self._headers, **(headers or {})}
+
+        def send() -> Streamed:
+            try:
+                answer = self._streams.get(self.server + path, all_headers, read_timeout or self.timeout)
+                if 200 <= answer.status < 300:
+                    return answer
+                raise failure_of(answer.status, answer.headers, answer.whole())
+            except OSError as error:
+                raise self._unreachable(error, retry=True) from error
+
+        return self.persevere("GET", send, None)
+
+    def upload(self, path: str, content: bytes | BinaryIO, size: int) -> Json:
+        """Send it once. Raise Failure."""
+        headers = {**self._headers, "Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        try:
+            answer = self._streams.put(self.server + path, headers, content, UPLOAD_SECONDS)
+        except OSError as error:
+            raise self._unreachable(error, retry=True) from error
+        if 200 <= answer.status < 300:
+            return read_json(answer)
+        raise failure_of(answer.status, answer.headers, answer.data)
+
+    def _unreachable(self, error: Exception, *, retry: bool) -> Failure:
+        return Failure(Unreachable(f"{self.server} does not answer: {root_reason(error)}"), retry=retry)
+
+    def persevere(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
+        """Send until it is answered, refused, or out of time."""
+        backoff = Backoff(retries or self.retries, self.rng, time.monotonic)
+        while True:
+            try:
+                return send()
+            except Failure as failure:
+                # The answer to the first DELETE was lost: it has done its work.
+                if backoff.failures and method == "DELETE" and isinstance(failure.error, NotFound):
+                    return cast(T, _DONE)
+                wait = backoff.after(failure)
+                if wait is None:
+                    raise failure.error from failure.__cause__
+                if backoff.is_news:
+                    log.warning("%s; trying again in %.1f s", failure.error.detail.rstrip("."), wait)
+            time.sleep(wait)
+
+
+def _token_from_file() -> str:
+    name = os.environ.get("HPO_TOKEN_FILE")
+    if not name:
+        return ""
+    try:
+        token = Path(name).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unauthenticated(f"HPO_TOKEN_FILE names {name}, which cannot be read: {in_one_line(error)}") from None
+    if not token:
+        raise Unauthenticated(f"HPO_TOKEN_FILE names {name}, which is empty")
+    return token
+
+
+def _check_token(token: str) -> None:
+    """Tell a typo before anybody is asked. What is no key of ours may be one of a proxy before the server."""
+    if token.startswith(PREFIX) and (fault := form_fault(token)) is not None:
+        raise Unauthenticated(fault)
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Unauthenticated("the key holds a character that no key has; copy it again")
+
+
+def write_json(body: Mapping[str, Any]) -> bytes:
+    """JSON in which NaN and Infinity are strings, and NumPy's scalars and arrays what they stand for.
+
+    Half surrogate pairs, as Python has them for the undecodable bytes of a file's name, become �. Raise TypeError.
+    """
+    try:
+        return to_json(body, inf_nan_mode="strings", fallback=_plain)
+    except PydanticSerializationError as error:
+        whole = _with_whole_texts(body)
+        if whole != body:
+            return write_json(whole)
+        raise TypeError(str(error).removeprefix("Error serializing to JSON: TypeError: ")) from error
+
+
+def _with_whole_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return HALF_A_CHARACTER.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_with_whole_texts(name): _with_whole_texts(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_whole_texts(each) for each in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r:.100} has no form in JSON")
+
+
+def pieces_of(answer: Streamed, what: str) -> Iterator[bytes]:
+    try:
+        yield from answer.pieces()
+    except OSError as error:
+        raise BrokenOff(
+            f"{what} broke off before its end ({root_reason(error)}): the study was deleted meanwhile, or the "
+            "server or the network between failed. What has come is not all of it"
+        ) from error
+    finally:
+        answer.let_go()
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Leave out what was not given."""
+    return {name: value for name, value in fields.items() if value is not None}
