@@ -34,9 +34,9 @@ from hpo_service.operations.artifacts import Artifacts, Bounds
 from hpo_service.operations.clearing_away import clear_away
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.keyring import Keyring
-from hpo_service.operations.reading_process import ReadingProcess
 from hpo_service.operations.reaper import begin, reap
 from hpo_service.operations.service import Service
+from hpo_service.reading.reading_process import ReadingProcess
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable
 from hpo_service.store.engine import Clock

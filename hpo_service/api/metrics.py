@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from hpo_service import __version__, log_format
 from hpo_service.instruments import Buckets, Counter, Histogram, event_loop_lag_seconds, registry
-from hpo_service.operations.figures import Figures
 from hpo_service.operations.service import Service
+from hpo_service.reading.figures import Figures
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 AT_THE_GATE = ("400", "408", "413", "431", "503")

@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hpo_service.domain.errors import HpoError
-from hpo_service.operations.reading_process import ReadingProcessEnded
+from hpo_service.reading.reading_process import ReadingProcessEnded
 
 BREAK_OFF = "break_off"  # in a request's state: what resets its connection
 

@@ -19,7 +19,7 @@ from hpo_service.api.documents import (
 from hpo_service.api.http import StrictRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
-from hpo_service.operations import summaries_of_studies as summaries
+from hpo_service.reading import summaries_of_studies as summaries
 
 router = APIRouter(prefix="/v1/studies", tags=["for a screen"], route_class=StrictRoute)
 

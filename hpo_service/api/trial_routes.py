@@ -24,7 +24,7 @@ from hpo_service.operations.calls import (
     Enqueue,
     Import,
 )
-from hpo_service.operations.trial_pieces import Key
+from hpo_service.reading.trial_pieces import Key
 
 router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
 

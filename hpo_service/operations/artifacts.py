@@ -19,10 +19,10 @@ from hpo_service.domain.study import Study
 from hpo_service.logged_state import LoggedState
 from hpo_service.objects.object_store import ObjectMissing, ObjectStore, Upload
 from hpo_service.operations.reaper import carefully
-from hpo_service.operations.resources import artifact_resource
 from hpo_service.operations.sealed_test import test_of_study
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.reading.resources import artifact_resource
 from hpo_service.store.artifact_rows import ArtifactRows
 from hpo_service.store.record import Record
 

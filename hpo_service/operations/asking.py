@@ -17,17 +17,17 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
 from hpo_service.operations.calls import Ask, NextAsk
-from hpo_service.operations.resources import (
-    granted_test,
-    granted_trial,
-    with_objectives,
-    without_objectives,
-)
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall, never
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.waiting import AnyStudy, Waiter
 from hpo_service.operations.watching import FEW_TO_ASK
+from hpo_service.reading.resources import (
+    granted_test,
+    granted_trial,
+    with_objectives,
+    without_objectives,
+)
 from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction

@@ -9,9 +9,9 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import DRAWN_BY, Holding, Trial, TrialState
 from hpo_service.operations.calls import ConfirmRequest
-from hpo_service.operations.resources import etag, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.reading.resources import etag, study_resource
 from hpo_service.store.transaction import Transaction
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 
-from hpo_service.operations.reading_process import ReadingProcess
+from hpo_service.reading.reading_process import ReadingProcess
 
 START_SECONDS = 5.0  # so long a draw waits for its start
 

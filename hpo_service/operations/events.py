@@ -17,9 +17,9 @@ from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.operations.feeds import Event, Page
-from hpo_service.operations.resources import round_resource, study_resource
 from hpo_service.operations.service import Service
-from hpo_service.operations.trial_pieces import read_together, whole_trial
+from hpo_service.reading.resources import round_resource, study_resource
+from hpo_service.reading.trial_pieces import read_together, whole_trial
 from hpo_service.store.record import Record
 
 PAGE = 200

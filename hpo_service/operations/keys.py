@@ -10,7 +10,7 @@ from hpo_service.domain import key as keys
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.key import Key, Scope
-from hpo_service.operations.resources import time_text
+from hpo_service.reading.resources import time_text
 from hpo_service.store.key_table import KeyTable
 
 FIRST_LABEL = "first start"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hpo_service.domain.json_types import Json
-from hpo_service.operations.resources import worker_resource
 from hpo_service.operations.service import Service
+from hpo_service.reading.resources import worker_resource
 from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 

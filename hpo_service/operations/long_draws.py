@@ -23,7 +23,7 @@ from hpo_service.instruments import drawing as draw_timed
 from hpo_service.operations import drawings
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.not_ready import Draws, NotReady, Ready, Wanted, draw_failed
-from hpo_service.operations.reading_process import ReadingProcessEnded
+from hpo_service.reading.reading_process import ReadingProcessEnded
 from hpo_service.store.database import Database
 from hpo_service.tuning.tuner import Tuner
 

@@ -19,10 +19,10 @@ from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Told, TrialState
 from hpo_service.operations.calls import Heartbeat, Release, TestRequest, TestResult
-from hpo_service.operations.resources import confirmed, etag, study_resource, test_resource, time_text
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import StudyCall
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.reading.resources import confirmed, etag, study_resource, test_resource, time_text
 from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 

@@ -16,18 +16,18 @@ import structlog
 from hpo_service import tracing
 from hpo_service.domain.errors import HpoError, StudyHeld, Unavailable
 from hpo_service.domain.study import Study
-from hpo_service.operations import readings
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.feeds import Feeds
-from hpo_service.operations.figures import KnownFigures
 from hpo_service.operations.long_draws import PATIENCE_SECONDS, LongDraws, too_slow
 from hpo_service.operations.not_ready import Draws, InTwo, NotReady
-from hpo_service.operations.reading_process import ReadingProcess, ReadingProcessEnded
 from hpo_service.operations.shared_readings import SharedReadings
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
 from hpo_service.operations.waiting import AnyStudy, WaitingAsks
 from hpo_service.operations.watching import Watch
+from hpo_service.reading import readings
+from hpo_service.reading.figures import KnownFigures
+from hpo_service.reading.reading_process import ReadingProcess, ReadingProcessEnded
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock, WrittenMeanwhile
 from hpo_service.store.reader import Readable

@@ -37,11 +37,11 @@ from hpo_service.domain.study import (
     state_after,
 )
 from hpo_service.domain.trial import EndReason
-from hpo_service.operations import readings
 from hpo_service.operations.calls import NarrowByHand, Patch
-from hpo_service.operations.resources import etag, round_resource, study_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.reading import readings
+from hpo_service.reading.resources import etag, round_resource, study_resource
 from hpo_service.store.record import Change
 from hpo_service.store.transaction import Transaction
 from hpo_service.tuning import tuner

@@ -13,8 +13,8 @@ from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, Tria
 from hpo_service.instruments import drawing
 from hpo_service.operations.answer_budget import AnswerBudget
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
-from hpo_service.operations.resources import why_paused
 from hpo_service.operations.tuners import Tuners
+from hpo_service.reading.resources import why_paused
 from hpo_service.store.record import Change
 from hpo_service.store.rows import tally_field
 from hpo_service.store.transaction import Transaction

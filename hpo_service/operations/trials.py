@@ -28,13 +28,13 @@ from hpo_service.domain.search_space import (
 from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
-from hpo_service.operations import readings, trial_pieces
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
-from hpo_service.operations.resources import trial_resource
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
-from hpo_service.operations.trial_pieces import Inside, Key, Place
 from hpo_service.operations.workers import check_value_count, outcome
+from hpo_service.reading import readings, trial_pieces
+from hpo_service.reading.resources import trial_resource
+from hpo_service.reading.trial_pieces import Inside, Key, Place
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import KeptReport, checked_report
 

@@ -18,11 +18,11 @@ from hpo_service.domain.trial import EndReason, Told, Trial, TrialState, pruned_
 from hpo_service.operations.asking import Look, give, look_in_study, may_see
 from hpo_service.operations.calls import Batch, BatchCall, Heartbeat, NextAsk, Release, Reports, Result, Tell
 from hpo_service.operations.not_ready import InTwo, NotReady
-from hpo_service.operations.resources import time_text, trial_resource, with_objectives
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.suggesting import suggest
+from hpo_service.reading.resources import time_text, trial_resource, with_objectives
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.trial_reports import KeptReport, checked_report

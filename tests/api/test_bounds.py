@@ -10,7 +10,8 @@ import pytest
 from pydantic_core import to_json
 
 from hpo_service.domain import sizes
-from hpo_service.operations import events, readings, study_work, trial_pieces, workers
+from hpo_service.operations import events, study_work, workers
+from hpo_service.reading import readings, trial_pieces
 from hpo_service.store import report_rows, trial_reports, trial_rows
 
 _requests = itertools.count()

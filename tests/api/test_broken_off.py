@@ -28,8 +28,8 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import export, studies, trials
 from hpo_service.operations.calls import Import
-from hpo_service.operations.parquet import PAGE
 from hpo_service.operations.service import Service
+from hpo_service.reading.parquet import PAGE
 from hpo_service.settings import Settings
 from tests.patience import PATIENCE_SECONDS
 

@@ -13,7 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
-from hpo_service.operations import long_draws, reading_process
+from hpo_service.operations import long_draws
+from hpo_service.reading import reading_process
 from hpo_service.settings import Settings
 
 SPACE = {f"p{number}": {"type": "float", "low": 0.0, "high": 1.0} for number in range(6)}

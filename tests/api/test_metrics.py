@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
 from hpo_service.domain.key import Scope
-from hpo_service.operations import figures, reading_process
 from hpo_service.operations.keys import create
+from hpo_service.reading import figures, reading_process
 from hpo_service.settings import Settings
 from hpo_service.store import KeyTable, batch_runner
 from hpo_service.store.reader import Reader

@@ -20,7 +20,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
-from hpo_service.operations import reading_process
+from hpo_service.reading import reading_process
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.api.conftest import Api
@@ -278,7 +278,7 @@ def test_a_reading_that_nobody_waits_for_is_dropped_and_the_next_ones_are_answer
 
 
 def reading_process_parquet(name: str, database: Any) -> Iterator[bytes]:
-    from hpo_service.operations import parquet
+    from hpo_service.reading import parquet
 
     return parquet.pieces(name, database)
 
@@ -287,7 +287,7 @@ STARTS_AN_ENDLESS_READING = """
 import asyncio, sys
 from functools import partial, reduce
 import operator
-from hpo_service.operations.reading_process import ReadingProcess
+from hpo_service.reading.reading_process import ReadingProcess
 
 async def main():
     reading = ReadingProcess(sys.argv[1])

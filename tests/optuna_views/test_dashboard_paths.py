@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
-from hpo_service.operations.answering_reads import _encoded_error, decoded_error
+from hpo_service.reading.answering_reads import _encoded_error, decoded_error
 from hpo_service.settings import Settings
 from hpo_service.store.engine import database_url as parsed
 from hpo_service.tuning.dashboard import DashboardFailed, answered, dashboard_app

@@ -11,8 +11,8 @@ from alembic import command
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies
 from hpo_service.operations.calls import Ask, Release, Tell
-from hpo_service.operations.resources import attempt_resource, study_resource
 from hpo_service.operations.service import Service
+from hpo_service.reading.resources import attempt_resource, study_resource
 from hpo_service.store import schema
 from hpo_service.store.engine import database_url as url_of
 from hpo_service.store.engine import writing_engine

@@ -305,8 +305,9 @@ def unbounded_trials() -> None:
     import asyncio
 
     from hpo_service.domain import sizes
-    from hpo_service.operations import events, trial_pieces
-    from hpo_service.operations.reading_process import ReadingProcess
+    from hpo_service.operations import events
+    from hpo_service.reading import trial_pieces
+    from hpo_service.reading.reading_process import ReadingProcess
     from hpo_service.store import report_rows, study_cache, trial_reports, trial_rows
 
     endless = 2**40

@@ -15,7 +15,7 @@ from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import Fault, Invalid, NotFound
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
-from hpo_service.operations.resources import trial_resource
+from hpo_service.reading.resources import trial_resource
 from hpo_service.store.record import Record
 from hpo_service.store.report_rows import PIECE
 

@@ -15,7 +15,7 @@ from hpo_service.domain import measure
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import TrialState, drawn_by
-from hpo_service.operations.resources import time_text
+from hpo_service.reading.resources import time_text
 from hpo_service.store.record import Record
 from hpo_service.store.summaries import LastChange, Summaries, TrialMark
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from hpo_service.instruments import Counter, reading_process_restarts
-from hpo_service.operations.answering_reads import HEAD, Kind, decoded_error
+from hpo_service.reading.answering_reads import HEAD, Kind, decoded_error
 from hpo_service.store.inode_lock import Identity
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
@@ -29,7 +29,7 @@ from hpo_service.store.record import Record
 T = TypeVar("T")
 
 AGAIN_SECONDS = 5.0  # from one start to the next, at least
-_MODULE = "hpo_service.operations.answering_reads"
+_MODULE = "hpo_service.reading.answering_reads"
 _END = object()
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # its matrices are small: more threads would wait for each other
 
@@ -50,9 +50,9 @@ class ReadingProcess:
     name = "the reading process"
     niceness = 19
     imports: Sequence[str] = (
-        "hpo_service.operations.export",
-        "hpo_service.operations.readings",
-        "hpo_service.operations.summaries_of_studies",
+        "hpo_service.reading.exported_rows",
+        "hpo_service.reading.readings",
+        "hpo_service.reading.summaries_of_studies",
     )
     most_bytes: int | None = None
     restarts: Counter | None = reading_process_restarts

@@ -18,8 +18,8 @@ from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.seen_study import SeenStudy, SeenTrial, searched_space
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
-from hpo_service.operations.resources import attempt_resource, confirmed, etag, study_resource
-from hpo_service.operations.trial_pieces import PAGE
+from hpo_service.reading.resources import attempt_resource, confirmed, etag, study_resource
+from hpo_service.reading.trial_pieces import PAGE
 from hpo_service.store.record import Record
 
 T = TypeVar("T")
