@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.machinery import PathFinder
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.domain import labels
 from hpo_service.domain.errors import Invalid
 
 if TYPE_CHECKING:
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """objective: package.module:function; command: with placeholders; neither: the built-in network."""
+    """objective: package.module:function; command: with placeholders; neither: the built-in network.
+
+    labels: what this machine has, for a study that requires it.
+    """
 
     objective: str | None = None
     command: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_own(self) -> bool:
@@ -33,9 +39,14 @@ class Training:
     @property
     def options(self) -> str:
         """As they are typed again."""
+        having = "".join(f" {shlex.join(option)}" for option in self._label_options)
         if self.objective is not None:
-            return f" --objective {shlex.quote(self.objective)}"
-        return f" -- {shlex.join(self.command)}" if self.command else ""
+            return f"{having} --objective {shlex.quote(self.objective)}"
+        return f"{having} -- {shlex.join(self.command)}" if self.command else having
+
+    @property
+    def _label_options(self) -> list[tuple[str, str]]:
+        return [("--label", f"{name}={text}") for name, text in self.labels.items()]
 
     def check(self, file: Path, spec: StudySpec) -> None:
         """Raise before anything is started where this cannot train the study."""
@@ -43,6 +54,11 @@ class Training:
 
         if self.objective is not None and self.command:
             raise UsageError("give --objective or a command after --, not both")
+        if not labels.fit(self.labels, spec.requires):
+            raise UsageError(
+                f"{file}: {spec.name} requires {labels.said(spec.requires)}; if this machine has it, say so:",
+                f"{wording.hpo()} run {file}{replace(self, labels=spec.requires).options}",
+            )
         if not self.is_own and spec.kind not in OBJECTIVES:
             raise _nobody_trains(file, spec)
         if self.is_own and spec.kind in OBJECTIVES:
@@ -58,14 +74,17 @@ class Training:
     def worker(self, processes: int, study: str) -> list[str]:
         """The command of ours that trains the study. How many trials may fail says the study, in limits.failures."""
         if self.command:
-            return ["agent", "--workers", str(processes), "--max-failures", "0", study, "--", *self.command]
+            options = ["--workers", str(processes), "--max-failures", "0", *chain.from_iterable(self._label_options)]
+            return ["agent", *options, study, "--", *self.command]
         options = [] if self.objective is None else ["--objective", self.objective]
-        return [*any_worker(processes), "--study", study, "--until-done", *options]
+        return [*self.any_worker(processes), "--study", study, "--until-done", *options]
 
-
-def any_worker(processes: int) -> list[str]:
-    """For whatever the server gives out."""
-    return ["worker", "--processes", str(processes), "--max-failures", "0"]
+    def any_worker(self, processes: int) -> list[str]:
+        """For whatever the server gives out: the test, too."""
+        return [
+            *("worker", "--processes", str(processes), "--max-failures", "0"),
+            *chain.from_iterable(self._label_options),
+        ]
 
 
 def check_command(command: Sequence[str], spec: StudySpec) -> None:

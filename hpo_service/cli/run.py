@@ -27,11 +27,12 @@ from hpo_service.cli.options import (
     print_json,
     without_password,
 )
-from hpo_service.cli.own_training import Training, any_worker
+from hpo_service.cli.own_training import Training
 from hpo_service.cli.plot import check_picture_file, draw_study
 from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
 from hpo_service.domain.json_types import Json
+from hpo_worker.start import Label, labels_of
 
 if TYPE_CHECKING:
     from hpo_service.cli.live_view import Follower, LiveDisplay, Snapshot
@@ -62,6 +63,7 @@ def run(
     data: Annotated[
         Path | None, typer.Option(envvar="HPO_DATA", metavar="FOLDER", help="Where datasets other than mnist lie.")
     ] = None,
+    label: Label = None,
     json: AsJson = False,
 ) -> None:
     """Run a study on this machine: server, workers, live progress, picture, test, summary.
@@ -75,7 +77,7 @@ def run(
 
     study_file = read_study_file(file)
     spec = study_file.spec()
-    training = Training(objective, tuple(command or ()))
+    training = Training(objective, tuple(command or ()), labels_of(label))
     training.check(file, spec)
     if not training.is_own:
         _check_data(spec.objective or {}, data)
@@ -249,7 +251,7 @@ class Job:
         if study["test"]["state"] in OPEN:
             note("evaluating the best configuration on the test set, once")
             # the job comes to workers of any study only
-            self._service.start_workers(any_worker(1), self._data)
+            self._service.start_workers(self.training.any_worker(1), self._data)
         while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
             if self._service.server_died:
                 note(self._service.revive_server())

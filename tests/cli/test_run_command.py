@@ -41,6 +41,7 @@ expected = [{ measure = "value", round = 1, reference = [0.1, 0.0, 1.0] }]
 ROUNDS = STUDY.format(epochs=2, more=f"[narrowing]\nrounds = 2\ntrials_per_round = 5\nexpand = true\n{FIGURE}")
 CONFIRMED = STUDY.format(epochs=2, more="[limits]\ntrials = 6\n[metadata.confirm]\ntop = 3\nseeds = 3")
 SLOWLY_CONFIRMED = STUDY.format(epochs=60, more="[limits]\ntrials = 4\n[metadata.confirm]\ntop = 4\nseeds = 10")
+WITH_GPU = STUDY.format(epochs=2, more="[limits]\ntrials = 4\n[requires]\ngpu = 'a100'")
 LONG = STUDY.format(epochs=200, more=f"[limits]\ntrials = {MANY}")
 ENDLESS = STUDY.format(epochs=200, more="")  # for what must still run when the test has done what it does
 
@@ -391,6 +392,15 @@ def test_a_function_that_cannot_be_imported_ends_the_run_at_once_and_says_why(ru
     assert "started again" not in err
 
 
+@pytest.mark.slow
+def test_a_study_that_requires_something_is_trained_where_there_is_such_a_thing(run):
+    code, out, err = run.start(WITH_GPU, "--label", "gpu=a100").end()
+
+    assert code == 0, err
+    assert run.finished() == 4
+    assert "test accuracy" in out.lower()
+
+
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
@@ -402,6 +412,8 @@ def test_a_function_that_cannot_be_imported_ends_the_run_at_once_and_says_why(ru
         (OWN.format(trials=5), ("--objective", "own"), "is not of the form"),
         (SHORT, COMMAND, "which hpo trains itself"),
         (SHORT, ("--objective", "own:f"), "take [objective] out of the file"),
+        (WITH_GPU, (), 'requires {"gpu": "a100"}'),
+        (WITH_GPU, ("--label", "gpu=h100"), "study.toml --label gpu=a100"),
     ],
 )
 def test_what_cannot_train_the_study_is_refused_before_anything_is_started(text, options, says, run):

@@ -20,7 +20,7 @@ import pytest
 
 from hpo_service.cli.first_key import FirstKeyFile, make_first_key
 from hpo_service.cli.local_service import LocalService
-from hpo_service.cli.own_training import any_worker
+from hpo_service.cli.own_training import Training
 from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated
 from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.key import Scope, draw
@@ -529,7 +529,7 @@ def test_the_doctor_says_whether_the_key_opens_the_door(
 def test_the_server_of_hpo_run_knows_the_key_of_its_own_process_and_no_other(database_url: str, tmp_path: Path) -> None:
     with LocalService(database_url, tmp_path, lambda: False) as service:
         service.start_server()
-        service.start_workers(any_worker(1))
+        service.start_workers(Training().any_worker(1))
         with Client(service.url, service.token, retries=NEVER) as own:
             assert eventually(lambda: bool(list(own.workers())))
         for stranger in ("", draw()):
