@@ -44,7 +44,7 @@ async def study_page(request: Request, study: str) -> Response:
     try:
         if not is_study_name(study):
             raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
-        await service_of(request).snapshot_apart(partial(_find, study))
+        await service_of(request).reads.apart(partial(_find, study))
     except NotFound as error:
         if not is_page(request.url.path, request.scope["headers"]):
             raise

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,10 +26,10 @@ from hpo_service.operations.waiting import AnyStudy, WaitingAsks
 from hpo_service.operations.watching import Watch
 from hpo_service.reading import readings
 from hpo_service.reading.figures import KnownFigures
-from hpo_service.reading.reading_process import ReadingProcess, ReadingProcessEnded
+from hpo_service.reading.reading_process import ReadingProcess
+from hpo_service.reading.reads import Reads
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock, WrittenMeanwhile
-from hpo_service.store.reader import Readable
 from hpo_service.store.record import Change, Record
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.worker_rows import SeenWorker
@@ -40,6 +39,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
+Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # a read runs: `reads.here` or `reads.apart`
 Finish = Callable[[Any], Any]  # makes an answer of what a transaction returned, or a coroutine that has it later
 
 MOST_WORKERS_IN_MEMORY = 100_000
@@ -64,6 +64,7 @@ class Service:
         self.tuners = Tuners()
         self.database = Database(database_url, clock, self.tuners.forget_all_of)
         self.reading = reading
+        self.reads = Reads(self.database, reading)
         for process in (reading, drawing):
             if process is not None and self.database.file is not None:
                 process.file = self.database.file.identity
@@ -292,60 +293,33 @@ class Service:
 
     async def read(self, name: str, work: Callable[[Record, Study], T]) -> T:
         """Read the study as it is now, in a thread: a lease that has run out is taken back first."""
-        overdue, result = await self._in_thread(partial(readings.unless_overdue, name, work))
-        if not overdue:
-            return result  # type: ignore[return-value]
-        await self.look_after([name])
-        return await self._in_thread(partial(readings.of_study, name, work))
+        return await self._read(name, work, self.reads.here)
 
     async def read_apart(self, name: str, work: Callable[[Record, Study], T]) -> T:
-        """The same in the reading process: `work` and what it returns can be pickled, as a module's functions can."""
-        overdue, result = await self.snapshot_apart(partial(readings.unless_overdue, name, work))
+        """The same in the reading process."""
+        return await self._read(name, work, self.reads.apart)
+
+    async def _read(self, name: str, work: Callable[[Record, Study], T], where: Where) -> T:
+        overdue, result = await where(partial(readings.unless_overdue, name, work))
         if not overdue:
-            return result  # type: ignore[return-value]
+            return result  # type: ignore[no-any-return]
         await self.look_after([name])
-        return await self.snapshot_apart(partial(readings.of_study, name, work))
+        return await where(partial(readings.of_study, name, work))  # type: ignore[no-any-return]
 
     async def read_all(self, work: Callable[[Record], T]) -> T:
         """Read across studies, in a thread, after what time has changed."""
-        overdue = await self._in_thread(lambda record: record.overdue())
-        await self.look_after_those_free(overdue)
-        return await self._in_thread(work)
+        return await self._read_all(work, self.reads.here)
 
     async def read_all_apart(self, work: Callable[[Record], T]) -> T:
         """The same in the reading process."""
-        overdue, result = await self.snapshot_apart(partial(readings.unless_any_overdue, work))
+        return await self._read_all(work, self.reads.apart)
+
+    async def _read_all(self, work: Callable[[Record], T], where: Where) -> T:
+        overdue, result = await where(partial(readings.unless_any_overdue, work))
         if not overdue:
-            return result  # type: ignore[return-value]
+            return result  # type: ignore[no-any-return]
         await self.look_after_those_free(overdue)
-        return await self.snapshot_apart(work)
-
-    async def snapshot_apart(self, work: Callable[[Record], T]) -> T:
-        """Read in the reading process, whatever time has changed; without it, or when it dies, in a thread."""
-        if self.reading is not None and self.reading.is_up:
-            with contextlib.suppress(ReadingProcessEnded):
-                return await self.reading.read(work)
-        return await self._in_thread(work)
-
-    async def items_apart(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """What `work` yields in the reading process.
-
-        If that dies before the first item a thread begins anew; later ReadingProcessEnded is raised.
-        """
-        begun = False
-        if self.reading is not None and self.reading.is_up:
-            try:
-                async with contextlib.aclosing(self.reading.items(work)) as items:
-                    async for item in items:
-                        begun = True
-                        yield item
-                return
-            except ReadingProcessEnded:
-                if begun:
-                    raise
-        iterator = await asyncio.to_thread(work, self.database)
-        while some := await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1))):
-            yield some[0]
+        return await where(work)  # type: ignore[no-any-return]
 
     async def studies_to_ask(self, awaited: AnyStudy, limit: int) -> dict[str, int]:
         """Some that may have something to give, and how many trials of each run; one reading for all who ask now."""
@@ -354,9 +328,6 @@ class Service:
     async def _read_studies_to_ask(self, wanted: tuple[AnyStudy, int]) -> dict[str, int]:
         (kinds, only, has), limit = wanted
         return dict(await self.read_all(lambda record: record.studies_to_ask(kinds, only, dict(has), limit)))
-
-    async def _in_thread(self, work: Callable[[Record], T]) -> T:
-        return await asyncio.to_thread(self.database.read, work)
 
     # -- time ---------------------------------------------------------------------------------------------
 

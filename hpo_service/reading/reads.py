@@ -1,0 +1,53 @@
+"""Where a read runs: in a thread of the server, or apart, in the reading process, so that it holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import TypeVar
+
+from hpo_service.reading.reading_process import ReadingProcess, ReadingProcessEnded
+from hpo_service.store.database import Database
+from hpo_service.store.reader import Readable
+from hpo_service.store.record import Record
+
+T = TypeVar("T")
+
+
+class Reads:
+    """What is read apart, and what it returns, can be pickled, as a module's functions can."""
+
+    def __init__(self, database: Database, process: ReadingProcess | None) -> None:
+        """process: without it, or when it dies, threads read."""
+        self._database, self._process = database, process
+
+    async def here(self, work: Callable[[Record], T]) -> T:
+        return await asyncio.to_thread(self._database.read, work)
+
+    async def apart(self, work: Callable[[Record], T]) -> T:
+        if self._process is not None and self._process.is_up:
+            with contextlib.suppress(ReadingProcessEnded):
+                return await self._process.read(work)
+        return await self.here(work)
+
+    async def items_apart(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
+        """What `work` yields.
+
+        If the process dies before the first item a thread begins anew; later ReadingProcessEnded is raised.
+        """
+        begun = False
+        if self._process is not None and self._process.is_up:
+            try:
+                async with contextlib.aclosing(self._process.items(work)) as items:
+                    async for item in items:
+                        begun = True
+                        yield item
+                return
+            except ReadingProcessEnded:
+                if begun:
+                    raise
+        iterator = await asyncio.to_thread(work, self._database)
+        while some := await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1))):
+            yield some[0]
