@@ -23,6 +23,7 @@ _SECONDS_A_RUN = 900
 # parameters are, what an algorithm can do, that a page token is one of ours, that no text anywhere has a NUL.
 _RULES_BEYOND_THE_SCHEMA = (
     "GET /v1/studies",
+    "GET /v1/studies:overview",
     "GET /v1/workers",
     "GET /v1/studies/{study}/trials",
     "POST /v1/studies",
