@@ -8,14 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.patience import PATIENCE_SECONDS
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "own_training"
+ALL = Path(__file__).parents[2] / "examples"
+EXAMPLES = ALL / "own_training"
 needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -91,3 +95,35 @@ def test_a_scikit_learn_model_as_a_function_and_as_a_command(run):
 @pytest.mark.slow
 def test_a_scikit_learn_model_by_the_sdk(run, server):
     assert float(run(sys.executable, "digits_sdk.py", server=server).split()[0]) > 0.5
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_the_compose_file_starts(server, client, tmp_path):
+    composed = subprocess.run(
+        [Path(sys.executable).parent / "docker-compose", "-f", "workers.yml", "config"],
+        cwd=ALL / "several_machines",
+        env=PLAIN | {"HPO_SERVER": server, "HPO_TOKEN": "", "COMPOSE_ANSI": "never"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    worker = yaml.safe_load(composed.stdout)["services"]["worker"]
+    study = tomllib.loads((ALL / "several_machines" / "curve.toml").read_text())
+    client.create(study)
+    client.pause("curve")
+    machines = []
+    for name in ("a", "b"):
+        shutil.copytree(ALL / "several_machines", tmp_path / name)
+        command = [sys.executable, "-m", "hpo_service", *worker["command"]]
+        surroundings = PLAIN | worker["environment"]
+        machines.append(subprocess.Popen(command, cwd=tmp_path / name, env=surroundings, stderr=subprocess.DEVNULL))
+    until = time.monotonic() + PATIENCE_SECONDS
+    before = {each["worker_id"] for each in client.workers() if each["told"]}
+    while len({each["worker_id"] for each in client.workers()} - before) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    client.resume("curve")
+    assert [machine.wait(PATIENCE_SECONDS) for machine in machines] == [0, 0]
+    done = client.study("curve")
+    assert done["state"] == "COMPLETED"
+    assert done["counts"]["COMPLETE"] + done["counts"]["PRUNED"] == study["limits"]["trials"]
+    assert len({trial["worker_id"] for trial in client.trials("curve")}) == 2

@@ -105,7 +105,9 @@ def one_of_two_stopped(place: Place, size: int) -> Outcome:
     if outcome.count < size:
         outcome.violations.append(f"the drill: only {outcome.count} times something was held")
     if silent > SILENT_SECONDS:
-        outcome.violations.append(f"other studies go on: {silent_study}, that nobody held, was silent for {silent:.1f} s")
+        outcome.violations.append(
+            f"other studies go on: {silent_study}, that nobody held, was silent for {silent:.1f} s"
+        )
     if slow > SILENT_SECONDS:
         outcome.violations.append(f"nobody waits for long: a call was answered after {slow:.1f} s")
     outcome.violations += _undocumented(callers)
