@@ -164,7 +164,6 @@ with Client() as hpo:
 def test_the_callback_for_mlflow_fills_its_own_store(
     server: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
-    pytest.importorskip("mlflow")
     uri = f"file:{tmp_path}/runs" if store == "file" else f"sqlite:///{tmp_path}/runs.db"
     surroundings = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_FILE_STORE": "true", "HPO_SERVER": server}
     surroundings["MLFLOW_DISABLE_TELEMETRY"] = "true"
