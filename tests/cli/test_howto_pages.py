@@ -50,9 +50,9 @@ def test_the_example_of_the_sdk_asks_reports_and_tells(server: str) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Client]:
-    """`hpo serve`, as the page has it, on another port and without keys."""
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0"]
+def serving(folder: Path, *options: str) -> Iterator[Client]:
+    """`hpo serve`, as the page has it, on another port; for a caller without a key."""
+    command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", *options]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:
@@ -65,13 +65,13 @@ def serving(folder: Path) -> Iterator[Client]:
         process.communicate(timeout=PATIENCE_SECONDS)
 
 
-def typed(folder: Path, lines: list[str]) -> None:
+def typed(folder: Path, lines: list[str], **given: str) -> None:
     """What somebody types there, `hpo` being on the path."""
     (folder / "bin").mkdir(exist_ok=True)
     hpo = folder / "bin" / "hpo"
     hpo.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m hpo_service "$@"\n')
     hpo.chmod(0o755)
-    surroundings = os.environ | {"PATH": f"{hpo.parent}:{os.environ['PATH']}"}
+    surroundings = os.environ | {"PATH": f"{hpo.parent}:{os.environ['PATH']}"} | given
     for line in lines:
         done = subprocess.run(
             ["sh", "-c", line], cwd=folder, env=surroundings, capture_output=True, text=True, check=False
@@ -83,7 +83,7 @@ def typed(folder: Path, lines: list[str]) -> None:
 def test_a_backup_taken_and_restored_as_the_page_says_has_what_there_was(tmp_path: Path) -> None:
     take, restore = map(commands, blocks("how-to/back-up-and-restore.md", "console"))
     assert restore.pop() == "hpo serve"
-    with serving(tmp_path) as client:
+    with serving(tmp_path, "--no-auth") as client:
         study = client.create_study("kept", search_space={"x": {"type": "float", "low": 0, "high": 1}})
         (first,) = study.ask()
         first.save("model", b"weights")
@@ -92,10 +92,41 @@ def test_a_backup_taken_and_restored_as_the_page_says_has_what_there_was(tmp_pat
         (second,) = study.ask()
         second.tell(0.7)
     typed(tmp_path, restore)
-    with serving(tmp_path) as client:
+    with serving(tmp_path, "--no-auth") as client:
         study = client.open_study("kept")
         assert [trial.value for trial in study.trials] == [0.5]
         assert b"".join(client.artifact("kept", 0, "model")) == b"weights"
+
+
+# -- several machines
+
+_STUDY = """
+name = "study"
+limits = { trials = 8 }
+[search_space]
+lr = { type = "float", low = 0.0, high = 1.0 }
+"""
+
+
+@pytest.mark.slow
+def test_workers_with_the_key_that_the_page_makes_train_the_study_that_it_creates(tmp_path: Path) -> None:
+    at_the_server, at_a_worker, looking = map(commands, blocks("how-to/several-machines.md", "console"))
+    serve, *others = at_the_server
+    assert serve == "hpo serve --host 0.0.0.0"  # here on loopback
+    export, worker = at_a_worker
+    assert export == "export HPO_SERVER=http://server.example.org:8000 HPO_TOKEN_FILE=worker.key"
+    (tmp_path / "study.toml").write_text(_STUDY)
+    (tmp_path / "study.py").write_text("def objective(trial):\n    return trial.params['lr']\n")
+    with serving(tmp_path) as stranger:
+        key = (tmp_path / "hpo.db.key").read_text().strip()
+        typed(tmp_path, others, HPO_SERVER=stranger.server, HPO_TOKEN=key)
+        typed(tmp_path, [worker], HPO_SERVER=stranger.server, HPO_TOKEN_FILE="worker.key")
+        with Client(stranger.server, key) as client:
+            study = client.study("study")
+            assert (study["state"], study["counts"]["COMPLETE"]) == ("COMPLETED", 8)
+            (some, *_) = client.workers()
+        filled = [line.replace(" ID", f" {some['worker_id']}") for line in looking]
+        typed(tmp_path, filled, HPO_SERVER=stranger.server, HPO_TOKEN=key)
 
 
 # -- machines that are taken away
