@@ -393,6 +393,22 @@ def test_the_table_of_trials_has_optunas_columns(hpo):
     assert study.trials_dataframe(attrs=("number", "value")).columns.tolist() == ["number", "value"]
 
 
+def test_the_table_of_trials_has_the_curves_a_column_a_step_as_optunas(hpo):
+    study, theirs = by_run(hpo, "table-of-curves"), optuna.create_study()
+
+    def objective(trial):
+        for step in range(3 + 9 * trial.number):
+            trial.report(float(step * trial.number), step)
+        return 0.0
+
+    for each in (study, theirs):
+        each.optimize(objective, n_trials=2)
+    attrs = ("number", "intermediate_values")
+    table, expected = study.trials_dataframe(attrs), theirs.trials_dataframe(attrs)
+    assert table.columns.tolist() == expected.columns.tolist()
+    assert table.equals(expected)
+
+
 def test_progress_is_a_line_with_the_best_so_far():
     class Terminal(io.StringIO):
         def isatty(self):
