@@ -52,7 +52,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile deploy/proxy.Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml examples/several_machines/workers.yml
 	$(BIN)/docker-compose -f docker-compose.yml --profile dashboard --profile tls --profile tools config -q
 
 docs: $(INSTALLED)

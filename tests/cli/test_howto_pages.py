@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -44,6 +45,17 @@ def run_python(code: str, **surroundings: str) -> str:
 def test_the_example_of_the_sdk_asks_reports_and_tells(server: str) -> None:
     (code,) = blocks("reference/sdk.md", "python")
     assert "'lr'" in run_python(code.replace("http://127.0.0.1:8000", server))
+
+
+def test_in_an_event_loop_calls_go_into_threads_as_the_page_of_the_sdk_says(client: Client) -> None:
+    assert "await asyncio.to_thread(study.ask)" in (DOCS / "reference" / "sdk.md").read_text()
+    study = client.create_study("in-a-loop", search_space={"x": {"type": "float", "low": 0, "high": 1}})
+
+    async def ask_at_once() -> list[int]:
+        given = await asyncio.gather(*(asyncio.to_thread(study.ask) for _ in range(5)))
+        return sorted(trial.number for trials in given for trial in trials)
+
+    assert asyncio.run(ask_at_once()) == [0, 1, 2, 3, 4]
 
 
 # -- backups
