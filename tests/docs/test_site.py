@@ -116,7 +116,10 @@ def test_in_a_browser_pictures_are_there_and_no_other_host_is_asked(site: Path) 
             assert page.locator("h1").inner_text()
             broken = "Array.from(document.images).filter(image => image.complete && !image.naturalWidth).length"
             assert page.evaluate(broken) == 0
-            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} is too wide"
+            for width in (1280, 400):
+                page.set_viewport_size({"width": width, "height": 900})
+                fits = "document.documentElement.scrollWidth <= window.innerWidth"
+                assert page.evaluate(fits), f"{name} is too wide for {width} pixels"
         browser.close()
     assert any(address.endswith(".png") for address in asked)
     assert [address for address in asked if not address.startswith(("file:", "data:", "blob:"))] == []
