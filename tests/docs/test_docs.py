@@ -23,8 +23,6 @@ from tests.docs import samplers_page, sdk_page, settings_page, study_file_page
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
 PAGES = [*DOCS.rglob("*.md"), PROJECT / "README.md", *PROJECT.glob("examples/*/README.md")]
-FOLDERS = ("tutorial", "how-to", "reference", "explanation")
-OF_FOLDERS = [file for file in PAGES if file.parent.name in FOLDERS]
 
 
 def commands_of(command: Any) -> dict[str, Any]:
@@ -102,13 +100,13 @@ def test_the_reference_of_commands_has_every_command_and_no_other() -> None:
     assert set(named) == set(commands_of(typer.main.get_command(command_line())))
 
 
-@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+@pytest.mark.parametrize("file", PAGES, ids=name)
 def test_every_study_file_shown_is_a_study(file: Path) -> None:
     for block in re.findall(r"```toml\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
         StudyFile(file, tomllib.loads(block), {}).spec()
 
 
-@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+@pytest.mark.parametrize("file", PAGES, ids=name)
 def test_every_command_shown_is_there_with_its_options(file: Path) -> None:
     root = typer.main.get_command(command_line())
     for block in re.findall(r"```console\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
