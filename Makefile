@@ -5,6 +5,7 @@
 # make faults  every fault drill at full size, and each with its guarantee broken (about twenty minutes on two
 #              cores); writes docs/reliability.md
 # make check   the linters: ruff, mypy (the tests' types as well), import-linter
+# make docs    the documentation as a site, any warning being an error: build/site/index.html
 # make sbom    writes build/sbom.cdx.json: what is shipped, by version and hash (CycloneDX)
 # make audit   is what is installed what was locked, and has any of it a known weakness? Fails where nobody can be asked
 # make lock    pins the dependencies anew, by hash
@@ -26,7 +27,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: setup run test test-fast coverage faults check sbom audit lock clean
+.PHONY: setup run test test-fast coverage faults check docs sbom audit lock clean
 setup: $(INSTALLED)
 
 run: $(INSTALLED)
@@ -51,8 +52,12 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile deploy/proxy.Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml examples/several_machines/workers.yml
 	$(BIN)/docker-compose -f docker-compose.yml --profile dashboard --profile tls --profile tools config -q
+
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.docs.site_source build/site-source
+	$(BIN)/zensical build --clean --strict
 
 sbom: $(INSTALLED)
 	@mkdir -p build

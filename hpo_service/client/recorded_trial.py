@@ -129,7 +129,7 @@ class TrialList(Sequence[RecordedTrial]):
 
 
 def dataframe(trials: Iterator[RecordedTrial], directions: int, attrs: Sequence[str]) -> Any:
-    """A row a trial, in columns named as Optuna names them: params_lr, user_attrs_epochs, values_0 with several."""
+    """A row a trial, in columns named as Optuna names them: params_lr, intermediate_values_3, values_0 with several."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -142,14 +142,19 @@ def dataframe(trials: Iterator[RecordedTrial], directions: int, attrs: Sequence[
             columns.setdefault(attr, {}).update(dict.fromkeys(cells))
             row |= cells
         rows.append(row)
-    in_order = [column for attr in attrs for column in sorted(columns.get(attr, ()))]
+    in_order = [column for attr in attrs for column in _in_order(attr, columns.get(attr, ()))]
     return pd.DataFrame(rows, columns=in_order)
+
+
+def _in_order(attr: str, columns: Iterable[str]) -> list[str]:
+    """By name, those of steps by their number: intermediate_values_9 before intermediate_values_10."""
+    return sorted(columns, key=lambda name: (len(name), name) if attr == "intermediate_values" else (0, name))
 
 
 def _cells(trial: RecordedTrial, attr: str, directions: int) -> dict[str, Any]:
     if attr == "value" and directions > 1:
         values = trial.values or ()
         return {f"values_{place}": values[place] if values else None for place in range(directions)}
-    if attr in ("params", "user_attrs"):
+    if attr in ("params", "user_attrs", "intermediate_values"):
         return {f"{attr}_{name}": value for name, value in getattr(trial, attr).items()}
     return {attr: trial.state.name if attr == "state" else getattr(trial, attr)}

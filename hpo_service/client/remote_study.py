@@ -164,7 +164,10 @@ class RemoteStudy:
         return self.best_trial.params
 
     def trials_dataframe(self, attrs: Sequence[str] = ATTRIBUTES) -> Any:
-        """The trials as a DataFrame of pandas, which has to be installed, in Optuna's columns."""
+        """The trials as a DataFrame of pandas, which has to be installed, in Optuna's columns.
+
+        attrs: which of them, in this order; "intermediate_values" has the curves, a column a step.
+        """
         return dataframe(self.trials(), len(self.directions), attrs)
 
 

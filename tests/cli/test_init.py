@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,8 +60,6 @@ def test_a_files_name_becomes_a_name_that_a_study_may_have():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_runs_by_the_command_that_is_printed(kind, hpo, tmp_path, monkeypatch):
-    if kind == "--sklearn" and find_spec("sklearn") is None:
-        pytest.skip("scikit-learn is not installed")
     monkeypatch.chdir(tmp_path)
     _, *words = shlex.split(json.loads(hpo("init", kind, "--json").out)["run"])
     file = Path("study.toml")

@@ -8,13 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hpo_service.cli.starter_files import SKLEARN_CODE
-from hpo_service.client import Client
+from hpo_service.client import Client, TrialPruned
 from tests.patience import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).parents[2]
@@ -43,13 +45,34 @@ def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.Completed
 
 def test_the_script_on_the_page_about_optuna_runs(server: str, tmp_path: Path) -> None:
     page = (PROJECT / "docs" / "from-optuna.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = code.replace("http://127.0.0.1:8000", server)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "'x'" in done.stdout
+
+
+def test_the_callback_on_the_page_about_optuna_reports_what_lightgbm_says_and_prunes(client: Client) -> None:
+    page = (PROJECT / "docs" / "from-optuna.md").read_text(encoding="utf-8")
+    _, code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    def objective(trial: Any) -> float:
+        found: dict[str, Any] = {"trial": trial, "TrialPruned": TrialPruned}
+        exec(code, found)
+        for iteration in range(3):
+            # as LightGBM calls it: (data, metric, value, whether higher is better)
+            evaluated = [("valid_0", "auc", -float(trial.number), True)]
+            found["prune"](SimpleNamespace(iteration=iteration, evaluation_result_list=evaluated))
+        return -float(trial.number)
+
+    pruner = {"name": "median", "params": {"n_startup_trials": 1}}
+    study = client.create_study("as-lightgbm", direction="maximize", pruner=pruner)
+    study.optimize(objective, n_trials=3)
+    states = [(trial.state, trial.intermediate_values) for trial in study.trials]
+    assert states[0] == ("COMPLETE", {0: 0.0, 1: 0.0, 2: 0.0})
+    assert states[1:] == [("PRUNED", {0: -1.0}), ("PRUNED", {0: -2.0})]
 
 
 @pytest.mark.slow
@@ -92,12 +115,12 @@ def test_the_training_that_the_tutorial_shows_is_what_init_writes_and_what_it_pr
     assert written == SKLEARN_CODE
     found: dict[str, Any] = {}
     exec(pruned, found)
-    space = {"lr": {"type": "float", "low": 0.01, "high": 0.9}}
-    pruner = {"name": "median", "params": {"n_startup_trials": 2}}
-    study = client.create_study("pruned-as-in-the-tutorial", search_space=space, pruner=pruner)
-    study.optimize(found["objective"], n_trials=12)
+    found["time"] = SimpleNamespace(sleep=lambda seconds: None)
+    (file,) = re.findall(r"```toml\n(.*?)```", tutorial, re.DOTALL)
+    study = client.create_study(**tomllib.loads(file))
+    study.optimize(found["objective"])
     counts = client.study(study.name)["counts"]
-    assert counts["COMPLETE"] + counts["PRUNED"] == 12
+    assert counts["COMPLETE"] + counts["PRUNED"] == 20
     assert counts["PRUNED"] >= 1
 
 

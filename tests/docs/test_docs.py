@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import typer.main
 
+import hpo_service.client
 from hpo_service.cli import command_line
 from hpo_service.cli.study_file import StudyFile
-from tests.docs.study_file_page import PAGE, page
+from hpo_service.domain.study import StudySpec
+from hpo_service.settings import Settings
+from hpo_service.tuning.pruners import PRUNERS, make_pruner
+from hpo_service.tuning.samplers import SAMPLERS
+from tests.docs import samplers_page, sdk_page, settings_page, study_file_page
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
 PAGES = [*DOCS.rglob("*.md"), PROJECT / "README.md", *PROJECT.glob("examples/*/README.md")]
-FOLDERS = ("tutorial", "how-to", "reference", "explanation")
-OF_FOLDERS = [file for file in PAGES if file.parent.name in FOLDERS]
 
 
 def commands_of(command: Any) -> dict[str, Any]:
@@ -50,13 +53,46 @@ def test_every_link_leads_to_a_file_and_a_heading(file: Path) -> None:
 
 
 def test_every_page_stands_in_the_site_and_every_page_of_the_site_is_there() -> None:
-    listed = set(re.findall(r"^ +- (\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE))
+    listed = set(
+        re.findall(r"^ +- (?!project/|decisions/)(\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
+    )
     there = {str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md") if "decisions" not in file.parts}
     assert listed == there
 
 
-def test_the_reference_of_the_study_file_is_what_the_models_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.docs.study_file_page"
+@pytest.mark.parametrize(
+    "writes", [study_file_page, samplers_page, settings_page, sdk_page], ids=lambda module: module.__name__
+)
+def test_a_reference_page_is_what_the_code_says(writes: Any) -> None:
+    assert writes.PAGE.read_text(encoding="utf-8") == writes.page(), f"write it anew: python -m {writes.__name__}"
+
+
+def test_the_reference_of_the_sdk_names_every_public_name_and_none_that_is_not_there() -> None:
+    text = sdk_page.PAGE.read_text(encoding="utf-8")
+    placed = [name for _, names in sdk_page.PARTS.values() for name in names]
+    assert sorted([*placed, *sdk_page.ERRORS]) == sorted(hpo_service.client.__all__)
+    for name in hpo_service.client.__all__:
+        assert re.search(rf"(^### |^- `|^\| `){name}\b", text, re.MULTILINE), name
+
+
+def test_every_sampler_pruner_option_and_setting_is_explained_and_nothing_else_is() -> None:
+    text = samplers_page.PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^## Sampler (\w+)$", text, re.MULTILINE)) == set(SAMPLERS)
+    assert set(re.findall(r"^## Pruner (\w+)$", text, re.MULTILINE)) == set(PRUNERS)
+    kinds: dict[str, Any] = {**SAMPLERS, **PRUNERS}
+    options = [(name, option) for name, kind in kinds.items() for option in kind.options]
+    known = {option for _, option in options} | {f"{name}.{option}" for name, option in options}
+    assert set(samplers_page.MEANING) <= known
+    assert set(settings_page.OF_THE_SERVER) == set(Settings.model_fields)
+
+
+def test_the_defaults_that_the_page_has_of_the_patient_pruner_are_those_it_takes() -> None:
+    def made(**given: Any) -> Any:
+        pruner = {"name": "patient", "params": {"patience": 3, **given}}
+        return vars(make_pruner(StudySpec.model_validate({"name": "x", "define_by_run": True, "pruner": pruner})))
+
+    assert made() == made(**samplers_page.OF_PATIENT)
+    assert made() != made(min_delta=1.0)
 
 
 def test_the_reference_of_commands_has_every_command_and_no_other() -> None:
@@ -64,13 +100,13 @@ def test_the_reference_of_commands_has_every_command_and_no_other() -> None:
     assert set(named) == set(commands_of(typer.main.get_command(command_line())))
 
 
-@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+@pytest.mark.parametrize("file", PAGES, ids=name)
 def test_every_study_file_shown_is_a_study(file: Path) -> None:
     for block in re.findall(r"```toml\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
         StudyFile(file, tomllib.loads(block), {}).spec()
 
 
-@pytest.mark.parametrize("file", OF_FOLDERS, ids=name)
+@pytest.mark.parametrize("file", PAGES, ids=name)
 def test_every_command_shown_is_there_with_its_options(file: Path) -> None:
     root = typer.main.get_command(command_line())
     for block in re.findall(r"```console\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):

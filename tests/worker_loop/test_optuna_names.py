@@ -366,7 +366,6 @@ def test_a_forked_process_does_not_share_its_parents_connections(hpo):
 
 
 def test_the_table_of_trials_has_optunas_columns(hpo):
-    pytest.importorskip("pandas")
     study = by_run(hpo, "table-of-all")
 
     def objective(trial):
@@ -374,6 +373,9 @@ def test_the_table_of_trials_has_optunas_columns(hpo):
         trial.set_user_attr("length", len(kind))
         if trial.number == 1:
             raise ValueError("no luck")
+        if trial.number == 2:
+            trial.report(0.25, 0)
+            raise optuna.TrialPruned
         return trial.suggest_float("x", 0, 1) if kind == "a" else 1.0
 
     study.optimize(objective, n_trials=6, catch=ValueError)
@@ -383,8 +385,28 @@ def test_the_table_of_trials_has_optunas_columns(hpo):
     expected = [name for name in theirs.trials_dataframe().columns if not name.startswith("system_attrs")]
     assert set(table.columns) <= set(expected) | {"params_x"}
     assert list(table["number"]) == list(range(6))
-    assert list(table["state"])[1] == "FAIL"
+    assert list(table["state"]) == ["COMPLETE", "FAIL", "PRUNED", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert list(table["value"].isna()) == [state == "FAIL" for state in table["state"]]
+    assert list(table["params_x"].notna()) == [
+        (kind == "a") and state == "COMPLETE" for kind, state in zip(table["params_kind"], table["state"], strict=True)
+    ]
     assert study.trials_dataframe(attrs=("number", "value")).columns.tolist() == ["number", "value"]
+
+
+def test_the_table_of_trials_has_the_curves_a_column_a_step_as_optunas(hpo):
+    study, theirs = by_run(hpo, "table-of-curves"), optuna.create_study()
+
+    def objective(trial):
+        for step in range(3 + 9 * trial.number):
+            trial.report(float(step * trial.number), step)
+        return 0.0
+
+    for each in (study, theirs):
+        each.optimize(objective, n_trials=2)
+    attrs = ("number", "intermediate_values")
+    table, expected = study.trials_dataframe(attrs), theirs.trials_dataframe(attrs)
+    assert table.columns.tolist() == expected.columns.tolist()
+    assert table.equals(expected)
 
 
 def test_progress_is_a_line_with_the_best_so_far():

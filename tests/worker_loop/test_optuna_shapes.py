@@ -11,7 +11,6 @@ import pytest
 
 SHAPES = Path(__file__).parents[2] / "examples" / "optuna_shapes"
 NAMES = sorted(path.stem for path in SHAPES.glob("*.py") if not path.stem.endswith("_ported"))
-NEEDS = {"classifiers": "sklearn", "table": "pandas"}
 MORE_LINES = {"by_hand": 1}  # study.ask() returns a list
 
 
@@ -37,8 +36,6 @@ def test_only_the_import_and_the_creation_of_the_study_change(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_runs_with_optuna_and_with_the_service(hpo, real_server, monkeypatch, capsys, name):
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
     monkeypatch.setenv("HPO_SERVER", real_server.url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
