@@ -12,6 +12,8 @@ import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
 
+from hpo_service.reading import readings
+
 SPACE: dict[str, Any] = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
     "c": {"type": "categorical", "choices": ["=1+1", "+1", "@a", "-5", "a,b", 'q"', True, None, 7]},
@@ -196,6 +198,15 @@ def test_importances_sum_to_one_and_need_two_complete_trials(api: Any) -> None:
         api.tell(name, given["number"], given["params"]["a"])
     shares = api.get(path).json()["importances"]
     assert sum(shares.values()) == pytest.approx(1)
+    assert shares["a"] > 0.8 > shares["b"]
+
+
+def test_of_a_large_study_an_even_choice_of_trials_is_judged(api: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(readings, "MOST_JUDGED", 60)
+    name = api.create(search_space={name: {"type": "float", "low": 0, "high": 1} for name in ("a", "b")})
+    for given in api.ask(name, count=60) + api.ask(name, count=60):  # of each second one `a` decides, else `b`
+        api.tell(name, given["number"], given["params"]["ab"[given["number"] % 2]])
+    shares = api.get(f"/v1/studies/{name}/importances").json()["importances"]
     assert shares["a"] > 0.8 > shares["b"]
 
 
