@@ -143,6 +143,33 @@ _BY_STATE = (
     .where(OURS)
     .group_by(studies.c.state)
 )
+_HELD = studies.c.running + studies.c.replicates_running
+# Trials for workers: those that run, and those that an ACTIVE study would give out now. Rounds, which lie within the
+# spec, are not looked at.
+_WITHOUT_LIMIT = 1000  # that a study would give out whose limits say nothing
+_NEW = sa.case(
+    (studies.c.exhausted, 0),
+    (studies.c.limit_trials.is_(None), _WITHOUT_LIMIT),
+    (studies.c.given_out < studies.c.limit_trials, studies.c.limit_trials - studies.c.given_out),
+    else_=0,
+)
+_MAY_RUN = sa.case(
+    (studies.c.limit_running.is_(None), None),
+    (studies.c.running < studies.c.limit_running, studies.c.limit_running - studies.c.running),
+    else_=0,
+)
+_WOULD_BE_GIVEN = sa.case((studies.c.retries + _NEW > _MAY_RUN, _MAY_RUN), else_=studies.c.retries + _NEW)
+_GIVES_OUT = sa.and_(studies.c.state == sa.literal_column("'ACTIVE'"), sa.not_(studies.c.sealed))
+_TRIALS_FOR_WORKERS = sa.select(
+    sa.func.sum(
+        _HELD + sa.case((_GIVES_OUT, studies.c.replicates_waiting + _WOULD_BE_GIVEN), else_=0),
+    )
+).where(OURS)
+_TESTS_FOR_WORKERS = (
+    sa.select(sa.func.count())
+    .select_from(tests.join(studies, tests.c.study_id == studies.c.id))
+    .where(OURS, tests.c.state.in_(("WAITING", "RUNNING")))
+)
 # Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
 _MOST_STUDIES_LOOKED_AT = 1000
 _SOME_WAITING = (
@@ -216,7 +243,6 @@ _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answer
 
 
 _REQUIRED = sa.select(studies.c.requires).where(studies.c.requires.is_not(None), sa.not_(studies.c.deleted)).distinct()
-_HELD = studies.c.running + studies.c.replicates_running
 _TO_ASK = sa.select(studies.c.name, _HELD).where(OURS)
 _MAY_GIVE = sa.and_(
     studies.c.state == sa.literal_column("'ACTIVE'"),
@@ -735,6 +761,11 @@ class Record:
             for of_trial, n in zip(trials_, counted, strict=True):
                 trials_[of_trial] += int(n)
         return trials_, studies_
+
+    def workers_wanted(self) -> int:
+        """How many workers of one trial at a time would have something to do, those among them that do it already."""
+        trials_ = self._db.execute(_TRIALS_FOR_WORKERS).scalar_one() or 0
+        return int(trials_) + self._db.execute(_TESTS_FOR_WORKERS).scalar_one()
 
     def oldest_waiting_since(self) -> float | None:
         """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
