@@ -9,6 +9,7 @@ from typing import Protocol
 from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker
 from hpo_service.cli.fleet.kubernetes_engine import KubernetesEngine
 from hpo_service.cli.fleet.local_engine import LocalEngine
+from hpo_service.cli.fleet.ray_engine import RayEngine
 from hpo_service.cli.fleet.slurm_engine import SlurmEngine
 
 
@@ -32,10 +33,12 @@ class EngineName(StrEnum):
     local = "local"
     slurm = "slurm"
     kubernetes = "kubernetes"
+    ray = "ray"
 
 
 ENGINES: Mapping[EngineName, Engine] = {
     EngineName.local: LocalEngine(),
     EngineName.slurm: SlurmEngine(),
     EngineName.kubernetes: KubernetesEngine(),
+    EngineName.ray: RayEngine(),
 }

@@ -30,7 +30,8 @@ def _fleet() -> None:
 def up(
     study: OfStudy,
     engine: Annotated[
-        EngineName, typer.Option(help="local: processes of this machine; slurm: a job array; kubernetes: a job's pods.")
+        EngineName,
+        typer.Option(help="local: processes of this machine; slurm: a job array; kubernetes: a job; ray: actors."),
     ],
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000, help="How many workers.")],
     command: Annotated[
