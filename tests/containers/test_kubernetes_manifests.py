@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
 from hpo_service.cli import command_line, serve
-from hpo_service.environment import faults
+from hpo_service.environment import PREFIX, faults
 from hpo_service.settings import Settings
 from hpo_worker.start import worker
 
@@ -183,9 +183,9 @@ def test_the_commands_are_there_with_their_options(deployment: str, container: d
 @pytest.mark.parametrize(("deployment", "container"), CONTAINERS)
 def test_every_variable_is_a_setting(deployment: str, container: dict[str, Any]) -> None:
     assert faults({each["name"]: each.get("value", "set") for each in container["env"]}) == []
-    # Kubernetes would add HPO_SERVER_PORT=tcp://…, among others.
+    # Kubernetes would add the address of hpo-server by names such as this one.
     assert pod(deployment)["enableServiceLinks"] is False
-    assert faults({"HPO_SERVER_PORT": "tcp://10.0.0.1:8000"}) != []
+    assert faults({f"{PREFIX}SERVER_PORT": "tcp://10.0.0.1:8000"}) != []
 
 
 def test_ports_and_probes_are_those_of_the_server(tmp_path: Path) -> None:
