@@ -141,6 +141,7 @@ def test_nobody_is_root_or_may_become_it_and_all_is_bounded(deployment: str, con
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
+    assert spec["shareProcessNamespace"] is True  # it is not process 1
     assert own == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

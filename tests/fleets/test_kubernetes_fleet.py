@@ -43,7 +43,7 @@ def test_so_many_pods_are_kept_alive_until_each_has_ended_well() -> None:
 def test_its_pods_may_do_what_those_of_the_manifests_may_and_no_policy_leaves_them_out() -> None:
     ours = job(of())["spec"]["template"]
     theirs = of_kind("Deployment", FOLDER / "base" / "worker.yaml")["hpo-worker"]["spec"]["template"]
-    for field in ("securityContext", "enableServiceLinks", "automountServiceAccountToken"):
+    for field in ("securityContext", "enableServiceLinks", "shareProcessNamespace", "automountServiceAccountToken"):
         assert ours["spec"][field] == theirs["spec"][field]
     (worker,) = theirs["spec"]["containers"]
     for field in ("securityContext", "volumeMounts"):

@@ -93,6 +93,7 @@ def job(fleet: Fleet) -> dict[str, Any]:
     pod = {
         "restartPolicy": "OnFailure",
         "enableServiceLinks": False,  # their variables would begin with HPO_
+        "shareProcessNamespace": True,  # process 1 would hear no SIGTERM before it has a handler
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
