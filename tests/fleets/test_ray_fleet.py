@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from hpo_service.cli.exits import UsageError
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet
+from hpo_service.cli.fleet.ray_engine import RayEngine
 from tests.patience import PATIENCE_SECONDS
 
 TRIALS = 60
@@ -49,3 +52,9 @@ def test_without_ray_the_refusal_says_what_to_type(fleet: Any, client: Any) -> N
     refused = fleet("up", "--study", "nowhere", "--engine", "ray", "-n", "1")
     assert refused.returncode == 2
     assert "pip install 'hpo-service[ray]'" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["colour=red", "address", "cpus=", "cpus=half", "cpus=nan", "cpus=0", "cpus=-1"])
+def test_an_option_that_cannot_be_is_refused_before_anything_is_started(option: str) -> None:
+    with pytest.raises(UsageError, match="--option"):
+        RayEngine().up(Fleet("mine", "http://127.0.0.1:8000", "ray", 1, HPO, options=(option,)))

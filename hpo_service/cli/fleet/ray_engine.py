@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ NAMESPACE = "hpo"
 LOOK_SECONDS, ANSWER_SECONDS = 0.2, 3.0
 GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL
 STOP_SECONDS = 120.0
+MOST_CPUS = 1024
 # What --option NAME=TEXT may say, and what holds without. cpus: for each, 0.5 as well, instead of --cpus.
 OPTIONS = {"address": "auto", "cpus": ""}
 CARRIED = ("HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_DATA")  # to the nodes
@@ -31,7 +33,7 @@ class RayEngine:
     def up(self, fleet: Fleet) -> tuple[str, ...]:
         name = f"hpo-{secrets.token_hex(4)}"
         environment = {each: os.environ[each] for each in CARRIED if each in os.environ}
-        cpus = float(_options(fleet)["cpus"] or fleet.cpus)
+        cpus = _cpus(fleet)
         with _cluster(fleet) as ray:
             actor = ray.remote(namespace=NAMESPACE, lifetime="detached", max_restarts=-1)(RayWorker)
             for place in range(fleet.count):
@@ -143,6 +145,17 @@ def _options(fleet: Fleet) -> Mapping[str, str]:
             raise UsageError(f"--option {each!r}: on ray it is one of {', '.join(OPTIONS)}, as NAME=TEXT")
         given[name] = text
     return {**OPTIONS, **given}
+
+
+def _cpus(fleet: Fleet) -> float:
+    given = _options(fleet)["cpus"]
+    try:
+        cpus = float(given or fleet.cpus)
+    except ValueError:
+        cpus = math.nan
+    if not 0 < cpus <= MOST_CPUS:
+        raise UsageError(f"--option cpus={given}: it is a number above 0, such as 0.5")
+    return cpus
 
 
 def _actors(ray: Any, fleet: Fleet) -> dict[str, Any]:
