@@ -16,6 +16,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "artifacts": ("obstore",),
     "otel": ("opentelemetry",),
+    "ray": ("ray",),
 }
 
 

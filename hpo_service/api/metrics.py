@@ -52,6 +52,9 @@ _oldest_waiting = _gauge(
     "hpo_oldest_waiting_trial_seconds",
     "How long the oldest trial has waited that an ACTIVE study would give out, enqueued or for another attempt",
 )
+_workers_wanted = _gauge(
+    "hpo_workers_wanted", "Workers of one trial at a time that would have something to do, busy ones among them"
+)
 _reachable = _gauge("hpo_database_reachable", "1: the database has answered the last look at it")
 _wal_bytes = _gauge("hpo_database_wal_bytes", "Size of the write-ahead log; on SQLite only")
 _free_bytes = _gauge("hpo_database_disk_free_bytes", "Free on the disk of the database; on SQLite only")
@@ -85,6 +88,7 @@ def exposition(service: Service, figures: Figures, reachable: bool) -> bytes:
     _set_by_state(_trials, figures.trials)
     _set_by_state(_studies, figures.studies)
     _oldest_waiting.set(figures.oldest_waiting_seconds)
+    _workers_wanted.set(figures.workers_wanted)
     _reachable.set(reachable)
     for gauge, size in ((_wal_bytes, figures.wal_bytes), (_free_bytes, figures.free_bytes)):
         gauge.set(math.nan if size is None else size)

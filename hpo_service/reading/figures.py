@@ -24,6 +24,7 @@ class Figures:
     trials: Mapping[str, int] = field(default_factory=dict)
     studies: Mapping[str, int] = field(default_factory=dict)
     oldest_waiting_seconds: float = 0.0
+    workers_wanted: int = 0
     wal_bytes: int | None = None
     free_bytes: int | None = None
 
@@ -51,8 +52,8 @@ class KnownFigures:
         try:
             wal_bytes, free_bytes = await asyncio.to_thread(self._database.sizes)
             self._figures = replace(self._figures, wal_bytes=wal_bytes, free_bytes=free_bytes)
-            trials, studies, waiting = await asyncio.to_thread(self._database.read, _of_record)
-            self._figures = Figures(trials, studies, waiting, wal_bytes, free_bytes)
+            of_record = await asyncio.to_thread(self._database.read, _of_record)
+            self._figures = replace(of_record, wal_bytes=wal_bytes, free_bytes=free_bytes)
             self._reached = True
             took = time.monotonic() - began
             self._next_look = time.monotonic() + min(max(FRESH_SECONDS, REST * took), LONGEST_REST_SECONDS)
@@ -63,7 +64,8 @@ class KnownFigures:
             self._looking = None
 
 
-def _of_record(record: Record) -> tuple[dict[str, int], dict[str, int], float]:
+def _of_record(record: Record) -> Figures:
     trials, studies = record.counts_by_state()
     since = record.oldest_waiting_since() if trials["WAITING"] else None
-    return trials, studies, 0.0 if since is None else max(0.0, record.now - since)
+    waiting = 0.0 if since is None else max(0.0, record.now - since)
+    return Figures(trials, studies, waiting, record.workers_wanted())

@@ -302,5 +302,8 @@ class Record:
         """Trials by state, and studies by state."""
         return totals.counts_by_state(self._db)
 
+    def workers_wanted(self) -> int:
+        return totals.workers_wanted(self._db)
+
     def oldest_waiting_since(self) -> float | None:
         return totals.oldest_waiting_since(self._db)

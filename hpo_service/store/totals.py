@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import TrialState
-from hpo_service.store.tables import OURS, attempts, studies, trials
+from hpo_service.store.tables import OURS, attempts, studies, tests, trials
 
 _BY_STATE = (
     sa.select(
@@ -18,6 +18,33 @@ _BY_STATE = (
     )
     .where(OURS)
     .group_by(studies.c.state)
+)
+_HELD = studies.c.running + studies.c.replicates_running
+# Trials for workers: those that run, and those that an ACTIVE study would give out now. Rounds, which lie within the
+# spec, are not looked at.
+_WITHOUT_LIMIT = 1000  # that a study would give out whose limits say nothing
+_NEW = sa.case(
+    (studies.c.exhausted, 0),
+    (studies.c.limit_trials.is_(None), _WITHOUT_LIMIT),
+    (studies.c.given_out < studies.c.limit_trials, studies.c.limit_trials - studies.c.given_out),
+    else_=0,
+)
+_MAY_RUN = sa.case(
+    (studies.c.limit_running.is_(None), None),
+    (studies.c.running < studies.c.limit_running, studies.c.limit_running - studies.c.running),
+    else_=0,
+)
+_WOULD_BE_GIVEN = sa.case((studies.c.retries + _NEW > _MAY_RUN, _MAY_RUN), else_=studies.c.retries + _NEW)
+_GIVES_OUT = sa.and_(studies.c.state == sa.literal_column("'ACTIVE'"), sa.not_(studies.c.sealed))
+_TRIALS_FOR_WORKERS = sa.select(
+    sa.func.sum(
+        _HELD + sa.case((_GIVES_OUT, studies.c.replicates_waiting + _WOULD_BE_GIVEN), else_=0),
+    )
+).where(OURS)
+_TESTS_FOR_WORKERS = (
+    sa.select(sa.func.count())
+    .select_from(tests.join(studies, tests.c.study_id == studies.c.id))
+    .where(OURS, tests.c.state.in_(("WAITING", "RUNNING")))
 )
 # Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
 _MOST_STUDIES_LOOKED_AT = 1000
@@ -79,3 +106,9 @@ def counts_by_state(connection: sa.Connection) -> tuple[dict[str, int], dict[str
 def oldest_waiting_since(connection: sa.Connection) -> float | None:
     """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
     return connection.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
+
+
+def workers_wanted(connection: sa.Connection) -> int:
+    """How many workers of one trial at a time would have something to do, those among them that do it already."""
+    of_trials = connection.execute(_TRIALS_FOR_WORKERS).scalar_one() or 0
+    return int(of_trials) + connection.execute(_TESTS_FOR_WORKERS).scalar_one()

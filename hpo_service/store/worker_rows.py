@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ def one(db: sa.Connection, worker_id: str) -> WorkerRow:
 
 
 def write_and_delete_one(db: sa.Connection, now: float) -> None:
-    """Under a name that none can have."""
-    db.execute(sa.insert(workers), {"worker_id": "", "last_seen_at": now, "draining": False})
-    db.execute(sa.delete(workers).where(workers.c.worker_id == ""))
+    """Under a name that nobody else has: servers that check at the same time do not wait for each other."""
+    name = f" {secrets.token_hex(8)}"
+    db.execute(sa.insert(workers), {"worker_id": name, "last_seen_at": now, "draining": False})
+    db.execute(sa.delete(workers).where(workers.c.worker_id == name))
 
 
 def _with_counts(db: sa.Connection, rows: Sequence[Any], only: Collection[str] | None) -> list[WorkerRow]:

@@ -100,6 +100,29 @@ def test_trials_and_studies_are_counted_by_state(own, anew):
     assert found("hpo_studies", state="PAUSED") == 1
 
 
+def test_workers_are_wanted_for_what_runs_and_for_what_limits_leave(own, anew):
+    def wanted() -> float:
+        return exposed(own.client)("hpo_workers_wanted") - before
+
+    before = 0.0
+    before = wanted()
+    name = own.create(limits={"trials": 10})
+    assert wanted() == 10
+    own.ask(name, 3)
+    assert wanted() == 10
+    own.tell(name, 0, 0.5)
+    own.work(name, 1, "release")
+    assert wanted() == 9
+    own.limit(name, running=2)  # one runs
+    assert wanted() == 2
+    own.verb(name, "pause")
+    assert wanted() == 1
+    own.work(name, 2, "release")
+    assert wanted() == 0
+    own.create()  # without a limit
+    assert wanted() == 1000
+
+
 @pytest.mark.slow
 def test_the_age_of_the_oldest_waiting_trial_counts_from_its_enqueueing_or_from_the_end_of_its_lease(own, anew, clock):
     def age() -> float:

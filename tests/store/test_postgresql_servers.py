@@ -19,13 +19,16 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from hpo_service.api import readiness
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store import Database, upgrade
+from hpo_service.store.engine import database_url
 from hpo_service.store.postgres_server import UnfitDatabase
+from hpo_service.store.record import Record
 from tests.conftest import Postgres
 from tests.patience import PATIENCE_SECONDS
 
@@ -336,3 +339,13 @@ def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: s
             )
             assert [status for status, _ in told(client)] == [200] * 3
         assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3
+
+
+def test_servers_that_check_whether_they_are_ready_do_not_wait_for_each_other(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    engine = sa.create_engine(database_url(postgres_url))
+    with engine.connect() as one, engine.connect() as other:
+        for connection in (one, other):
+            connection.execute(sa.text("SET lock_timeout = '1s'"))
+            Record(connection, 1.0).check_writable()  # and the transaction goes on
+    engine.dispose()

@@ -7,7 +7,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker
+from hpo_service.cli.fleet.kubernetes_engine import KubernetesEngine
 from hpo_service.cli.fleet.local_engine import LocalEngine
+from hpo_service.cli.fleet.ray_engine import RayEngine
 from hpo_service.cli.fleet.slurm_engine import SlurmEngine
 
 
@@ -20,6 +22,9 @@ class Engine(Protocol):
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
         """Those that there are; none once all have ended."""
 
+    def logs(self, fleet: Fleet) -> str:
+        """Where those of the workers are: a folder, or a command that shows them."""
+
     def down(self, fleet: Fleet) -> None:
         """Have each hand back what it holds, and return when all have ended."""
 
@@ -27,6 +32,13 @@ class Engine(Protocol):
 class EngineName(StrEnum):
     local = "local"
     slurm = "slurm"
+    kubernetes = "kubernetes"
+    ray = "ray"
 
 
-ENGINES: Mapping[EngineName, Engine] = {EngineName.local: LocalEngine(), EngineName.slurm: SlurmEngine()}
+ENGINES: Mapping[EngineName, Engine] = {
+    EngineName.local: LocalEngine(),
+    EngineName.slurm: SlurmEngine(),
+    EngineName.kubernetes: KubernetesEngine(),
+    EngineName.ray: RayEngine(),
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from hpo_service.cli import wording
 from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.fleet.engines import ENGINES, EngineName
-from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, all_fleets, read_fleet
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, all_fleets, read_fleet
 from hpo_service.cli.options import AsJson, Server, connect, print_json
 from hpo_service.domain.errors import NotFound
 
@@ -30,7 +29,10 @@ def _fleet() -> None:
 @fleet_app.command()
 def up(
     study: OfStudy,
-    engine: Annotated[EngineName, typer.Option(help="local: processes of this machine; slurm: a job array.")],
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="local: processes of this machine; slurm: a job array; kubernetes: a job; ray: actors."),
+    ],
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000, help="How many workers.")],
     command: Annotated[
         list[str] | None,
@@ -46,7 +48,9 @@ def up(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="OPTION", help="Of the engine's own: --option=--partition=gpu; may be repeated."),
+        typer.Option(
+            metavar="OPTION", help="Of the engine's own: --option=--partition=gpu, --option=image=…; may be repeated."
+        ),
     ] = None,
     server: Server = None,
     json: AsJson = False,
@@ -68,7 +72,7 @@ def up(
     if json:
         print_json({"items": _items(fleet)})
         return
-    say(f"{wording.count(count, 'worker')} for {study} on {engine}; their logs are in {fleet.folder}")
+    say(f"{wording.count(count, 'worker')} for {study} on {engine}; their logs: {ENGINES[engine].logs(fleet)}")
 
 
 @fleet_app.command()
@@ -104,12 +108,11 @@ def down(study: OfStudy, server: Server = None, json: AsJson = False) -> None:
 
 def _argv(study: str, server: str, command: list[str], objective: str | None, labels: list[str]) -> tuple[str, ...]:
     """Of each worker. The key stays in the environment: `ps` shows arguments to everybody."""
-    hpo = (sys.executable, "-P", "-m", "hpo_service")
     common = ("--server", server, *(part for label in labels for part in ("--label", label)))
     if command and not command[0].startswith("-"):
-        return (*hpo, "agent", *common, study, "--", *command)
+        return (*HPO, "agent", *common, study, "--", *command)
     trains = () if objective is None else ("--objective", objective)
-    return (*hpo, "worker", *common, "--study", study, "--until-done", "--processes", "1", *trains, *command)
+    return (*HPO, "worker", *common, "--study", study, "--until-done", "--processes", "1", *trains, *command)
 
 
 def _check_there_is_none(fleet: Fleet) -> None:

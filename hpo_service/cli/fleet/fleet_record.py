@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+HPO = (sys.executable, "-P", "-m", "hpo_service")  # what every argv begins with
 _FILE = "fleet.json"
 
 

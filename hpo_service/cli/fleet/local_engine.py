@@ -38,6 +38,9 @@ class LocalEngine:
         found = read_processes(fleet.folder).values()
         return [FleetWorker(str(each.pid), "RUNNING", socket.gethostname()) for each in found if each.is_there()]
 
+    def logs(self, fleet: Fleet) -> str:
+        return str(fleet.folder)
+
     def down(self, fleet: Fleet) -> None:
         """The keeper first: else it would replace those that end."""
         keepers = [KeptProcess.read(text) for text in fleet.ids]

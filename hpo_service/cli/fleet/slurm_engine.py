@@ -49,6 +49,9 @@ class SlurmEngine:
         found = [row.split("|") for row in rows.splitlines() if row.count("|") == 3]
         return [FleetWorker(id, state, node or None) for id, job, state, node in found if job in fleet.ids]
 
+    def logs(self, fleet: Fleet) -> str:
+        return str(fleet.folder)
+
     def down(self, fleet: Fleet) -> None:
         """scancel: SIGTERM, and SIGKILL after the KillWait of slurm.conf."""
         if self.workers(fleet):

@@ -1,0 +1,151 @@
+"""Workers as pods of a Kubernetes job: replaced when their node is lost, started again when they are killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hpo_service import __version__
+from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker
+
+LOOK_SECONDS = 0.5
+GRACE_SECONDS = 30  # from SIGTERM to SIGKILL
+STOP_SECONDS = 300.0  # a node may be lost, which Kubernetes learns late
+# What --option NAME=TEXT may say, and what holds without. server: as pods reach it; "": as it is reached from here.
+# namespace: "": that of kubectl's context; secret: holds worker.key; node: a label that nodes must have, KEY=TEXT;
+# cpu: for each, in Kubernetes' words, such as 500m; "": as many as --cpus says.
+OPTIONS = {
+    "image": f"hpo-service:{__version__}",
+    "server": "",
+    "namespace": "",
+    "secret": "hpo-worker-key",
+    "node": "",
+    "cpu": "",
+}
+
+
+class KubernetesEngine:
+    def up(self, fleet: Fleet) -> tuple[str, ...]:
+        options = _options(fleet)
+        created = json.loads(_kubectl(options, "create", "-f", "-", "-o", "json", given=json.dumps(job(fleet))))
+        return (created["metadata"]["name"],)
+
+    def workers(self, fleet: Fleet) -> list[FleetWorker]:
+        if not fleet.ids:
+            return []
+        found = json.loads(_kubectl(_options(fleet), "get", "pods", "-l", f"job-name={fleet.ids[0]}", "-o", "json"))
+        pods = [(pod["metadata"]["name"], pod["status"].get("phase", "Pending"), pod["spec"]) for pod in found["items"]]
+        return [
+            FleetWorker(name, phase.upper(), spec.get("nodeName"))
+            for name, phase, spec in pods
+            if phase not in ("Succeeded", "Failed")
+        ]
+
+    def logs(self, fleet: Fleet) -> str:
+        namespace = _options(fleet)["namespace"]
+        return f"kubectl {f'-n {namespace} ' if namespace else ''}logs -l job-name={fleet.ids[0]}"
+
+    def down(self, fleet: Fleet) -> None:
+        """Kubernetes sends SIGTERM, and SIGKILL after GRACE_SECONDS."""
+        _kubectl(_options(fleet), "delete", "job", *fleet.ids, "--ignore-not-found", "--wait=false")
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := self.workers(fleet):
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"pod {left[0].id} is still {left[0].state} after {STOP_SECONDS:.0f} s")
+            time.sleep(LOOK_SECONDS)
+
+
+def job(fleet: Fleet) -> dict[str, Any]:
+    """A pod that ends well is not replaced. Its labels are those of deploy/kubernetes, whose network policies hold."""
+    options = _options(fleet)
+    labels = {
+        "app.kubernetes.io/name": "hpo",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/instance": "hpo-fleet",
+    }
+    gpus = {"nvidia.com/gpu": fleet.gpus} if fleet.gpus else {}
+    key, _, text = options["node"].partition("=")
+    container = {
+        "name": "worker",
+        "image": options["image"],
+        "command": ["hpo"],
+        "args": _arguments(fleet, options["server"]),
+        "env": [
+            {"name": "HPO_TOKEN_FILE", "value": "/keys/worker.key"},
+            {"name": "OMP_NUM_THREADS", "value": str(fleet.cpus)},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"requests": {"cpu": options["cpu"] or str(fleet.cpus)}, "limits": gpus},
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
+            {"name": "key", "mountPath": "/keys", "readOnly": True},
+        ],
+    }
+    pod = {
+        "restartPolicy": "OnFailure",
+        "enableServiceLinks": False,  # their variables would begin with HPO_
+        "shareProcessNamespace": True,  # process 1 would hear no SIGTERM before it has a handler
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **({"nodeSelector": {key: text}} if key else {}),
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "key", "secret": {"secretName": options["secret"], "defaultMode": 0o440}},
+        ],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": "hpo-fleet-", "labels": labels, "annotations": {"hpo-study": fleet.study}},
+        "spec": {
+            "parallelism": fleet.count,
+            "completions": fleet.count,
+            "backoffLimit": 10 * fleet.count,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _arguments(fleet: Fleet, server: str) -> list[str]:
+    arguments = list(fleet.argv[len(HPO) :])
+    if server:
+        arguments[arguments.index("--server") + 1] = server
+    return arguments
+
+
+def _options(fleet: Fleet) -> Mapping[str, str]:
+    given = {}
+    for each in fleet.options:
+        name, _, text = each.partition("=")
+        if name not in OPTIONS or not text:
+            raise UsageError(f"--option {each!r}: on kubernetes it is one of {', '.join(OPTIONS)}, as NAME=TEXT")
+        given[name] = text
+    return {**OPTIONS, **given}
+
+
+def _kubectl(options: Mapping[str, str], *arguments: str, given: str | None = None) -> str:
+    if shutil.which("kubectl") is None:
+        raise CommandFailed("kubectl is not on the PATH")
+    where = ("--namespace", options["namespace"]) if options["namespace"] else ()
+    command = ["kubectl", *where, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    if done.returncode != 0:
+        raise CommandFailed(f"kubectl: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout

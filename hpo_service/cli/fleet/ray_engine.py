@@ -1,0 +1,185 @@
+"""Workers as actors of a Ray cluster: each owns the process of a worker, and is moved when its node is lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hpo_service.cli.exits import CommandFailed, UsageError, need
+from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker
+from hpo_service.cli.fleet.keeper import KILLED, LONGEST_PAUSE_SECONDS
+from hpo_service.cli.lifeline import Lifeline
+
+NAMESPACE = "hpo"
+LOOK_SECONDS, ANSWER_SECONDS = 0.2, 3.0
+GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL
+STOP_SECONDS = 120.0
+MOST_CPUS = 1024
+# What --option NAME=TEXT may say, and what holds without. cpus: for each, 0.5 as well, instead of --cpus.
+OPTIONS = {"address": "auto", "cpus": ""}
+CARRIED = ("HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_DATA")  # to the nodes
+
+
+class RayEngine:
+    def up(self, fleet: Fleet) -> tuple[str, ...]:
+        name = f"hpo-{secrets.token_hex(4)}"
+        environment = {each: os.environ[each] for each in CARRIED if each in os.environ}
+        cpus = _cpus(fleet)
+        with _cluster(fleet) as ray:
+            actor = ray.remote(namespace=NAMESPACE, lifetime="detached", max_restarts=-1)(RayWorker)
+            for place in range(fleet.count):
+                own = actor.options(name=f"{name}-{place}", num_cpus=cpus, num_gpus=fleet.gpus)
+                own.remote(fleet.argv, environment, os.getcwd())
+        return (name,)
+
+    def workers(self, fleet: Fleet) -> list[FleetWorker]:
+        """PENDING: no node has the CPUs or GPUs for it that it was to have, or it is on its way to another one."""
+        with _cluster(fleet) as ray:
+            hosts = _hosts(ray, _actors(ray, fleet))
+        return [FleetWorker(name, "RUNNING" if host else "PENDING", host) for name, host in sorted(hosts.items())]
+
+    def logs(self, fleet: Fleet) -> str:
+        return "in the folder logs of Ray's session, on each node"
+
+    def down(self, fleet: Fleet) -> None:
+        with _cluster(fleet) as ray:
+            actors = _actors(ray, fleet)
+            for name, there in _hosts(ray, actors).items():
+                if there is None:  # it waits for a node; a worker of an actor that is killed hands back, too
+                    ray.kill(actors[name], no_restart=True)
+                else:
+                    actors[name].leave.remote()
+            deadline = time.monotonic() + STOP_SECONDS
+            while left := _actors(ray, fleet):
+                if time.monotonic() > deadline:
+                    raise CommandFailed(f"{next(iter(left))} has not ended within {STOP_SECONDS:.0f} s")
+                time.sleep(LOOK_SECONDS)
+
+
+class RayWorker:
+    """An actor. Its worker is started again when it was killed; when it ends by itself, the actor makes room.
+
+    The worker is a process of its own, since Ray has signals for itself. It ends with its actor, however that ends.
+    """
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+        import ray
+
+        self._argv = (sys.executable, *argv[1:])
+        self._environment = environment
+        self._folder = folder if os.path.isdir(folder) else None
+        self._lifeline = Lifeline()
+        self._leaving = False
+        self._myself = ray.get_runtime_context().current_actor
+        self._process = self._start()
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def host(self) -> str:
+        return socket.gethostname()
+
+    def leave(self) -> None:
+        import ray
+
+        self._leaving = True
+        self._process.terminate()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        ray.actor.exit_actor()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - no shell
+            self._argv,
+            stdin=subprocess.DEVNULL,
+            cwd=self._folder,
+            env={**os.environ, **self._environment, **self._lifeline.environment()},
+            pass_fds=(self._lifeline.read_end,),
+            start_new_session=True,
+        )
+
+    def _keep(self) -> None:
+        pause = 1.0
+        while not 0 <= self._process.wait() < KILLED and not self._leaving:
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+            if not self._leaving:
+                self._process = self._start()
+        if not self._leaving:
+            self._myself.leave.remote()
+
+
+@contextmanager
+def _cluster(fleet: Fleet) -> Iterator[Any]:
+    need("ray")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or _options(fleet)["address"]
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise CommandFailed(
+            f"no Ray cluster at {address} (ray start, or --option=address=HOST:PORT): {words}"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _options(fleet: Fleet) -> Mapping[str, str]:
+    given = {}
+    for each in fleet.options:
+        name, _, text = each.partition("=")
+        if name not in OPTIONS or not text:
+            raise UsageError(f"--option {each!r}: on ray it is one of {', '.join(OPTIONS)}, as NAME=TEXT")
+        given[name] = text
+    return {**OPTIONS, **given}
+
+
+def _cpus(fleet: Fleet) -> float:
+    given = _options(fleet)["cpus"]
+    try:
+        cpus = float(given or fleet.cpus)
+    except ValueError:
+        cpus = math.nan
+    if not 0 < cpus <= MOST_CPUS:
+        raise UsageError(f"--option cpus={given}: it is a number above 0, such as 0.5")
+    return cpus
+
+
+def _actors(ray: Any, fleet: Fleet) -> dict[str, Any]:
+    found = {}
+    for name in ray.util.list_named_actors():
+        if fleet.ids and name.startswith(f"{fleet.ids[0]}-"):
+            try:
+                found[name] = ray.get_actor(name)
+            except ValueError:
+                continue  # it has just ended
+    return found
+
+
+def _hosts(ray: Any, actors: Mapping[str, Any]) -> dict[str, str | None]:
+    """None: it does not answer, since it is nowhere yet, or its node has just been lost."""
+    asked = {name: actor.host.remote() for name, actor in actors.items()}
+    if not asked:
+        return {}
+    answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_SECONDS)
+
+    def host(reference: Any) -> str | None:
+        try:
+            return str(ray.get(reference)) if reference in answered else None
+        except ray.exceptions.RayError:
+            return None
+
+    return {name: host(reference) for name, reference in asked.items()}
