@@ -16,6 +16,7 @@ from typing import Any
 
 from hpo_service.client import Client
 from tests.fleets.slurm_cluster import until
+from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 RANDOM = {"name": "random", "seed": 1}
@@ -24,6 +25,7 @@ SLOW = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
 def main(folder: Path, trials: int) -> None:
+    os.environ["RAY_raylet_start_wait_time_s"] = f"{PATIENCE_SECONDS:.0f}"  # noqa: SIM112 - read at the import
     import ray.cluster_utils
 
     cluster = ray.cluster_utils.Cluster(

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from hpo_service.cli.exits import CommandFailed, UsageError, need
@@ -124,17 +124,18 @@ def _cluster(fleet: Fleet) -> Iterator[Any]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or _options(fleet)["address"]
-    try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise CommandFailed(
-            f"no Ray cluster at {address} (ray start, or --option=address=HOST:PORT): {words}"
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    # Ray says things of its own, of nodes that are lost for one, and standard output may be somebody's JSON.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            words = " ".join(str(error).split())[:300]
+            gone = f"; if it is gone for good, so is the fleet: delete {fleet.folder}" if fleet.ids else ""
+            raise CommandFailed(f"no Ray cluster at {address} (ray start, or RAY_ADDRESS): {words}{gone}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _options(fleet: Fleet) -> Mapping[str, str]:
