@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from hpo_service.domain import measure
@@ -112,12 +114,13 @@ def front(study: Study, complete: Sequence[Trial]) -> list[Trial]:
     """The Pareto front: trials that no other one beats in every direction; of equals all stay."""
     signs = [-1.0 if direction == "maximize" else 1.0 for direction in study.spec.directions]
     costs = [(tuple(s * v for s, v in zip(signs, t.values or (), strict=True)), t) for t in complete]
-    chosen: list[tuple[tuple[float, ...], Trial]] = []
-    for cost, trial in sorted(costs, key=lambda pair: pair[0]):
-        beaten = any(other != cost and all(a <= b for a, b in zip(other, cost, strict=True)) for other, _ in chosen)
-        if not beaten:
-            chosen.append((cost, trial))
-    return sorted((trial for _, trial in chosen), key=lambda trial: trial.number)
+    unbeaten: list[tuple[float, ...]] = []
+    found: list[Trial] = []
+    for cost, equals in groupby(sorted(costs, key=itemgetter(0)), key=itemgetter(0)):
+        if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in unbeaten):
+            unbeaten.append(cost)
+            found += [trial for _, trial in equals]
+    return sorted(found, key=lambda trial: trial.number)
 
 
 def round_resource(round_: Round) -> Json:
