@@ -20,7 +20,7 @@ from hpo_service.cli.fleet.keeper import KILLED, LONGEST_PAUSE_SECONDS
 from hpo_service.cli.lifeline import Lifeline
 
 NAMESPACE = "hpo"
-LOOK_SECONDS, ANSWER_SECONDS = 0.2, 3.0
+LOOK_SECONDS, ANSWER_SECONDS = 0.2, 10.0  # a node that is busy answers late
 GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL
 STOP_SECONDS = 120.0
 MOST_CPUS = 1024
