@@ -25,6 +25,8 @@ from hpo_service.store import database_file
 LOCK_SECONDS = 0.25
 # Of a server that was stopped in the middle of a transaction; then others have what it held.
 IDLE_IN_TRANSACTION_SECONDS = 10
+# A reader holds nothing that others want, and may take long over what it has read where others have the processor.
+READER_IDLE_SECONDS = 60
 # A machine that has vanished without a word, at either end, is given up about so soon.
 _VANISHED = {"idle": 5, "interval": 2, "count": 3}
 _VANISHED_MILLISECONDS = 10_000
@@ -98,7 +100,7 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
 def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
     if sqlite_file(url) is None:
-        return _postgres(url, pool_size=8)
+        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS)
     engine = _sqlite(url, pool_size=8, max_overflow=32)
     _on_sqlite(engine, "BEGIN", read_only=True)
     return engine
@@ -110,8 +112,9 @@ def _sqlite(url: URL, **pool: int) -> sa.Engine:
     return sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
 
 
-def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0) -> sa.Engine:
+def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, idle_seconds: int | None = None) -> sa.Engine:
     """lock_seconds: how long a lock is waited for; 0: as long as statements may take."""
+    idle = IDLE_IN_TRANSACTION_SECONDS if idle_seconds is None else idle_seconds
     settings = {
         "timezone": "UTC",
         # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
@@ -119,7 +122,7 @@ def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0) -> sa.Engine:
         "extra_float_digits": 1,
         "default_transaction_isolation": "read\\ committed",
         "statement_timeout": 30_000,
-        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_SECONDS * 1000,
+        "idle_in_transaction_session_timeout": idle * 1000,
         "lock_timeout": round(lock_seconds * 1000),
         "tcp_user_timeout": _VANISHED_MILLISECONDS,
         **{f"tcp_keepalives_{what}": number for what, number in _VANISHED.items()},
