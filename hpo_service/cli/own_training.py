@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import CommandFailed, UsageError
-from hpo_service.domain import labels
 from hpo_service.domain.errors import Invalid
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ class Training:
 
     def check(self, file: Path, spec: StudySpec) -> None:
         """Raise before anything is started where this cannot train the study."""
+        from hpo_service.domain import labels
         from hpo_service.domain.objectives import OBJECTIVES
 
         if self.objective is not None and self.command:
