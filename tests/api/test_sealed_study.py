@@ -40,7 +40,7 @@ def sealed(api: Any, **fields: Any) -> str:
 
 
 def take(api: Any, name: str, **fields: Any) -> Any:
-    """Ask by the first form until this study's test comes: what other tests have left behind is cancelled, or tested."""
+    """Ask by the first form until this study's test comes; what other tests have left behind is cancelled."""
     for _ in range(500):
         found = api.ask_any(objectives=["neural_network"], **fields)["trials"]
         if not found:
