@@ -13,6 +13,7 @@ import math
 import os
 import random
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from processes import serving
