@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from hpo_service.cli.exits import UsageError
 
 HPO = (sys.executable, "-P", "-m", "hpo_service")  # what every argv begins with
 _FILE = "fleet.json"
@@ -80,3 +82,14 @@ def write_json(path: Path, document: Any) -> None:
 def _fleets() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "hpo" / "fleets"
+
+
+def options_of(fleet: Fleet, known: Mapping[str, str]) -> Mapping[str, str]:
+    """What --option NAME=TEXT says to its engine; known: the names that there are, with what holds without."""
+    given = {}
+    for each in fleet.options:
+        name, _, text = each.partition("=")
+        if name not in known or not text:
+            raise UsageError(f"--option {each!r}: on {fleet.engine} it is one of {', '.join(known)}, as NAME=TEXT")
+        given[name] = text
+    return {**known, **given}

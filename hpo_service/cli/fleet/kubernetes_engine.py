@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpo_service import __version__
-from hpo_service.cli.exits import CommandFailed, UsageError
-from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker
+from hpo_service.cli.exits import CommandFailed
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, options_of
 
 LOOK_SECONDS = 0.5
 GRACE_SECONDS = 30  # from SIGTERM to SIGKILL
@@ -31,14 +31,16 @@ OPTIONS = {
 
 class KubernetesEngine:
     def up(self, fleet: Fleet) -> tuple[str, ...]:
-        options = _options(fleet)
+        options = options_of(fleet, OPTIONS)
         created = json.loads(_kubectl(options, "create", "-f", "-", "-o", "json", given=json.dumps(job(fleet))))
         return (created["metadata"]["name"],)
 
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
         if not fleet.ids:
             return []
-        found = json.loads(_kubectl(_options(fleet), "get", "pods", "-l", f"job-name={fleet.ids[0]}", "-o", "json"))
+        found = json.loads(
+            _kubectl(options_of(fleet, OPTIONS), "get", "pods", "-l", f"job-name={fleet.ids[0]}", "-o", "json")
+        )
         pods = [(pod["metadata"]["name"], pod["status"].get("phase", "Pending"), pod["spec"]) for pod in found["items"]]
         return [
             FleetWorker(name, phase.upper(), spec.get("nodeName"))
@@ -47,12 +49,12 @@ class KubernetesEngine:
         ]
 
     def logs(self, fleet: Fleet) -> str:
-        namespace = _options(fleet)["namespace"]
+        namespace = options_of(fleet, OPTIONS)["namespace"]
         return f"kubectl {f'-n {namespace} ' if namespace else ''}logs -l job-name={fleet.ids[0]}"
 
     def down(self, fleet: Fleet) -> None:
         """Kubernetes sends SIGTERM, and SIGKILL after GRACE_SECONDS."""
-        _kubectl(_options(fleet), "delete", "job", *fleet.ids, "--ignore-not-found", "--wait=false")
+        _kubectl(options_of(fleet, OPTIONS), "delete", "job", *fleet.ids, "--ignore-not-found", "--wait=false")
         deadline = time.monotonic() + STOP_SECONDS
         while left := self.workers(fleet):
             if time.monotonic() > deadline:
@@ -62,7 +64,7 @@ class KubernetesEngine:
 
 def job(fleet: Fleet) -> dict[str, Any]:
     """A pod that ends well is not replaced. Its labels are those of deploy/kubernetes, whose network policies hold."""
-    options = _options(fleet)
+    options = options_of(fleet, OPTIONS)
     labels = {
         "app.kubernetes.io/name": "hpo",
         "app.kubernetes.io/component": "worker",
@@ -128,16 +130,6 @@ def _arguments(fleet: Fleet, server: str) -> list[str]:
     if server:
         arguments[arguments.index("--server") + 1] = server
     return arguments
-
-
-def _options(fleet: Fleet) -> Mapping[str, str]:
-    given = {}
-    for each in fleet.options:
-        name, _, text = each.partition("=")
-        if name not in OPTIONS or not text:
-            raise UsageError(f"--option {each!r}: on kubernetes it is one of {', '.join(OPTIONS)}, as NAME=TEXT")
-        given[name] = text
-    return {**OPTIONS, **given}
 
 
 def _kubectl(options: Mapping[str, str], *arguments: str, given: str | None = None) -> str:

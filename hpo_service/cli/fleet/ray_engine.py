@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from hpo_service.cli.exits import CommandFailed, UsageError, need
-from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker
+from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, options_of
 from hpo_service.cli.fleet.keeper import KILLED, LONGEST_PAUSE_SECONDS
 from hpo_service.cli.lifeline import Lifeline
 
@@ -123,7 +123,7 @@ def _cluster(fleet: Fleet) -> Iterator[Any]:
     need("ray")
     import ray
 
-    address = os.environ.get("RAY_ADDRESS") or _options(fleet)["address"]
+    address = os.environ.get("RAY_ADDRESS") or options_of(fleet, OPTIONS)["address"]
     # Ray says things of its own, of nodes that are lost for one, and standard output may be somebody's JSON.
     with redirect_stdout(sys.stderr):
         try:
@@ -138,18 +138,8 @@ def _cluster(fleet: Fleet) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _options(fleet: Fleet) -> Mapping[str, str]:
-    given = {}
-    for each in fleet.options:
-        name, _, text = each.partition("=")
-        if name not in OPTIONS or not text:
-            raise UsageError(f"--option {each!r}: on ray it is one of {', '.join(OPTIONS)}, as NAME=TEXT")
-        given[name] = text
-    return {**OPTIONS, **given}
-
-
 def _cpus(fleet: Fleet) -> float:
-    given = _options(fleet)["cpus"]
+    given = options_of(fleet, OPTIONS)["cpus"]
     try:
         cpus = float(given or fleet.cpus)
     except ValueError:
