@@ -383,7 +383,7 @@ class BoundedConnection(FastPathConnection):
 
     def _is_upload(self) -> bool:
         scope = self.cycle.scope
-        return is_upload(scope["method"], scope["path"])
+        return not isinstance(self.cycle, FastCycle) and is_upload(scope["method"], scope["path"])
 
     def _is_head_too_large(self, piece: bytes) -> bool:
         """Whether the head under way is, with as much of the piece as belongs to it."""

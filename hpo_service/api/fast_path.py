@@ -1,8 +1,9 @@
 """The fast path: a connection answers workers' calls itself, without the layers of the application.
 
 The same table, models and operations (`worker_calls.py`) for a third of the processor time (docs/decisions/0015). A
-request takes this way only when all of it is here at once, nothing else is under way on its connection, and the caller
-shows a key that opens it. Every other one goes uvicorn's way to the application, and so does one that meets a fault.
+request takes this way only when its body is small, nothing else is under way on its connection, and the caller shows a
+key that opens it. Every other one goes uvicorn's way to the application, and so does one that meets a fault. Many
+clients send the head and the body one after the other: the body is waited for here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hpo_service.api.one_protocol import Parser
 from hpo_service.api.problems import problem_of, refused_body
 from hpo_service.api.response_headers import ON_EVERY_ANSWER
 from hpo_service.api.streams import BREAK_OFF
-from hpo_service.api.uvicorn_protocol import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from hpo_service.api.uvicorn_protocol import HIGH_WATER_LIMIT, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from hpo_service.api.worker_calls import Found, OnStudy
 from hpo_service.domain.errors import HpoError, Unavailable
 from hpo_service.domain.key import Key
@@ -71,7 +72,7 @@ class FastPath:
         """Begin a call that is all here. done: takes its answer or the error, at once or later in the event loop."""
         call, study, number = cycle.found
         try:
-            document = strict_json(cycle.content)
+            document = strict_json(cycle.body)
             body = call.body.model_validate(document)
         except HpoError as error:
             done(None, error)
@@ -110,15 +111,26 @@ class FastCycle:
     key: that it has shown; None where nobody is asked for one.
     """
 
-    __slots__ = ("began", "content", "disconnected", "found", "keep_alive", "key", "response_complete", "scope", "url")
+    __slots__ = (
+        "began",
+        "body",
+        "disconnected",
+        "found",
+        "keep_alive",
+        "key",
+        "more_body",
+        "response_complete",
+        "scope",
+        "url",
+    )
 
-    more_body = False
     response_started = False
     message_event = _Nobody()
 
     def __init__(self, found: Found, url: bytes, scope: Any, key: Key | None) -> None:
         self.found, self.url, self.scope, self.key = found, url, scope, key
-        self.content = b""
+        self.body = b""
+        self.more_body = True
         self.began = time.perf_counter()
         self.disconnected = False
         self.keep_alive = True
@@ -172,9 +184,9 @@ class FastPathConnection(HttpToolsProtocol):
                 if not self.parser.reads_an_offer:
                     raise
                 data = self.parser.decline(data, offer.args[0])
-        cycle, self._arriving = self._arriving, None
-        if cycle is not None:  # its body is not all here
-            self._to_application(cycle, more_body=True)
+        if self._arriving is not None and len(self._arriving.body) > HIGH_WATER_LIMIT:
+            cycle, self._arriving = self._arriving, None
+            self._to_application(cycle, more_body=True)  # which takes a large body piece by piece
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.reads_an_offer:
@@ -210,7 +222,7 @@ class FastPathConnection(HttpToolsProtocol):
         if self._arriving is None:
             super().on_body(body)
         else:
-            self._arriving.content += body
+            self._arriving.body += body
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.reads_an_offer:
@@ -220,8 +232,8 @@ class FastPathConnection(HttpToolsProtocol):
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn says so only while there is no answer
             return
-        self.cycle = cycle  # type: ignore[assignment]
-        if 0 < len(cycle.content) <= LARGEST_BODY:
+        cycle.more_body = False
+        if 0 < len(cycle.body) <= LARGEST_BODY:
             self.fast_path.begin(cycle, partial(self._answer, cycle))
         else:
             self._to_application(cycle, more_body=False)
@@ -248,6 +260,7 @@ class FastPathConnection(HttpToolsProtocol):
         elif (key := admission.admitted(self.scope, found.study)) is None:
             return False
         self._arriving = FastCycle(found, self.url, self.scope, key)
+        self.cycle = self._arriving  # type: ignore[assignment]
         return True
 
     def _answer(self, cycle: FastCycle, result: Any, error: BaseException | None) -> None:
@@ -320,7 +333,7 @@ class FastPathConnection(HttpToolsProtocol):
             keep_alive=cycle.keep_alive,
             on_response=self.on_response_complete,
         )
-        ordinary.body += cycle.content
+        ordinary.body += cycle.body
         ordinary.more_body = more_body
         ordinary.message_event.set()
         cycle.response_complete = True

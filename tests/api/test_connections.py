@@ -616,6 +616,7 @@ def test_the_greediest_give_way_when_all_together_hold_too_much(serve: Any) -> N
     for number, connection in enumerate(greedy):
         connection.sendall(GET[:-2] + b"X: " + b"x" * (30_000 + number))
     wait_for(lambda: served.connected() == 12)
+    wait_for(lambda: bool(select.select(greedy, [], [], 0)[0]))  # what was sent has come
     wait_for(lambda: sum(connection.weight > 0 for connection in served.connections()) <= 9)
     (gate,) = {connection.gate for connection in served.connections()}
     assert gate.waiting_bytes == sum(connection.weight for connection in served.connections()) <= 2**18

@@ -1,6 +1,7 @@
 """Calls that a connection answers itself are answered as the application would, and everything else by it.
 
-A request that comes in one piece may take the short way; the same in two pieces never does. So each is sent both ways.
+A request whose type is plain `application/json` may take the short way; one that also names a character set never does.
+So each is sent both ways.
 """
 
 from __future__ import annotations
@@ -106,12 +107,20 @@ def request(path: str, body: Any, *headers: str, version: str = "1.1", kind: str
     return "\r\n".join([*lines, *headers, "", ""]).encode() + content
 
 
-def send(connection: socket.socket, sent: bytes, *, in_pieces: bool = False) -> Answer:
-    cut = sent.index(b"\r\n\r\n") + 6 if in_pieces else len(sent)
-    connection.sendall(sent[:cut])
-    if in_pieces:
+def send(connection: socket.socket, sent: bytes, *, long: bool = False) -> Answer:
+    """long: by the way of the application."""
+    if long:
+        sent = sent.replace(b"Content-Type: application/json\r\n", b"Content-Type: application/json; charset=utf-8\r\n")
+    connection.sendall(sent)
+    return Answer(connection)
+
+
+def send_in_pieces(connection: socket.socket, sent: bytes, *cuts: int) -> Answer:
+    """Send it as several pieces: up to each of these places after its head, and then the rest."""
+    head = sent.index(b"\r\n\r\n") + 4
+    for start, end in itertools.pairwise([0, *(head + cut for cut in cuts), len(sent)]):
+        connection.sendall(sent[start:end])
         time.sleep(0.05)
-        connection.sendall(sent[cut:])
     return Answer(connection)
 
 
@@ -168,7 +177,7 @@ def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
     for (path, body), (other_path, other_body) in zip(calls_of(short), calls_of(long), strict=True):
         one = send(connection, request(path, body))
         assert not served.reached(path), (path, body)
-        other = send(connection, request(other_path, other_body), in_pieces=True)
+        other = send(connection, request(other_path, other_body), long=True)
         assert served.reached(other_path)
         assert without_times(one, short) == without_times(other, long)
         assert one.status == other.status
@@ -178,9 +187,30 @@ def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
     assert statuses == [200, 200, 200, 409, 200, 200, 422, 422, 200, 200, 409, 409, 404, 200, 200, 409, 200]
 
 
+@pytest.mark.parametrize("cuts", [(0,), (5,), (0, 10), (1, 2, 3)])
+def test_a_body_that_comes_after_its_head_takes_the_short_way_too(served: Served, cuts: tuple[int, ...]) -> None:
+    connection = served.connect()
+    path = f"/v1/studies/{served.create(connection)}/trials:ask"
+    for number in range(2):  # the connection goes on as if all had come at once
+        answer = send_in_pieces(connection, request(path, ask()), *cuts)
+        assert (answer.status, answer.json["trials"][0]["number"]) == (200, number)
+    assert not served.reached(path)
+    assert send_in_pieces(connection, request(path, {"worker_id": "w"}), *cuts).status == 422
+    assert send(connection, request(path, ask())).status == 200
+
+
+def test_a_large_body_that_comes_in_pieces_is_the_applications(served: Served) -> None:
+    path = f"/v1/studies/{served.create()}/trials:ask"
+    connection = served.connect()
+    answer = send_in_pieces(connection, request(path, b" " * 200_000 + json.dumps(ask()).encode()), 0, 100_000)
+    assert answer.status == 200
+    assert served.reached(path)
+    assert send(connection, request(path, ask())).status == 200
+
+
 def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:
     path = "/v1/studies/nowhere/trials:ask"
-    one, other = (send(served.connect(), request(path, ask()), in_pieces=pieces) for pieces in (False, True))
+    one, other = (send(served.connect(), request(path, ask()), long=long) for long in (False, True))
     assert (one.status, one.json) == (other.status, other.json)
     assert one.code == "not_found"
 
@@ -212,7 +242,7 @@ def test_a_body_that_breaks_the_rules_is_refused_in_the_same_words_either_way(
     path = "/v1/" + call.format(served.create())
     one = send(served.connect(), request(path, body))
     assert not served.reached(path) or "studies" not in path
-    other = send(served.connect(), request(path, body), in_pieces=True)
+    other = send(served.connect(), request(path, body), long=True)
     assert one.status in (400, 422)
     assert (one.status, one.json) == (other.status, other.json)
 
@@ -231,7 +261,7 @@ def test_a_batch_is_answered_the_same_either_way(served: Served, body: Any, stat
     served.application_saw.clear()
     one = send(served.connect(), request("/v1/trials:batch", body))
     assert not served.reached("/v1/trials:batch")
-    other = send(served.connect(), request("/v1/trials:batch", body), in_pieces=True)
+    other = send(served.connect(), request("/v1/trials:batch", body), long=True)
     assert (one.status, one.json) == (other.status, other.json)
     assert one.status == status
 
@@ -384,21 +414,21 @@ OWN = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_pieces", [False, True])
-def test_without_keys_a_page_of_another_site_may_call_nothing_either_way(served: Served, in_pieces: bool) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_without_keys_a_page_of_another_site_may_call_nothing_either_way(served: Served, long: bool) -> None:
     connection = served.connect()
     name = served.create(connection)
     path = f"/v1/studies/{name}/trials:ask"
     for headers in FOREIGN:
         for verb in (path, f"/v1/studies/{name}:cancel"):
-            answer = send(connection, request(verb, ask(), *headers), in_pieces=in_pieces)
+            answer = send(connection, request(verb, ask(), *headers), long=long)
             assert (answer.status, answer.code) == (403, "forbidden"), headers
             assert "--no-auth" in answer.json["detail"]
     for headers in OWN:
         served.application_saw.clear()
-        answer = send(connection, request(path, ask(), *headers), in_pieces=in_pieces)
+        answer = send(connection, request(path, ask(), *headers), long=long)
         assert answer.status == 200, (headers, answer.json)
-        assert served.reached(path) is in_pieces
+        assert served.reached(path) is long
     assert served.service.database.remembered(name).state == "ACTIVE"
 
 
@@ -435,7 +465,7 @@ def test_every_answer_tells_the_browser_not_to_guess_and_not_to_frame(served: Se
     refused.sendall(b"rubbish\r\n\r\n")
     answers = [
         send(served.connect(), request(path, ask())),
-        send(served.connect(), request(path, ask()), in_pieces=True),
+        send(served.connect(), request(path, ask()), long=True),
         send(served.connect(), request(path, {})),
         send(served.connect(), request(path, ask(), "Host: evil.example")),
         send(served.connect(), request("/nowhere", {})),

@@ -67,7 +67,7 @@ def test_every_answer_has_an_id_of_its_own_whichever_way_it_takes(served):
     send(connection, request(path, ask()))  # w is known from here on
     answers = [
         send(connection, request(path, ask())),
-        send(connection, request(path, ask()), in_pieces=True),
+        send(connection, request(path, ask()), long=True),
         send(connection, request(path, {"nonsense": 1})),
         get(served, "/v1/studies/nowhere"),
         get(served, "/nowhere"),
@@ -85,8 +85,8 @@ def test_the_callers_own_id_is_taken(served, given):
     connection = served.connect()
     path = f"/v1/studies/{served.create(connection)}/trials:ask"
     send(connection, request(path, ask()))
-    for pieces in (False, True):
-        answer = send(connection, request(path, ask(), f"X-Request-Id: {given}"), in_pieces=pieces)
+    for long in (False, True):
+        answer = send(connection, request(path, ask(), f"X-Request-Id: {given}"), long=long)
         assert answer.headers["x-request-id"] == given
     assert get(served, "/nowhere", f"X-Request-Id: {given}").headers["x-request-id"] == given
 
@@ -118,8 +118,8 @@ def test_a_traceparent_is_read_where_it_is_valid(given, known):
 # -- failures ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pieces", [False, True], ids=["hot", "ordinary"])
-def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines, tmp_path, monkeypatch, pieces):
+@pytest.mark.parametrize("long", [False, True], ids=["hot", "ordinary"])
+def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines, tmp_path, monkeypatch, long):
     monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
     connection = served.connect()
     path = f"/v1/studies/{served.create(connection)}/trials:ask"
@@ -131,7 +131,7 @@ def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines
     sent = request(
         path, ask(), "X-Request-Id: quoted by a user", f"traceparent: {TRACE}", "Authorization: Bearer hpo_x"
     )
-    assert send(connection, sent, in_pieces=pieces).status == 503
+    assert send(connection, sent, long=long).status == 503
     other.execute("ROLLBACK")
     other.close()
     assert send(connection, request(path, ask())).status == 200
@@ -340,7 +340,7 @@ def test_the_access_log_has_a_line_for_every_request_whichever_way_it_takes(tmp_
         send(connection, request(path, ask()))
         lines()
         hot = send(connection, request(path, ask()))
-        ordinary = send(connection, request(path, ask()), in_pieces=True)
+        ordinary = send(connection, request(path, ask()), long=True)
         missing = get(server, "/no%1Bwhere?a=b")
     finally:
         server.stop()
