@@ -2,7 +2,7 @@
 
     python benchmarks/life_of_a_call.py [--postgres URL] [--climbs]
 
-A climb is a call from a lower room up into a higher one (store < tuning < operations < api), which is where a reader
+A climb is a call from a lower room up into a higher one (store < tuning < reading < operations < api), which is where a reader
 has to know who has left a function there. The function that a transaction runs is not counted: it is the call itself.
 Each request is sent to a connection of the server in this process, once to know all, and once more under a profile
 function. With PYTHONPATH=FOLDER the same is counted of another checkout.
@@ -37,7 +37,7 @@ try:
 except ImportError:  # an earlier checkout
     from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
 
-ROOMS = {name: place for place, name in enumerate(("domain", "store", "tuning", "operations", "api"))}
+ROOMS = {name: place for place, name in enumerate(("domain", "store", "tuning", "reading", "operations", "api"))}
 HOUSE = str(Path(hpo_service.__file__).parent) + os.sep
 SPACE = {"x": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True}}
 _requests = itertools.count()
