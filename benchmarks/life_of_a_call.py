@@ -2,8 +2,8 @@
 
     python benchmarks/life_of_a_call.py [--postgres URL] [--climbs]
 
-A climb is a call from a lower room up into a higher one (store < tuning < reading < operations < api), which is where a reader
-has to know who has left a function there. The function that a transaction runs is not counted: it is the call itself.
+A climb is a call from a lower room up into a higher one (store < tuning < reading < operations < api), which is where a
+reader has to know who has left a function there. The function that a transaction runs is not counted: it is the call.
 Each request is sent to a connection of the server in this process, once to know all, and once more under a profile
 function. With PYTHONPATH=FOLDER the same is counted of another checkout.
 """
