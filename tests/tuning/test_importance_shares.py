@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpo_service.domain.study import StudySpec
@@ -93,3 +94,21 @@ def test_of_next_to_nothing_all_that_vary_have_a_share(count: int) -> None:
     told = [share for share in shares.values() if share is not None]
     assert sum(told) == pytest.approx(float(count == 2))
     assert shares["one"] is None
+
+
+def test_of_few_trials_so_many_are_called_the_best_that_chance_seldom_names_the_first() -> None:
+    weights = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.1, "e": 0.0, "f": 0.0}
+    space = {name: {"type": "float", "low": 0, "high": 1} for name in weights}
+    spec = StudySpec.model_validate({"name": "s", "search_space": space})
+    named = []
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        trials = []
+        for number in range(50):
+            params = dict(zip(weights, generator.random(6).tolist(), strict=True))
+            value = -sum(weight * (params[name] - 0.6) ** 2 for name, weight in weights.items())
+            noisy = (value + generator.normal(0, 0.01),)
+            trials.append(HistoryTrial(number, TrialState.COMPLETE, params, noisy))
+        shares = importances(spec, trials)
+        named.append(max(shares, key=lambda name: shares[name] or 0.0))
+    assert named.count("a") >= 9
