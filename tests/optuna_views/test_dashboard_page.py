@@ -23,7 +23,7 @@ from tests.tuning.writing_storage import WritingStorage
 
 CHROMIUM = chromium()
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)]
 
 
 @pytest.fixture
