@@ -19,6 +19,8 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emi
 # One BLAS thread a process: a second one gains nothing on networks this small.
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
+# Whatever the shell says: without .pyc files, each of the hundreds of servers and commands in the tests compiles all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=python3.12 make … names another")'

@@ -69,11 +69,12 @@ def _as_other_user() -> list[str]:
 
 
 class Postgres:
-    """A cluster on a free loopback port; fsync stays on, since tests pull its plug."""
+    """A cluster on a free loopback port. settings: "name=value", each as in its configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *settings: str) -> None:
         self.bin = _postgres_binaries()
         self.folder = folder
+        self._settings = ("listen_addresses=127.0.0.1", "max_connections=200", *settings)
         self._prefix = _as_other_user()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -91,7 +92,7 @@ class Postgres:
             raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        options = " ".join([f"-p {self.port} -k {self.folder}", *(f"-c {setting}" for setting in self._settings)])
         log = str(self.folder / "log")
         # stdout is a pipe that the server would keep open: -l gives it a file
         self.run("pg_ctl", "-D", str(self.folder / "data"), "-o", options, "-w", "-t", "60", "-l", log, "start")
@@ -107,11 +108,11 @@ class Postgres:
             connection.execute(statement.encode())
 
 
-def _cluster() -> Iterator[Postgres]:
+def _cluster(*settings: str) -> Iterator[Postgres]:
     # A short path: a Unix socket's may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
     try:
-        cluster = Postgres(folder)
+        cluster = Postgres(folder, *settings)
         yield cluster
         cluster.stop("immediate")
     finally:
@@ -120,7 +121,8 @@ def _cluster() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    yield from _cluster()
+    """Tests make hundreds of databases in it; they crash it, but not the machine, which keeps what was not synced."""
+    yield from _cluster("fsync=off")
 
 
 @pytest.fixture

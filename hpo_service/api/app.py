@@ -100,15 +100,14 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     routers = (
         *(study_routes.router, summary_routes.router, worker_calls.router, trial_routes.router),
         *(artifact_routes.router, service_routes.router, docs_page.router, page_routes.router),
     )
+    # Their own routes, as they are: with include_router each app would build all of them once more at its first calls.
     for router in routers:
-        app.include_router(router)
-    app.state.routes = [route for router in routers for route in router.routes] + app.routes
+        app.router.routes.extend(router.routes)
     problems.install(app)
     openapi.complete(app)
     app.add_middleware(Dashboard, service=lambda: app.state.service)

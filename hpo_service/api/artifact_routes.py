@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from hpo_service.api.documents import ArtifactDocument, ArtifactsDocument
-from hpo_service.api.http import StrictRoute, answer
+from hpo_service.api.http import StrictRoute, answer, operation_id
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, StudyPath
 from hpo_service.api.problems import problem
@@ -21,7 +21,12 @@ from hpo_service.domain.artifact import ARTIFACT_NAME, Artifact
 from hpo_service.domain.errors import InvalidRange
 from hpo_service.operations.artifacts import Artifacts, Owner
 
-router = APIRouter(prefix="/v1/studies/{study:segment}", tags=["artifacts"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1/studies/{study:segment}",
+    tags=["artifacts"],
+    route_class=StrictRoute,
+    generate_unique_id_function=operation_id,
+)
 
 BYTES = "application/octet-stream"
 _ANY_BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}

@@ -105,6 +105,11 @@ def _nul_faults(document: Any) -> list[Fault]:
     return [Fault(pointer(place, document), nul.RULE) for place in nul.places(document)]
 
 
+def operation_id(route: APIRoute) -> str:
+    """Its name in the OpenAPI document: the name of its function."""
+    return route.name
+
+
 class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -130,7 +130,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """The methods of all routes at this path."""
     found: set[str] = set()
-    for route in request.app.state.routes:
+    for route in request.app.routes:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             found |= getattr(route, "methods", None) or set()

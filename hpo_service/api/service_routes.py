@@ -17,7 +17,7 @@ from hpo_service.api.documents import (
     WorkerDocument,
     WorkerPage,
 )
-from hpo_service.api.http import StrictRoute, answer, page_token, read_page_token
+from hpo_service.api.http import StrictRoute, answer, operation_id, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, service_of, studies_of
 from hpo_service.api.problems import problem
@@ -25,7 +25,7 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
 from hpo_service.operations import known_workers
 
-router = APIRouter(tags=["service"], route_class=StrictRoute)
+router = APIRouter(tags=["service"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 
 def _worker_id(name: str) -> str:

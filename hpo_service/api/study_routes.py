@@ -15,7 +15,7 @@ from hpo_service.api.documents import (
     StudyDocument,
     StudyPage,
 )
-from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, page, read_page_token
+from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, operation_id, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
 from hpo_service.api.streams import Stream
@@ -27,7 +27,9 @@ from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, Te
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
 
-router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1/studies", tags=["studies"], route_class=StrictRoute, generate_unique_id_function=operation_id
+)
 
 _STUDY_EXAMPLE = {
     "name": "mnist",

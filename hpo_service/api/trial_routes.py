@@ -14,7 +14,7 @@ from hpo_service.api.documents import (
     TrialPage,
     TrialsDocument,
 )
-from hpo_service.api.http import StrictRoute, answer, in_pieces, page_end, read_page_token
+from hpo_service.api.http import StrictRoute, answer, in_pieces, operation_id, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
 from hpo_service.domain.measure import Measure
@@ -26,7 +26,7 @@ from hpo_service.operations.calls import (
 )
 from hpo_service.reading.trial_pieces import Key
 
-router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 _TRIALS = "/studies/{study:segment}/trials"
 _TRIAL = _TRIALS + "/{number:number}"

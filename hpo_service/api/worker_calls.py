@@ -25,7 +25,7 @@ from hpo_service.api.documents import (
     ToldDocument,
     TrialDocument,
 )
-from hpo_service.api.http import StrictRoute, answer
+from hpo_service.api.http import StrictRoute, answer, operation_id
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import STUDY_NAME, NumberPath, StudyPath, service_of, studies_of
 from hpo_service.api.problems import body_of, status_of
@@ -268,7 +268,7 @@ _ANY_PATH = re.compile(
 
 # -- their routes -----------------------------------------------------------------------------------------
 
-router = APIRouter(tags=["trials"], route_class=StrictRoute)
+router = APIRouter(tags=["trials"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 
 def _add_on_study(call: OnStudy) -> None:

@@ -20,12 +20,11 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, axis
 from hpo_service.tuning.drawing import Drawn, Exhausted, uniforms
-from hpo_service.tuning.importances import importances
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 from hpo_service.tuning.unrepeated import Unrepeated, draws_are_unrepeated
 
-__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "draws_learn", "importances", "is_quick"]
+__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "draws_learn", "is_quick"]
 
 
 def check(spec: StudySpec) -> list[Fault]:

@@ -299,7 +299,10 @@ def test_a_study_is_not_deleted_while_replicates_are_held(either: Any) -> None:
     assert either.call("DELETE", f"/v1/studies/{name}?force=true").status_code == 204
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc", "cmaes", "nsgaii"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "grid", "qmc", "cmaes", "nsgaii"))],
+)
 def test_replicates_teach_no_sampler_not_even_after_a_restart(sampler: str, new_file: Callable[[], Path]) -> None:
     space = {"k": {"type": "int", "low": 0, "high": 50}} if sampler == "grid" else X
     drawn = []

@@ -53,9 +53,10 @@ class Answer:
 class Served:
     """The server on a real socket. application_saw: paths of the requests that went to the application."""
 
-    def __init__(self, database: str, *, with_keys: bool = False, **settings: Any) -> None:
+    def __init__(self, database: str, *, with_keys: bool = False, with_reaper: bool = True, **settings: Any) -> None:
         self.settings = Settings(database_url=database, **settings)
         self.with_keys = with_keys
+        self.with_reaper = with_reaper
         self.application_saw: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ready = threading.Event()
@@ -64,7 +65,7 @@ class Served:
         assert self._ready.wait(PATIENCE_SECONDS)
 
     async def _serve(self) -> None:
-        application = create_app(self.settings, with_keys=self.with_keys)
+        application = create_app(self.settings, with_reaper=self.with_reaper, with_keys=self.with_keys)
 
         async def seen(scope: Connection, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":

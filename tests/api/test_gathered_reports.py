@@ -59,7 +59,7 @@ def train(api: Any, name: str, calls: list[list[Any]]) -> bool:
 _names = itertools.count()
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("direction", ["minimize", pytest.param("maximize", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pruner", PRUNERS, ids=str)
 def test_reports_gathered_in_any_way_are_judged_as_each_by_itself(
     request: pytest.FixtureRequest, pruner: dict[str, Any], direction: str

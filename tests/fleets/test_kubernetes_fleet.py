@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -12,7 +11,7 @@ from hpo_service.cli.exits import UsageError
 from hpo_service.cli.fleet.fleet_commands import _argv
 from hpo_service.cli.fleet.fleet_record import Fleet
 from hpo_service.cli.fleet.kubernetes_engine import job
-from tests.containers.test_kubernetes_manifests import FOLDER, of_kind, parsed
+from tests.containers.test_kubernetes_manifests import FOLDER, check, of_kind, parsed
 
 SERVER = "http://127.0.0.1:8000"
 
@@ -31,7 +30,7 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("version", ["1.25.0", "1.37.0"])
 @pytest.mark.parametrize("options", [(), ("node=zone=b", "cpu=500m", "namespace=hpo")])
 def test_the_job_is_valid_and_has_no_unknown_field(options: tuple[str, ...], version: str) -> None:
-    kubernetes_validate.validate(job(of(*options, gpus=1)), version, strict=True)
+    check(job(of(*options, gpus=1)), version)
 
 
 def test_so_many_pods_are_kept_alive_until_each_has_ended_well() -> None:

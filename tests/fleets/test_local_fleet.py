@@ -70,6 +70,7 @@ def test_workers_that_are_done_are_not_replaced_and_down_finds_those_of_a_killed
     assert client.study("left")["counts"]["RUNNING"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

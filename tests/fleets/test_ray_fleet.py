@@ -46,6 +46,7 @@ def test_a_node_is_lost_no_trial_is_too_many_and_down_sends_home(tmp_path: Path)
     assert said["too much"] == ["PENDING"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is here")
 def test_without_ray_the_refusal_says_what_to_type(fleet: Any, client: Any) -> None:
     client.create_study("nowhere", {"x": {"type": "float", "low": 0.0, "high": 1.0}})

@@ -27,10 +27,10 @@ CHROMIUM = chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
 
 
-@pytest.fixture
-def host_and_key(tmp_path: Path) -> Iterator[tuple[str, str]]:
+@pytest.fixture(scope="module")
+def host_and_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A server with a finished study, and a key that may only read."""
-    database = f"sqlite:///{tmp_path}/hpo.db"
+    database = f"sqlite:///{tmp_path_factory.mktemp('server')}/hpo.db"
     upgrade(database)
     table = KeyTable(database)
     admin, reader = (keys.create(table, scope).token for scope in (Scope.ADMIN, Scope.READ))
@@ -145,6 +145,7 @@ def browser(host_and_key: tuple[str, str], tmp_path: Path) -> Iterator[Browser]:
     opened.close()
 
 
+@pytest.mark.slow
 def test_with_the_key_as_password_the_page_shows_the_study(browser: Browser, host_and_key: tuple[str, str]) -> None:
     host, key = host_and_key
     shown = browser.text(f"http://{host}/dashboard/studies/1", "behind-the-door")
@@ -154,6 +155,7 @@ def test_with_the_key_as_password_the_page_shows_the_study(browser: Browser, hos
     assert not any(key in url for url in browser.asked)
 
 
+@pytest.mark.slow
 def test_with_the_key_as_password_the_apis_page_shows_its_routes(
     browser: Browser, host_and_key: tuple[str, str]
 ) -> None:

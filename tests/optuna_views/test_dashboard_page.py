@@ -19,11 +19,12 @@ import pytest
 from hpo_service.store import Database
 from hpo_service.tuning.dashboard import dashboard_app
 from tests.chromium import HOW_TO_GET_IT, chromium
+from tests.patience import PATIENCE_SECONDS
 from tests.tuning.writing_storage import WritingStorage
 
 CHROMIUM = chromium()
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)]
 
 
 @pytest.fixture
@@ -122,7 +123,8 @@ def test_the_stock_command_opens_the_live_database(database: Database, tmp_path:
 
 
 def _wait_for(url: str) -> None:
-    for _ in range(200):
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
         try:
             urllib.request.urlopen(url, timeout=1).close()
             return

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import optuna_dashboard._app
 import pytest
 from fastapi.testclient import TestClient
 
@@ -180,6 +179,8 @@ def test_a_study_that_goes_while_it_is_read_is_not_found(api: Api, monkeypatch: 
     (name,) = [
         each["study_name"] for each in api.get("/api/studies").json()["study_summaries"] if each["study_id"] == 1
     ]
+    import optuna_dashboard._app  # here, as the server does: it imports all of scikit-learn, where that is installed
+
     read = optuna_dashboard._app.get_trials
 
     def late(*arguments: Any) -> Any:
@@ -198,7 +199,7 @@ def test_a_fault_of_the_dashboards_own_is_unavailable_and_told_once(
     def broken(*_: Any) -> Any:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(optuna_dashboard._app, "get_studies", broken)
+    monkeypatch.setattr("optuna_dashboard._app.get_studies", broken)
     answer = api.client.get("/api/studies")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     check_problem(answer)

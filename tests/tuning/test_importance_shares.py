@@ -10,7 +10,8 @@ import pytest
 
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.tuner import Tuner, importances
+from hpo_service.tuning.importances import importances
+from hpo_service.tuning.tuner import Tuner
 
 SPEC = StudySpec.model_validate(
     {

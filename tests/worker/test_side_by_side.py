@@ -14,14 +14,16 @@ from hpo_service.domain.neural_network import OPTIMIZERS, NetworkConfiguration, 
 from hpo_worker.datasets import Dataset, load
 from hpo_worker.trainer import MOST_TOGETHER, Diverged, EpochReport, Member, TrialGroup, can_train_together, train
 
-MNIST = load("mnist")
+
+def mnist() -> Dataset:
+    return load("mnist")  # when it is wanted: each process of the tests imports this module
 
 
 def own(images: int, pixels: int, classes: int) -> Dataset:
     """Noise with labels; few pixels train as pixels, many in function space."""
     rng = np.random.default_rng((images, pixels, classes))
     x = rng.random((images, pixels), dtype=np.float32)
-    return dataclasses.replace(MNIST, name="own", x_train=x, t_train=np.arange(images) % classes)
+    return dataclasses.replace(mnist(), name="own", x_train=x, t_train=np.arange(images) % classes)
 
 
 def alone(each: NetworkConfiguration, seed: int, dataset: Dataset) -> list[EpochReport | None]:
@@ -116,11 +118,11 @@ def test_the_articles_network_reports_the_same_bits_in_company(optimizer: str) -
         configuration({"samples": 500, "epochs": 3, "optimizer": optimizer}, {"learning_rate": r}) for r in rates
     ]
 
-    found = together(members, MNIST, leaving={1: 1})
+    found = together(members, mnist(), leaving={1: 1})
 
     assert len(members) == MOST_TOGETHER
     for seed, member in enumerate(members):
-        assert found[seed] == alone(member, seed, MNIST)[: 1 if seed == 1 else 3]
+        assert found[seed] == alone(member, seed, mnist())[: 1 if seed == 1 else 3]
 
 
 def test_a_test_of_bits_sees_one_bit() -> None:
@@ -128,7 +130,7 @@ def test_a_test_of_bits_sees_one_bit() -> None:
     rates = (0.1, float(np.nextafter(np.float32(0.1), np.float32(1))))
     members = [configuration({"samples": 500, "epochs": 3}, {"learning_rate": rate}) for rate in rates]
 
-    assert together(members, MNIST)[0] != together(members[::-1], MNIST)[0]
+    assert together(members, mnist())[0] != together(members[::-1], mnist())[0]
 
 
 @pytest.mark.parametrize(

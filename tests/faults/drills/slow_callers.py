@@ -1,7 +1,8 @@
-"""Many slow connections to one port, of four kinds, each opened again when it is closed; ends with its standard input.
+"""Many slow connections to one port, of four kinds, each opened again when it is closed, until its standard input ends.
 
-A process of its own with nothing but the standard library. At its end it writes one line of JSON: how many connections
-were opened, what was answered, and how long the longest of them stayed open.
+A process of its own with nothing but the standard library. When the server has closed them all, or has not done so with
+all patience, it writes one line of JSON: how many connections were opened, what was answered, how long the longest of
+them stayed open, and how many still are.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ class Callers:
     def __init__(self, port: int) -> None:
         self.port = port
         self.open: dict[object, float] = {}
+        self.over = False
         self.opened = 0
         self.longest = 0.0
         self.ends: collections.Counter[str] = collections.Counter()
 
     async def call_again_and_again(self, kind: str) -> None:
         await asyncio.sleep(random.random())
-        while True:
+        while not self.over:
             await self._call(kind)
             await asyncio.sleep(PAUSE_SECONDS * (0.5 + random.random()))
 
@@ -71,14 +73,15 @@ class Callers:
 
     def summary(self) -> dict[str, object]:
         still = max((time.monotonic() - began for began in self.open.values()), default=0.0)
-        return {"opened": self.opened, "longest": max(self.longest, still), "ends": dict(self.ends)}
+        longest = max(self.longest, still)
+        return {"opened": self.opened, "longest": longest, "open": len(self.open), "ends": dict(self.ends)}
 
 
 def _words(answer: bytes) -> str:
     return f"answered {answer[9:12].decode()}" if answer else "closed"
 
 
-async def _main(port: int, many: int) -> None:
+async def _main(port: int, many: int, patience: float) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     callers = Callers(port)
@@ -87,6 +90,8 @@ async def _main(port: int, many: int) -> None:
     tasks = [asyncio.create_task(callers.call_again_and_again(kinds[number % 10])) for number in range(many)]
     print("begun", flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    callers.over = True
+    await asyncio.wait(tasks, timeout=patience)
     print(json.dumps(callers.summary()), flush=True)
     for task in tasks:
         task.cancel()
@@ -95,5 +100,5 @@ async def _main(port: int, many: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
     os._exit(0)
