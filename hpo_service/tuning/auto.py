@@ -1,7 +1,8 @@
 """The sampler that chooses: of those there are, the one that was measured to find most with what is known so far.
 
 One direction: a Gaussian process; once there are some trials TPE draws every third one, which goes where the process
-would not, and from a thousand on TPE alone. Several directions, and very many axes: see `auto`.
+would not; from a hundred on, where there is little noise, another third is drawn close to the best, by a process of
+the trials there; and from a thousand on TPE alone. Several directions, and very many axes: see `auto`.
 What each choice was measured to give: docs/decisions/0050.
 """
 
@@ -20,6 +21,7 @@ from hpo_service.tuning.tpe import Tpe, tpe
 MOST_AXES = 20
 _EVERY = 3
 _ALONE, _ALONE_WITH_OTHERS = 40, 10
+_NEAR_BEST = 100
 _MOST_FINISHED = 1_000
 
 
@@ -35,18 +37,18 @@ class Auto:
         self._tpe.absorb(trial)
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        name, because = self._choice(number, axes)
-        sampler = self._tpe if name == "tpe" else self._gp
-        return chosen(sampler.draw(number, axes, fixed), name, because)
-
-    def _choice(self, number: int, axes: Axes) -> tuple[str, str]:
-        """Which sampler draws this trial, and why, in words."""
         finished, running = self._gp.known(axes)
         if finished >= _MOST_FINISHED:
-            return "tpe", f"{_MOST_FINISHED:,} trials have finished: as good, and quicker"
+            because = f"{_MOST_FINISHED:,} trials have finished: as good, and quicker"
+            return chosen(self._tpe.draw(number, axes, fixed), "tpe", because)
         if number % _EVERY == _EVERY - 1 and finished >= (_ALONE_WITH_OTHERS if running else _ALONE):
-            return "tpe", f"every {_EVERY}rd trial, for places where gp would not look"
-        return "gp", f"{finished} trials have finished: gp learns most from few"
+            because = f"every {_EVERY}rd trial, for places where gp would not look"
+            return chosen(self._tpe.draw(number, axes, fixed), "tpe", because)
+        if number % _EVERY == 0 and finished >= _NEAR_BEST and self._gp.sees_finely(number, axes):
+            because = f"every {_EVERY}rd trial, from the trials around the best alone, and there"
+            return chosen(self._gp.draw(number, axes, fixed, near_best=True), "gp", because)
+        because = f"{finished} trials have finished: gp learns most from few"
+        return chosen(self._gp.draw(number, axes, fixed), "gp", because)
 
 
 class Always:

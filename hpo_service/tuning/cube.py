@@ -21,6 +21,7 @@ from hpo_service.tuning.parzen import Coordinate, Floats
 _CHOSEN = math.sqrt(0.5)
 # How often a choice changes when a point is moved.
 _LEAST_RESAMPLED = 0.1
+_LEAST_EXTENT = 0.003
 
 
 class Cube:
@@ -89,20 +90,30 @@ class Cube:
         """(count, D), uniformly."""
         return self.settled(uniforms(count * len(self), seed, number, "anywhere").reshape(count, len(self)))
 
-    def around(self, points: Floats, each: int, reach: float, seed: int, number: int, purpose: str) -> Floats:
+    def around(self, points: Floats, each: int, reach: Floats | float, seed: int, number: int, purpose: str) -> Floats:
         """(N × each, D): points moved by a normal step of this reach on each axis, and some choices by chance."""
         shape = (len(points) * each, len(self))
         random = uniforms(2 * shape[0] * shape[1], seed, number, purpose).reshape(2, *shape)
         return self.settled(self._moved(self.positions(np.repeat(points, each, axis=0)), random, reach))
 
-    def _moved(self, positions: Floats, random: Floats, reach: float) -> Floats:
+    def _moved(self, positions: Floats, random: Floats, reach: Floats | float) -> Floats:
         numeric = np.array([not each.is_choice for each in self._each])
-        by_chance = np.isnan(positions) | (~numeric & (random[1] < max(reach, _LEAST_RESAMPLED)))
+        by_chance = np.isnan(positions) | (~numeric & (random[1] < np.maximum(reach, _LEAST_RESAMPLED)))
         stepped = positions + reach * ndtri(random[0])
         stepped = np.abs(stepped)  # reflected at the ends
         stepped = np.where(stepped > 1, 2 - stepped, stepped)
         moved: Floats = np.where(by_chance, random[0], np.where(numeric, np.clip(stepped, 0, 1), positions))
         return moved
+
+    def extent(self, places: Floats) -> Floats:
+        """(D,): how far these lie apart on each numeric axis, from nearly 0 to 1, all over it; 1 for choices."""
+        extent = np.ones(len(self))
+        for at, each in enumerate(self._each):
+            there = places[~np.isnan(places[:, at]), at]
+            if not each.is_choice and len(there):
+                extent[at] = np.clip(math.sqrt(12) * there.std(), _LEAST_EXTENT, 1)
+        rounded: Floats = np.round(extent, 3)  # the last digits depend on the machine, and a draw shall not
+        return rounded
 
     def positions(self, places: Floats) -> Floats:
         """Numbers in [0, 1] for choices, too."""

@@ -42,13 +42,20 @@ class Hyperparameters:
         return cls(numbers[:-2], float(numbers[-2]), float(numbers[-1]))
 
 
-def fitted(features: Floats, axis_of: NDArray[np.intp], values: Floats, noise: tuple[float, float]) -> Hyperparameters:
+def fitted(
+    features: Floats,
+    axis_of: NDArray[np.intp],
+    values: Floats,
+    noise: tuple[float, float],
+    extent: Floats | float = 1.0,
+) -> Hyperparameters:
     """The most probable ones for these values; from the priors' middle, so that they follow from the trials alone.
 
-    features: (N, F); axis_of: (F,); values: (N,), standardized; noise: the prior of its variance's logarithm.
+    features: (N, F); axis_of: (F,); values: (N,), standardized; noise: the prior of its variance's logarithm;
+    extent: (D,), how far the trials lie apart on each axis, in which the length scales are expected.
     """
     D = int(axis_of.max()) + 1
-    means = np.array([math.log(_LENGTH * math.sqrt(D))] * D + [_SIGNAL[0], noise[0]])
+    means = np.append(math.log(_LENGTH * math.sqrt(D)) + np.log(extent) * np.ones(D), [_SIGNAL[0], noise[0]])
     spreads = np.array([_LENGTHS_SPREAD] * D + [_SIGNAL[1], noise[1]])
     if len(values) < 2:
         return Hyperparameters.of(means)

@@ -4,6 +4,8 @@ The acquisition is the logarithm of the expected improvement on the least expect
 arXiv:2310.20708), lowered where the noise hides what a trial would tell (augmented EI: Huang et al., 2006). It is
 taken at some hundred candidates, all over the cube, around the best trials, and around the best candidate so far.
 Running trials count as if they had come out as expected (a kriging believer: Ginsbourger et al., 2010).
+Asked to draw near the best it looks at the trials around that alone, by a process of their own at their own scale
+(after Eriksson et al., 2019, arXiv:1910.01739): what is fine there is lost among all trials.
 What each part was measured to give: docs/decisions/0050.
 
 The first trials cover the space evenly. A draw follows from the study's seed, the number and the history: the kernel's
@@ -15,6 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,9 @@ _ANYWHERE, _AROUND_BEST, _BEST = 384, 28, 6
 _ROUNDS, _A_ROUND = (0.12, 0.048, 0.019), 80
 _NEAR_BEST = 0.1
 _NEAR = 1e-6
+# Close to the best: how many trials are looked at, and the candidates around each of the best of them, as far apart.
+_NEIGHBOURS, _AMONG, _AS_FAR_APART = 50, 64, 1 / math.sqrt(12)
+_LITTLE_NOISE = 0.2
 
 
 def _sizes() -> list[int]:
@@ -47,7 +53,14 @@ def _sizes() -> list[int]:
     return sizes
 
 
+def _with_steps_between(sizes: Sequence[int], steps: int) -> list[int]:
+    between = {low + (high - low) * k // steps for low, high in pairwise(sizes) for k in range(1, steps)}
+    return sorted({*sizes, *between})
+
+
 _REFITTED_AT = _sizes()
+# Those of the neighbours of the best move with it. Each size above is one of these, so that they follow from theirs.
+_NEIGHBOURS_REFITTED_AT = _with_steps_between(_REFITTED_AT, 3)
 _NEVER = -1
 _MOST_ROWS = 2_000
 
@@ -70,28 +83,37 @@ class GaussianProcess:
         self._history = BoundedHistory([direction], space, _KEPT)
         self._gains = LaterGains()
         self._axes: Axes | None = None
-        self._fitted_upto = _NEVER
+        self._fitted_upto = self._neighbours_fitted_upto = _NEVER
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
         self._gains.absorb(trial)
-        if self._axes is not None and trial.number < self._fitted_upto:
-            self._fitted_upto = _NEVER
+        if self._axes is not None and trial.number < max(self._fitted_upto, self._neighbours_fitted_upto):
+            self._fitted_upto = self._neighbours_fitted_upto = _NEVER
 
     def known(self, axes: Axes) -> tuple[int, int]:
         """How many trials inside these ranges have finished, and how many run."""
         self._enter(axes)
         return self._history.finished, len(self._history.running_numbers())
 
+    def sees_finely(self, number: int, axes: Axes) -> bool:
+        """Whether noise is little beside what sets the trials apart; else what looks fine near the best is noise."""
+        self._enter(axes)
+        if not len(self._cube) or self._least_loss() is None:
+            return False
+        at = self._hyperparameters(number, self._history.running_numbers())
+        return at.noise < _LITTLE_NOISE * at.signal
+
     def _enter(self, axes: Axes) -> None:
         if self._history.enter(axes):
             self._axes, self._cube = axes, Cube(axes)
             self._rows: dict[int, Floats] = {}
-            self._fitted_upto = _NEVER
+            self._fitted_upto = self._neighbours_fitted_upto = _NEVER
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params, *, near_best: bool = False) -> Drawn:
+        """near_best: by a process of the trials around the best alone, and there."""
         self._enter(axes)
-        point = self._cube.params(self._point(number, fixed)) if len(self._cube) else {}
+        point = self._cube.params(self._point(number, fixed, near_best)) if len(self._cube) else {}
         position = positions(self._seed, number)
 
         def value_of(axis: Axis) -> Value:
@@ -101,7 +123,7 @@ class GaussianProcess:
 
     # -- which point --------------------------------------------------------------------------------------
 
-    def _point(self, number: int, fixed: Params) -> Floats:
+    def _point(self, number: int, fixed: Params, near_best: bool) -> Floats:
         """(D,): the places of this trial."""
         history, cube = self._history, self._cube
         if not history.finished and not history.running_numbers():
@@ -109,7 +131,9 @@ class GaussianProcess:
         if history.finished < self._startup_trials() or self._least_loss() is None:
             return cube.spread(self._seed, number)
         held = cube.places(fixed) if fixed else None
-        return self._most_promising(number, self._posterior(number), held)
+        if near_best:
+            return self._most_promising_near_best(number, held)
+        return self._most_promising(number, held)
 
     def _least_loss(self) -> float | None:
         """Of the COMPLETE trials; None where there is none."""
@@ -121,21 +145,50 @@ class GaussianProcess:
             return self._startup
         return min(max(self._cube.numeric + 1, _LEAST_STARTUP), _MOST_STARTUP)
 
-    def _most_promising(self, number: int, posterior: Posterior, held: Floats | None) -> Floats:
+    def _most_promising(self, number: int, held: Floats | None) -> Floats:
         cube, seed = self._cube, self._seed
-        known = self._places(self._history.finished_numbers())
-        means = posterior.means(cube.features(known))
-        least = float(means.min())
-        best = known[np.argsort(means, kind="stable")[:_BEST]]
+        posterior = self._posterior(number)
+        best, least = self._best_known(self._places(self._history.finished_numbers()), posterior)
         candidates = np.concatenate(
             [
                 cube.anywhere(_ANYWHERE, seed, number),
                 cube.around(best, _AROUND_BEST, _NEAR_BEST, seed, number, "best"),
             ]
         )
+        return self._best_in_rounds(number, candidates, 1.0, posterior, least, held)
+
+    def _most_promising_near_best(self, number: int, held: Floats | None) -> Floats:
+        cube, history = self._cube, self._history
+        running = history.running_numbers()
+        whole = self._hyperparameters(number, running)
+        at = self._hyperparameters_near_best(number, running, whole)
+        numbers = self._neighbours(history.finished_numbers(), whole)
+        places, believed = self._places(numbers), self._places(running)
+        values = targets(self._losses(numbers))
+        posterior = Posterior(at, cube.axis_of, cube.features(places), values, cube.features(believed))
+        best, least = self._best_known(places, posterior)
+        extent = cube.extent(places)
+        candidates = cube.around(best, _AMONG, _AS_FAR_APART * extent, self._seed, number, "neighbours")
+        return self._best_in_rounds(number, candidates, extent, posterior, least, held)
+
+    def _best_known(self, places: Floats, posterior: Posterior) -> tuple[Floats, float]:
+        """The places with the least expected values, and the least of these."""
+        means = posterior.means(self._cube.features(places))
+        return places[np.argsort(means, kind="stable")[:_BEST]], float(means.min())
+
+    def _best_in_rounds(
+        self,
+        number: int,
+        candidates: Floats,
+        extent: Floats | float,
+        posterior: Posterior,
+        least: float,
+        held: Floats | None,
+    ) -> Floats:
+        """The best of these, then of some around it, each round closer; extent: see Cube."""
         found, score = self._best_of(candidates, posterior, least, held)
         for reach in _ROUNDS:
-            near = cube.around(found[None], _A_ROUND, reach, seed, number, f"near {reach}")
+            near = self._cube.around(found[None], _A_ROUND, reach * extent, self._seed, number, f"near {reach}")
             nearer, its = self._best_of(near, posterior, least, held)
             if its > score + _NEAR:
                 found, score = nearer, its
@@ -163,15 +216,34 @@ class GaussianProcess:
         return Posterior(at, cube.axis_of, features, targets(self._losses(numbers)), believed)
 
     def _hyperparameters(self, number: int, running: list[int]) -> Hyperparameters:
-        settled = min(running[0] if running else number, number)
-        upto = max(_size_below(settled), _size_below(int(number / _OVERDUE)))
+        upto = _settled_size(number, running, _REFITTED_AT)
         if upto != self._fitted_upto:
-            numbers = self._history.chosen_below(upto)
-            features = self._cube.features(self._places(numbers))
-            values = targets(self._losses(numbers))
-            self._at = fitted(features, self._cube.axis_of, values, self._noise)
+            self._at = self._fitted(self._history.chosen_below(upto))
             self._fitted_upto = upto
         return self._at
+
+    def _hyperparameters_near_best(self, number: int, running: list[int], whole: Hyperparameters) -> Hyperparameters:
+        upto = _settled_size(number, running, _NEIGHBOURS_REFITTED_AT)
+        if upto != self._neighbours_fitted_upto:
+            numbers = self._neighbours(self._history.chosen_below(upto), whole)
+            self._at_near_best = self._fitted(numbers, self._cube.extent(self._places(numbers)))
+            self._neighbours_fitted_upto = upto
+        return self._at_near_best
+
+    def _fitted(self, numbers: list[int], extent: Floats | float = 1.0) -> Hyperparameters:
+        features = self._cube.features(self._places(numbers))
+        return fitted(features, self._cube.axis_of, targets(self._losses(numbers)), self._noise, extent)
+
+    def _neighbours(self, numbers: list[int], whole: Hyperparameters) -> list[int]:
+        """Those of them that are nearest to the one expected to be best, by the length scales of the whole."""
+        if not numbers:
+            return []
+        axis_of = self._cube.axis_of
+        features = self._cube.features(self._places(numbers))
+        means = Posterior(whole, axis_of, features, targets(self._losses(numbers))).means(features)
+        away = (features - features[np.argmin(means)]) / whole.lengths[axis_of]
+        nearest = np.argsort((away * away).sum(axis=1), kind="stable")[:_NEIGHBOURS]
+        return sorted(numbers[place] for place in nearest.tolist())
 
     def _places(self, numbers: list[int]) -> Floats:
         """(N, D)."""
@@ -200,10 +272,11 @@ class GaussianProcess:
         return known
 
 
-def _size_below(number: int) -> int:
-    """The largest size up to this number at which hyperparameters are found; 0 where there is none."""
-    place = bisect_right(_REFITTED_AT, number)
-    return _REFITTED_AT[place - 1] if place else 0
+def _settled_size(number: int, running: Sequence[int], sizes: Sequence[int]) -> int:
+    """The largest of these sizes of the history below which nothing runs any more; 0 where there is none."""
+    settled = min(running[0] if running else number, number)
+    place = bisect_right(sizes, max(settled, int(number / _OVERDUE)))
+    return sizes[place - 1] if place else 0
 
 
 def targets(losses: Floats) -> Floats:

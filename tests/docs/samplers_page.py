@@ -51,8 +51,8 @@ lr = { type = "float", low = 1e-5, high = 0.1, log = true }
 
 WHEN: Mapping[str, str] = {
     "auto": "The default. One direction and at most 20 numeric parameters: `gp`, with `tpe` drawing every third trial once "
-    "there are 40 (10 where others run meanwhile), and `tpe` alone from 1,000 trials on. Several directions, or more "
-    "parameters: `tpe`. Each trial says who drew it, and why (`hpo trial show`).",
+    "there are 40 (10 where others run meanwhile), `gp` drawing another third close to the best from 100 on where there "
+    "is little noise, and `tpe` alone from 1,000 trials on. Several directions, or more parameters: `tpe`. Each trial says who drew it, and why (`hpo trial show`).",
     "random": "Uniform in each range, or in its logarithm. For a first look, for narrowing, and as what others are measured by.",
     "tpe": "Draws where good trials are dense and others are not. For any space, thousands of trials, and several directions.",
     "cmaes": "A normal distribution that moves and reshapes with each generation. For numbers only, hundreds of "

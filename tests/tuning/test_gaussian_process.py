@@ -11,11 +11,12 @@ import pytest
 
 from hpo_service.domain.search_space import Value
 from hpo_service.domain.study import StudySpec
-from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning import gaussian_process
+from hpo_service.domain.trial import BECAUSE, HistoryTrial, TrialState
+from hpo_service.tuning import gaussian_process, gp
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.cube import Cube
-from hpo_service.tuning.gaussian_process import Hyperparameters, Posterior
+from hpo_service.tuning.drawing import Drawn
+from hpo_service.tuning.gaussian_process import NOISE, Hyperparameters, Posterior, fitted
 from hpo_service.tuning.gp import _log_improvement, targets
 from hpo_service.tuning.later_gains import LaterGains
 from hpo_service.tuning.tuner import Tuner
@@ -129,6 +130,104 @@ def test_a_draw_follows_from_seed_number_and_history_however_the_history_came(sa
                 )
             )
             tuner.absorb(finished[-1:])
+
+
+def test_a_draw_near_the_best_follows_from_its_history_too_whenever_the_server_was_started() -> None:
+    spec, order = spec_of("auto"), random.Random(2)
+    scattered = Tuner(spec_of("random"))
+    finished = [loss_told(scattered.draw(number, spec.search_space, {}), number) for number in range(116)]
+    tuner = Tuner(spec)
+    tuner.absorb(finished)
+    nearby = 0
+    for number in range(
+        116, 132
+    ):  # hyperparameters are found anew on the way, of all trials and of those near the best
+        drawn = tuner.draw(number, spec.search_space, {})
+        restarted = Tuner(spec)
+        restarted.absorb(order.sample(finished, len(finished)))
+        assert restarted.draw(number, spec.search_space, {}) == drawn
+        nearby += "around the best" in str(drawn.system_attrs[BECAUSE])
+        finished.append(loss_told(drawn, number))
+        tuner.absorb(finished[-1:])
+    assert nearby == 5
+
+
+def test_whenever_the_hyperparameters_of_all_are_found_anew_those_near_the_best_are() -> None:
+    # Else they would follow from whichever of all were in use when they were wanted first.
+    assert set(gp._REFITTED_AT) <= set(gp._NEIGHBOURS_REFITTED_AT)
+    assert len(gp._NEIGHBOURS_REFITTED_AT) > 2 * len(gp._REFITTED_AT)
+
+
+def test_a_draw_near_the_best_lies_between_the_best() -> None:
+    spec = spec_of("auto")
+    scattered = Tuner(spec_of("random"))
+    tuner = Tuner(spec)
+    tuner.absorb([loss_told(scattered.draw(number, spec.search_space, {}), number) for number in range(120)])
+    drawn = tuner.draw(120, spec.search_space, {})
+    assert "around the best" in str(drawn.system_attrs[BECAUSE])
+    assert abs(math.log10(float(drawn.params["rate"])) + 3) < 0.5  # type: ignore[arg-type]
+    held = tuner.draw(120, spec.search_space, {"rate": 0.9})
+    assert held.params["rate"] == 0.9
+
+
+@pytest.mark.parametrize(("noise", "nearby"), [(0.0, True), (3.0, False)])
+def test_near_the_best_is_drawn_only_where_noise_hides_little(noise: float, nearby: bool) -> None:
+    spec, generator = spec_of("auto"), np.random.default_rng(4)
+    scattered, tuner = Tuner(spec_of("random")), Tuner(spec)
+    for number in range(120):
+        drawn = scattered.draw(number, spec.search_space, {})
+        tuner.absorb([loss_told(drawn, number, noise * float(generator.standard_normal()))])
+    drawn = tuner.draw(120, spec.search_space, {})
+    assert ("around the best" in str(drawn.system_attrs[BECAUSE])) is nearby
+
+
+@pytest.mark.parametrize("space", [{"x": {"type": "float", "low": 1.0, "high": 1.0}}, SPACE])
+def test_where_nothing_is_to_be_told_apart_nothing_is_drawn_near_the_best(space: dict[str, Any]) -> None:
+    spec = spec_of("auto", space)
+    scattered, tuner = Tuner(spec_of("random", space)), Tuner(spec)
+    for number in range(102):
+        drawn = scattered.draw(number, spec.search_space, {})
+        failed = HistoryTrial(number, TrialState.FAIL, drawn.params, None, (), {}, failed_in_training=True)
+        tuner.absorb([failed])
+    assert "around the best" not in str(tuner.draw(102, spec.search_space, {}).system_attrs[BECAUSE])
+
+
+def test_where_no_trial_below_a_size_has_finished_a_draw_near_the_best_is_made_all_the_same() -> None:
+    spec = spec_of("auto")
+    scattered, tuner = Tuner(spec_of("random")), Tuner(spec)
+    for number in range(400, 520):
+        tuner.absorb([loss_told(scattered.draw(number, spec.search_space, {}), number)])
+    early = scattered.draw(3, spec.search_space, {})
+    tuner.absorb([HistoryTrial(3, TrialState.RUNNING, early.params, None, (), early.system_attrs)])
+    assert "around the best" in str(tuner.draw(522, spec.search_space, {}).system_attrs[BECAUSE])
+
+
+def loss_told(drawn: Drawn, number: int, noise: float = 0.0) -> HistoryTrial:
+    rate, units = math.log10(float(drawn.params["rate"])), math.log2(float(drawn.params["units"]))  # type: ignore[arg-type]
+    loss = noise + (rate + 3) ** 2 + math.sin(3 * units) + 0.5 * (drawn.params["kind"] == 1)
+    return HistoryTrial(number, TrialState.COMPLETE, drawn.params, (loss,), (), drawn.system_attrs)
+
+
+def test_how_far_trials_reach_is_measured_on_each_axis_and_choices_reach_everywhere() -> None:
+    spec = spec_of("gp")
+    cube = Cube(Axes(spec.search_space, spec.search_space))
+    everywhere = cube.anywhere(2_000, 0, 0)
+    assert cube.extent(everywhere) == pytest.approx(np.ones(len(cube)), abs=0.05)
+    close = cube.around(everywhere[:1], 500, 0.01, 0, 0, "close")
+    reached = dict(zip(("rate", "units", "kind", "momentum"), cube.extent(close), strict=True))
+    assert reached["rate"] == pytest.approx(0.01 * math.sqrt(12), rel=0.3)
+    assert reached["kind"] == 1
+    assert (cube.extent(everywhere[:1]) > 0).all()  # a single one
+
+
+def test_length_scales_are_expected_in_units_of_how_far_the_trials_reach() -> None:
+    generator = np.random.default_rng(3)
+    points, axis_of = generator.random((40, 2)), np.array([0, 1])
+    values = np.sin(6 * points[:, 0]) + points[:, 1]
+    whole = fitted(points, axis_of, values, NOISE)
+    small = fitted(0.01 * points, axis_of, values, NOISE, np.array([0.01, 0.01]))
+    assert np.log(small.lengths) == pytest.approx(np.log(0.01 * whole.lengths), abs=0.03)
+    assert np.log(small.noise) == pytest.approx(np.log(whole.noise), abs=0.03)
 
 
 def test_a_pruned_trial_is_told_for_what_it_would_have_become() -> None:

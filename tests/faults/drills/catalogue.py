@@ -13,6 +13,7 @@ from drills import (
     bad_networks,
     changed_keys,
     cold_starts,
+    confirmations,
     crowds,
     greedy_connections,
     jumping_clocks,
@@ -432,6 +433,16 @@ DRILLS = [
         *(2, 8),
         "draws-in-the-writer",
         *(2, ("a draw holds up nobody",)),
+    ),
+    Drill(
+        "A confirmation trains and counts each replicate once, as many as were asked for, and says what they were told",
+        "kill -9 the server and start it again, and kill -9 one to three workers, by turns, while the best trials are "
+        "confirmed, and all workers that hold the last replicates; SQLite",
+        confirmations.confirmation_killed,
+        "kills",
+        *(4, 50),
+        "retried-replicates-forgotten",
+        *(12, ("nothing is left unfinished", "each replicate counts once")),
     ),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,10 @@ class Checker:
         self._early_ends = early_ends
 
     def violations(self) -> list[str]:
-        checks = [
+        return [f"{check.__name__.replace('_', ' ')}: {found}" for check in self.checks() for found in check()]
+
+    def checks(self) -> list[Callable[[], Iterator[str]]]:
+        return [
             self.acknowledged_results_are_recorded,  # I1
             self.no_trial_has_two_acknowledged_results,  # I2
             self.acknowledged_reports_are_recorded,  # I3
@@ -89,7 +92,6 @@ class Checker:
             self.every_answer_is_documented,
             self.no_lease_ends_early,
         ]
-        return [f"{check.__name__.replace('_', ' ')}: {found}" for check in checks for found in check()]
 
     # -- I1 to I3: nothing acknowledged is lost ---------------------------------------------------------------
 

@@ -33,6 +33,9 @@ and drained. Then:
   clock itself was moved);
 - a repeated call got the same answer; and every answer was a documented one, never a 500.
 
+Of a confirmation all this is asked of its replicates, and besides: they are those asked for, each candidate once with
+each seed; what the confirmation says is what they were told, each once; the search is as it was.
+
 Seven drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
 that schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks
 on. Calls in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what
@@ -76,6 +79,7 @@ _BROKEN = {
     "commands-outlive": "nothing ends the command",
     "every-change-wakes-all": "every change wakes every waiting call, and each stream reads by itself twice a second",
     "draws-in-the-writer": "draws are made in the writer, inside a transaction",
+    "retried-replicates-forgotten": "a replicate that was given back is not waited for",
 }
 
 

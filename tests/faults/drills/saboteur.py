@@ -423,6 +423,14 @@ def draws_in_the_writer() -> None:
     tuners.Tuners.draws_apart = lambda self, study: False  # type: ignore[method-assign]
 
 
+def retried_replicates_forgotten() -> None:
+    """A confirmation does not wait for a replicate that was given back."""
+    from hpo_service.domain import confirmation
+
+    assert "retries" in confirmation._WAITING
+    confirmation._WAITING = ("queued",)  # type: ignore[assignment]
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -457,6 +465,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         commands_outlive,
         every_change_wakes_all,
         draws_in_the_writer,
+        retried_replicates_forgotten,
     )
 }
 
