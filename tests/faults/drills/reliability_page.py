@@ -33,11 +33,13 @@ and drained. Then:
   clock itself was moved);
 - a repeated call got the same answer; and every answer was a documented one, never a 500.
 
-Seven drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
+Ten drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
 that schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks
 on. Calls in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what
 they are for, on every route, and nothing else. A trial with as many reports as are kept, a study that is deleted and
-a curve of many steps may cost no more memory, silence and time than is said.
+a curve of many steps may cost no more memory, silence and time than is said. Artifacts have to be read as they were
+sent, by their SHA-256: the last one of each name that was acknowledged, or a later one that was never answered;
+refusals have to be 413, 429 or 503 with words; in the end there are as many objects as artifacts.
 
 **Sabotage**: each drill is run once more against a server in which one guarantee is broken on purpose, in the server's
 process and never in the product. The column says which, how often that was found, and what was measured then: that is
@@ -76,6 +78,8 @@ _BROKEN = {
     "commands-outlive": "nothing ends the command",
     "every-change-wakes-all": "every change wakes every waiting call, and each stream reads by itself twice a second",
     "draws-in-the-writer": "draws are made in the writer, inside a transaction",
+    "nobody-sweeps": "nobody sweeps away what a dead server was writing",
+    "keeps-what-was-lost": "an artifact is kept though not all of it was taken",
 }
 
 
