@@ -12,12 +12,13 @@ import typer
 from hpo_service.cli import wording
 from hpo_service.cli.console import say_json
 from hpo_service.cli.exits import CommandFailed, UsageError
-from hpo_service.client import NEVER, Client, new_worker_id
+from hpo_service.client import Client, new_worker_id
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
+from hpo_worker.goodbye import goodbye_client
 from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
@@ -26,8 +27,7 @@ from hpo_worker.placeholders import check_placeholders
 from hpo_worker.shutdown import Leaving, Shutdown
 from hpo_worker.start import Label, MaxFailures, labels_of
 
-GOODBYE_SECONDS = 1.0  # for an answer to a call that hands a trial back
-LONGEST_GOODBYE_SECONDS = 20.0
+END_COMMANDS_SECONDS = 8.0  # more than they have from SIGTERM to SIGKILL
 
 log = structlog.get_logger()
 
@@ -87,9 +87,8 @@ class Team:
     def __init__(
         self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int, brake: Brake
     ) -> None:
-        self.objective = objective
+        self.client, self.objective = client, objective
         self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
-        self.goodbye = Client(client.server, timeout=GOODBYE_SECONDS, retries=NEVER, labels=client.labels)
         self.workers = [
             Worker(
                 client,
@@ -107,7 +106,7 @@ class Team:
 
     def run(self) -> None:
         """Return when the study is over, or when told to leave; the commands end with us."""
-        shutdown = Shutdown(self._leave, at_once=self.objective.kill, grace_seconds=LONGEST_GOODBYE_SECONDS)
+        shutdown = Shutdown(self._leave, at_once=self.objective.kill, before_seconds=END_COMMANDS_SECONDS)
         shutdown.install()
         self.heartbeat.start()
         threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
@@ -131,8 +130,9 @@ class Team:
             self.error = self.error or error
             self.objective.leave()
 
-    def _leave(self) -> None:
+    def _leave(self, is_patient: bool) -> None:
         """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
         self.objective.leave()
+        goodbye = goodbye_client(self.client.server, self.client.labels, is_patient)
         for worker in self.workers:
-            worker.hand_back(self.goodbye)
+            worker.hand_back(goodbye)

@@ -1,4 +1,7 @@
-"""Large artifacts at a real server: flat memory, answers that are read, kill -9 in the middle, and no room."""
+"""Large artifacts at a real server: flat memory, answers that are read, and no room for a file.
+
+Killed servers, full disks and buckets that are away are drills: tests/faults/drills/kept_artifacts.py.
+"""
 
 from __future__ import annotations
 
@@ -87,32 +90,6 @@ def test_two_hundred_mebibytes_pass_through_flat_memory_and_refusals_are_read(tm
         assert server.put("other?attempt=1", zeros(300))[1]["code"] == "too_large"
         assert server.memory() - before < 48 * MIB
         until(lambda: len(server.files()) == 1)
-    finally:
-        server.end()
-
-
-def test_kill_9_in_the_middle_leaves_what_was_kept_and_nothing_half(tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    begin(server)
-    assert server.put("a?attempt=1", iter([b"first"]))[0] == 200
-
-    def endless() -> Iterator[bytes]:
-        while True:
-            if any(path.name.endswith(".part") and path.stat().st_size > 4 * MIB for path in server.files()):
-                server.process.kill()
-            yield bytes(MIB)
-
-    with pytest.raises(OSError):  # noqa: PT011 - reset, broken pipe: whatever the kernel says
-        server.put("a?attempt=1", endless(), **{"Content-Length": str(250 * MIB)})
-    server.end(signal.SIGKILL)
-    assert len(server.files()) == 2
-
-    server = Server(tmp_path)
-    try:
-        until(lambda: len(server.files()) == 1)
-        with Client(server.url) as client:
-            assert client.trial("s", 0)["artifacts"] == ["a"]
-        assert server.files()[0].read_bytes() == b"first"
     finally:
         server.end()
 

@@ -36,3 +36,12 @@ def test_it_runs_and_prints_its_figures(script: str) -> None:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     assert prints in done.stdout
+
+
+def test_the_thousand_workers_may_be_twenty(postgres_url: str) -> None:
+    fewer = ["--workers", "20", "--trials", "60", "--hold-seconds", "1"]
+    command = [sys.executable, "benchmarks/thousand_workers.py", "--postgres", postgres_url, *fewer]
+    patience = 4 * PATIENCE_SECONDS  # three starts of a server
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=patience, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "as the servers say, a tell with the ask for the next: p50 within" in done.stdout

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.patience import PATIENCE_SECONDS
 
 NODES = 3
+CPUS = 3  # of each, as Slurm is told
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 
 
@@ -56,7 +57,7 @@ class SlurmCluster:
     def _configuration(self, munge: Path) -> str:
         ports = free_ports(NODES + 1)
         nodes = "\n".join(
-            f"NodeName=n{number} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=3"
+            f"NodeName=n{number} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS}"
             for number, port in enumerate(ports[1:])
         )
         return f"""
@@ -106,11 +107,13 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
         self._start(f"n{number}", "slurmd", "-D", "-N", f"n{number}")
 
     def kill_node(self, number: int) -> None:
-        """As if its plug was pulled: the daemon, and all that its jobs have started."""
+        """As if its plug was pulled: the daemon, its keepers of jobs, and all that the jobs have started."""
         daemon = self._processes.pop(f"n{number}")
         daemon.kill()
         daemon.wait()
-        for pid in processes_with(b"SLURMD_NODENAME=n%d" % number, str(self.folder / "slurm.conf").encode()):
+        of_jobs = processes_with(b"SLURMD_NODENAME=n%d" % number, str(self.folder / "slurm.conf").encode())
+        # The keepers first: they would tell Slurm that their jobs have failed, which a lost node tells nobody.
+        for pid in [*_keepers_of(of_jobs), *of_jobs]:
             kill(pid)
 
     def run(self, *command: str) -> str:
@@ -140,6 +143,18 @@ def processes_with(*variables: bytes) -> list[int]:
     return found
 
 
+def _keepers_of(pids: list[int]) -> set[int]:
+    """Their parents, where those are slurmstepd."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            parent = int(status.partition("PPid:")[2].split()[0])
+            if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                found.add(parent)
+    return found
+
+
 def kill(pid: int) -> None:
     try:
         os.kill(pid, 9)
@@ -147,8 +162,8 @@ def kill(pid: int) -> None:
         return
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.fleets.conftest import items
-from tests.fleets.slurm_cluster import SlurmCluster, slurm_cluster, until, why_not
+from tests.fleets.slurm_cluster import CPUS, SlurmCluster, slurm_cluster, until, why_not
+from tests.fleets.slurm_drill import SlurmDrill
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 RANDOM = {"name": "random", "seed": 1}
-COMMAND = (sys.executable, "-c", "import time; time.sleep(0.3); print('{\"value\": 1}')")
-TRIALS, WORKERS = 60, 9
+TRIALS = 60
 
 
 @pytest.fixture
@@ -26,25 +25,15 @@ def slurm(tmp_path_factory: Any) -> Iterator[SlurmCluster]:
         yield cluster
 
 
-def test_a_node_is_lost_a_job_preempted_and_no_trial_is_too_many(slurm: SlurmCluster, fleet: Any, client: Any) -> None:
-    client.create_study("on-slurm", SPACE, sampler=RANDOM, limits={"trials": TRIALS, "attempts": 10}, lease_seconds=3)
-    up = ("up", "--study", "on-slurm", "--engine", "slurm", "-n", str(WORKERS), "--json", "--", *COMMAND)
-    assert len(items(fleet(*up, environment=slurm.environment))) == WORKERS
-    until(lambda: client.study("on-slurm")["counts"]["COMPLETE"] >= 5)
-
-    running = slurm.run("squeue", "-h", "-r", "-t", "R", "-o", "%i %N").split("\n")
-    on_first = next(row.split()[0] for row in running if row.endswith("n1"))
-    slurm.run("scontrol", "requeue", on_first)
-    slurm.kill_node(0)
-
-    until(lambda: client.study("on-slurm")["state"] == "COMPLETED")
-    study = client.study("on-slurm")
-    assert study["counts"] == {"WAITING": 0, "RUNNING": 0, "COMPLETE": TRIALS, "PRUNED": 0, "FAIL": 0}
-    ends = [end["end"] for number in range(TRIALS) for end in client.attempts("on-slurm", number)]
-    assert ends.count("told") == TRIALS
-    assert "expired" in ends or "released" in ends  # what the node held, or the preempted job
-    # Slurm holds those of the lost node back for two minutes, and would start them then.
-    assert fleet("down", "--study", "on-slurm", environment=slurm.environment).returncode == 0
+def test_a_node_is_lost_a_job_preempted_and_no_trial_is_too_many(
+    slurm: SlurmCluster, client: Any, tmp_path: Path
+) -> None:
+    ran = SlurmDrill(slurm, client, tmp_path).run("on-slurm", TRIALS, 1.0, is_disturbed=True)
+    assert ran.counts == {"WAITING": 0, "RUNNING": 0, "COMPLETE": TRIALS, "PRUNED": 0, "FAIL": 0}
+    assert ran.ends["told"] == TRIALS
+    assert ran.ends["expired"] >= 1  # what the node held
+    assert ran.disturbed is not None
+    assert ran.disturbed.lost == CPUS  # requeued, and sent home by `down` before Slurm would start them again
 
 
 def test_down_has_every_task_hand_back_what_it_holds(slurm: SlurmCluster, fleet: Any, client: Any) -> None:

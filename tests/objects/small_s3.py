@@ -15,6 +15,16 @@ class SmallS3(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"  # a connection each: closed, the server is away for everybody
     objects: dict[str, bytes]
     parts: dict[str, dict[int, bytes]]
+    is_unwell: threading.Event  # every request is answered 503
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.is_unwell.is_set():
+            self._asked()
+            self._answer(503, b"<Error><Code>SlowDown</Code></Error>")
+            return False
+        return True
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -70,15 +80,34 @@ class SmallS3(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
+class OneBucket:
+    """A server that may be opened again after it was closed; objects, by their paths, stay."""
+
+    def __init__(self, port: int = 0, objects: dict[str, bytes] | None = None) -> None:
+        self.port, self.objects = port, {} if objects is None else objects
+        self.is_unwell = threading.Event()
+        shared = {"objects": self.objects, "parts": {}, "is_unwell": self.is_unwell}
+        self._handler = type("OneS3", (SmallS3,), shared)
+        self._server: ThreadingHTTPServer | None = None
+
+    def open(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
 @contextmanager
 def small_s3(port: int = 0, objects: dict[str, bytes] | None = None) -> Iterator[tuple[int, dict[str, bytes]]]:
     """Its port, and its objects by their paths."""
-    kept = {} if objects is None else objects
-    handler = type("OneS3", (SmallS3,), {"objects": kept, "parts": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bucket = OneBucket(port, objects)
+    bucket.open()
     try:
-        yield server.server_port, kept
+        yield bucket.port, bucket.objects
     finally:
-        server.shutdown()
-        server.server_close()
+        bucket.close()

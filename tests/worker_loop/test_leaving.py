@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -182,6 +184,46 @@ def test_a_worker_leaves_a_server_that_does_not_answer(start, stand_in):
     process.terminate()
     process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_worker_waits_for_a_server_that_is_slow_to_take_its_trial_back(start, stand_in):
+    process = start("one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    stand_in.fault = lambda verb, count: time.sleep(2)
+    process.terminate()
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert stand_in.released == [(0, 1)]
+    assert json.loads(output) == {"trials": {"released": 1}}  # it has heard the answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["away", "drop"])
+def test_a_worker_asks_a_server_again_that_is_being_replaced_to_take_its_trial_back(start, stand_in, fault):
+    process = start("deaf" if fault == "drop" else "one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    calls = itertools.count()
+    stand_in.fault = lambda verb, count: fault if verb == "batch" and next(calls) < 2 else None
+    process.terminate()
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert stand_in.released == [(0, 1)]
+    assert next(calls) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "waits"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_who_types_ctrl_c_waits_for_no_server_that_does_not_answer(start, stand_in, signum, waits):
+    process = start("one_long_epoch")
+    stand_in.wait_for(lambda: stand_in.running)
+    calls, answers = [], threading.Event()
+    stand_in.fault = lambda verb, count: calls.append(verb) or (answers.wait() and "drop")
+    process.send_signal(signum)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    answers.set()
+    assert process.returncode == 0
+    assert (len(calls) > 1) is waits  # whoever waits has given the first call up, and made it again
 
 
 @pytest.mark.slow

@@ -15,19 +15,18 @@ from typing import TextIO
 import structlog
 from threadpoolctl import threadpool_limits
 
-from hpo_service.client import NEVER, Client, Forbidden, Unauthenticated, Unreachable, in_one_line, new_worker_id
+from hpo_service.client import Client, Forbidden, Unauthenticated, Unreachable, in_one_line, new_worker_id
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
 from hpo_worker import log_lines
 from hpo_worker.brake import Brake
+from hpo_worker.goodbye import goodbye_client
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.objective import NeuralNetwork, import_objective
 from hpo_worker.outbox import Outbox
 from hpo_worker.shutdown import Leaving, Shutdown, leave_with_parent
 from hpo_worker.worker_options import Options
-
-GOODBYE_SECONDS = 0.7  # for an answer to a call that hands a trial back
 
 EXIT_CODES = {Invalid: 2, NotFound: 3, Unauthenticated: 4, Forbidden: 4, Unreachable: 5}
 
@@ -45,7 +44,8 @@ def main() -> int:
     except HpoError as error:
         _say(answers, {})
         return _refused(error)
-    shutdown = Shutdown(lambda: worker.hand_back(_client(options, goodbye=True)))
+    labels = options.labels
+    shutdown = Shutdown(lambda is_patient: worker.hand_back(goodbye_client(options.server, labels, is_patient)))
     shutdown.install()
     leave_with_parent()
     try:
@@ -69,7 +69,7 @@ def _worker(options: Options, worker_id: str) -> Worker:
     objective = NeuralNetwork(data) if options.objective is None else import_objective(options.objective)
     outbox = Outbox()
     return Worker(
-        _client(options),
+        Client(options.server, labels=options.labels),
         Heartbeat(Client(options.server, retries=PATIENTLY.for_heartbeats()), outbox),
         outbox,
         objective,
@@ -79,12 +79,6 @@ def _worker(options: Options, worker_id: str) -> Worker:
         data=data,
         brake=Brake(options.max_failures),
     )
-
-
-def _client(options: Options, *, goodbye: bool = False) -> Client:
-    if goodbye:
-        return Client(options.server, timeout=GOODBYE_SECONDS, retries=NEVER, labels=options.labels)
-    return Client(options.server, labels=options.labels)
 
 
 def _refused(error: HpoError) -> int:

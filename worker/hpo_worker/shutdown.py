@@ -7,6 +7,10 @@ comes in the same moment is the first one still.
 
 Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
 long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
+
+Whoever sent SIGTERM or SIGHUP has time, and the trials may take it to get back to a server that is slow or just being
+replaced: Slurm, Kubernetes, Ray and docker-compose.yml kill after half a minute, `hpo run` after a quarter. Whoever
+typed Ctrl-C has none.
 """
 
 from __future__ import annotations
@@ -19,10 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-GRACE_SECONDS = 1.5
+BREAK_OFF_SECONDS = 0.75  # for training to break off
+PATIENT_SECONDS, HURRIED_SECONDS = 12.0, 0.75  # then, for the calls that hand back
+END_SECONDS = 1.5  # then, for the main thread to end the process
 SAME_MOMENT_SECONDS = 0.15
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-AT_ONCE = (signal.SIGINT, signal.SIGQUIT)  # when they come second
+AT_ONCE = (signal.SIGINT, signal.SIGQUIT)  # when they come second; and typed, when they come first
+HANDED_BACK = 0  # among the numbers of signals
 
 
 class Leaving(BaseException):
@@ -32,19 +39,20 @@ class Leaving(BaseException):
 class Shutdown:
     """Turns signals into Leaving, and sees to it that the process ends.
 
-    hand_back: called once, by either thread; at_once: called before the process ends on a second signal;
-    grace_seconds: for the main thread to get away.
+    hand_back: called once, by either thread, and told whether it has time; at_once: called before the process ends on a
+    second signal; before_seconds: for what hand_back does before its calls.
     """
 
     def __init__(
         self,
-        hand_back: Callable[[], None],
+        hand_back: Callable[[bool], None],
         *,
         at_once: Callable[[], None] = lambda: None,
-        grace_seconds: float = GRACE_SECONDS,
+        before_seconds: float = 0.0,
     ) -> None:
-        self._hand_back, self._at_once, self._grace_seconds = hand_back, at_once, grace_seconds
-        self._raised = False
+        self._hand_back, self._at_once, self._before_seconds = hand_back, at_once, before_seconds
+        self._is_patient = False  # without a signal there is an error to be told
+        self._raised = self._is_done = self._main_thread_did = False
         self._begun = threading.Lock()
         self._forking = threading.local()  # what each thread that forks had blocked before
         self._received, self._wakeup = os.pipe()
@@ -79,31 +87,50 @@ class Shutdown:
 
     def hand_back(self) -> None:
         if self._begun.acquire(blocking=False):
-            self._hand_back()
+            self._main_thread_did = threading.current_thread() is threading.main_thread()
+            try:
+                self._hand_back(self._is_patient)
+            finally:
+                self._is_done = True
+                os.write(self._wakeup, bytes([HANDED_BACK]))
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
         if not self._raised:
             self._raised = True
+            self._is_patient = signum not in AT_ONCE
             raise Leaving
 
     def _see_it_through(self) -> None:
-        self._wait_for_signal(SIGNALS, None)
+        first = self._wait_for_signal(SIGNALS, None)
+        is_patient = self._is_patient = first not in AT_ONCE
         time.sleep(SAME_MOMENT_SECONDS)
         while select.select([self._received], [], [], 0)[0]:
             os.read(self._received, 64)
-        for _ in range(2):  # for the training to break off, and for the calls that hand back
-            if (second := self._wait_for_signal(AT_ONCE, self._grace_seconds / 2)) is not None:
-                self._at_once()
-                os._exit(128 + second)
-            self.hand_back()
+        self._wait_unless_told_twice([HANDED_BACK], BREAK_OFF_SECONDS)
+        if not self._is_done:
+            # Where the main thread has not begun with it; not in this thread, which hears a second signal meanwhile.
+            threading.Thread(target=self.hand_back, name="hand back", daemon=True).start()
+            seconds = PATIENT_SECONDS if is_patient else HURRIED_SECONDS
+            self._wait_unless_told_twice([HANDED_BACK], self._before_seconds + seconds)
+        if self._is_done and self._main_thread_did:
+            self._wait_unless_told_twice([], END_SECONDS)
         os._exit(0)
 
-    def _wait_for_signal(self, awaited: Sequence[int], seconds: float | None) -> int | None:
+    def _wait_unless_told_twice(self, awaited: Sequence[int], seconds: float) -> None:
+        """A second signal ends the process."""
+        if not self._is_done or not awaited:
+            came = self._wait_for_signal((*AT_ONCE, *awaited), seconds)
+            if came in AT_ONCE:
+                self._at_once()
+                os._exit(128 + came)
+
+    def _wait_for_signal(self, awaited: Sequence[int], seconds: float | None) -> int:
+        """Return -1 when none of them came in time."""
         while select.select([self._received], [], [], seconds)[0]:
             (signum,) = os.read(self._received, 1)
             if signum in awaited:
                 return int(signum)
-        return None
+        return -1
 
 
 def heeded() -> list[signal.Signals]:

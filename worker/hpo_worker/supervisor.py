@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
@@ -20,6 +21,7 @@ from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.shutdown import AT_ONCE, SAME_MOMENT_SECONDS, heeded
 from hpo_worker.worker_options import Options
 
+HURRIED_SECONDS = 1.5  # for trials to be handed back, where somebody has typed Ctrl-C
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
 
 # Before NumPy is imported: a second BLAS thread gains nothing on networks this small, a second process does.
@@ -70,6 +72,7 @@ class Supervisor:
     exit_code: int = 0
     signals: int = 0
     told_to_leave_at: float = 0.0
+    ends_them_at: float = math.inf
 
     def run(self, processes: int) -> int:
         """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
@@ -84,6 +87,9 @@ class Supervisor:
             self.to_start = [(0.0, 0)] * processes
             while self.children or self.to_start:
                 self._start_due(selector)
+                if time.monotonic() >= self.ends_them_at:
+                    self.ends_them_at = math.inf
+                    self._tell_all(signal.SIGINT)
                 for key, _ in selector.select(self._pause()):
                     if key.data is None:
                         self._leave(os.read(received, 64))
@@ -103,7 +109,9 @@ class Supervisor:
             selector.register(child.output, selectors.EVENT_READ, child)
 
     def _pause(self) -> float | None:
-        return min((max(0.0, at - time.monotonic()) for at, _ in self.to_start), default=None)
+        next_at = min((at for at, _ in self.to_start), default=math.inf)
+        next_at = min(next_at, self.ends_them_at)
+        return None if next_at == math.inf else max(0.0, next_at - time.monotonic())
 
     def _see_off(self, child: Child) -> None:
         """A child has written its tally or closed its output: it ends. Replace it if it crashed.
@@ -120,7 +128,7 @@ class Supervisor:
             how = {"signal": -code} if code < 0 else {"exit_code": code}
             log.error("a process crashed", pid=child.process.pid, **how, next_in_seconds=pause)
             self.to_start.append((time.monotonic() + pause, child.crashes + 1))
-        elif code > 0 and not self.exit_code:
+        elif code > 0 and not self.exit_code and not self.signals:
             self.exit_code = code
             self._tell_all(signal.SIGTERM)
 
@@ -133,6 +141,8 @@ class Supervisor:
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum
+            elif signum in AT_ONCE:
+                self.ends_them_at = now + HURRIED_SECONDS
             self._tell_all(signal.SIGTERM if self.signals == 1 else signal.SIGINT)  # SIGTERM is never the second one
 
     def _tell_all(self, signum: signal.Signals) -> None:

@@ -75,7 +75,7 @@ def disk_full(place: Place, size: int) -> Outcome:
 def disk_full_of_log(place: Place, size: int) -> Outcome:
     """The log lies on the disk that is full; afterwards a lease that runs out is taken back though nobody looks."""
     disk = _small_disk(place)
-    if not isinstance(disk, _Tmpfs):
+    if not isinstance(disk, Tmpfs):
         raise NotHere("no disk of its own may be mounted here")
     database = disk.folder / "hpo.db"
     server = place.unstarted(f"sqlite:///{database}")
@@ -128,13 +128,11 @@ def _becomes(server: Server, status: int) -> bool:
     return False
 
 
-class _Tmpfs:
+class Tmpfs:
     """A small disk of its own, filled up by a large file."""
 
-    what = "a tmpfs of 64 MiB, filled up"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, mebibytes: int) -> None:
+        self.folder, self.what = folder, f"a tmpfs of {mebibytes} MiB, filled up"
 
     def fill(self, _server: Server) -> None:
         with open(self.folder / "ballast", "ab", buffering=0) as ballast:
@@ -165,12 +163,17 @@ class _FileLimit:
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def _small_disk(place: Place) -> _Tmpfs | _FileLimit:
+def _small_disk(place: Place) -> Tmpfs | _FileLimit:
     folder = place.folder / "disk"
+    return disk_of_its_own(place, folder, 64) or _FileLimit(folder)
+
+
+def disk_of_its_own(place: Place, folder: Path, mebibytes: int) -> Tmpfs | None:
+    """Make the folder, with a disk of this size mounted there; None: nobody may do that here."""
     folder.mkdir()
     if os.geteuid() == 0:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "hpo-drill", str(folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=700", "hpo-drill", str(folder)]
         if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
             place.at_end(lambda: subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False))
-            return _Tmpfs(folder)
-    return _FileLimit(folder)
+            return Tmpfs(folder, mebibytes)
+    return None

@@ -17,6 +17,7 @@ from drills import (
     crowds,
     greedy_connections,
     jumping_clocks,
+    kept_artifacts,
     killed_agents,
     kills,
     large_studies,
@@ -443,6 +444,34 @@ DRILLS = [
         *(4, 50),
         "retried-replicates-forgotten",
         *(12, ("nothing is left unfinished", "each replicate counts once")),
+    ),
+    Drill(
+        "An acknowledged artifact survives kill -9 of the server, and of one under way nothing is left",
+        "kill -9 the server while four uploads come, start it again; what may be read meanwhile is read; SQLite",
+        kept_artifacts.server_killed_amid_uploads,
+        "kills",
+        *(2, 20),
+        "nobody-sweeps",
+        *(4, ("nothing is left over",)),
+    ),
+    Drill(
+        "The artifacts' disk full: 503 in words, nothing half, and all but artifacts goes on",
+        "the disk of the artifacts is filled up while four uploads come, then freed; SQLite",
+        kept_artifacts.artifacts_disk_full,
+        "times",
+        *(1, 6),
+        "keeps-what-was-lost",
+        *(2, ("acknowledged artifacts are whole",)),
+    ),
+    Drill(
+        "The bucket away: 503 in words, nothing half, and all but artifacts goes on; recovery without a restart",
+        "the bucket, by S3's protocol, answers 503 and takes no connection by turns while four uploads go there; "
+        "SQLite",
+        kept_artifacts.bucket_away,
+        "absences",
+        *(2, 6),
+        "keeps-what-was-lost",
+        *(2, ("acknowledged artifacts are whole",)),
     ),
 ]
 

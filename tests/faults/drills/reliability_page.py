@@ -36,11 +36,13 @@ and drained. Then:
 Of a confirmation all this is asked of its replicates, and besides: they are those asked for, each candidate once with
 each seed; what the confirmation says is what they were told, each once; the search is as it was.
 
-Seven drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
+Ten drills look at other things. Slow connections have to be closed in time, and a newcomer has to be served. Calls
 that schemathesis makes up have to get an answer that the API's own description has, with all of schemathesis' checks
 on. Calls in any order have to get the answers of a model of the contract, and leave its record. Keys have to open what
 they are for, on every route, and nothing else. A trial with as many reports as are kept, a study that is deleted and
-a curve of many steps may cost no more memory, silence and time than is said.
+a curve of many steps may cost no more memory, silence and time than is said. Artifacts have to be read as they were
+sent, by their SHA-256: the last one of each name that was acknowledged, or a later one that was never answered;
+refusals have to be 413, 429 or 503 with words; in the end there are as many objects as artifacts.
 
 **Sabotage**: each drill is run once more against a server in which one guarantee is broken on purpose, in the server's
 process and never in the product. The column says which, how often that was found, and what was measured then: that is
@@ -80,6 +82,8 @@ _BROKEN = {
     "every-change-wakes-all": "every change wakes every waiting call, and each stream reads by itself twice a second",
     "draws-in-the-writer": "draws are made in the writer, inside a transaction",
     "retried-replicates-forgotten": "a replicate that was given back is not waited for",
+    "nobody-sweeps": "nobody sweeps away what a dead server was writing",
+    "keeps-what-was-lost": "an artifact is kept though not all of it was taken",
 }
 
 

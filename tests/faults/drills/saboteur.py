@@ -7,6 +7,7 @@ or has no effect; either way the run that expects violations says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -374,6 +375,34 @@ def commands_outlive() -> None:
     command.WATCHDOG = Path(__file__).with_name("unwatched_command.py")
 
 
+def nobody_sweeps() -> None:
+    """What a server was writing when it died stays where it is."""
+    from hpo_service.operations.artifacts import Artifacts
+
+    async def sweep(_self: Any) -> None: ...
+
+    assert hasattr(Artifacts, "sweep")
+    Artifacts.sweep = sweep  # type: ignore[method-assign, assignment]
+
+
+def keeps_what_was_lost() -> None:
+    """An artifact is acknowledged though its folder or its bucket did not take all of it."""
+    from hpo_service.domain.errors import Unavailable
+    from hpo_service.objects import bucket_store, folder_store
+
+    for upload in (bucket_store._BucketUpload, folder_store._FileUpload):
+        for name in ("write", "keep"):
+            setattr(upload, name, _whatever_comes(getattr(upload, name), Unavailable))
+
+
+def _whatever_comes(method: Callable[..., None], error: type[Exception]) -> Callable[..., None]:
+    def careless(*arguments: Any) -> None:
+        with contextlib.suppress(error):
+            method(*arguments)
+
+    return careless
+
+
 def _rewrite_sql(*changes: tuple[str, str]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -466,6 +495,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         every_change_wakes_all,
         draws_in_the_writer,
         retried_replicates_forgotten,
+        nobody_sweeps,
+        keeps_what_was_lost,
     )
 }
 

@@ -1,0 +1,18 @@
+"""The client with which trials are handed back: how long it waits, and whether it tries again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hpo_service.client import NEVER, Client, Retries
+
+HURRIED_SECONDS = 0.7  # for an answer, where somebody waits at a terminal
+ANSWER_SECONDS = 5.0  # where nobody does
+# A server that is being replaced takes no connection for a moment, or answers 503.
+AGAIN = Retries(initial=0.25, longest=1.0, deadline=9.0)
+
+
+def goodbye_client(server: str | None, labels: Mapping[str, str], is_patient: bool) -> Client:
+    if is_patient:
+        return Client(server, timeout=ANSWER_SECONDS, retries=AGAIN, labels=labels)
+    return Client(server, timeout=HURRIED_SECONDS, retries=NEVER, labels=labels)
