@@ -20,6 +20,7 @@ QUICK = {
     "moving_house.py": (["--trials", "50"], "50 of 50 trials equal"),
     "search_quality.py": (["--only", "two_logs", "--seeds", "1", "--askers", "1", "--searches", "tpe"], "two_logs"),
     "failing_trials.py": (["--seeds", "1", "--samplers", "random", "--cliffs-only"], "cliff"),
+    "saturation.py": (["--callers", "2", "--seconds", "0.5"], "heartbeats: "),
     "importances.py": (["--studies", "1"], "of 1"),
     "confirmation.py": (["--only", "even", "--searches", "20"], "even"),
     "by_turns.py": (
