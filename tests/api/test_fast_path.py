@@ -209,6 +209,23 @@ def test_a_large_body_that_comes_in_pieces_is_the_applications(served: Served) -
     assert send(connection, request(path, ask())).status == 200
 
 
+def test_what_comes_after_a_refusal_is_dropped_without_fault(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Though the last call of the connection was on the fast path, which knows no method."""
+    connection = served.connect()
+    path = f"/v1/studies/{served.create(connection)}/trials:ask"
+    assert send(connection, request(path, ask())).status == 200
+    connection.sendall(b"rubbish\r\n\r\n")
+    assert Answer(connection).status == 400
+    end = connection.getsockname()
+    connection.sendall(b"more of it")
+    connection.shutdown(socket.SHUT_WR)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while any(each.client == end for each in served.server.server_state.connections):  # type: ignore[union-attr]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_a_study_that_does_not_exist_is_404_either_way(served: Served) -> None:
     path = "/v1/studies/nowhere/trials:ask"
     one, other = (send(served.connect(), request(path, ask()), long=long) for long in (False, True))
