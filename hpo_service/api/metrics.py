@@ -118,10 +118,10 @@ _counted: dict[tuple[str, str, int], tuple[tuple[str, str, str], Buckets]] = {}
 
 
 def count(route: str, method: str, status: int, seconds: float) -> None:
-    if method not in METHODS:
-        method = "other"
     found = _counted.get((route, method, status))
     if found is None:
+        if method not in METHODS:
+            method = "other"
         found = _counted[route, method, status] = ((route, method, str(status)), _seconds.of(route))
     labels, buckets = found
     _requests.inc(*labels)

@@ -40,10 +40,8 @@ log = structlog.get_logger()
 
 def id_of(headers: Headers) -> bytes:
     """The id that the caller gave its request, or a new one."""
-    for name, value in headers:
-        if name == HEADER and _GIVEN.fullmatch(value):
-            return value
-    return new_id()
+    given = dict(headers).get(HEADER)
+    return given if given is not None and _GIVEN.fullmatch(given) else new_id()
 
 
 def new_id() -> bytes:

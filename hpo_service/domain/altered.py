@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 T = TypeVar("T")
+_new, _set = object.__new__, object.__setattr__
 
 
 def altered(value: T, **changes: object) -> T:
@@ -17,6 +18,6 @@ def altered(value: T, **changes: object) -> T:
     fields = before | changes
     if len(fields) != len(before):
         raise TypeError(f"{type(value).__name__} has no field {', '.join(changes.keys() - before.keys())}")
-    copy = object.__new__(type(value))
-    object.__setattr__(copy, "__dict__", fields)
+    copy = _new(type(value))
+    _set(copy, "__dict__", fields)
     return copy

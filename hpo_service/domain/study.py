@@ -31,6 +31,13 @@ LONGEST_REASON = 300  # of the last failed trial, in a study's state_reason
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
+_UNFINISHED = {
+    "STOPPING": EndReason.STUDY_STOPPED,
+    "STOPPED": EndReason.STUDY_STOPPED,
+    "CANCELLED": EndReason.STUDY_CANCELLED,
+}
+
+
 class StudyState(StrEnum):
     """
     ACTIVE ⇄ PAUSED                     pause, or too many failures while nothing has come through; resume
@@ -48,26 +55,14 @@ class StudyState(StrEnum):
     COMPLETED = "COMPLETED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def gives_out(self) -> bool:
-        return self is StudyState.ACTIVE
+    gives_out: bool
+    waits: bool  # whether an ask has something to wait for
+    reason_for_unfinished: EndReason | None  # why a trial that lapses or is handed back ends as FAIL; None: it does not
 
-    @property
-    def waits(self) -> bool:
-        """Whether an ask has something to wait for."""
-        return self in (StudyState.ACTIVE, StudyState.PAUSED)
-
-    @property
-    def reason_for_unfinished(self) -> EndReason | None:
-        """Why a trial that lapses or is handed back now ends as FAIL, or None if it is given out again."""
-        return _UNFINISHED.get(self)
-
-
-_UNFINISHED = {
-    StudyState.STOPPING: EndReason.STUDY_STOPPED,
-    StudyState.STOPPED: EndReason.STUDY_STOPPED,
-    StudyState.CANCELLED: EndReason.STUDY_CANCELLED,
-}
+    def __init__(self, value: str) -> None:
+        self.gives_out = value == "ACTIVE"
+        self.waits = value in ("ACTIVE", "PAUSED")
+        self.reason_for_unfinished = _UNFINISHED.get(value)
 
 # verb -> state it is called in -> state it leads to; a verb may be repeated in the state it led to
 _VERBS: Mapping[str, Mapping[StudyState, StudyState]] = {
@@ -334,7 +329,7 @@ class Study:
         return self.tally.running + (self.confirmation.running if self.confirmation else 0)
 
     def differs_in_revision_only(self, other: Study) -> bool:
-        if self.tally is not other.tally and self.tally != other.tally:
+        if self.tally is not other.tally:
             return False  # as after most calls: found at once
         return altered(self, revision=other.revision) == other
 
@@ -408,14 +403,13 @@ class Study:
             return self.state
         if self.is_confirming:
             return StudyState.ACTIVE
-        if self.has_been_stopped:
-            return StudyState.STOPPED
-        return StudyState.COMPLETED if self.search_is_over(now, best) else StudyState.ACTIVE
+        if not self.search_is_over(now, best):
+            return StudyState.ACTIVE
+        return StudyState.STOPPED if self.has_been_stopped else StudyState.COMPLETED
 
     def search_is_over(self, now: float, best: float | None) -> bool:
         """Whether it has nothing more to give out but replicates, and waits for no result."""
-        over = self.limit_reached(now, best) and self.tally.unfinished_business == 0
-        return over or self.has_been_stopped
+        return self.has_been_stopped or (self.tally.unfinished_business == 0 and self.limit_reached(now, best))
 
 
 @dataclass(frozen=True)

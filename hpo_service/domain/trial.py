@@ -342,6 +342,14 @@ class Trial:
         )
 
 
+_NEW = Trial("", 0, {}, Holding(TrialState.WAITING), seed=0)
+
+
+def new_trial(study: str, number: int, params: Params, system_attrs: dict[str, Any]) -> Trial:
+    """A trial that nobody has been given yet; its seed is still to come."""
+    return altered(_NEW, study=study, number=number, params=params, system_attrs=system_attrs)
+
+
 def drawn_by(state: TrialState, attempt: int, system_attrs: Mapping[str, Any], sampler: str) -> str:
     """The name of the sampler that drew a trial's params, or "enqueued", or "imported"; sampler: the study's."""
     if attempt == 0 and state in (TrialState.COMPLETE, TrialState.PRUNED):

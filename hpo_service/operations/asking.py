@@ -7,9 +7,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpo_service.domain import labels
 from hpo_service.domain.errors import Fault, Invalid, StudyHeld, StudyStateConflict
@@ -35,8 +34,7 @@ from hpo_service.store.transaction import Transaction
 CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What one look for a trial found. final: waiting on would change nothing."""
 
     answer: Json

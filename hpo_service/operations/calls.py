@@ -46,7 +46,11 @@ class Ask(NextAsk):
         ]
         | None
     ) = None
-    labels: Annotated[Labels, Field(description="what the worker's machine has, for studies that require it")] = {}
+    labels: Labels = Field(
+        default_factory=dict,  # a default of its own would be copied for every ask, by slow means
+        description="what the worker's machine has, for studies that require it",
+        json_schema_extra={"default": {}},
+    )
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any, TypeVar
 
 import structlog
@@ -157,7 +158,7 @@ class Service:
             self._wake(changes, studies)
             if error is None:
                 answer = result if finish is None else finish(result)
-                if asyncio.iscoroutine(answer):
+                if isinstance(answer, CoroutineType):
                     self.go_on(answer, done)
                 else:
                     done(answer, None)
@@ -236,7 +237,7 @@ class Service:
             await self._read_history(needed.study)
             result = await self.write(work, studies, request_id)
         answer = result if finish is None else finish(result)
-        return await answer if asyncio.iscoroutine(answer) else answer
+        return await answer if isinstance(answer, CoroutineType) else answer
 
     async def _with_draws(self, work: Work, studies: Sequence[str], request_id: str | None, study: Study) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS

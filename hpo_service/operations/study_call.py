@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpo_service.domain.json_types import Json
 from hpo_service.operations.service import Done, Service, set_answer
@@ -19,8 +18,7 @@ async def never() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class StudyCall:
+class StudyCall(NamedTuple):
     """transaction: what the call does, and returns as its answer. request_id: of an ask.
 
     light: whether it needs nothing but what is in memory, where the study does.

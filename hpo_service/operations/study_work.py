@@ -9,7 +9,7 @@ from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.sizes import GRANTED
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
-from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, trial_seed
+from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, new_trial, trial_seed
 from hpo_service.instruments import drawing
 from hpo_service.operations.answer_budget import AnswerBudget
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
@@ -68,17 +68,18 @@ class StudyWork:
 
     def add(self, new: list[Trial]) -> list[Trial]:
         """Insert new trials under the next numbers."""
-        numbered = []
-        for trial in new:
-            number, revision = self.study.next_number, self.study.revision + 1
-            seed = trial.seed if trial.replicate_of is not None else self.seed(number)
-            trial = altered(trial, number=number, seed=seed, revision=revision)
-            self._count(trial, None, tally_field(trial.holding), next_number=number + 1)
-            self._changed[number] = trial
-            numbered.append(trial)
-            if trial.state is TrialState.WAITING:
-                self.record.note_waiting(self.study, trial)
-        return self.record.add_trials(self.study, numbered)
+        return [self._add(trial) for trial in new]
+
+    def _add(self, new: Trial, **fields: object) -> Trial:
+        number, revision = self.study.next_number, self.study.revision + 1
+        seed = new.seed if new.replicate_of is not None else self.seed(number)
+        trial = altered(new, number=number, seed=seed, revision=revision, **fields)
+        self._count(trial, None, tally_field(trial.holding), next_number=number + 1)
+        self._changed[number] = trial
+        if trial.state is TrialState.WAITING:
+            self.record.note_waiting(self.study, trial)
+        self.record.add_trial(self.study, trial)
+        return trial
 
     def seed(self, number: int) -> int:
         return trial_seed(self.study.spec.sampler.seed or 0, number)
@@ -214,8 +215,9 @@ class StudyWork:
         if drawn is None:
             self.study = altered(self.study, exhausted=True)
             return None
-        trial = queued or Trial(self.study.name, number, {}, Holding(TrialState.WAITING), seed=0)
-        return altered(trial, params=drawn.params, system_attrs={**drawn.system_attrs, **trial.system_attrs})
+        if queued is None:
+            return new_trial(self.study.name, number, drawn.params, drawn.system_attrs)
+        return altered(queued, params=drawn.params, system_attrs={**drawn.system_attrs, **queued.system_attrs})
 
     def _at_hand(self, wanted: Wanted) -> Drawn | None:
         ready = self.record.draws.get(wanted.number)
@@ -256,10 +258,7 @@ class StudyWork:
     def _begin(self, trial: Trial, worker_id: str, **fields: object) -> Trial:
         holding = trial.holding.give_out(self.record.now, self.study.spec.lease_seconds)
         begun = {"worker_id": worker_id, "started_at": self.record.now, **fields}
-        if trial.id is None:
-            (after,) = self.add([altered(trial, holding=holding, **begun)])
-        else:
-            after = self.change(trial, holding, **begun)
+        after = self._add(trial, holding=holding, **begun) if trial.id is None else self.change(trial, holding, **begun)
         self.record.begin_attempt(self.study, after)
         return after
 
@@ -354,9 +353,10 @@ class StudyWork:
         if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over(best):
             self.next_round()
         self.move_to(state)
-        for number in sorted(self._changed_rounds):
-            self._save_round(altered(self._rounds[number], revision=self.study.revision + 1))
-        self._changed_rounds.clear()
+        if self._changed_rounds:
+            for number in sorted(self._changed_rounds):
+                self._save_round(altered(self._rounds[number], revision=self.study.revision + 1))
+            self._changed_rounds.clear()
         if self.study is not self._as_saved:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.

@@ -27,7 +27,7 @@ from hpo_service.domain.search_space import (
 )
 from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.study import StudyState
-from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, pruned_values
+from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, new_trial, pruned_values
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
@@ -90,7 +90,7 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
             state = StudyState.STOPPED if work.study.state.reason_for_unfinished is None else work.study.state
             raise StudyStateConflict(f"the study is {state}: nothing enqueued now would ever be given out")
         params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
-        waiting = Trial(name, 0, {}, Holding(TrialState.WAITING), seed=0, system_attrs={DRAWN_BY: "enqueued"})
+        waiting = new_trial(name, 0, {}, {DRAWN_BY: "enqueued"})
         return work.add([altered(waiting, params=given) for given in params])
 
     return await _added(service, name, "enqueue", body.request_id, make)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from hpo_service.domain.sizes import MIB, size_of
-from hpo_service.domain.study import Study
+from hpo_service.domain.study import Study, StudySpec
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.operations.not_ready import NotReady
 from hpo_service.store.transaction import Transaction
@@ -25,11 +25,14 @@ MOST_READ_HERE = 1_000
 
 @dataclass
 class _Entry:
-    """parameters: how many the search space has for this tuner; with define_by_run it grows."""
+    """spec: the study's, as it was last met with; its search space is the tuner's. learns: whether the tuner has to be
+    shown anything at all.
+    """
 
     tuner: Tuner
     weight: int
-    parameters: int
+    spec: StudySpec
+    learns: bool
     seen: int = 0
 
 
@@ -71,10 +74,14 @@ class Tuners:
 
     def is_quick(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
-        if study.spec.pruner.name == "none" and (not self.learns(study) or self.draws_apart(study)):
-            return True
         entry = self._known(study)
-        return entry is not None and entry.seen == study.revision
+        if entry is not None:
+            return not entry.learns or entry.seen == study.revision
+        return not self._has_to_be_shown(study)
+
+    def _has_to_be_shown(self, study: Study) -> bool:
+        """Whether the writer's tuner draws or judges by what trials have done."""
+        return study.spec.pruner.name != "none" or (self.learns(study) and not self.draws_apart(study))
 
     def up_to_date(self, record: Transaction, study: Study) -> Tuner:
         """Raise NotReady when there is much to be read before."""
@@ -99,7 +106,7 @@ class Tuners:
     def take_over(self, record: Transaction, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
         entry = self._known(study)
-        if entry is not None and entry.seen < study.revision:
+        if entry is not None and entry.learns and entry.seen < study.revision:
             trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
                 self._show(record, study, entry, trials)
@@ -107,7 +114,7 @@ class Tuners:
     def note(self, record: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
         entry = self._known(study)
-        if entry is None or entry.seen != before:
+        if entry is None or not entry.learns or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
         self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in changed])
@@ -137,15 +144,19 @@ class Tuners:
     def _known(self, study: Study) -> _Entry | None:
         """None, too, where the search space has grown: another tuner reads the history anew, at the next draw."""
         entry = self._entries.get(study.id)
-        return None if entry is None or entry.parameters != len(study.spec.search_space) else entry
+        if entry is not None and entry.spec is not study.spec:
+            if len(entry.spec.search_space) != len(study.spec.search_space):
+                return None
+            entry.spec = study.spec  # whose limits or metadata have changed
+        return entry
 
     def _entry(self, study: Study) -> _Entry:
         entry = self._known(study)
         if entry is None:
             self._drop(study.id)
-            space = study.spec.search_space
-            weight = MODELS * size_of(space.model_dump(mode="json"))
-            entry = _Entry(Tuner(study.spec, draws=not self.draws_apart(study)), weight, len(space))
+            weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
+            tuner = Tuner(study.spec, draws=not self.draws_apart(study))
+            entry = _Entry(tuner, weight, study.spec, self._has_to_be_shown(study))
             self._entries[study.id] = entry
             self._weight += weight
         self._entries.move_to_end(study.id)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -16,11 +15,11 @@ from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import (
     Clock,
     begin,
-    database_errors_translated,
     in_words_of_the_store,
     is_lock_timeout,
     is_locked,
     one_line,
+    translated_error,
 )
 from hpo_service.store.one_round_trip import NotThisSession
 from hpo_service.store.studies_aside import refusal
@@ -77,27 +76,30 @@ class BatchRunner:
         """
         batch = None
         try:
-            with database_errors_translated(), self._transaction(patient) as connection:
-                has_begun = time.perf_counter()
-                batch = WriteBatch(connection, self._cache, self._clock, shared=self.is_shared)
-                batch.lock(*asked_for(calls))
-                outcomes = [self._run_call(batch, call) for call in calls]
-                began = time.perf_counter()
-                batch.commit()
-                took = time.perf_counter() - began
-                self.commit_seconds += 0.2 * (took - self.commit_seconds)
-                if self._file is not None:
-                    self._file.check()
-        except (Locked, StudiesHeld):
+            connection = self._begun(patient)
+            has_begun = time.perf_counter()
+            batch = WriteBatch(connection, self._cache, self._clock, shared=self.is_shared)
+            batch.lock(*asked_for(calls))
+            outcomes = [self._run_call(batch, call) for call in calls]
+            began = time.perf_counter()
+            batch.commit()
+            took = time.perf_counter() - began
+            self.commit_seconds += 0.2 * (took - self.commit_seconds)
+            if self._file is not None:
+                self._file.check()
+        except Locked:
             raise
-        except NotThisSession:
-            self.forget(batch)
-            return self.run(calls, patient=True)
         except BaseException as error:
+            self.let_go()
+            if isinstance(error, StudiesHeld):
+                raise
             self.forget(batch)
+            if isinstance(error, NotThisSession):
+                return self.run(calls, patient=True)
             if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
                 # One call's rows were refused at the end: each by itself, so that only that one is refused.
                 return self._each_alone(calls)
+            error = translated_error(error)
             self.notes.failed(calls, error)
             return failed(calls, in_words_of_the_store(error))
         self.notes.committed(calls, has_begun, took, len(calls))
@@ -179,9 +181,8 @@ class BatchRunner:
 
     # -- the connection -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self, patient: bool) -> Iterator[sa.Connection]:
-        """One transaction on the connection of the last batch, unless that failed or was long ago.
+    def _begun(self, patient: bool) -> sa.Connection:
+        """Begin a transaction on the connection of the last batch, unless that failed or was long ago.
 
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
         has not been used for a while goes back there first.
@@ -194,11 +195,7 @@ class BatchRunner:
             self._connection = connection = self.engine.connect()
             self._used_at = time.monotonic()
         self._begin(connection, patient)
-        try:
-            yield connection
-        except BaseException:
-            self.let_go()
-            raise
+        return connection
 
     def _connection_at_hand(self) -> sa.Connection | None:
         now = time.monotonic()

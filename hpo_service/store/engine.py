@@ -183,10 +183,21 @@ def database_errors_translated() -> Iterator[None]:
     """A database that is away, full or locked is Unavailable; a broken rule stays an IntegrityError."""
     try:
         yield
-    except (sa.exc.IntegrityError, sa.exc.DataError):
-        raise
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-        raise Unavailable(f"the database cannot take the call now: {one_line(error)}") from error
+    except Exception as error:
+        translated = translated_error(error)
+        if translated is error:
+            raise
+        raise translated from error
+
+
+def translated_error(error: BaseException) -> BaseException:
+    """The same for an error that was caught."""
+    is_broken_rule = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
+    if is_broken_rule or not isinstance(error, sa.exc.DBAPIError | sa.exc.TimeoutError | OSError):
+        return error
+    unavailable = Unavailable(f"the database cannot take the call now: {one_line(error)}")
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def is_locked(error: sa.exc.OperationalError) -> bool:

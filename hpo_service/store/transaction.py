@@ -9,7 +9,7 @@ asks for it by name, `transaction.sql()`: what waits is written first, inside of
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -184,11 +184,9 @@ class Transaction:
         known = self._trials.get((study.id, number)) or self._cached(study).trials.get(number)
         return self.sql().trials.numbered(study, number) if known is None else known
 
-    def add_trials(self, study: Study, new: Sequence[Trial]) -> list[Trial]:
-        for trial in new:
-            key = (study.id, trial.number)
-            self._rows.new_trials[key] = self._trials[key] = trial
-        return list(new)
+    def add_trial(self, study: Study, new: Trial) -> None:
+        key = (study.id, new.number)
+        self._rows.new_trials[key] = self._trials[key] = new
 
     def save_trial(self, study: Study, trial: Trial) -> None:
         key = (study.id, trial.number)
