@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ LONGEST_LINE = 2**14  # characters; a traceback has a few thousand
 MOST_LINES = 2**12  # that wait to be written
 LINES_A_SECOND = 10  # of one kind
 _IS_LOGGED = "hpo_is_logged"
+# What a key looks like (hpo_service/domain/key.py): a caller may put one into a path or an id, and errors quote.
+_KEY = re.compile("hpo_[0-9A-Za-z]{36}")
 
 lost = {"dropped": 0, "withheld": 0}  # lines, since the process began
 
@@ -69,6 +72,7 @@ class _Output:
         self.apart: _LinesApart | None = None
 
     def write(self, line: str) -> None:
+        line = _KEY.sub("hpo_***", line)
         if self.apart is not None:
             self.apart.put(line)
             return

@@ -77,7 +77,8 @@ def fault_of_call(method: str, headers: Headers, server: tuple[str, int | None] 
 
 def is_from_another_page(method: str, headers: Headers) -> bool:
     """Whether a browser says that a page of another site made this call; a link that a person follows is not that."""
-    return _is_from_another_page(method, dict(headers))
+    told = dict(headers)
+    return _is_from_another_page(method, told) or not _is_own_origin(told.get(b"origin"), told.get(b"host"))
 
 
 def is_from_our_page(headers: Headers) -> bool:

@@ -31,11 +31,13 @@ class Buckets:
 
 
 def neighbourhood(address: str) -> str:
-    """The address, or the network that one caller commands: in IPv6 that is a /64."""
+    """The address, or the network that one caller commands: in IPv6 that is a /64, on this machine 127.0.0.0/8."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is None:
+            return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+        parsed = parsed.ipv4_mapped
+    return "127.0.0.0/8" if parsed.is_loopback else str(parsed)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from hpo_service import __version__
 from hpo_service.cli import (
@@ -33,6 +35,7 @@ from hpo_service.cli.lifeline import hold_on_to_lifeline
 from hpo_service.cli.settings_in_force import check_environment
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
+from hpo_service.printable import printable
 from hpo_service.standard_streams import open_standard_streams, say_no_more
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -60,9 +63,33 @@ GROUPS = {
 }
 
 
+class Commands(typer.core.TyperGroup):
+    """Parts of a command line may come from elsewhere: what names them as wrong says so in printable characters."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _printable_faults():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: Any) -> Any:
+        with _printable_faults():
+            return super().invoke(context)
+
+
+@contextlib.contextmanager
+def _printable_faults() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)  # what errors of the command line have, and ours have not
+        if isinstance(message, str):
+            error.message = printable(message)  # type: ignore[attr-defined]
+        raise
+
+
 def command_line(wanted: str = "") -> typer.Typer:
     """All commands; one that trains is there to be run only if it is the one wanted, else to be listed."""
     app = typer.Typer(
+        cls=Commands,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         callback=_options,

@@ -80,6 +80,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CommandFailed(
             f"cannot listen on {host}, port {port}: {error.strerror}; --port 0 takes any free port"
         ) from None
+    except UnicodeError:
+        raise UsageError(f"--host: {host} is no name of a host") from None
     return listener
 
 
@@ -128,6 +130,7 @@ def _serve(
         log_config=None,
         log_level="error",  # what its connections warn of, ours say better
         access_log=False,
+        proxy_headers=False,  # who has sent a call is the address that it came from: anybody may write X-Forwarded-For
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
         http=Bounds.of(settings).protocol(fast_path),  # type: ignore[arg-type]  # called like the class it makes

@@ -21,6 +21,9 @@ def checked_server(given: str) -> str:
         raise Invalid([Fault("server", f"{shown!r} is not a URL like {DEFAULT_SERVER}: {error}")]) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
         raise Invalid([Fault("server", f"{shown!r} is not a URL like {DEFAULT_SERVER}")])
+    if "@" in parts.netloc:
+        detail = f"{shown!r} holds a user name, which nobody asks for: set HPO_TOKEN to the key"
+        raise Invalid([Fault("server", detail)])
     if port == 0:
         raise Invalid([Fault("server", f"{shown!r} has the port 0, on which nobody listens")])
     return url

@@ -23,7 +23,9 @@ class FolderStore:
     def begin(self, key: str, size: int | None) -> Upload:
         with _in_words():
             path = self._path(key)
-            path.parent.mkdir(_FOLDERS, parents=True, exist_ok=True)
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self._folder, path.parent):  # made as a parent, it would be open to everybody
+                folder.mkdir(_FOLDERS, exist_ok=True)
             free = shutil.disk_usage(path.parent).free
             if free < LEAST_FREE_BYTES + (size or 0):
                 raise Unavailable(f"the artifacts cannot take it now: only {free // 2**20} MiB are free on their disk")

@@ -22,6 +22,7 @@ from hpo_service.operations.reaper import carefully
 from hpo_service.operations.sealed_test import test_of_study
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
+from hpo_service.operations.upload_places import UploadPlaces
 from hpo_service.reading.resources import artifact_resource
 from hpo_service.store.artifact_rows import ArtifactRows
 from hpo_service.store.record import Record
@@ -65,7 +66,7 @@ class Artifacts:
     def __init__(self, service: Service, store: ObjectStore | None, bounds: Bounds) -> None:
         self._service, self._store, self._bounds = service, store, bounds
         self._under_way: set[str] = set()
-        self._places = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._places = UploadPlaces(UPLOADS_AT_ONCE)
         # Of their own: a folder that hangs holds up nothing but artifacts.
         self._threads = ThreadPoolExecutor(2 * UPLOADS_AT_ONCE, thread_name_prefix="artifacts")
 
@@ -83,11 +84,11 @@ class Artifacts:
             raise Unavailable(_NO_PLACE)
         self._check_size(announced or 0)
         artifact = Artifact(name, uuid.uuid4().hex, announced or 0, "", attempt, 0.0)
-        async with self._places:
+        async with self._places.taken() as place:
             self._under_way.add(artifact.key)
             try:
                 await self._service.change(owner.study, partial(self._begin, owner, artifact))
-                return await self._upload(store, owner, artifact, announced, pieces)
+                return await self._upload(store, owner, artifact, announced, place.received(pieces))
             finally:
                 self._under_way.discard(artifact.key)
 

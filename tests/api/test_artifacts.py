@@ -75,6 +75,15 @@ def test_what_is_put_is_listed_and_read_byte_by_byte(kept: Kept) -> None:
     assert kept.trial(name, 0)["artifacts"] == ["empty", "model.pt"]
 
 
+def test_the_folder_and_its_files_are_for_the_owner_and_the_group(kept: Kept) -> None:
+    name = kept.create()
+    kept.ask(name)
+    kept.put(f"{name}/trials/0/artifacts/model.pt")
+    places = [kept.folder, *kept.folder.rglob("*")]
+    assert len(places) == 3
+    assert [place.stat().st_mode & 0o007 for place in places] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "start", "end"),
     [

@@ -267,6 +267,10 @@ def test_pages_ask_a_browser_for_the_key_as_a_password(guarded: Guarded, path: s
     [
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Origin": "http://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://testserver:1"}, 403),
+        ({"Origin": "http://testserver"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
         ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
         ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
@@ -396,11 +400,15 @@ def test_buckets_of_many_addresses_take_bounded_memory() -> None:
         ("10.1.2.3", "10.1.2.3"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("::1", "::/64"),
+        ("127.0.0.1", "127.0.0.0/8"),
+        ("127.3.2.1", "127.0.0.0/8"),
+        ("::ffff:127.3.2.1", "127.0.0.0/8"),
         ("testclient", "testclient"),
         ("", ""),
     ],
 )
-def test_one_caller_is_one_address_or_one_ipv6_network(address: str, network: str) -> None:
+def test_one_caller_is_one_address_or_the_network_that_he_commands(address: str, network: str) -> None:
     assert neighbourhood(address) == network
 
 

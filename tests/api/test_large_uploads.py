@@ -9,7 +9,9 @@ import hashlib
 import http.client
 import json
 import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from hpo_service.client import Client
+from hpo_service.operations.artifacts import UPLOADS_AT_ONCE
 from tests.patience import PATIENCE_SECONDS
 
 MIB = 2**20
@@ -104,4 +107,25 @@ def test_what_finds_no_room_is_503_and_leaves_nothing(tmp_path: Path) -> None:
         until(lambda: server.files() == [])
         assert server.put("a?attempt=1", zeros(10), **{"Content-Length": str(10 * MIB)})[0] == 200
     finally:
+        server.end()
+
+
+def test_uploads_that_hardly_come_make_room_for_whoever_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPO_BODY_SECONDS", "86400")  # so that nothing else ends them
+    server = Server(tmp_path)
+    address = urlsplit(server.url)
+    hardly = [socket.create_connection((address.hostname, address.port)) for _ in range(UPLOADS_AT_ONCE)]
+    try:
+        begin(server)
+        for number, connection in enumerate(hardly):
+            path = f"/v1/studies/s/trials/0/artifacts/{number}?attempt=1"
+            connection.sendall(f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\nx".encode())
+        until(lambda: len(server.files()) == UPLOADS_AT_ONCE)
+        assert server.put("small?attempt=1", iter([b"small"]), **{"Content-Length": "5"})[0] == 200
+        answered = select.select(hardly, [], [], PATIENCE_SECONDS)[0]
+        assert {each.recv(4096).split()[1] for each in answered} == {b"503"}
+        assert len(answered) < UPLOADS_AT_ONCE, "one place was wanted"
+    finally:
+        for connection in hardly:
+            connection.close()
         server.end()

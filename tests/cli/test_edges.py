@@ -81,6 +81,8 @@ def test_closed_streams_stop_no_command(tmp_path: Path, closed: str) -> None:
         ("ftp://x", "is not a URL like"),
         ("http://127.0.0.1:0", "has the port 0"),
         ("http://user:secret@127.0.0.1:abc", "***@127.0.0.1"),
+        ("http://user:secret@127.0.0.1:1", "***@127.0.0.1:1' holds a user name"),
+        ("https://secret@localhost/hpo", "***@localhost/hpo' holds a user name"),
     ],
 )
 def test_an_address_with_a_slip_is_one_sentence(hpo: Callable[..., Any], server: str, words: str) -> None:

@@ -221,6 +221,33 @@ def _good_file(folder: Any) -> Any:
     return file
 
 
+WRONG_LINES = (
+    ("study", HOSTILE),
+    (HOSTILE,),
+    (f"--{HOSTILE}",),
+    ("study", "show", "mine", f"--{HOSTILE}"),
+    ("workers", "drain", HOSTILE),
+    ("plot", "mine", "--kind", HOSTILE),
+    ("token", "create", "--scope", HOSTILE),
+)
+
+
+@pytest.mark.parametrize("line", WRONG_LINES, ids=lambda line: " ".join(line).replace(HOSTILE, "…"))
+def test_what_is_wrong_with_a_command_line_is_said_in_letters(hpo: Any, line: tuple[str, ...]) -> None:
+    """It may hold the name of a file, or what xargs has read."""
+    ended = hpo(*line)
+    assert ended.code == 2
+    assert_harmless(ended.out)
+    assert_harmless(ended.err)
+    assert "\\x1b]0;owned\\x07" in re.sub(r"[\s│]*\n[\s│]*", "", ended.err), "it was to be shown, written out"
+
+
+def test_a_host_that_cannot_be_named_is_one_sentence(hpo: Any) -> None:
+    ended = hpo("serve", "--host", HOSTILE)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert_harmless(ended.err)
+
+
 def test_labels_of_keys_are_shown_in_letters_also_where_another_program_wrote_them(hpo: Any, tmp_path: Any) -> None:
     database = ("--database", f"sqlite:///{tmp_path}/hpo.db")
     refused = hpo("token", "create", "--scope", "read", "--label", HOSTILE.replace("\0", ""), *database)

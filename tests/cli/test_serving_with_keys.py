@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,41 @@ def test_without_a_key_nothing_is_answered_and_the_error_says_what_to_do(serve: 
         assert client.readyz()
         with pytest.raises(Unauthenticated, match=r"HPO_TOKEN.*hpo token create"):
             list(client.studies())
+
+
+@on_sqlite
+def test_a_key_that_a_caller_puts_where_none_belongs_is_in_no_line_of_the_log(
+    database_url: str, tmp_path: Path
+) -> None:
+    serving = Serving(database_url, tmp_path / "log", HPO_ACCESS_LOG="true")
+    try:
+        key = serving.first_key
+        for path in (f"/page/{key}", f"/page/{key}%20x?token={key}"):
+            request = urllib.request.Request(f"{serving.url}{path}", headers={"X-Request-Id": f"of {key}"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=PATIENCE_SECONDS)
+            refused.value.close()
+        assert eventually(lambda: serving.said.count('"event": "access"') == 2)
+        assert serving.said.count("hpo_***") == 4
+        assert key not in serving.said
+    finally:
+        serving.stop()
+
+
+@on_sqlite
+def test_a_caller_has_the_address_that_it_calls_from_whatever_it_writes(database_url: str, tmp_path: Path) -> None:
+    """Else each wrong key would come from another one, and nobody would be slowed down."""
+    claims = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.9"}
+    serving = Serving(database_url, tmp_path / "log", HPO_ACCESS_LOG="true", FORWARDED_ALLOW_IPS="*")
+    try:
+        request = urllib.request.Request(f"{serving.url}/healthz", headers=claims)
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+            assert answer.status == 200
+        assert eventually(lambda: '"event": "access"' in serving.said)
+        assert '"client": "127.0.0.1:' in serving.said
+        assert "203.0.113.9" not in serving.said
+    finally:
+        serving.stop()
 
 
 @pytest.mark.slow
