@@ -39,8 +39,10 @@ class Waiter:
         return self._woken.is_set()
 
     async def wait(self, seconds: float) -> None:
+        # Not asyncio.wait_for: before Python 3.12 one who is cancelled when he has just been woken would go on.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
 
 
 class AnyStudy(NamedTuple):

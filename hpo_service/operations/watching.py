@@ -92,9 +92,8 @@ class Watch:
         return Seen(overdue, changed, gone, record.draining())
 
     def _is_others(self, name: str, now: tuple[int, int]) -> bool:
-        """Whether another server has written the study since the last look."""
-        before = self._known.get(name)
-        if before is None or before == now:
+        """Whether another server has written the study since the last look, or since this one has used it."""
+        if self._known.get(name) == now:
             return False
         study = self._service.database.remembered(name)
         return study is None or (study.id, study.revision) < now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import pickle
@@ -86,9 +87,12 @@ def _answer_readings(
     database_url: str, file: Identity | None, imports: Sequence[str], line: socket.socket, incoming: BufferedReader
 ) -> None:
     """file: what SQLite's is; no other one is read in its place."""
-    # imported now, at the priority of this process
+    # imported now, at the priority of this process; it stays, so that there is no garbage in it to look for
+    gc.disable()
     for module in imports:
         importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
     from hpo_service.store import database_file
     from hpo_service.store.engine import database_url as parsed
     from hpo_service.store.engine import sqlite_file

@@ -425,6 +425,7 @@ def test_who_does_not_read_holds_up_his_own_next_requests_and_no_memory(serve: A
     assert here.transport.get_write_buffer_size() <= 2**17
     assert here.weight <= 2 * ONE_READ
     assert len(here.pipeline) <= 1
+    connection.shutdown(socket.SHUT_RDWR)  # a mere close would leave the sending thread to the server's patience
     connection.close()
     sending.join()
 
@@ -564,6 +565,7 @@ def test_who_goes_on_sending_after_the_last_answer_is_closed(serve: Any) -> None
     wait_for(lambda: served.connected() == 0)
 
 
+@pytest.mark.slow
 def test_who_sends_slowly_for_longer_than_the_silence_that_is_allowed_reads_the_answer(serve: Any) -> None:
     connection = serve(head_seconds=60, body_seconds=60, linger_seconds=2).connect()
     connection.sendall(b"POST /closing HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")

@@ -60,7 +60,9 @@ _names = itertools.count()
 
 
 @pytest.mark.parametrize("direction", ["minimize", pytest.param("maximize", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("pruner", PRUNERS, ids=str)
+@pytest.mark.parametrize(
+    "pruner", [PRUNERS[0], *(pytest.param(pruner, marks=pytest.mark.slow) for pruner in PRUNERS[1:])], ids=str
+)
 def test_reports_gathered_in_any_way_are_judged_as_each_by_itself(
     request: pytest.FixtureRequest, pruner: dict[str, Any], direction: str
 ) -> None:

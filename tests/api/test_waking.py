@@ -18,6 +18,7 @@ from hpo_service.operations.service import Service
 from tests import worker_calls
 from tests.patience import PATIENCE_SECONDS
 
+LONG = 10 * PATIENCE_SECONDS  # at the end of a wait there is a look, too: no test may be saved by that
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
 
@@ -66,7 +67,8 @@ async def created(service: Service, name: str = "s", **fields: Any) -> None:
 
 
 async def asked(service: Service, name: str | None = "s", wait: float = 0, **fields: Any) -> Any:
-    ask = Ask(**{"worker_id": "w", "request_id": f"wake-{next(_requests)}", "wait_seconds": wait, **fields})
+    ask = Ask(**{"worker_id": "w", "request_id": f"wake-{next(_requests)}", **fields})
+    ask = ask.model_copy(update={"wait_seconds": wait})  # longer than a caller may
     if name is None:
         return await asking.ask_any(service, ask)
     return await worker_calls.ask_study(service, name, ask)
@@ -87,7 +89,7 @@ async def settled(service: Busy) -> None:
 @asynccontextmanager
 async def waiting(service: Busy, count: int, name: str | None = "s", **fields: Any) -> AsyncIterator[list[Any]]:
     """So many asks that wait by now."""
-    tasks = [asyncio.create_task(asked(service, name, 30, **fields)) for _ in range(count)]
+    tasks = [asyncio.create_task(asked(service, name, LONG, **fields)) for _ in range(count)]
     await settled(service)
     assert not any(task.done() for task in tasks)
     try:
@@ -177,17 +179,19 @@ def test_a_worker_that_hung_up_leaves_the_trial_to_the_next(run):
 @pytest.mark.slow
 def test_a_waiter_that_is_cancelled_when_it_was_woken_leaves_the_trial_to_the_next(run):
     async def test(service: Busy) -> None:
-        await created(service, limits={"running": 1})
+        await created(service, objective={"kind": "k"}, limits={"running": 1})
         await asked(service)
-        first = asyncio.create_task(asked(service, wait=30))
+        first = asyncio.create_task(asked(service, None, LONG))  # of one study, nobody but the server's end cancels it
         await settled(service)
-        async with waiting(service, 2) as tasks:
-            for waiter in list(service.asks._of_study["s"].waiters)[:1]:
-                waiter.wake()
+        async with waiting(service, 2, None) as tasks:
+            (those,) = service.asks._of_any.values()
+            next(iter(those.waiters)).wake()
+            await asyncio.sleep(0)
             first.cancel()
             await told(service, 0)
-            while not any(task.done() for task in tasks):
-                await asyncio.sleep(0.02)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            assert [trial["number"] for task in done for trial in task.result()["trials"]] == [1]
+            assert first.cancelled()
 
     run(test)
 

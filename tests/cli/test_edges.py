@@ -47,6 +47,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["", " --database 'sqlite:///t_pct%41/x y.db'"], ids=["default", "escaped"])
 def test_a_run_without_standard_input_is_one_like_any_other(tmp_path: Path, database: str) -> None:
     (tmp_path / "study.toml").write_text(QUICK)
@@ -184,6 +185,7 @@ def on_a_terminal(arguments: list[str], answer: str) -> tuple[int, str]:
     return process.wait(60), said.decode()
 
 
+@pytest.mark.slow
 def test_a_study_is_deleted_on_a_terminal_only_after_a_yes(
     server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_data_set_that_is_missing_is_said_before_anything_is_started(tmp_path)
     assert not (tmp_path / "hpo.db").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["option", "variable"])
 def test_a_run_takes_its_data_from_a_folder(tmp_path, given):
     (tmp_path / "data").mkdir()
@@ -114,6 +115,7 @@ def test_a_run_takes_its_data_from_a_folder(tmp_path, given):
     assert json.loads(ended.stdout)["counts"]["COMPLETE"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_which_nothing_comes_through_ends_and_says_why(tmp_path):
     diverging = STUDY.format(name="diverging", more="[limits]\nfailures = 2")
     ended = run(tmp_path, diverging.replace("low = 1e-3, high = 1e-1", "low = 1e20, high = 1e30"))

@@ -264,6 +264,7 @@ def test_a_trial_outside_its_range_is_left_with_a_reason_and_an_empty_study_neve
     assert "outside-alone" not in {study["name"] for study in client.studies()}
 
 
+@pytest.mark.slow
 def test_conditions_are_inferred_where_presence_follows_a_choice(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import wilcoxon
 
 from hpo_service.domain import curve as curve_module
 from hpo_service.domain.curve import Curve
@@ -56,6 +55,8 @@ def test_a_curve_is_what_its_reports_are(changes: Any, removed: set[int], data: 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-5, 5).map(lambda n: n / 2), min_size=60, max_size=120), st.integers(0, 50))
 def test_signed_ranks_are_those_of_scipy(differences: list[float], gone: int) -> None:
+    from scipy.stats import wilcoxon
+
     ranks = SignedRanks()
     for difference in (*differences, *differences[:gone]):
         ranks.add(difference)

@@ -10,7 +10,6 @@ import pytest
 
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.importances import importances
 from hpo_service.tuning.tuner import Tuner
 
 SPEC = StudySpec.model_validate(
@@ -26,6 +25,12 @@ SPEC = StudySpec.model_validate(
         "sampler": {"name": "random", "seed": 5},
     }
 )
+
+
+def importances(spec: StudySpec, trials: list[HistoryTrial]) -> dict[str, float | None]:
+    from hpo_service.tuning import importances  # which brings scikit-learn along
+
+    return importances.importances(spec, trials)
 
 
 def history(count: int, **outside: Any) -> list[HistoryTrial]:

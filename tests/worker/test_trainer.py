@@ -19,25 +19,26 @@ from hpo_service.domain.neural_network import ACTIVATIONS, OPTIMIZERS, configura
 from hpo_worker.datasets import Dataset, load
 from hpo_worker.trainer import Diverged, EpochReport, evaluate_on_test_set, mini_batches, train
 
-MNIST = load("mnist")
 SMALL = {"samples": 250, "epochs": 3, "batch_size": 50, "hidden_layers": 2, "hidden_units": 30, "learning_rate": 0.05}
 
 
 def small_dataset(training: int = 400, test: int = 100) -> Dataset:
     """The first images of MNIST, as a dataset of their own."""
+    mnist = load("mnist")
     return dataclasses.replace(
-        MNIST,
-        x_train=MNIST.x_train[:training],
-        t_train=MNIST.t_train[:training],
-        x_test=MNIST.x_test[:test],
-        t_test=MNIST.t_test[:test],
+        mnist,
+        x_train=mnist.x_train[:training],
+        t_train=mnist.t_train[:training],
+        x_test=mnist.x_test[:test],
+        t_test=mnist.t_test[:test],
     )
 
 
 def reports(
-    settings: Mapping[str, object] = {}, seed: int = 7, study_seed: int = 1, dataset: Dataset = MNIST
+    settings: Mapping[str, object] = {}, seed: int = 7, study_seed: int = 1, dataset: Dataset | None = None
 ) -> list[EpochReport]:
-    return list(train(configuration({**SMALL, **settings}, {}), seed=seed, study_seed=study_seed, dataset=dataset))
+    given = load("mnist") if dataset is None else dataset
+    return list(train(configuration({**SMALL, **settings}, {}), seed=seed, study_seed=study_seed, dataset=given))
 
 
 SETTINGS: list[dict[str, object]] = [
@@ -83,7 +84,7 @@ def test_another_process_gives_the_same_bits() -> None:
 
 def test_what_was_trained_in_between_changes_nothing() -> None:
     alone = reports()
-    generator = train(configuration(SMALL, {}), seed=7, study_seed=1, dataset=MNIST)
+    generator = train(configuration(SMALL, {}), seed=7, study_seed=1, dataset=load("mnist"))
 
     interleaved = []
     for report in generator:
@@ -172,7 +173,7 @@ def test_the_sealed_test_trains_again_on_everything_and_averages_probabilities()
     settings = configuration(SMALL | {"learning_rate": 0.3, "epochs": 6}, {})
 
     result = evaluate_on_test_set(
-        settings, seed=7, study_seed=1, ensemble=3, dataset=MNIST, between_epochs=lambda: beats.append(1)
+        settings, seed=7, study_seed=1, ensemble=3, dataset=load("mnist"), between_epochs=lambda: beats.append(1)
     )
 
     assert len(beats) == 2 * 6  # the three train side by side
@@ -180,7 +181,7 @@ def test_the_sealed_test_trains_again_on_everything_and_averages_probabilities()
     assert len({member["seed"] for member in result.members}) == 3
     assert result.members[0]["validation_accuracy"] == reports({"learning_rate": 0.3, "epochs": 6})[-1].value
     assert 0.5 < result.test_accuracy < 1
-    assert result == evaluate_on_test_set(settings, seed=7, study_seed=1, ensemble=3, dataset=MNIST)
+    assert result == evaluate_on_test_set(settings, seed=7, study_seed=1, ensemble=3, dataset=load("mnist"))
 
 
 def test_an_ensemble_of_one_is_the_member_itself_and_begins_every_larger_one() -> None:
@@ -213,5 +214,5 @@ def test_the_sealed_test_trains_on_validation_images_too() -> None:
 def test_a_test_that_diverges_says_so() -> None:
     with pytest.raises(Diverged):
         evaluate_on_test_set(
-            configuration(SMALL | {"learning_rate": 1e30}, {}), seed=7, study_seed=1, ensemble=1, dataset=MNIST
+            configuration(SMALL | {"learning_rate": 1e30}, {}), seed=7, study_seed=1, ensemble=1, dataset=load("mnist")
         )
