@@ -64,6 +64,7 @@ class StudyState(StrEnum):
         self.waits = value in ("ACTIVE", "PAUSED")
         self.reason_for_unfinished = _UNFINISHED.get(value)
 
+
 # verb -> state it is called in -> state it leads to; a verb may be repeated in the state it led to
 _VERBS: Mapping[str, Mapping[StudyState, StudyState]] = {
     "pause": {StudyState.ACTIVE: StudyState.PAUSED, StudyState.PAUSED: StudyState.PAUSED},
