@@ -66,7 +66,8 @@ async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[
                 return
             else:
                 try:
-                    await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        await news.wait()
                 except TimeoutError:
                     yield b": still here\n\n"
             for event in found:

@@ -67,7 +67,8 @@ class LongDraws:
         here.calls += 1
         try:
             try:
-                await asyncio.wait_for(here.turn.acquire(), PATIENCE_SECONDS)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await here.turn.acquire()
             except TimeoutError:
                 raise too_slow(study) from None
             try:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
-from hpo_service.domain.study import StudySpec
+from hpo_service.domain.study import Study, StudySpec, StudyState
 from hpo_service.operations import drawings, long_draws, tuners
+from hpo_service.operations.long_draws import LongDraws
 from hpo_service.settings import Settings
+from hpo_service.store.database import Database
 from hpo_service.tuning.tuner import Tuner
 from tests.patience import PATIENCE_SECONDS
 
@@ -290,3 +294,30 @@ def test_what_is_drawn_with_the_defaults_is_never_refused(client, sampler, param
     spec = spec_of({"name": sampler}, parameters, choices, directions)
     assert client.post("/v1/studies", json=spec).status_code == 201
     assert StudySpec.model_validate(spec).sampler.name == sampler
+
+
+def test_a_call_that_is_cancelled_when_its_turn_comes_leaves_it_to_the_next(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/hpo.db", None, lambda _: None)
+    study = Study(1, StudySpec.model_validate({"name": "s", "search_space": SPACE}), StudyState.ACTIVE, 0.0)
+
+    async def calls() -> None:
+        draws = LongDraws(database, None)
+
+        async def call() -> None:
+            async with draws.turn(study):
+                await asyncio.sleep(PATIENCE_SECONDS)
+
+        async with draws.turn(study):
+            cancelled = asyncio.create_task(call())
+            await asyncio.sleep(0.01)  # it waits
+        await asyncio.sleep(0)  # the lock is free, and it has been told
+        cancelled.cancel()
+        await asyncio.wait({cancelled}, timeout=PATIENCE_SECONDS / 2)
+        assert cancelled.cancelled()
+        async with asyncio.timeout(PATIENCE_SECONDS), draws.turn(study):
+            pass
+
+    try:
+        asyncio.run(calls())
+    finally:
+        database.close()
