@@ -194,8 +194,13 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
         origin = given.low
     else:
         return low, high
-    first = math.ceil(round((low - origin) / step, 9))
-    last = math.floor(round((high - origin) / step, 9))
+    if isinstance(given, IntParameter):
+        # In whole numbers: billionths of a step, as below, may be many integers.
+        first = -((given.low - math.ceil(round(low, 9))) // int(step))
+        last = (math.floor(round(high, 9)) - given.low) // int(step)
+    else:
+        first = math.ceil(round((low - origin) / step, 9))
+        last = math.floor(round((high - origin) / step, 9))
     if last < first:  # no grid point inside: the nearest one
         first = last = round(((low + high) / 2 - origin) / step)
         return grid_point(origin, step, first), grid_point(origin, step, last)

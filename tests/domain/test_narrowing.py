@@ -210,6 +210,7 @@ LARGEST = (IntParameter(low=0, high=LARGEST_INTEGER), [LARGEST_INTEGER])
 @example(LOG_WIDEST, False)
 @example(LARGEST, True)
 @example((FloatParameter(low=0.05, high=0.15000000000000002, step=0.1), [0.15000000000000002]), False)
+@example((IntParameter(low=-3194, high=9007199254171657, step=1125899906842225), [-3194]), True)
 def test_any_round_can_be_written_down_and_read_again(chosen: Any, expand: bool) -> None:
     parameter, values = chosen
     first = current = SearchSpace({"x": parameter})
