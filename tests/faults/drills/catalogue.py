@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -493,6 +494,7 @@ def run_drill(
             raise
         except Exception as error:
             # A server that does not start or answers 500 ends a drill before its check.
+            traceback.print_exc()
             outcome = Outcome(violations=[f"the drill broke off: {error!r}"])
     return Run(outcome, time.monotonic() - began)
 

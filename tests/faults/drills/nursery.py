@@ -57,7 +57,9 @@ class Nursery:
     def start(self, arguments: list[str], output: Path, errors: Path, sabotage: str | None) -> int:
         """Fork a child that runs `hpo` with these arguments; return its process id."""
         request = {"start": arguments, "output": str(output), "errors": str(errors), "sabotage": sabotage}
-        return int(self._ask(request)["pid"])
+        pid = int(self._ask(request)["pid"])
+        self._ended.pop(pid, None)  # of a child before, whose number it has been given
+        return pid
 
     def exit_code(self, pid: int) -> int | None:
         """How the child ended (a negative number: by that signal), or None while it runs."""
