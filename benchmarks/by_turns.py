@@ -44,8 +44,9 @@ class Round(NamedTuple):
 class Server:
     """`hpo serve` from one checkout, and a study on it."""
 
-    def __init__(self, folder: Path, database: str, sampler: str) -> None:
-        command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
+    def __init__(self, folder: Path, database: str, sampler: str, under: Sequence[str] = ()) -> None:
+        """under: a command that runs it."""
+        command = [*under, sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
         paths = os.pathsep.join([str(folder), str(folder / "worker")])
         self.process = subprocess.Popen(
             [*command, "--database", database],

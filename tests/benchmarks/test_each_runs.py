@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ QUICK = {
         "trials_per_second",
     ),
 }
+UNDER_VALGRIND = ["--before", ".", "--rounds", "1", "--load", "random", "--workers", "4"]
 
 
 @pytest.mark.parametrize("script", QUICK)
@@ -37,6 +39,15 @@ def test_it_runs_and_prints_its_figures(script: str) -> None:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     assert prints in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_instructions_are_counted() -> None:
+    command = [sys.executable, "benchmarks/instructions.py", *UNDER_VALGRIND]
+    patience = 4 * PATIENCE_SECONDS
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=patience, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "thousands a trial before" in done.stdout
 
 
 def test_the_thousand_workers_may_be_twenty(postgres_url: str) -> None:
