@@ -91,9 +91,10 @@ def compare(before: Path, postgres: str | None, sampler: str, workers: int, roun
     measured: list[tuple[float, float]] = []
     for number in range(rounds):
         with databases(postgres) as urls:
-            both = list(zip((before, HERE), urls, strict=True))
-            found = {folder: one_round(folder, url, sampler, workers) for folder, url in both[:: (-1) ** number]}
-        measured.append((found[before], found[HERE]))
+            found = [0.0, 0.0]
+            for which in (0, 1) if number % 2 else (1, 0):
+                found[which] = one_round((before, HERE)[which], urls[which], sampler, workers)
+        measured.append((found[0], found[1]))
     was, now = (statistics.median(each[which] for each in measured) / 1e3 for which in (0, 1))
     ratios = sorted(b / a for a, b in measured)
     where = "SQLite" if postgres is None else "PostgreSQL"
