@@ -29,7 +29,7 @@ from hpo_service.store.record import Record
 
 WRITE_AT_ONCE = 2**20
 UPLOADS_AT_ONCE = 8  # each holds a few megabytes; the next ones wait where they come from
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 5.0  # nobody waits for it
 READ_AGAIN = 3  # when an artifact was replaced right between the look for it and its reading
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from hpo_service.store.deletion import ANSWERS_AT_ONCE, Deletion
 from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 
-PERIOD_SECONDS = 1.0
+PERIOD_SECONDS = 5.0  # nobody waits for it
 # A transaction that takes less may do more, one that takes more shall do less.
 SHORT_SECONDS, LONG_SECONDS = 0.006, 0.015
 FEWEST, MOST = 100, 4000  # rows of a transaction

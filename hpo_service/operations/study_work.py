@@ -243,8 +243,7 @@ class StudyWork:
         return self.tuners.up_to_date(self.record, self.study)
 
     def _show_tuner(self) -> None:
-        known = [trial for trial in self._changed.values() if trial.is_known_to_samplers]
-        self.tuners.note(self.record, self._noted, self.study, known)
+        self.tuners.note(self.record, self._noted, self.study, self._changed.values())
         self._changed.clear()
         self._noted = self.study.revision
 

@@ -117,7 +117,8 @@ class Tuners:
         if entry is None or not entry.learns or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
-        self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in changed])
+        known = [trial for trial in changed if trial.is_known_to_samplers]
+        self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in known])
 
     def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
         record.shown.add(study.id)
