@@ -10,13 +10,7 @@ from starlette.responses import Response
 
 from hpo_service import __version__
 from hpo_service.api import metrics
-from hpo_service.api.documents import (
-    HealthDocument,
-    ReadinessDocument,
-    VersionDocument,
-    WorkerDocument,
-    WorkerPage,
-)
+from hpo_service.api.documents import HealthDocument, ReadinessDocument, VersionDocument, WorkerDocument, WorkerPage
 from hpo_service.api.http import StrictRoute, answer, operation_id, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, service_of, studies_of

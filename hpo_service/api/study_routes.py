@@ -8,13 +8,7 @@ from fastapi import APIRouter, Body, Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from hpo_service.api.documents import (
-    AdviceDocument,
-    ImportancesDocument,
-    RoundDocument,
-    StudyDocument,
-    StudyPage,
-)
+from hpo_service.api.documents import AdviceDocument, ImportancesDocument, RoundDocument, StudyDocument, StudyPage
 from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, operation_id, page, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
@@ -130,10 +124,7 @@ def _verb(verb: str, description: str, conflicts: tuple[str, ...]) -> None:
         name=f"{verb}_study",
         operation_id=f"{verb}_study",
         summary=f"{verb.capitalize()} a study",
-        responses={
-            **ok(StudyDocument, description, headers=_TAGGED),
-            **responses(404, conflicts=conflicts),
-        },
+        responses={**ok(StudyDocument, description, headers=_TAGGED), **responses(404, conflicts=conflicts)},
     )
     async def act(request: Request, study: StudyPath) -> Response:
         body, tag = await studies.act(service_of(request), study, verb)

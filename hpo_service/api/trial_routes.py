@@ -8,22 +8,14 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from hpo_service.api.documents import (
-    AttemptsDocument,
-    TrialDocument,
-    TrialPage,
-    TrialsDocument,
-)
+from hpo_service.api.documents import AttemptsDocument, TrialDocument, TrialPage, TrialsDocument
 from hpo_service.api.http import StrictRoute, answer, in_pieces, operation_id, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
 from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
 from hpo_service.operations import trials
-from hpo_service.operations.calls import (
-    Enqueue,
-    Import,
-)
+from hpo_service.operations.calls import Enqueue, Import
 from hpo_service.reading.trial_pieces import Key
 
 router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute, generate_unique_id_function=operation_id)
@@ -51,10 +43,7 @@ async def enqueue(
 @router.post(
     _TRIALS + ":import",
     status_code=201,
-    responses={
-        **ok(TrialsDocument, "recorded", 201),
-        **responses(400, 404, 413, 422, conflicts=("study_sealed",)),
-    },
+    responses={**ok(TrialsDocument, "recorded", 201), **responses(400, 404, 413, 422, conflicts=("study_sealed",))},
 )
 async def import_trials(
     request: Request,

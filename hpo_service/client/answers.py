@@ -14,18 +14,7 @@ from pydantic_core import from_json
 from hpo_service.client.keep_alive import Answered
 from hpo_service.client.retries import Failure
 from hpo_service.domain import errors
-from hpo_service.domain.errors import (
-    Fault,
-    Forbidden,
-    HpoError,
-    Invalid,
-    LeaseLost,
-    NotFound,
-    RateLimited,
-    TrialFinished,
-    Unauthenticated,
-    Unavailable,
-)
+from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
 from hpo_service.domain.json_types import Json
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
@@ -54,18 +43,18 @@ class BrokenOff(HpoError):
 _ERRORS: Mapping[str, type[HpoError]] = {
     error.code: error
     for error in (
-        NotFound,
+        errors.NotFound,
         errors.StudyExists,
         errors.StudyStateConflict,
         errors.StudySealed,
-        LeaseLost,
-        TrialFinished,
+        errors.LeaseLost,
+        errors.TrialFinished,
         errors.ResultConflict,
         errors.PreconditionFailed,
-        Unavailable,
-        Unauthenticated,
-        Forbidden,
-        RateLimited,
+        errors.Unavailable,
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.RateLimited,
     )
 }
 
