@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
 
 from pydantic_core import from_json
 
@@ -101,14 +100,13 @@ def _problem(content: bytes) -> Json:
 
 
 def read_json(answer: Answered) -> Json:
+    cause: ValueError | None = None
     try:
         read = from_json(answer.data)
+        if isinstance(read, dict):
+            return read
     except ValueError as error:
-        _unexpected(error)
-    return read if isinstance(read, dict) else _unexpected(None)
-
-
-def _unexpected(cause: Exception | None) -> NoReturn:
+        cause = error
     raise UnexpectedAnswer("the answer is not a JSON object; is this the right server?") from cause
 
 
