@@ -1,13 +1,14 @@
-"""What several routes take: path segments, pages, and the service itself."""
+"""What several routes are made of: their router, path segments, pages, and the service itself."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated
 
-from fastapi import Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import AfterValidator
 
+from hpo_service.api.http import StrictRoute, operation_id
 from hpo_service.domain.errors import NotFound
 from hpo_service.operations.service import Service
 
@@ -33,6 +34,10 @@ StudyPath = Annotated[str, Path(description="the study's name", examples=["mnist
 NumberPath = Annotated[int, Path(description="the trial's number", examples=[7]), AfterValidator(_trial_number)]
 PageSize = Annotated[int, Query(ge=1, le=1000)]
 PageToken = Annotated[str | None, Query(alias="page_token", max_length=2000)]
+
+
+def router_of(tag: str, prefix: str = "") -> APIRouter:
+    return APIRouter(prefix=prefix, tags=[tag], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 
 def service_of(request: Request) -> Service:
