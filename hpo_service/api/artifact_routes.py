@@ -6,27 +6,22 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import Header, Path, Query, Request
 from pydantic import StringConstraints
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from hpo_service.api.documents import ArtifactDocument, ArtifactsDocument
-from hpo_service.api.http import StrictRoute, answer, operation_id
+from hpo_service.api.http import answer
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import NumberPath, StudyPath
+from hpo_service.api.parameters import NumberPath, StudyPath, router_of
 from hpo_service.api.problems import problem
 from hpo_service.api.streams import Stream
 from hpo_service.domain.artifact import ARTIFACT_NAME, Artifact
 from hpo_service.domain.errors import InvalidRange
 from hpo_service.operations.artifacts import Artifacts, Owner
 
-router = APIRouter(
-    prefix="/v1/studies/{study:segment}",
-    tags=["artifacts"],
-    route_class=StrictRoute,
-    generate_unique_id_function=operation_id,
-)
+router = router_of("artifacts", "/v1/studies/{study:segment}")
 
 BYTES = "application/octet-stream"
 _ANY_BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}

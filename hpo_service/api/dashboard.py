@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import structlog
@@ -39,7 +39,7 @@ class Dashboard:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_its_path(scope["path"]):
+        if scope["type"] != "http" or not is_under(scope["path"], PATHS):
             await self.app(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):
@@ -97,5 +97,5 @@ def _with_reason(refusal: Response) -> Response:
     return Response(content, refusal.status_code, headers)
 
 
-def _is_its_path(path: str) -> bool:
-    return any(path == known or path.startswith(known + "/") for known in PATHS)
+def is_under(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)

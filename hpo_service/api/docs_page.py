@@ -14,11 +14,7 @@ from hpo_service.domain.errors import NotFound
 router = APIRouter(include_in_schema=False)
 
 _ASSETS = Path(fastapi_offline.__file__).with_name("static")
-_KINDS = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "favicon.png": "image/png",
-}
+_KINDS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 # Swagger UI writes styles into its elements; scripts come from files only, and nothing from other hosts.
 SECURITY = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.narrowing import Change
@@ -94,11 +94,6 @@ class StudyDocument(_Document):
     dataset_sha256: str | None
 
 
-class StudyPage(_Document):
-    items: list[StudyDocument]
-    next_page_token: str | None
-
-
 class ReportDocument(_Document):
     step: int
     value: Measured
@@ -134,15 +129,6 @@ class ArtifactDocument(_Document):
     at: str
 
 
-class ArtifactsDocument(_Document):
-    items: list[ArtifactDocument]
-
-
-class TrialPage(_Document):
-    items: list[TrialDocument]
-    next_page_token: str | None
-
-
 class TrialsDocument(_Document):
     trials: list[TrialDocument]
 
@@ -153,10 +139,6 @@ class AttemptDocument(_Document):
     started_at: str
     ended_at: str | None
     end: AttemptEnd | None
-
-
-class AttemptsDocument(_Document):
-    items: list[AttemptDocument]
 
 
 class LeaseDocument(_Document):
@@ -231,10 +213,6 @@ class AdviceItem(_Document):
     suggestion: Json | None
 
 
-class AdviceDocument(_Document):
-    items: list[AdviceItem]
-
-
 class WorkerDocument(_Document):
     worker_id: str
     last_seen_at: str
@@ -243,11 +221,6 @@ class WorkerDocument(_Document):
     labels: dict[str, str]
     told: int
     failed: int
-
-
-class WorkerPage(_Document):
-    items: list[WorkerDocument]
-    next_page_token: str | None
 
 
 class LastReportDocument(_Document):
@@ -296,10 +269,6 @@ class CurveDocument(_Document):
     values: list[Measured]
 
 
-class CurvesDocument(_Document):
-    items: list[CurveDocument]
-
-
 class FailureDocument(_Document):
     reason: str | None
     count: int
@@ -329,10 +298,6 @@ class StudyWorkerDocument(_Document):
     counts: dict[TrialState, int]
 
 
-class StudyWorkersDocument(_Document):
-    items: list[StudyWorkerDocument]
-
-
 class BestValueDocument(_Document):
     number: int
     value: Measured
@@ -355,11 +320,6 @@ class OverviewItem(_Document):
     seconds_left: float | None
 
 
-class OverviewPage(_Document):
-    items: list[OverviewItem]
-    next_page_token: str | None
-
-
 class VersionDocument(_Document):
     version: str
     api: str
@@ -372,3 +332,23 @@ class HealthDocument(_Document):
 class ReadinessDocument(_Document):
     ready: bool
     faults: list[str]
+
+
+def _list_of(item: type[BaseModel], name: str) -> type[BaseModel]:
+    return create_model(name, items=(list[item], ...))  # type: ignore[valid-type]  # a type that is known when it runs
+
+
+def _page_of(item: type[BaseModel], name: str) -> type[BaseModel]:
+    """A list that goes on where it has a token."""
+    return create_model(name, __base__=_list_of(item, name), next_page_token=(str | None, ...))
+
+
+StudyPage = _page_of(StudyDocument, "StudyPage")
+ArtifactsDocument = _list_of(ArtifactDocument, "ArtifactsDocument")
+TrialPage = _page_of(TrialDocument, "TrialPage")
+AttemptsDocument = _list_of(AttemptDocument, "AttemptsDocument")
+AdviceDocument = _list_of(AdviceItem, "AdviceDocument")
+WorkerPage = _page_of(WorkerDocument, "WorkerPage")
+CurvesDocument = _list_of(CurveDocument, "CurvesDocument")
+StudyWorkersDocument = _list_of(StudyWorkerDocument, "StudyWorkersDocument")
+OverviewPage = _page_of(OverviewItem, "OverviewPage")

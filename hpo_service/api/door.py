@@ -11,7 +11,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -212,13 +212,9 @@ def _check_studies(studies: frozenset[str], path: str) -> None:
     of_study = _OF_STUDY.match(path)
     if of_study is not None:
         if of_study[1] not in studies:
-            raise no_such_study(of_study[1])
-    elif path not in ACROSS_STUDIES and not _is_under(path, ("/docs", *dashboard.PATHS)):
+            raise NotFound(f"there is no study {of_study[1]!r}")
+    elif path not in ACROSS_STUDIES and not dashboard.is_under(path, ("/docs", *dashboard.PATHS)):
         raise Forbidden("this key is bound to studies, and this path shows or changes what belongs to all")
-
-
-def no_such_study(name: str) -> NotFound:
-    return NotFound(f"there is no study {name!r}")
 
 
 def _is_open(path: str) -> bool:
@@ -226,16 +222,12 @@ def _is_open(path: str) -> bool:
 
 
 def _is_page(path: str) -> bool:
-    return path in ("/", "/v1/openapi.json") or _is_under(path, PAGES)
+    return path in ("/", "/v1/openapi.json") or dashboard.is_under(path, PAGES)
 
 
 def _is_read_by_our_page(scope: Scope) -> bool:
     """Whether the page at / makes the call to show what it finds: the browser knows the password for the page."""
     return scope["method"] in ("GET", "HEAD") and is_from_our_page(scope["headers"])
-
-
-def _is_under(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def _refusal(error: HpoError, scope: Scope) -> Response:

@@ -70,15 +70,16 @@ def fault_of_call(method: str, headers: Headers, server: tuple[str, int | None] 
     host = by_name.get(b"host")
     if host is not None and not names_this_machine(host) and not _names_address(host, server):
         return _OTHER_HOST
-    if len(told) > 1 and (_is_from_another_page(method, by_name) or not _is_own_origin(by_name.get(b"origin"), host)):
-        return _OTHER_PAGE
-    return None
+    return _OTHER_PAGE if len(told) > 1 and is_from_another_page(method, told) else None
 
 
 def is_from_another_page(method: str, headers: Headers) -> bool:
     """Whether a browser says that a page of another site made this call; a link that a person follows is not that."""
     told = dict(headers)
-    return _is_from_another_page(method, told) or not _is_own_origin(told.get(b"origin"), told.get(b"host"))
+    follows_a_link = method in ("GET", "HEAD") and told.get(b"sec-fetch-mode") == b"navigate"
+    if told.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") and not follows_a_link:
+        return True
+    return not _is_own_origin(told.get(b"origin"), told.get(b"host"))
 
 
 def is_from_our_page(headers: Headers) -> bool:
@@ -89,12 +90,6 @@ def is_from_our_page(headers: Headers) -> bool:
     """
     told = dict(headers)
     return told.get(b"sec-fetch-site") == b"same-origin" or OUR_PAGE in told
-
-
-def _is_from_another_page(method: str, headers: dict[bytes, bytes]) -> bool:
-    if headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin"):
-        return False
-    return method not in ("GET", "HEAD") or headers.get(b"sec-fetch-mode") != b"navigate"
 
 
 @lru_cache(maxsize=64)

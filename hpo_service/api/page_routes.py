@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
-from hpo_service.api.parameters import is_study_name, service_of
+from hpo_service.api.parameters import service_of, study_name
 from hpo_service.domain.errors import HpoError, NotFound
 from hpo_service.store.record import Record
 
@@ -42,9 +42,7 @@ async def list_page(request: Request) -> Response:
 @router.get("/studies/{study:path}")
 async def study_page(request: Request, study: str) -> Response:
     try:
-        if not is_study_name(study):
-            raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
-        await service_of(request).reads.apart(partial(_find, study))
+        await service_of(request).reads.apart(partial(_find, study_name(study)))
     except NotFound as error:
         if not is_page(request.url.path, request.scope["headers"]):
             raise

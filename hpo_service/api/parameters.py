@@ -1,13 +1,14 @@
-"""What several routes take: path segments, pages, and the service itself."""
+"""What several routes are made of: their router, path segments, pages, and the service itself."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated
 
-from fastapi import Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import AfterValidator
 
+from hpo_service.api.http import StrictRoute, operation_id
 from hpo_service.domain.errors import NotFound
 from hpo_service.operations.service import Service
 
@@ -16,13 +17,9 @@ STUDY_NAME = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(STUDY_NAME)
 
 
-def is_study_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
-
-
-def _study_name(name: str) -> str:
+def study_name(name: str) -> str:
     # What cannot be a name names no study: the database is not asked.
-    if not is_study_name(name):
+    if not _NAME.fullmatch(name):
         raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
     return name
 
@@ -33,10 +30,14 @@ def _trial_number(number: int) -> int:
     return number
 
 
-StudyPath = Annotated[str, Path(description="the study's name", examples=["mnist"]), AfterValidator(_study_name)]
+StudyPath = Annotated[str, Path(description="the study's name", examples=["mnist"]), AfterValidator(study_name)]
 NumberPath = Annotated[int, Path(description="the trial's number", examples=[7]), AfterValidator(_trial_number)]
 PageSize = Annotated[int, Query(ge=1, le=1000)]
 PageToken = Annotated[str | None, Query(alias="page_token", max_length=2000)]
+
+
+def router_of(tag: str, prefix: str = "") -> APIRouter:
+    return APIRouter(prefix=prefix, tags=[tag], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 
 def service_of(request: Request) -> Service:

@@ -137,10 +137,6 @@ def _methods(request: Request) -> list[str]:
     return sorted(found)
 
 
-def fault_of_the_server() -> Response:
-    return problem(500, "internal", "the server met a fault of its own; its log says which")
-
-
 def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
     """From the validator's places to JSON pointers into the body, with the value that was refused."""
     faults: dict[Fault, None] = {}

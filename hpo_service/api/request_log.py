@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hpo_service import log_format, tracing
 from hpo_service.api import metrics
 from hpo_service.api.door import KEY_ID
-from hpo_service.api.problems import fault_of_the_server
+from hpo_service.api.problems import problem
 from hpo_service.log_format import limited
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -186,7 +186,8 @@ class RequestLog:
                     log.error("an answer broke off", route=answer.route, status=answer.status, exc_info=error)
                 raise
             answer.error = error
-            await fault_of_the_server()(scope, receive, answer.send)
+            fault = problem(500, "internal", "the server met a fault of its own; its log says which")
+            await fault(scope, receive, answer.send)
 
 
 class _Answer:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from pydantic import AfterValidator
 from starlette.responses import Response
 
 from hpo_service import __version__
 from hpo_service.api import metrics
-from hpo_service.api.documents import (
-    HealthDocument,
-    ReadinessDocument,
-    VersionDocument,
-    WorkerDocument,
-    WorkerPage,
-)
-from hpo_service.api.http import StrictRoute, answer, operation_id, page_token, read_page_token
+from hpo_service.api.documents import HealthDocument, ReadinessDocument, VersionDocument, WorkerDocument, WorkerPage
+from hpo_service.api.http import answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, service_of, studies_of
+from hpo_service.api.parameters import PageSize, PageToken, router_of, service_of, studies_of
 from hpo_service.api.problems import problem
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
 from hpo_service.operations import known_workers
 
-router = APIRouter(tags=["service"], route_class=StrictRoute, generate_unique_id_function=operation_id)
+router = router_of("service")
 
 
 def _worker_id(name: str) -> str:

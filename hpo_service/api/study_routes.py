@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import Body, Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from hpo_service.api.documents import (
-    AdviceDocument,
-    ImportancesDocument,
-    RoundDocument,
-    StudyDocument,
-    StudyPage,
-)
-from hpo_service.api.http import TOML, StrictRoute, StudyFileRoute, answer, operation_id, page, read_page_token
+from hpo_service.api.documents import AdviceDocument, ImportancesDocument, RoundDocument, StudyDocument, StudyPage
+from hpo_service.api.http import TOML, StudyFileRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
+from hpo_service.api.parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
@@ -27,9 +21,7 @@ from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, Te
 PARQUET = "application/vnd.apache.parquet"
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": PARQUET}
 
-router = APIRouter(
-    prefix="/v1/studies", tags=["studies"], route_class=StrictRoute, generate_unique_id_function=operation_id
-)
+router = router_of("studies", "/v1/studies")
 
 _STUDY_EXAMPLE = {
     "name": "mnist",
@@ -130,10 +122,7 @@ def _verb(verb: str, description: str, conflicts: tuple[str, ...]) -> None:
         name=f"{verb}_study",
         operation_id=f"{verb}_study",
         summary=f"{verb.capitalize()} a study",
-        responses={
-            **ok(StudyDocument, description, headers=_TAGGED),
-            **responses(404, conflicts=conflicts),
-        },
+        responses={**ok(StudyDocument, description, headers=_TAGGED), **responses(404, conflicts=conflicts)},
     )
     async def act(request: Request, study: StudyPath) -> Response:
         body, tag = await studies.act(service_of(request), study, verb)

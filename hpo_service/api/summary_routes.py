@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -16,14 +16,12 @@ from hpo_service.api.documents import (
     OverviewPage,
     StudyWorkersDocument,
 )
-from hpo_service.api.http import StrictRoute, answer, operation_id, page, read_page_token
+from hpo_service.api.http import answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, StudyPath, service_of, studies_of
+from hpo_service.api.parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
 from hpo_service.reading import summaries_of_studies as summaries
 
-router = APIRouter(
-    prefix="/v1/studies", tags=["for a screen"], route_class=StrictRoute, generate_unique_id_function=operation_id
-)
+router = router_of("for a screen", "/v1/studies")
 
 Points = Annotated[int, Query(ge=1, le=20_000, description="so many trials at most")]
 CurvePoints = Annotated[int, Query(ge=2, le=2_000, description="about so many reports of each curve at most")]

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import Body, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from hpo_service.api.documents import (
-    AttemptsDocument,
-    TrialDocument,
-    TrialPage,
-    TrialsDocument,
-)
-from hpo_service.api.http import StrictRoute, answer, in_pieces, operation_id, page_end, read_page_token
+from hpo_service.api.documents import AttemptsDocument, TrialDocument, TrialPage, TrialsDocument
+from hpo_service.api.http import answer, in_pieces, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, service_of
+from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, router_of, service_of
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
 from hpo_service.operations import trials
-from hpo_service.operations.calls import (
-    Enqueue,
-    Import,
-)
+from hpo_service.operations.calls import Enqueue, Import
 from hpo_service.reading.trial_pieces import Key
 
-router = APIRouter(prefix="/v1", tags=["trials"], route_class=StrictRoute, generate_unique_id_function=operation_id)
+router = router_of("trials", "/v1")
 
 _TRIALS = "/studies/{study:segment}/trials"
 _TRIAL = _TRIALS + "/{number:number}"
@@ -51,10 +43,7 @@ async def enqueue(
 @router.post(
     _TRIALS + ":import",
     status_code=201,
-    responses={
-        **ok(TrialsDocument, "recorded", 201),
-        **responses(400, 404, 413, 422, conflicts=("study_sealed",)),
-    },
+    responses={**ok(TrialsDocument, "recorded", 201), **responses(400, 404, 413, 422, conflicts=("study_sealed",))},
 )
 async def import_trials(
     request: Request,
@@ -77,10 +66,11 @@ async def list_trials(
     page_token_: PageToken = None,
 ) -> Response:
     listing = f"trials {study} {state or ''} {order_by}"
-    after = _read_key(read_page_token(listing, page_token_, _Key))
+    begun = read_page_token(listing, page_token_, _Key)
+    after = None if begun is None else (begun.value, begun.number, begun.study)
 
     def ending(key: Key | None) -> bytes:
-        return page_end(listing, _jsonable(key))
+        return page_end(listing, None if key is None else _jsonable(*key))
 
     first, rest = await trials.page(service_of(request), study, state, order_by, after, page_size, ending)
     return in_pieces(b'{"items":[' + first, rest)
@@ -95,12 +85,8 @@ class _Key(BaseModel):
     study: Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _jsonable(key: Key | None) -> Any:
-    return None if key is None else _Key(value=key[0], number=key[1], study=key[2]).model_dump(mode="json")
-
-
-def _read_key(key: _Key | None) -> Key | None:
-    return None if key is None else (key.value, key.number, key.study)
+def _jsonable(value: float | None, number: int, study: int) -> Any:
+    return _Key(value=value, number=number, study=study).model_dump(mode="json")
 
 
 @router.get(_TRIAL, responses={**ok(TrialDocument, "the trial"), **responses(404)})

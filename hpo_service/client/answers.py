@@ -7,25 +7,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
 
 from pydantic_core import from_json
 
 from hpo_service.client.keep_alive import Answered
 from hpo_service.client.retries import Failure
 from hpo_service.domain import errors
-from hpo_service.domain.errors import (
-    Fault,
-    Forbidden,
-    HpoError,
-    Invalid,
-    LeaseLost,
-    NotFound,
-    RateLimited,
-    TrialFinished,
-    Unauthenticated,
-    Unavailable,
-)
+from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
 from hpo_service.domain.json_types import Json
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
@@ -54,18 +42,18 @@ class BrokenOff(HpoError):
 _ERRORS: Mapping[str, type[HpoError]] = {
     error.code: error
     for error in (
-        NotFound,
+        errors.NotFound,
         errors.StudyExists,
         errors.StudyStateConflict,
         errors.StudySealed,
-        LeaseLost,
-        TrialFinished,
+        errors.LeaseLost,
+        errors.TrialFinished,
         errors.ResultConflict,
         errors.PreconditionFailed,
-        Unavailable,
-        Unauthenticated,
-        Forbidden,
-        RateLimited,
+        errors.Unavailable,
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.RateLimited,
     )
 }
 
@@ -112,14 +100,13 @@ def _problem(content: bytes) -> Json:
 
 
 def read_json(answer: Answered) -> Json:
+    cause: ValueError | None = None
     try:
         read = from_json(answer.data)
+        if isinstance(read, dict):
+            return read
     except ValueError as error:
-        _unexpected(error)
-    return read if isinstance(read, dict) else _unexpected(None)
-
-
-def _unexpected(cause: Exception | None) -> NoReturn:
+        cause = error
     raise UnexpectedAnswer("the answer is not a JSON object; is this the right server?") from cause
 
 

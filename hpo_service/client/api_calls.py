@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
 
@@ -49,9 +48,7 @@ class ApiCalls:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -192,9 +189,8 @@ class ApiCalls:
         return self._wire.json("POST", path, body, read_timeout=self._wire.timeout + wait_seconds)
 
     def report(self, study: str, number: int, attempt: int, reports: Sequence[Mapping[str, Any]]) -> Json:
-        return self._wire.json(
-            "POST", _trial(study, number) + ":report", {"attempt": attempt, "reports": list(reports)}
-        )
+        body = {"attempt": attempt, "reports": list(reports)}
+        return self._wire.json("POST", _trial(study, number) + ":report", body)
 
     def suggest(self, study: str, number: int, attempt: int, parameters: Mapping[str, Any]) -> Params:
         """The values of these parameters, each as in a search space; one that the trial does not have is left out."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class HeldTrial(ObjectiveTrial, KeepsArtifacts):
     def train(self, objective: Objective) -> Ended:
         """Run the objective with the lease kept. Raise LeaseLost, TrialFinished; KeyboardInterrupt hands it back."""
         try:
-            with _HeartbeatThread(self._direct, self.lease_seconds, self.number):
+            with _lease_kept(self._direct, self.lease_seconds, self.number):
                 value = objective(self)
         except (LeaseLost, TrialFinished):
             raise
@@ -138,27 +138,25 @@ class HeldTrial(ObjectiveTrial, KeepsArtifacts):
         return told
 
 
-class _HeartbeatThread:
-    """Keeps a lease while the with block runs: a heartbeat every third of its duration."""
-
-    def __init__(self, link: DirectLink, lease_seconds: float, number: int) -> None:
-        self._link, self._seconds = link, lease_seconds / 3
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{number}", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def _lease_kept(link: DirectLink, lease_seconds: float, number: int) -> Iterator[None]:
+    """While the with block runs, a thread sends a heartbeat every third of the lease's duration."""
+    done = threading.Event()
+    beats = (link, lease_seconds / 3, done)
+    threading.Thread(target=_beat, args=beats, name=f"heartbeat-{number}", daemon=True).start()
+    try:
+        yield
+    finally:
         # Not joined: a heartbeat on its way does no harm, and the server may take its time.
-        self._done.set()
+        done.set()
 
-    def _beat(self) -> None:
-        while not self._done.wait(self._seconds):
-            try:
-                self._link.heartbeat()
-            except (LeaseLost, TrialFinished):
-                self._link.stop_reason = "lease_lost"
-                return
-            except HpoError:
-                continue
+
+def _beat(link: DirectLink, seconds: float, done: threading.Event) -> None:
+    while not done.wait(seconds):
+        try:
+            link.heartbeat()
+        except (LeaseLost, TrialFinished):
+            link.stop_reason = "lease_lost"
+            return
+        except HpoError:
+            continue

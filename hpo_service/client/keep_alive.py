@@ -96,9 +96,8 @@ class KeepAlive:
             lines.append("Content-Length: 0")
         if _ENDS_A_LINE.search("".join(lines)):
             where = next((name for name, value in headers.items() if _ENDS_A_LINE.search(name + value)), path)
-            raise ValueError(
-                f"{where!r} has a character that no line of a request may have"
-            )  # no value: it may be a key
+            # no value: it may be a key
+            raise ValueError(f"{where!r} has a character that no line of a request may have")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
     def _take(self) -> _Connection:

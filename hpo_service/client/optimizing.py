@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -190,7 +190,3 @@ class ProgressLine:
         if self._best is not None:
             parts.append(f"best {self._best.value:.6g} (trial {self._best.number}, {self._directions[0]}d)")
         return ", ".join([*parts, f"{time.monotonic() - self._since:.0f} s"])
-
-
-def as_catch(catch: type[BaseException] | Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
-    return (catch,) if isinstance(catch, type) else tuple(catch)

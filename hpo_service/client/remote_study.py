@@ -14,7 +14,7 @@ from typing import Any
 from hpo_service.client.api_calls import ApiCalls
 from hpo_service.client.held_trial import HeldTrial, Objective
 from hpo_service.client.measures import with_floats
-from hpo_service.client.optimizing import Optimization, ProgressLine, as_catch
+from hpo_service.client.optimizing import Optimization, ProgressLine
 from hpo_service.client.recorded_trial import ATTRIBUTES, RecordedTrial, TrialList, dataframe
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Params
@@ -88,7 +88,8 @@ class RemoteStudy:
         progress = ProgressLine(n_trials, self.directions) if show_progress_bar else None
         who = worker_id or _this_program()
         calls = [partial(callback, self) for callback in callbacks or ()]
-        Optimization(self, objective, n_trials, timeout, as_catch(catch), calls, who, progress).run(n_jobs)
+        caught = (catch,) if isinstance(catch, type) else tuple(catch)
+        Optimization(self, objective, n_trials, timeout, caught, calls, who, progress).run(n_jobs)
 
     def say_if_paused(self, state: str | None, said: bool) -> bool:
         """Say once, while the study is paused, that it is, and why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -51,21 +51,20 @@ class StreamedAnswers:
 
     def get(self, url: str, headers: Mapping[str, str], read_timeout: float) -> Streamed:
         """Raise OSError when there is no answer."""
-        timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
-        with _as_os_errors():
-            return Streamed(
-                self._pool().request(
-                    "GET", url, headers=headers, timeout=timeout, redirect=False, preload_content=False
-                )
-            )
+        return Streamed(self._request("GET", url, headers, read_timeout, preload_content=False))
 
     def put(self, url: str, headers: Mapping[str, str], content: bytes | BinaryIO, read_timeout: float) -> Answered:
         """Raise OSError when there is no answer."""
+        answer = self._request("PUT", url, headers, read_timeout, body=content)
+        lines = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
+        return Answered(answer.status, lines, answer.data)
+
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], read_timeout: float, **how: Any
+    ) -> urllib3.BaseHTTPResponse:
         timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
         with _as_os_errors():
-            answer = self._pool().request("PUT", url, body=content, headers=headers, timeout=timeout, redirect=False)
-            lines = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
-            return Answered(answer.status, lines, answer.data)
+            return self._pool().request(method, url, headers=headers, timeout=timeout, redirect=False, **how)
 
     def _pool(self) -> urllib3.PoolManager:
         return self._pools.setdefault(os.getpid(), urllib3.PoolManager(num_pools=1, maxsize=8, retries=False))

@@ -73,7 +73,8 @@ def send(client: Client, outbox: Outbox, now: float) -> None:
         answers += [_make_test_call(client, call) for call in calls if call.job.number is None]
         for call, status, body in answers:
             if status >= 300:
-                log.warning("refused", study=call.job.study, trial=call.job.number, call=call.verb, **_words(body))
+                said = {"code": body.get("code"), "detail": body.get("detail")}
+                log.warning("refused", study=call.job.study, trial=call.job.number, call=call.verb, **said)
             outbox.take(call, status, body, now)
     except AWAY as error:
         # The client has tried for as long as it may; what was not taken is still due.
@@ -117,7 +118,3 @@ def _make_test_call(client: Client, call: Call) -> Answered:
         return call, 200, client.test_heartbeat(study, call.job.attempt)
     except (Conflict, NotFound, Invalid) as refusal:
         return call, 409, {"code": refusal.code, "detail": refusal.detail}
-
-
-def _words(problem: Json) -> Json:
-    return {"code": problem.get("code"), "detail": problem.get("detail")}

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -123,7 +123,7 @@ class Worker:
         """Work until drained, or done. The heartbeat runs already."""
         empty = 0  # asks in a row that gave nothing, and said so at once
         while True:
-            ask = self._next_ask()
+            ask = Ask(self._next_study(), self._wait_seconds(), new_request_id())
             began = time.monotonic()
             try:
                 answer, jobs = self._ask(ask)
@@ -188,14 +188,7 @@ class Worker:
         if self.asking is not None:
             # The answer may be on its way, or lost: the same question brings the same trials.
             with suppress(HpoError):
-                answer = client.ask(
-                    self.worker_id,
-                    self.asking.study,
-                    count=self.asking.count,
-                    objectives=self._kinds(),
-                    request_id=self.asking.request_id,
-                )
-                given = answer["trials"]
+                given = self._put(replace(self.asking, wait_seconds=0), client)["trials"]
                 self._release_all(client, [(each["study"], _number(each), each["attempt"]) for each in given])
 
     def _release_all(self, client: Client, held: Sequence[tuple[str, int | None, int]]) -> None:
@@ -215,24 +208,20 @@ class Worker:
 
     # Asking
 
-    def _next_ask(self) -> Ask:
-        return Ask(self._next_study(), self._wait_seconds(), new_request_id())
-
     def _next_study(self) -> str | None:
         """The studies named in turn, without those refused; once one is refused, those of any name that are open."""
         if not self.studies and not self.refused:
             return None
-        names = [name for name in self.studies or self._open_studies() if name not in self.refused]
+        names = self.studies or [each["name"] for each in self._trainable() if each["state"] not in FINAL_STATES]
+        names = [name for name in names if name not in self.refused]
         if not names:
             raise next(iter(self.refused.values()))
         return names[next(self._turn) % len(names)]
 
-    def _open_studies(self) -> list[str]:
-        return [
-            study["name"]
-            for study in self._patiently(lambda: list(self.client.studies()))
-            if (study["objective"] or {}).get("kind") in KINDS and study["state"] not in FINAL_STATES
-        ]
+    def _trainable(self) -> list[Json]:
+        """The studies of any name that the built-in network trains."""
+        read = self._patiently(lambda: list(self.client.studies()))
+        return [study for study in read if (study["objective"] or {}).get("kind") in KINDS]
 
     def _wait_seconds(self) -> float:
         """An ask of one study is answered when the study ends; one of any study waits on."""
@@ -244,22 +233,21 @@ class Worker:
             return 0.0
         return SHORT_WAIT_SECONDS if self.until_done or self.studies else WAIT_SECONDS
 
-    def _kinds(self) -> Sequence[str] | None:
-        return None if self.studies else KINDS
+    def _put(self, ask: Ask, client: Client) -> Json:
+        """Put the question to the server."""
+        return client.ask(
+            self.worker_id,
+            ask.study,
+            count=ask.count,
+            wait_seconds=ask.wait_seconds,
+            objectives=None if self.studies else KINDS,
+            request_id=ask.request_id,
+        )
 
     def _ask(self, ask: Ask) -> tuple[Json, list[HeldJob]]:
         """The answer, and its trials as they are held from now on."""
         self.asking = ask
-        answer = self._patiently(
-            lambda: self.client.ask(
-                self.worker_id,
-                ask.study,
-                count=ask.count,
-                wait_seconds=ask.wait_seconds,
-                objectives=self._kinds(),
-                request_id=ask.request_id,
-            )
-        )
+        answer = self._patiently(partial(self._put, ask, self.client))
         jobs = [_hold(self.outbox, given) for given in answer["trials"]]
         self.asking = None
         return answer, jobs
@@ -284,8 +272,8 @@ class Worker:
             return all(self._gives_out_no_more(name) for name in names)
         return all(
             study["state"] in FINAL_STATES and (study["test"] or {}).get("state") not in ("WAITING", "RUNNING")
-            for study in self._patiently(lambda: list(self.client.studies()))
-            if (study["objective"] or {}).get("kind") in KINDS and study["name"] not in self.refused
+            for study in self._trainable()
+            if study["name"] not in self.refused
         )
 
     def _gives_out_no_more(self, name: str) -> bool:
@@ -369,9 +357,12 @@ class Worker:
         return True
 
     def _bind(self, job: HeldJob, dataset: Dataset) -> None:
-        beat = partial(_heartbeat, self.client, job, dataset.sha256)
+        if job.number is None:
+            beat = partial(self.client.test_heartbeat, job.study, job.attempt)
+        else:
+            beat = partial(self.client.heartbeat, job.study, job.number, job.attempt)
         try:
-            self._patiently(beat)
+            self._patiently(partial(beat, dataset_sha256=dataset.sha256))
         except StudyStateConflict as refusal:
             raise DatasetDiffers(f"the dataset {dataset.name!r} of this worker is not the study's: {refusal}") from None
 
@@ -379,9 +370,7 @@ class Worker:
         """Leave the trial, and all others of its study, to workers whose data is whole and that of its first trial."""
         log.error("data refused", study=job.study, trial=job.number, reason=str(error))
         self.refused[job.study] = error
-        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "data_refused"))
-        self.outbox.drop(job)
-        self.tally["released"] += 1
+        self._release(job, "data_refused")
 
     def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
@@ -437,10 +426,17 @@ class Worker:
             self.outbox.finish(job, {"state": "FAIL", "reason": in_one_line(error)})
             self._settle(job, job.result or {})
             return
-        self._patiently(lambda: release(self.client, job.study, job.number, job.attempt, "no_data"))
+        self._release(job, "no_data")
+        time.sleep(self.rng.uniform(0.5, 1) * IDLE_SECONDS)
+
+    def _release(self, job: HeldJob, reason: str) -> None:
+        if job.number is None:
+            call = partial(self.client.test_release, job.study, job.attempt, reason)
+        else:
+            call = partial(self.client.release, job.study, job.number, job.attempt, reason)
+        self._patiently(call)
         self.outbox.drop(job)
         self.tally["released"] += 1
-        time.sleep(self.rng.uniform(0.5, 1) * IDLE_SECONDS)
 
 
 def _hold(outbox: Outbox, given: Json) -> HeldJob:
@@ -462,20 +458,6 @@ def _hold(outbox: Outbox, given: Json) -> HeldJob:
 def _number(given: Json) -> int | None:
     """None: the sealed test, which belongs to a trial too, but is none."""
     return None if given.get("purpose") == "test" else given["number"]
-
-
-def _heartbeat(client: Client, job: HeldJob, dataset_sha256: str) -> None:
-    if job.number is None:
-        client.test_heartbeat(job.study, job.attempt, dataset_sha256=dataset_sha256)
-    else:
-        client.heartbeat(job.study, job.number, job.attempt, dataset_sha256=dataset_sha256)
-
-
-def release(client: Client, study: str, number: int | None, attempt: int, reason: str) -> None:
-    if number is None:
-        client.test_release(study, attempt, reason)
-    else:
-        client.release(study, number, attempt, reason)
 
 
 def _words(job: HeldJob) -> Json:

@@ -243,18 +243,14 @@ def _import(module: str) -> ModuleType:
         if not os.path.isfile(module):
             raise FileNotFoundError(f"there is no file {module}")
         module = name.removesuffix(".py")
-    _look_first_in(os.path.abspath(folder))
+    if os.path.abspath(folder) not in sys.path:
+        sys.path.insert(0, os.path.abspath(folder))
     # argparse at the top of a training script would read the worker's own arguments
     arguments, sys.argv = sys.argv, [f"{module}.py"]
     try:
         return importlib.import_module(module)
     finally:
         sys.argv = arguments
-
-
-def _look_first_in(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 def _why_not(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,9 +74,6 @@ class Split:
     @property
     def validation_labels(self) -> Labels:
         return self.labels[self.training :]
-
-    def all_for_training(self) -> Split:
-        return Split(self.images, self.labels, len(self.labels), self.classes)
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def evaluate_on_test_set(
     The test images are touched nowhere else. Raise Diverged.
     """
     split = _split_of_study(configuration, dataset, study_seed)
-    everything = split.all_for_training()
+    everything = replace(split, training=len(split.labels))
     seeds = _member_seeds(seed, ensemble)
     validated: list[Array] = []
     tested: list[Array] = []
@@ -191,11 +188,6 @@ def evaluate_on_test_set(
             for each in zip(*layers, strict=True)
         ],
     )
-
-
-def _side_by_side(layer: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """One layer of all networks, of which some were trained together."""
-    return np.concatenate([W for W, _ in layer]), np.concatenate([b for _, b in layer])
 
 
 def _split_of_study(configuration: NetworkConfiguration, dataset: Dataset, study_seed: int) -> Split:

@@ -30,26 +30,18 @@ export function headers(more = {}) {
   return { ...OURS, ...(shown ? { Authorization: `Bearer ${shown}` } : {}), ...more };
 }
 
-async function refusal(answer) {
-  try {
-    return new Refused(answer.status, await answer.json());
-  } catch {
-    return new Refused(answer.status, {});
-  }
-}
-
+/** What a call is answered; throws Refused for anything but a success. */
 async function sent(path, how) {
-  try {
-    return await fetch(path, how);
-  } catch (error) {
+  const answer = await fetch(path, how).catch((error) => {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, { detail: "the server cannot be reached" });
-  }
+  });
+  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  return answer;
 }
 
 export async function get(path, signal) {
   const answer = await sent(path, { headers: headers({ Accept: "application/json" }), signal });
-  if (!answer.ok) throw await refusal(answer);
   return answer.json();
 }
 
@@ -70,7 +62,6 @@ export async function send(method, path, body, kind = "application/json") {
     how.body = kind === "application/json" && typeof body !== "string" ? JSON.stringify(body) : body;
   }
   const answer = await sent(path, how);
-  if (!answer.ok) throw await refusal(answer);
   return answer.status === 204 ? null : answer.json();
 }
 
@@ -91,7 +82,6 @@ export async function all(path, signal) {
 /** Saves what a GET answers as a file; a link alone would not carry the key. */
 export async function download(path, name) {
   const answer = await sent(path, { headers: headers() });
-  if (!answer.ok) throw await refusal(answer);
   save(await answer.blob(), name);
 }
 

@@ -2,7 +2,7 @@
 
 import { colour, h, put } from "./dom.js";
 
-export const REACH = 14; // pixels from the pointer to what it means
+const REACH = 14; // pixels from the pointer to what it means
 
 /** Draws one sign of a trial's state: circle, triangle, diamond, cross, ring. */
 export function drawSign(context, state, x, y, size) {
@@ -54,7 +54,7 @@ export class CanvasPlot {
     this.points = []; // {x, y, lines, …} in pixels, of which the nearest one is told
     this.canvas.addEventListener("pointermove", (event) => this.pointed(event));
     this.canvas.addEventListener("pointerleave", () => { this.tip.hidden = true; });
-    if (pick) this.canvas.addEventListener("click", (event) => { const found = this.nearest(event); if (found) pick(found); });
+    if (pick) this.canvas.addEventListener("click", (event) => { const found = nearest(this.points, this.canvas, event); if (found) pick(found); });
     new ResizeObserver(() => this.draw()).observe(this.element);
   }
 
@@ -114,23 +114,23 @@ export class CanvasPlot {
     this.context.stroke();
   }
 
-  nearest(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    let found = null;
-    let least = REACH * REACH;
-    for (const point of this.points) {
-      const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
-      if (distance < least) [found, least] = [point, distance];
-    }
-    return found;
-  }
-
   pointed(event) {
-    const found = this.nearest(event);
+    const found = nearest(this.points, this.canvas, event);
     this.canvas.classList.toggle("pickable", Boolean(found));
     showTip(this.tip, found, this.width);
   }
+}
+
+/** The point that lies nearest to the pointer, and within its reach; null where there is none. */
+export function nearest(points, element, event) {
+  const box = element.getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  let [found, least] = [null, REACH * REACH];
+  for (const point of points) {
+    const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
+    if (distance < least) [found, least] = [point, distance];
+  }
+  return found;
 }
 
 /** found: {x, y, lines()} in pixels of the plot, or null. */

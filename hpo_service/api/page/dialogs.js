@@ -1,6 +1,6 @@
 // Questions to the person: forms in a dialog, and the key where a call needs one.
 
-import { Refused, keep, key, keysAreNeeded } from "./calls.js";
+import { Refused, keep, key, keysAreNeeded, save } from "./calls.js";
 import { h, notice, put } from "./dom.js";
 
 let fields = 0;
@@ -125,11 +125,7 @@ export function takeHome({ title, text, file, versions }) {
     }
     said.textContent = "Copied.";
   };
-  const saveFile = () => {
-    const link = h("a", { href: URL.createObjectURL(new Blob([area.value], { type: "application/toml" })), download: file() });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  };
+  const saveFile = () => save(new Blob([area.value], { type: "application/toml" }), file());
   const choices = Object.entries(versions ?? {}).map(([label, make], index) => {
     const input = h("input", { type: "radio", name: "version", checked: index === 0, onchange: () => { area.value = make(); } });
     return h("label", { class: "choice" }, input, " ", label);

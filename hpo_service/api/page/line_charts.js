@@ -2,7 +2,7 @@
 // shows all again.
 /* global uPlot */
 
-import { drawSign, showTip, REACH } from "./canvas_plot.js";
+import { drawSign, nearest, showTip } from "./canvas_plot.js";
 import { colour, h } from "./dom.js";
 import { number, param, tick } from "./format.js";
 import { rangeOf } from "./scales.js";
@@ -34,15 +34,27 @@ class UplotChart {
     else this.redraw();
   }
 
-  make(options, data) {
+  /** x: more of that scale; hooks: beside those of the zoom. */
+  make({ x = {}, series, hooks }, data) {
     const width = this.element.clientWidth;
     if (!width) return;
     this.chart?.destroy();
     this.chart = new uPlot({
       width, height: this.height, legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: true, uni: 30 } },
-      ...options,
+      scales: { x: { time: false, ...x }, y: { range: (_, low, high) => this.ofY(low, high) } },
+      axes: [this.axis({ size: 26, space: 60, incrs: WHOLE }), this.axis({ size: 56, space: 30 })],
+      series: [{}, ...series],
+      hooks: {
+        setSelect: [(chart) => { if (chart.select.width > 0) this.zoomed = true; }],
+        ready: [(chart) => chart.over.addEventListener("dblclick", () => { this.zoomed = false; this.chart.setData(this.chart.data); })],
+        ...hooks,
+      },
     }, data, this.box);
+  }
+
+  ofY(low, high) {
+    return this.zoomed && low !== null && high > low ? [low, high] : [this.range.low, this.range.high];
   }
 
   axis(more = {}) {
@@ -53,26 +65,15 @@ class UplotChart {
     };
   }
 
-  nearest(event) {
-    const box = this.element.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    let [found, least] = [null, REACH * REACH];
-    for (const point of this.points) {
-      const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
-      if (distance < least) [found, least] = [point, distance];
-    }
-    return found;
-  }
-
   /** A click picks the trial under it; the end of a drag does not. */
   clicked(event) {
     const [x, y] = this.pressed ?? [event.clientX, event.clientY];
-    const found = this.nearest(event);
+    const found = nearest(this.points, this.element, event);
     if (found && Math.hypot(event.clientX - x, event.clientY - y) < 4) this.pick(found.number);
   }
 
   pointed(event) {
-    const found = this.nearest(event);
+    const found = nearest(this.points, this.element, event);
     this.element.classList.toggle("pickable", Boolean(found));
     showTip(this.tip, found, this.element.clientWidth);
   }
@@ -102,29 +103,16 @@ export class HistoryChart extends UplotChart {
     this.range = rangeOf(rows.filter((row) => row.state !== "FAIL").map(this.valueOf), maximizes);
     const data = [rows.map((row) => row.number), line];
     if (!this.chart) this.redraw(data);
-    else if (this.isZoomed) this.chart.setData(data, false), this.chart.redraw();
+    else if (this.zoomed) this.chart.setData(data, false), this.chart.redraw();
     else this.chart.setData(data);
-  }
-
-  get isZoomed() {
-    return this.zoomed;
   }
 
   redraw(data = this.chart?.data) {
     if (!data) return this.store && this.show(this.store, this.study);
     this.make({
-      scales: {
-        x: { time: false, range: (_, low, high) => this.ofX(low, high) },
-        y: { range: (_, low, high) => this.ofY(low, high) },
-      },
-      axes: [this.axis({ size: 26, space: 60, incrs: WHOLE }), this.axis({ size: 56, space: 30 })],
-      series: [{}, { stroke: () => colour("best"), width: 2, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }],
-      hooks: {
-        drawClear: [(chart) => this.bands(chart)],
-        draw: [(chart) => this.signs(chart)],
-        setSelect: [(chart) => { if (chart.select.width > 0) this.zoomed = true; }],
-        ready: [(chart) => chart.over.addEventListener("dblclick", () => { this.zoomed = false; this.chart.setData(this.chart.data); })],
-      },
+      x: { range: (_, low, high) => this.ofX(low, high) },
+      series: [{ stroke: () => colour("best"), width: 2, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }],
+      hooks: { drawClear: [(chart) => this.bands(chart)], draw: [(chart) => this.signs(chart)] },
     }, data);
     return undefined;
   }
@@ -133,10 +121,6 @@ export class HistoryChart extends UplotChart {
     if (this.zoomed && low !== null) return [low, high];
     const last = Math.max(this.store.total - 1, 1);
     return [-0.02 * last - 0.5, last * 1.02 + 0.5];
-  }
-
-  ofY(low, high) {
-    return this.zoomed && low !== null && high > low ? [low, high] : [this.range.low, this.range.high];
   }
 
   bands(chart) {
@@ -234,19 +218,7 @@ export class CurvesChart extends UplotChart {
         alpha: running && !live ? 0.75 : 1, points: { show: curve.steps.length < 2, size: 6, fill: () => colour(live ? "of-RUNNING" : name) },
       };
     });
-    this.make({
-      scales: {
-        x: { time: false },
-        y: { range: (_, low, high) => (this.zoomed && high > low ? [low, high] : [this.range.low, this.range.high]) },
-      },
-      axes: [this.axis({ size: 26, space: 60, incrs: WHOLE }), this.axis({ size: 56, space: 30 })],
-      series: [{}, ...series],
-      hooks: {
-        draw: [(chart) => this.places(chart)],
-        setSelect: [(chart) => { if (chart.select.width > 0) this.zoomed = true; }],
-        ready: [(chart) => chart.over.addEventListener("dblclick", () => { this.zoomed = false; this.chart.setData(this.data); })],
-      },
-    }, this.data);
+    this.make({ series, hooks: { draw: [(chart) => this.places(chart)] } }, this.data);
   }
 
   places(chart) {

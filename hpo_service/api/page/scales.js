@@ -2,7 +2,7 @@
 
 import { measured, param, tick } from "./format.js";
 
-/** fraction(value): 0 at the low end, 1 at the high end; null for what has no place. invert(fraction): the value there. */
+/** fraction(value): 0 at the low end, 1 at the high end; null for what has no place. */
 export function scaleOf(parameter) {
   if (parameter.type === "categorical") return choices(parameter.choices);
   return parameter.log ? logarithmic(parameter.low, parameter.high) : linear(parameter.low, parameter.high);
@@ -11,9 +11,7 @@ export function scaleOf(parameter) {
 export function linear(low, high) {
   if (!(high > low)) [low, high] = [low - Math.abs(low || 1) * 0.05, low + Math.abs(low || 1) * 0.05];
   return {
-    low, high,
     fraction: (value) => (value === null || !Number.isFinite(value) ? null : (value - low) / (high - low)),
-    invert: (fraction) => low + fraction * (high - low),
     ticks: (most) => linearTicks(low, high, most).map((value) => ({ value, label: tick(value) })),
   };
 }
@@ -23,9 +21,7 @@ export function logarithmic(low, high) {
   const from = Math.log10(low);
   const to = Math.log10(high);
   return {
-    low, high, log: true,
     fraction: (value) => (value === null || !(value > 0) ? null : (Math.log10(value) - from) / (to - from)),
-    invert: (fraction) => 10 ** (from + fraction * (to - from)),
     ticks: (most) => logTicks(from, to, most).map((value) => ({ value, label: tick(value) })),
   };
 }
@@ -34,9 +30,7 @@ function choices(all) {
   const places = new Map(all.map((choice, index) => [JSON.stringify(choice), index]));
   const at = (index) => (index + 0.5) / all.length;
   return {
-    choices: all,
     fraction: (value) => (places.has(JSON.stringify(value)) ? at(places.get(JSON.stringify(value))) : null),
-    invert: (fraction) => fraction,
     ticks: (most) => {
       const every = Math.ceil(all.length / Math.max(most * 2, 1));
       return all.map((choice) => ({ value: choice, label: shortened(param(choice)) })).filter((_, index) => index % every === 0);
@@ -70,21 +64,20 @@ function logTicks(from, to, most) {
 
 /**
  * The range of an axis for these values: all of them, or, where a few lie far off on the worse side, without those.
- * Returns {low, high, cut}; cut: whether some are left out.
+ * Returns {low, high}.
  */
 export function rangeOf(values, maximizes) {
   const sorted = values.map(measured).filter(Number.isFinite).sort((a, b) => a - b);
-  if (!sorted.length) return { low: 0, high: 1, cut: false };
+  if (!sorted.length) return { low: 0, high: 1 };
   let low = sorted[0];
   let high = sorted.at(-1);
   const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  let cut = false;
   if (sorted.length >= 20) {
     const [near, far] = maximizes ? [high, at(0.1)] : [low, at(0.9)];
     const reach = Math.abs(near - far) * 3;
-    if (reach > 0 && maximizes && near - reach > low) [low, cut] = [near - reach, true];
-    if (reach > 0 && !maximizes && near + reach < high) [high, cut] = [near + reach, true];
+    if (reach > 0 && maximizes) low = Math.max(low, near - reach);
+    if (reach > 0 && !maximizes) high = Math.min(high, near + reach);
   }
   const margin = (high - low || Math.abs(high) || 1) * 0.05;
-  return { low: low - margin, high: high + margin, cut };
+  return { low: low - margin, high: high + margin };
 }

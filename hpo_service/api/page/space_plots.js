@@ -320,5 +320,5 @@ export function parallel(brushed) {
     tell();
   }
 
-  return { element, show, clear: () => { brushes.clear(); changed(); } };
+  return { element, show };
 }

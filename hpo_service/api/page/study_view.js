@@ -161,11 +161,10 @@ class StudyView {
   }
 
   settings() {
-    const { sampler, pruner, rounds, sealed } = this.study;
+    const { sampler, pruner, rounds } = this.study;
     const parts = [`sampler ${sampler.name}`];
     if (pruner.name !== "none") parts.push(`pruner ${pruner.name}`);
     if (rounds.length > 1) parts.push(`round ${rounds.at(-1).round + 1}${this.study.narrowing ? ` of ${this.study.narrowing.rounds}` : ""}`);
-    if (sealed) parts.push("sealed");
     return parts.join(" · ");
   }
 

@@ -80,14 +80,6 @@ export class TrialStore {
     }
     return found;
   }
-
-  /** COMPLETE trials, best first. */
-  ranked() {
-    const sign = this.maximizes ? -1 : 1;
-    return [...this.rows.values()]
-      .filter((row) => row.state === "COMPLETE" && row.replicate_of == null && row.value !== null)
-      .sort((a, b) => sign * (a.value - b.value) || a.number - b.number);
-  }
 }
 
 function rowOf(item) {

@@ -53,9 +53,7 @@ export class TrialsTable {
     this.reports ||= this.someGive(lastOf);
     const isOver = ["STOPPED", "COMPLETED", "CANCELLED"].includes(study.state);
     const reported = this.reports && !isOver ? [{ key: "last", title: "Last report", of: (row) => measured(lastOf(row)?.value), text: (value, row) => (lastOf(row) ? `${number(row.last.value)} (step ${row.last.step})` : ""), numeric: true }] : [];
-    const later = [];
-    later.push({ key: "sampler", title: "Drawn by", of: (row) => row.sampler, text: String });
-    if (this.someHave("replicate_of")) later.push({ key: "replicate_of", title: "Replicate of", of: (row) => row.replicate_of ?? null, text: (value) => (value === null ? "" : String(value)), numeric: true });
+    const replicated = this.someGive((row) => row.replicate_of) ? [{ key: "replicate_of", title: "Replicate of", of: (row) => row.replicate_of ?? null, text: (value) => (value === null ? "" : String(value)), numeric: true }] : [];
     return [
       { key: "number", title: "Trial", of: (row) => row.number },
       { key: "state", title: "State", of: (row) => row.state },
@@ -64,17 +62,14 @@ export class TrialsTable {
       ...params,
       ...metrics,
       ...narrowed,
-      ...later,
+      { key: "sampler", title: "Drawn by", of: (row) => row.sampler, text: String },
+      ...replicated,
       { key: "attempt", title: "Attempt", of: (row) => row.attempt, text: String, numeric: true },
       { key: "worker_id", title: "Worker", of: (row) => row.worker_id, text: (value) => value ?? "" },
       { key: "started_at", title: "Started", of: (row) => row.started_at, text: clock, full: moment },
       { key: "took", title: "Took", of: (row) => (row.started_at && row.finished_at ? (Date.parse(row.finished_at) - Date.parse(row.started_at)) / 1000 : null), text: (value) => (value === null ? "" : duration(value)), numeric: true },
       { key: "reason", title: "Reason", of: (row) => row.reason, text: (value) => value ?? "" },
     ];
-  }
-
-  someHave(field) {
-    return this.someGive((row) => row[field]);
   }
 
   someGive(what) {

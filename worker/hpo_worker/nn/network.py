@@ -68,9 +68,8 @@ class Network:
                 W = _drawn(pair, architecture.weight_init, stream, dtype)
                 self.parameters.views[number].value[network] = X @ W if number == 0 and gram is not None else W
         self._assemble()
-        for layer in self._layers:
-            if isinstance(layer, BatchNormalization):
-                layer.gamma.value[:] = 1
+        for layer in _normalizations(self):
+            layer.gamma.value[:] = 1
 
     def _assemble(self) -> None:
         """Make the layers around the parameters."""

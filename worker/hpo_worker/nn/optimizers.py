@@ -62,18 +62,15 @@ class Momentum:
         theta += self._v
 
 
-class Nesterov:
+class Nesterov(Momentum):
     """Nesterov's accelerated gradient (1983; Sutskever et al., 2013): v ← μ v − η ∇L(θ + μ v), θ ← θ + v.
 
     Kept is θ' = θ + μ v, the point where the gradient is taken (Bengio et al., 2012, arXiv:1212.0901), so that
     v ← μ v − η g, θ' ← θ' + μ v − η g. Here g comes with η in it.
     """
 
-    shrinks = False
-
     def __init__(self, learning_rate: Array, momentum: Array, like: Array) -> None:
-        self.scale, self._momentum = learning_rate, momentum
-        self._v: Array = np.zeros_like(like)
+        super().__init__(learning_rate, momentum, like)
         self._ahead: Array = np.empty_like(like)
 
     def step(self, theta: Array, g: Array) -> None:
@@ -99,16 +96,10 @@ class AdaGrad:
         _scaled_step(theta, g, self._h, self._rate, self._scratch)
 
 
-class RmsProp:
+class RmsProp(AdaGrad):
     """AdaGrad that forgets (Tieleman and Hinton, 2012): h ← ρ h + (1 − ρ) g², θ ← θ − η g / (√h + ε), ρ = 0.99."""
 
     KEPT = 0.99
-    shrinks = False
-
-    def __init__(self, learning_rate: Array, like: Array) -> None:
-        self._rate, self.scale = learning_rate, np.ones_like(learning_rate)
-        self._h: Array = np.zeros_like(like)
-        self._scratch: Array = np.empty_like(like)
 
     def step(self, theta: Array, g: Array) -> None:
         _follow(self._h, self.KEPT, np.multiply(g, g, out=self._scratch))
