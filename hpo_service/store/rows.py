@@ -103,22 +103,28 @@ def round_row(round_: Round) -> dict[str, Any]:
     }
 
 
-# Columns of a trial that are its fields as they are.
-_OF_TRIAL = (
-    *("id", "number", "params", "seed", "metrics", "worker_id", "stop", "round", "started_at", "finished_at"),
-    *("system_attrs", "distributions", "user_attrs", "revision", "replicate_of"),
-)
-_of_trial = attrgetter(*_OF_TRIAL)
-
-
 def trial_of(row: Any, study: Study) -> Trial:
     told = row.told and Told(row.told["attempt"], TrialState(row.told["state"]), floats(row.told["values"]))
     return Trial(
-        **dict(zip(_OF_TRIAL, _of_trial(row), strict=True)),
+        id=row.id,
         study=study.name,
+        number=row.number,
+        params=row.params,
         holding=_holding(row, study, told),
+        seed=row.seed,
         values=floats(row.values),
+        metrics=row.metrics,
         artifacts=tuple(row.artifacts or ()),
+        worker_id=row.worker_id,
+        stop=row.stop,
+        round=row.round,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        system_attrs=row.system_attrs,
+        distributions=row.distributions,
+        user_attrs=row.user_attrs,
+        revision=row.revision,
+        replicate_of=row.replicate_of,
     )
 
 
@@ -143,7 +149,7 @@ def trial_cells(trial: Trial) -> tuple[Any, ...]:
 
 def changing_cells(trial: Trial) -> tuple[Any, ...]:
     """The same for CHANGING_COLUMNS."""
-    holding, values, told = trial.holding, _jsonable(trial.values), trial.holding.told
+    holding, values, told = trial.holding, jsonable(trial.values), trial.holding.told
     return (
         str(holding.state),
         holding.attempt,
@@ -168,7 +174,7 @@ def changing_cells(trial: Trial) -> tuple[Any, ...]:
 
 
 def _told_text(told: Told) -> str:
-    return json_text({"attempt": told.attempt, "state": str(told.state), "values": _jsonable(told.values)})
+    return json_text({"attempt": told.attempt, "state": str(told.state), "values": jsonable(told.values)})
 
 
 def json_text(document: Any) -> str:
@@ -223,7 +229,7 @@ def floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | Non
     return None if values is None else tuple(measure.from_json(value) for value in values)
 
 
-def _jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
+def jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
     return None if values is None else [measure.to_json(value) for value in values]
 
 
