@@ -48,22 +48,16 @@ _TESTS_FOR_WORKERS = (
 _MOST_STUDIES_LOOKED_AT = 1000
 _SOME_WAITING = (
     sa.select(studies.c.id)
-    .where(
-        OURS,
-        studies.c.state == sa.literal_column("'ACTIVE'"),
-        sa.not_(studies.c.sealed),
-        studies.c.queued + studies.c.retries + studies.c.replicates_waiting > 0,
-    )
+    .where(OURS, _GIVES_OUT, studies.c.queued + studies.c.retries + studies.c.replicates_waiting > 0)
     .order_by(studies.c.id)
     .limit(_MOST_STUDIES_LOOKED_AT)
     .cte("some_waiting")
 )
 _WAITS = sa.and_(trials.c.study_id == _SOME_WAITING.c.id, trials.c.state == sa.literal_column("'WAITING'"))
+_LAST_ATTEMPT = sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt)
 _QUEUED_FIRST = (  # trials are enqueued in the order of their numbers
     sa.select(attempts.c.started_at)
-    .select_from(
-        trials.outerjoin(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
-    )
+    .select_from(trials.outerjoin(attempts, _LAST_ATTEMPT))
     .where(_WAITS, trials.c.attempt == sa.literal_column("0"))
     .order_by(trials.c.number)
     .limit(1)
@@ -72,9 +66,7 @@ _QUEUED_FIRST = (  # trials are enqueued in the order of their numbers
 )
 _HANDED_BACK_FIRST = (
     sa.select(sa.func.min(attempts.c.ended_at))
-    .select_from(
-        trials.join(attempts, sa.and_(attempts.c.trial_id == trials.c.id, attempts.c.attempt == trials.c.attempt))
-    )
+    .select_from(trials.join(attempts, _LAST_ATTEMPT))
     .where(_WAITS, trials.c.attempt > sa.literal_column("0"))
     .correlate(_SOME_WAITING)
     .scalar_subquery()
