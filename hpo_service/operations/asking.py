@@ -65,7 +65,7 @@ async def ask_any(
 
     def asked_before(record: Record) -> tuple[Any, bool]:
         service.heard_of(ask.worker_id, record.now, ask.labels)
-        return _answered_before(record, ask.request_id), record.is_draining(ask.worker_id)
+        return _answered_before(record, ask.request_id), record.workers.is_draining(ask.worker_id)
 
     async def look() -> Look:
         remembered, draining = await asyncio.to_thread(service.database.read, asked_before)

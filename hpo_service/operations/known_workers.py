@@ -17,7 +17,7 @@ async def page(
     """Return up to `size` workers after that id, and the id to go on after. only: of studies of these names."""
 
     def look(record: Record) -> tuple[list[Json], str | None]:
-        found = record.workers(after, size + 1, only)
+        found = record.workers.page(after, size + 1, only)
         more = len(found) > size
         return [worker_resource(worker) for worker in found[:size]], found[size - 1].worker_id if more else None
 
@@ -28,7 +28,7 @@ async def page(
 async def drain(service: Service, worker_id: str) -> Json:
     def in_transaction(record: Transaction) -> Json:
         record.drain_worker(worker_id)
-        return worker_resource(record.sql().worker(worker_id))
+        return worker_resource(record.sql().workers.one(worker_id))
 
     await service.save_seen_workers()
     drained = await service.write(in_transaction)

@@ -387,7 +387,7 @@ class Service:
             if not seen:
                 return
             try:
-                await self.write(lambda record: record.sql().see_workers(seen))
+                await self.write(lambda record: record.sql().workers.see(seen))
             except BaseException:
                 with self._seen_lock:
                     newer, self._seen = self._seen, seen

@@ -89,7 +89,7 @@ class Watch:
         changed = [self._change(record, name) for name in found if self._is_others(name, found[name])]
         gone = [name for name in names if name not in found]
         self._known = found
-        return Seen(overdue, changed, gone, record.draining())
+        return Seen(overdue, changed, gone, record.workers.draining())
 
     def _is_others(self, name: str, now: tuple[int, int]) -> bool:
         """Whether another server has written the study since the last look, or since this one has used it."""

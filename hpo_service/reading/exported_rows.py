@@ -11,7 +11,7 @@ from hpo_service.domain.spreadsheet import cell, csv_text
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.reading.parquet import PAGE
-from hpo_service.reading.resources import time_text
+from hpo_service.reading.resources import time_if_any
 from hpo_service.store.record import Record
 
 Text = Literal["csv", "jsonl"]
@@ -50,13 +50,7 @@ def _row(columns: Sequence[str], trial: Trial) -> Row:
     row: Row = dict.fromkeys(columns)
     row.update(number=trial.number, state=str(trial.state), attempt=trial.holding.attempt, worker_id=trial.worker_id)
     row.update(round=trial.round, seed=trial.seed, reason=trial.holding.reason, replicate_of=trial.replicate_of)
-    row["started_at"] = None if trial.started_at is None else time_text(trial.started_at)
-    row["finished_at"] = None if trial.finished_at is None else time_text(trial.finished_at)
-    for column, value in zip(columns[2:], _json_values(trial), strict=False):
-        row[column] = value
+    row.update(started_at=time_if_any(trial.started_at), finished_at=time_if_any(trial.finished_at))
+    row.update(zip(columns[2:], map(to_json, trial.values or ()), strict=False))
     row.update({f"params_{name}": value for name, value in trial.params.items()})
     return row
-
-
-def _json_values(trial: Trial) -> list[Any]:
-    return [to_json(value) for value in trial.values or ()]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hpo_service.domain.errors import HpoError
+from hpo_service.store import totals
 from hpo_service.store.database import Database
 from hpo_service.store.record import Record
 
@@ -65,7 +66,7 @@ class KnownFigures:
 
 
 def _of_record(record: Record) -> Figures:
-    trials, studies = record.counts_by_state()
-    since = record.oldest_waiting_since() if trials["WAITING"] else None
+    trials, studies = totals.counts_by_state(record)
+    since = totals.oldest_waiting_since(record) if trials["WAITING"] else None
     waiting = 0.0 if since is None else max(0.0, record.now - since)
-    return Figures(trials, studies, waiting, record.workers_wanted())
+    return Figures(trials, studies, waiting, totals.workers_wanted(record))

@@ -29,12 +29,21 @@ def pieces(name: str, database: Readable) -> Iterator[bytes]:
     Values and parameters are numbers where they are numbers; a parameter whose choices are lists or of several types
     is JSON text. Times are UTC, in microseconds.
     """
+    import pyarrow
+    import pyarrow.parquet
+
     study = database.read(lambda record: record.study(name))
-    file, after = _File(study), -1
+    columns = _columns(study)
+    schema = pyarrow.schema([(column, kind) for column, kind, _ in columns])
+    sink, after = _Sink(), -1
+    writer = pyarrow.parquet.ParquetWriter(sink, schema)
     while page := database.read(partial(_page, study, after)):
-        yield file.add(page)
+        arrays = [pyarrow.array([value(trial) for trial in page], kind) for _, kind, value in columns]
+        writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
+        yield sink.taken()
         after = page[-1].number
-    yield file.end()
+    writer.close()
+    yield sink.taken()
 
 
 def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
@@ -43,32 +52,8 @@ def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
     return page
 
 
-class _File:
-    """A file that is handed out as it grows."""
-
-    def __init__(self, study: Study) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        self._columns = _columns(study)
-        self._schema = pyarrow.schema([(name, kind) for name, kind, _ in self._columns])
-        self._sink = _Sink()
-        self._writer = pyarrow.parquet.ParquetWriter(self._sink, self._schema)
-
-    def add(self, page: Sequence[Trial]) -> bytes:
-        import pyarrow
-
-        arrays = [pyarrow.array([value(trial) for trial in page], kind) for _, kind, value in self._columns]
-        self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
-        return self._sink.taken()
-
-    def end(self) -> bytes:
-        self._writer.close()
-        return self._sink.taken()
-
-
 class _Sink:
-    """What the writer takes for a file: only written to, from the start to the end."""
+    """What the writer takes for a file: only written to, from the start to the end, and handed out as it grows."""
 
     closed = False
 

@@ -136,10 +136,11 @@ class ReadingProcess:
 
     async def _live(self) -> int:
         ours, its = socket.socketpair()
+        numbers = [str(number) for number in (its.fileno(), self.niceness, self.most_bytes or 0)]
         with its:
             try:
                 process = subprocess.Popen(  # noqa: S603  # this interpreter, on a module of ours
-                    [sys.executable, "-P", "-m", _MODULE, str(its.fileno()), *self._arguments()],
+                    [sys.executable, "-P", "-m", _MODULE, *numbers, *self.imports],
                     pass_fds=(its.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # nothing is to be printed there; what is all the same is for the log
@@ -161,9 +162,6 @@ class ReadingProcess:
             process.kill()  # it only reads
             code = await asyncio.to_thread(process.wait)
         return code
-
-    def _arguments(self) -> list[str]:
-        return [str(self.niceness), str(self.most_bytes or 0), *self.imports]
 
     async def _take_answers(self, incoming: asyncio.StreamReader) -> None:
         while True:

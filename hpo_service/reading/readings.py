@@ -17,7 +17,7 @@ from hpo_service.domain.advice import advice_resource
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.seen_study import SeenStudy, SeenTrial, searched_space
 from hpo_service.domain.study import Study
-from hpo_service.domain.trial import HistoryTrial, Trial
+from hpo_service.domain.trial import HistoryTrial
 from hpo_service.reading.resources import attempt_resource, confirmed, etag, study_resource
 from hpo_service.reading.trial_pieces import PAGE
 from hpo_service.store.record import Record
@@ -117,10 +117,6 @@ def seen_study(record: Record, study: Study) -> SeenStudy:
     some = seen.completed if study.spec.pruner.name == "none" else []
     curves = record.trials.with_curves(study, some[:: math.ceil(len(some) / MOST_CURVES) or 1], MOST_STEPS)
     return replace(seen, best=best, complete=complete, since=since, fits=fits, curves=curves)
-
-
-def _as_seen(trial: Trial) -> SeenTrial:
-    return SeenTrial(trial.number, trial.state, trial.params, trial.values[0] if trial.values else None)
 
 
 def _since_the_best(values: Sequence[float], *, maximize: bool) -> tuple[int, int]:

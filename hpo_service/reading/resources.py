@@ -16,9 +16,11 @@ from hpo_service.domain.confirmation import Ranking, confirmation_resource, rank
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Failures, Round, Study
+from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
 from hpo_service.store.record import Record
 from hpo_service.store.report_rows import AttemptRow
+from hpo_service.store.rows import jsonable
 from hpo_service.store.worker_rows import WorkerRow
 
 
@@ -36,7 +38,7 @@ def _second_text(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _time(seconds: float | None) -> str | None:
+def time_if_any(seconds: float | None) -> str | None:
     return None if seconds is None else time_text(seconds)
 
 
@@ -49,35 +51,33 @@ def why_paused(failures: Failures) -> str:
     )
 
 
-def _values(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
-    return None if values is None else [measure.to_json(value) for value in values]
-
-
 def etag(study: Study) -> str:
     """Changes with limits, metadata and state, and never comes back for another study of that name."""
     return f'"{study.id}-{study.version}"'
 
 
 def study_resource(record: Record, study: Study) -> Json:
-    tally = study.tally
-    spec = study.spec.model_dump(mode="json")
     return {
-        **spec,
+        **study.spec.model_dump(mode="json"),
         "state": study.state,
         "state_reason": study.state_reason,
-        "counts": {
-            "WAITING": tally.queued + tally.retries,
-            "RUNNING": tally.running,
-            "COMPLETE": tally.complete,
-            "PRUNED": tally.pruned,
-            "FAIL": tally.fail,
-        },
+        "counts": counts_by_state(study.tally),
         **_best(record, study),
         "rounds": [round_resource(round_) for round_ in record.rounds(study)],
         "test": test_resource(record, study) if study.sealed else None,
         "confirmation": _confirmation(record, study),
         "created_at": time_text(study.created_at),
         "dataset_sha256": study.dataset_sha256,
+    }
+
+
+def counts_by_state(tally: Tally) -> dict[str, int]:
+    return {
+        "WAITING": tally.queued + tally.retries,
+        "RUNNING": tally.running,
+        "COMPLETE": tally.complete,
+        "PRUNED": tally.pruned,
+        "FAIL": tally.fail,
     }
 
 
@@ -105,7 +105,7 @@ def _outcome(trial: Trial) -> Json:
     return {
         "number": trial.number,
         "params": trial.params,
-        "values": _values(trial.values),
+        "values": jsonable(trial.values),
         "attempt": trial.holding.attempt,
     }
 
@@ -141,7 +141,7 @@ def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Jso
         "number": trial.number,
         "state": holding.state,
         "params": trial.params,
-        "values": _values(trial.values),
+        "values": jsonable(trial.values),
         "attempt": holding.attempt,
         "worker_id": trial.worker_id,
         "reports": [report_resource(report) for report in reports],
@@ -149,8 +149,8 @@ def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Jso
         "reason": holding.reason,
         "round": trial.round,
         "seed": trial.seed,
-        "started_at": _time(trial.started_at),
-        "finished_at": _time(trial.finished_at),
+        "started_at": time_if_any(trial.started_at),
+        "finished_at": time_if_any(trial.finished_at),
         "sampler": trial.drawn_by(study.spec.sampler.name),
         "sampler_reason": trial.system_attrs.get(BECAUSE),
         "replicate_of": trial.replicate_of,
@@ -173,13 +173,8 @@ def report_resource(report: Report) -> Json:
 
 
 def attempt_resource(attempt: AttemptRow) -> Json:
-    return {
-        "attempt": attempt.attempt,
-        "worker_id": attempt.worker_id,
-        "started_at": time_text(attempt.started_at),
-        "ended_at": _time(attempt.ended_at),
-        "end": attempt.end,
-    }
+    times = {"started_at": time_text(attempt.started_at), "ended_at": time_if_any(attempt.ended_at)}
+    return {**vars(attempt), **times}
 
 
 def worker_resource(worker: WorkerRow) -> Json:
@@ -268,5 +263,5 @@ def test_resource(record: Record, study: Study) -> Json | None:
         "config": {**objective, **best.params},
         "dataset_sha256": result["dataset_sha256"],
         "number": test.number,
-        "at": _time(test.finished_at),
+        "at": time_if_any(test.finished_at),
     }

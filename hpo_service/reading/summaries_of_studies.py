@@ -15,7 +15,7 @@ from hpo_service.domain import measure
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import TrialState, drawn_by
-from hpo_service.reading.resources import time_text
+from hpo_service.reading.resources import counts_by_state, time_if_any, time_text
 from hpo_service.store.record import Record
 from hpo_service.store.summaries import LastChange, Summaries, TrialMark
 
@@ -114,8 +114,8 @@ def _item(row: Any, last: tuple[int, float] | None, sampler: str) -> Json:
         "worker_id": row.worker_id,
         "reason": row.reason,
         "round": row.round,
-        "started_at": _time(row.started_at),
-        "finished_at": _time(row.finished_at),
+        "started_at": time_if_any(row.started_at),
+        "finished_at": time_if_any(row.finished_at),
         "sampler": drawn_by(row.state, row.attempt, row.system_attrs, sampler),
         "replicate_of": row.replicate_of,
     }
@@ -132,10 +132,6 @@ def _is_figure(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST_FIGURE
     return isinstance(value, bool | int | float)
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else time_text(seconds)
 
 
 # -- curves, failures and workers of one study ------------------------------------------------------------
@@ -185,14 +181,14 @@ def workers(record: Record, study: Study) -> bytes:
         lease = {
             "number": row.number,
             "attempt": row.attempt,
-            "started_at": _time(row.started_at),
-            "lease_expires_at": _time(row.lease_expires_at),
+            "started_at": time_if_any(row.started_at),
+            "lease_expires_at": time_if_any(row.lease_expires_at),
         }
         held.setdefault(row.worker_id, []).append(lease)
     items = [
         {
             "worker_id": worker.worker_id,
-            "last_seen_at": _time(worker.last_seen_at),
+            "last_seen_at": time_if_any(worker.last_seen_at),
             "draining": worker.draining,
             "holds": held.get(worker.worker_id, []),
             "counts": {str(state): worker.ended.get(state, 0) for state in TrialState},
@@ -217,7 +213,7 @@ def overview(record: Record, *, after: int, size: int, only: Collection[str] | N
 
 
 def _line(summaries: Summaries, study: Study, workers: int, now: float) -> Json:
-    tally, spec = study.tally, study.spec
+    spec = study.spec
     recent = summaries.last_changes(study, RECENT)
     best = summaries.best(study, BEST_LOOKED_AT) if len(spec.directions) == 1 else []
     return {
@@ -225,13 +221,7 @@ def _line(summaries: Summaries, study: Study, workers: int, now: float) -> Json:
         "state": study.state,
         "state_reason": study.state_reason,
         "directions": spec.directions,
-        "counts": {
-            "WAITING": tally.queued + tally.retries,
-            "RUNNING": tally.running,
-            "COMPLETE": tally.complete,
-            "PRUNED": tally.pruned,
-            "FAIL": tally.fail,
-        },
+        "counts": counts_by_state(study.tally),
         "limits": spec.limits.model_dump(mode="json"),
         "best": {"number": best[0].number, "value": measure.to_json(best[0].value)} if best else None,
         "best_so_far": [[number, measure.to_json(value)] for number, value in _last_steps(best)],

@@ -9,6 +9,7 @@ So nothing lies in the folder or the bucket of which no row knows, and what is n
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 
 import sqlalchemy as sa
 
@@ -30,15 +31,8 @@ class ArtifactRows:
 
     def begin(self, artifact: Artifact, study_id: int, number: int, server_id: str) -> None:
         """size: as announced; so much is kept free for it."""
-        row = {
-            **vars(artifact),
-            "study_id": study_id,
-            "number": number,
-            "state": _UPLOADING,
-            "server_id": server_id,
-            "sha256": None,
-        }
-        self._db.execute(sa.insert(artifacts), row)
+        row = {"study_id": study_id, "number": number, "state": _UPLOADING, "server_id": server_id}
+        self._db.execute(sa.insert(artifacts), {**vars(artifact), **row, "sha256": None})
 
     def keep(self, artifact: Artifact, study_id: int, number: int) -> bool:
         """In the place of another one of its name; False where it was given up meanwhile."""
@@ -85,11 +79,8 @@ class ArtifactRows:
 
     def gone(self) -> Sequence[str]:
         """Keys of which the bytes are to be deleted: some."""
-        return (
-            self._db.execute(sa.select(artifacts.c.key).where(artifacts.c.state == _GONE).limit(AT_ONCE))
-            .scalars()
-            .all()
-        )
+        query = sa.select(artifacts.c.key).where(artifacts.c.state == _GONE).limit(AT_ONCE)
+        return self._db.execute(query).scalars().all()
 
     def forget(self, keys: Collection[str]) -> None:
         """Their bytes are deleted."""
@@ -101,7 +92,4 @@ def _of(study_id: int, number: int) -> sa.ColumnElement[bool]:
 
 
 _LOOSE = artifacts.c.state != sa.literal_column("'kept'")
-_COLUMNS = (
-    *(artifacts.c.name, artifacts.c.key, artifacts.c.size),
-    *(artifacts.c.sha256, artifacts.c.attempt, artifacts.c["at"]),
-)
+_COLUMNS = tuple(artifacts.c[field.name] for field in fields(Artifact))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Protocol
 
 import structlog
 
 from hpo_service import instruments, tracing
 from hpo_service.domain.errors import Unavailable
 from hpo_service.logged_state import LoggedState
+from hpo_service.store.write_call import WriteCall
 
 SLOW_COMMIT_SECONDS = 1.0
 LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
@@ -19,16 +19,6 @@ log = structlog.get_logger()
 _waited = instruments.call_wait_seconds.observe  # looked up once: a batch is written with every call of a lone worker
 _took = instruments.commit_seconds.observe
 _together = instruments.group_calls.observe
-
-
-class Timed(Protocol):
-    """A call, with the moment in which it came (time.perf_counter) and the trace that it is part of."""
-
-    @property
-    def since(self) -> float: ...
-
-    @property
-    def trace(self) -> object: ...
 
 
 class BatchNotes:
@@ -43,7 +33,7 @@ class BatchNotes:
         if waiting > LOCKED_SECONDS and not self._lock.is_on:
             self._lock.failed(waiting_seconds=round(waiting, 1))
 
-    def committed(self, calls: Iterable[Timed], began: float, commit_seconds: float, together: int) -> None:
+    def committed(self, calls: Iterable[WriteCall], began: float, commit_seconds: float, together: int) -> None:
         """began: when the transaction had begun."""
         if self._lock.is_on or self._database.is_on:
             self._lock.worked()
@@ -58,7 +48,7 @@ class BatchNotes:
         if commit_seconds > SLOW_COMMIT_SECONDS:
             log.warning("a commit was slow", seconds=round(commit_seconds, 2), calls=together)
 
-    def failed(self, calls: Iterable[Timed], error: BaseException) -> None:
+    def failed(self, calls: Iterable[WriteCall], error: BaseException) -> None:
         """None of them was written."""
         now = time.perf_counter()
         for call in calls:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from hpo_service.store.engine import database_errors_translated, database_url, s
 from hpo_service.store.outages import BEAT_SECONDS
 from hpo_service.store.schema import current_revision, newest_revision, upgrade_engine
 from hpo_service.store.tables import metadata, outages, servers
+
+Rows = list[tuple[Any, ...]]
 
 ROWS_AT_ONCE = 5000
 # A server that is there beats meanwhile, also a busy one.
@@ -76,19 +78,14 @@ def _copy(read: _Side, write: _Side) -> list[CopiedTable]:
     for table in reversed(metadata.sorted_tables):
         write.empty(table)
     for table in metadata.sorted_tables:
-        total = _Checksum()
-        for rows in read.rows(table):
-            total.add(rows)
-            write.insert(table, rows)
-        written = _Checksum()
-        for rows in write.rows(table):
-            written.add(rows)
-        if written != total:
+        here = _counted(table, write.inserted(table, read.rows(table)))
+        there = _counted(table, write.rows(table))
+        if there != here:
             raise NotCopied(
-                f"{table.name} has {written.rows} rows there after the copy and {total.rows} here, or others: "
+                f"{table.name} has {there.rows} rows there after the copy and {here.rows} here, or others: "
                 "nothing was kept of it"
             )
-        copied.append(CopiedTable(table.name, total.rows, total.text))
+        copied.append(here)
     for table in _numbered():
         write.count_on_from(table, read.counted(table))
     return copied
@@ -99,24 +96,13 @@ def _numbered() -> list[sa.Table]:
     return [table for table in metadata.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]]
 
 
-class _Checksum:
-    def __init__(self) -> None:
-        self.rows, self._sum = 0, 0
-
-    def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        for row in rows:
-            digest = hashlib.blake2b(repr(tuple(row)).encode(), digest_size=_CHECKSUM_BYTES).digest()
-            self._sum = (self._sum + int.from_bytes(digest, "big")) % 256**_CHECKSUM_BYTES
-            self.rows += 1
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Checksum) and (self.rows, self._sum) == (other.rows, other._sum)
-
-    __hash__ = None  # type: ignore[assignment]  # it grows
-
-    @property
-    def text(self) -> str:
-        return self._sum.to_bytes(_CHECKSUM_BYTES, "big").hex()
+def _counted(table: sa.Table, pieces: Iterable[Rows]) -> CopiedTable:
+    rows = checksum = 0
+    for row in chain.from_iterable(pieces):
+        digest = hashlib.blake2b(repr(row).encode(), digest_size=_CHECKSUM_BYTES).digest()
+        checksum = (checksum + int.from_bytes(digest, "big")) % 256**_CHECKSUM_BYTES
+        rows += 1
+    return CopiedTable(table.name, rows, checksum.to_bytes(_CHECKSUM_BYTES, "big").hex())
 
 
 class _Side:
@@ -185,7 +171,7 @@ class _Side:
     def empty(self, table: sa.Table) -> None:
         self._db.execute(sa.delete(table))
 
-    def rows(self, table: sa.Table) -> Iterator[list[tuple[Any, ...]]]:
+    def rows(self, table: sa.Table) -> Iterator[Rows]:
         result = self._db.execute(
             sa.select(*map(_portable, table.columns)),
             execution_options={"stream_results": True, "yield_per": ROWS_AT_ONCE},
@@ -195,7 +181,13 @@ class _Side:
             while some := list(islice(rows, ROWS_AT_ONCE)):
                 yield some
 
-    def insert(self, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
+    def inserted(self, table: sa.Table, pieces: Iterable[Rows]) -> Iterator[Rows]:
+        """The same pieces, each once it is written."""
+        for rows in pieces:
+            self._insert(table, rows)
+            yield rows
+
+    def _insert(self, table: sa.Table, rows: Rows) -> None:
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
         driver: Any = self._db.connection.dbapi_connection
         if self._is_sqlite:

@@ -15,13 +15,7 @@ from hpo_service.domain.study import Study
 from hpo_service.store import write_ahead_log
 from hpo_service.store.batch_runner import BatchRunner, Undone
 from hpo_service.store.database_file import DatabaseFile
-from hpo_service.store.engine import (
-    Clock,
-    database_errors_translated,
-    database_url,
-    sqlite_file,
-    writing_engine,
-)
+from hpo_service.store.engine import Clock, database_errors_translated, database_url, sqlite_file, writing_engine
 from hpo_service.store.outages import Uptime
 from hpo_service.store.reader import Reader
 from hpo_service.store.record import Record
@@ -42,12 +36,7 @@ def _nothing(_: object) -> None: ...
 class Database:
     """Open for one server process. `write` and `read` run a function on the Record of one transaction."""
 
-    def __init__(
-        self,
-        url: str,
-        clock: Clock | None = None,
-        undone: Undone = _nothing,
-    ) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, undone: Undone = _nothing) -> None:
         """clock: seconds since 1970 for tests; by default the database's own.
 
         undone: told the ids of studies of which calls have shown it something (`Transaction.shown`) that has not come

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import structlog
 
 from hpo_service.domain.errors import Unavailable
+from hpo_service.store import write_ahead_log
 from hpo_service.store.inode_lock import Identity, InodeLock
 
 LOOK_EVERY_SECONDS = 1.0
@@ -205,7 +206,7 @@ class DatabaseFile:
     def _check_log_of_database(self) -> None:
         """Raise Unavailable where the log that a killed server left stands beside another database than its own."""
         numbers = " ".join(self._lock.noted()[1:2]).split()
-        if len(numbers) != 4 or not _size(self._log):
+        if len(numbers) != 4 or not write_ahead_log.size(self._log):
             return
         database, its_log = Identity(*map(int, numbers[:2])), Identity(*map(int, numbers[2:]))
         if Identity.at(self._log) == its_log and database != self.identity:
@@ -233,7 +234,7 @@ def _check_identity(name: str, expected: Identity) -> None:
 def _check_database_of_log(path: Path) -> None:
     """Raise Unavailable where a log is there without its database: an empty one would do away with all it holds."""
     wanted = _log_of(path)
-    if _size(wanted) and not _size(wanted.removesuffix("-wal")):
+    if write_ahead_log.size(wanted) and not write_ahead_log.size(wanted.removesuffix("-wal")):
         raise Unavailable(
             f"{wanted} is there, but not the database that it is the log of: that was moved or removed without it. Put "
             "it back, and nothing is lost; to begin anew, remove the files ending in -wal and -shm"
@@ -243,9 +244,3 @@ def _check_database_of_log(path: Path) -> None:
 def _log_of(path: Path) -> str:
     """SQLite puts it beside the file itself, not beside a symlink to it."""
     return os.path.realpath(path) + "-wal"
-
-
-def _size(path: str) -> int:
-    with suppress(OSError):
-        return os.stat(path).st_size
-    return 0

@@ -89,27 +89,19 @@ def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
 
     waits: whether a lock that is held is waited for, or SQLite says at once that it is and PostgreSQL after a moment.
     """
-    if sqlite_file(url) is None:
+    path = sqlite_file(url)
+    if path is None:
         # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
         return _postgres(url, pool_size=2, lock_seconds=0.0 if waits else LOCK_SECONDS)
-    engine = _sqlite(url, pool_size=1, max_overflow=1)
-    _on_sqlite(engine, "BEGIN IMMEDIATE", read_only=False, waits=waits)
-    return engine
+    return _sqlite(url, path, "BEGIN IMMEDIATE", waits=waits, pool_size=1, max_overflow=1)
 
 
 def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
-    if sqlite_file(url) is None:
-        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS)
-    engine = _sqlite(url, pool_size=8, max_overflow=32)
-    _on_sqlite(engine, "BEGIN", read_only=True)
-    return engine
-
-
-def _sqlite(url: URL, **pool: int) -> sa.Engine:
     path = sqlite_file(url)
-    assert path is not None
-    return sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
+    if path is None:
+        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS)
+    return _sqlite(url, path, "BEGIN", read_only=True, pool_size=8, max_overflow=32)
 
 
 def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, idle_seconds: int | None = None) -> sa.Engine:
@@ -145,7 +137,11 @@ def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, idle_seconds:
     )
 
 
-def _on_sqlite(engine: sa.Engine, begins: str, *, read_only: bool, waits: bool = True) -> None:
+def _sqlite(
+    url: URL, path: Path, begins: str, *, read_only: bool = False, waits: bool = True, **pool: int
+) -> sa.Engine:
+    engine = sa.create_engine(url, json_serializer=_dumps, creator=partial(database_file.connect, path), **pool)
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin on its own terms otherwise
@@ -163,6 +159,8 @@ def _on_sqlite(engine: sa.Engine, begins: str, *, read_only: bool, waits: bool =
     def begin_transaction(connection: sa.Connection) -> None:
         if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
             raw(connection, begins, ())
+
+    return engine
 
 
 class WrittenMeanwhile(Unavailable):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo_service.domain.key import Key, Scope
-from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, writing_engine
+from hpo_service.store.engine import (
+    database_errors_translated,
+    database_time,
+    database_url,
+    reading_engine,
+    writing_engine,
+)
 from hpo_service.store.tables import keys
 
 # Differs as soon as any key that is not revoked has come, gone or changed, by whatever hand. The database puts it
@@ -31,7 +36,6 @@ _KEYS = sa.select(
     *(keys.c.id, keys.c.hash, keys.c.label, keys.c.scope, sa.cast(keys.c.studies, sa.Text)),
     *(keys.c.created_at, keys.c.expires_at, keys.c.revoked_at),
 )
-_DATABASE_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
 _YEAR_10000 = 253_402_300_800.0
 
 
@@ -91,11 +95,7 @@ class KeyTable:
             yield connection
 
     def _now(self, connection: sa.Connection) -> float:
-        if self._clock is not None:
-            return self._clock()
-        if connection.dialect.name == "sqlite":
-            return time.time()
-        return float(connection.execute(_DATABASE_CLOCK).scalar_one())
+        return database_time(connection) if self._clock is None else self._clock()
 
     def _read(self, connection: sa.Connection, query: sa.Select[Any]) -> list[Key]:
         found, unreadable = [], []
@@ -115,12 +115,9 @@ def _key_of(
     for name, text in (("id", id), ("hash", hash), ("label", label)):
         if not isinstance(text, str):
             raise ValueError(f"its {name} is no text")
-    for name, time_ in (
-        ("created_at", created_at),
-        ("expires_at", expires_at or 0.0),
-        ("revoked_at", revoked_at or 0.0),
-    ):
-        if not isinstance(time_, float | int) or not 0 <= time_ < _YEAR_10000:
+    times = ("created_at", created_at), ("expires_at", expires_at or 0.0), ("revoked_at", revoked_at or 0.0)
+    for name, time in times:
+        if not isinstance(time, float | int) or not 0 <= time < _YEAR_10000:
             raise ValueError(f"its {name} is no time in seconds since 1970")
     bound = None if studies is None else _names(studies)
     return Key(id, hash, label, Scope(scope), bound, created_at, expires_at, revoked_at)

@@ -66,15 +66,15 @@ class ThreadLane:
     def __init__(self, runner: BatchRunner, deliver: Deliver) -> None:
         self._runner, self._deliver_others = runner, deliver
         self._queue: queue.SimpleQueue[Sequence[WriteCall] | None] = queue.SimpleQueue()
-        self._closed = False
-        self.aside: StudiesAside[WriteCall] = StudiesAside()
+        self.is_closed = False
+        self.aside = StudiesAside()
         self.flight: Flight | None = None  # what the other lane has on its way
         self._thread = Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     def put(self, calls: Sequence[WriteCall]) -> None:
         """Run them in one transaction, maybe together with others. Raise Unavailable."""
-        if self._closed:
+        if self.is_closed:
             raise Unavailable("the server is shutting down")
         self._queue.put(calls)
 
@@ -82,13 +82,9 @@ class ThreadLane:
         """Calls that were begun before it closed, to be run with their studies locked."""
         self._queue.put(calls)
 
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
-
     def close(self) -> None:
         """Finish what was put, then stop."""
-        self._closed = True
+        self.is_closed = True
         self._queue.put(None)
         self._thread.join()
 
@@ -238,7 +234,9 @@ class FlightLane:
             self._runner.notes.failed(some, error)
             self._land(failed(some, in_words_of_the_store(error)))
         else:
-            Flight(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter()).watch()
+            flight = Flight(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter())
+            self._thread.flight = flight
+            flight.watch()
         return len(some)
 
     def arrived(self, flight: Flight) -> None:
@@ -286,9 +284,6 @@ class FlightLane:
         self._runner.turn.release()
         self._deliver(written)
 
-    def departed(self, flight: Flight) -> None:
-        self._thread.flight = flight
-
 
 @dataclass(eq=False)
 class Flight:
@@ -307,7 +302,6 @@ class Flight:
         """Have the event loop say when PostgreSQL has something to read, or takes more."""
         self.unwatch()
         self._watched = (self.sent.socket, not self.sent.is_out)
-        self.lane.departed(self)
         self.loop.add_reader(self.sent.socket, self.lane.arrived, self)
         if not self.sent.is_out:
             self.loop.add_writer(self.sent.socket, self.lane.arrived, self)

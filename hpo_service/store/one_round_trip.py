@@ -140,7 +140,8 @@ class Sent:
         pgconn.pipeline_sync()
         self._left = len(self._new) + len(statements)  # results that have not come yet
         self._results: list[Any] = []
-        self._is_out = not pgconn.flush()
+        # whether all has left; else it goes on when the socket is writable, by looking whether it has `arrived`
+        self.is_out = not pgconn.flush()
         self._is_all_here = False
 
     def _send_prepared(self, statements: Sequence[Statement]) -> None:
@@ -158,11 +159,6 @@ class Sent:
         """What becomes readable when there is more to take."""
         return int(self._pgconn.socket)
 
-    @property
-    def is_out(self) -> bool:
-        """Whether all has left; else it goes on when the socket is writable, by looking whether it has `arrived`."""
-        return self._is_out
-
     def arrived(self) -> bool:
         """Take what has come, without waiting; return whether that was all of it."""
         try:
@@ -175,7 +171,7 @@ class Sent:
         """The rows of each, waited for: libpq's own waiting would not let other threads run."""
         poll = select.poll()
         while not self._is_all_here:
-            poll.register(self.socket, select.POLLIN if self._is_out else select.POLLIN | select.POLLOUT)
+            poll.register(self.socket, select.POLLIN if self.is_out else select.POLLIN | select.POLLOUT)
             poll.poll()
             self.arrived()
         try:
@@ -188,8 +184,8 @@ class Sent:
     def _take(self) -> None:
         pgconn = self._pgconn
         pgconn.consume_input()
-        if not self._is_out:
-            self._is_out = not pgconn.flush()
+        if not self.is_out:
+            self.is_out = not pgconn.flush()
         while not pgconn.is_busy():
             result = pgconn.get_result()
             if result is None:

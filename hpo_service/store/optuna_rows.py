@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from hpo_service.store.record import Record
 from hpo_service.store.tables import reports, rounds, studies, trials
-
-_STUDY_COLUMNS = (
-    studies.c.id,
-    studies.c.name,
-    studies.c.revision,
-    studies.c.spec,
-    studies.c.created_with,
-    studies.c.user_attrs,
-    studies.c.system_attrs,
-)
-_TRIAL_COLUMNS = tuple(
-    trials.c[name]
-    for name in (
-        *("id", "study_id", "number", "state", "params", "distributions", "values", "value"),
-        *("started_at", "finished_at", "metrics", "user_attrs", "system_attrs", "revision"),
-    )
-)
-
 
 # The names of the studies that are there for whoever reads now; None: all.
 seen_studies: ContextVar[frozenset[str] | None] = ContextVar("seen_studies", default=None)
@@ -71,13 +53,15 @@ class TrialRow:
     reports: tuple[tuple[int, float | None], ...] = ()
 
 
+_STUDY_COLUMNS = tuple(studies.c[field.name] for field in fields(StudyRow))
+_TRIAL_COLUMNS = tuple(trials.c[field.name] for field in fields(TrialRow) if field.name != "reports")
+
+
 class OptunaRows:
     """Reads inside the transaction of a Record. An id that does not exist is a KeyError."""
 
     def __init__(self, record: Record) -> None:
         self._db = record._db
-
-    # -- reading ------------------------------------------------------------------------------------------
 
     def studies(self) -> list[StudyRow]:
         query = sa.select(*_STUDY_COLUMNS).where(_there()).order_by(studies.c.id)

@@ -34,9 +34,8 @@ READ_AGAIN_SECONDS = 0.2
 
 def elapsed_seconds() -> float:
     """A clock that goes on while the machine is suspended, and never jumps."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.clock_gettime(time.CLOCK_MONOTONIC)  # where it counts that time, too
+    # where there is no CLOCK_BOOTTIME, the other one counts that time, too
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Beat(NamedTuple):
@@ -165,16 +164,9 @@ _RECORDED = sa.select(outages.c.began, outages.c.ended)
 _SERVERS = sa.select(servers.c.server_id, servers.c.served_until)
 _BEATING = sa.update(servers).where(servers.c.server_id == _b("id")).values(served_until=_b("now"))
 _RUNNING: sa.ColumnElement[str] = sa.literal_column("'RUNNING'")
-_BEAT = {
-    # Nobody else looks at it: it need not be written while no lease is held.
-    "sqlite": _BEATING.where(
-        sa.or_(
-            sa.exists().where(trials.c.state == _RUNNING),
-            sa.exists().where(tests.c.state == _RUNNING),
-        )
-    ),
-    "postgresql": _BEATING,
-}
+_A_LEASE_IS_HELD = sa.or_(*(sa.exists().where(table.c.state == _RUNNING) for table in (trials, tests)))
+# On SQLite nobody else looks at it: it need not be written while no lease is held.
+_BEAT = {"sqlite": _BEATING.where(_A_LEASE_IS_HELD), "postgresql": _BEATING}
 # Rows that somebody else has in hand are left to them: nobody waits here.
 _gone = sa.select(servers.c.server_id).where(servers.c.server_id == _b("id"), servers.c.served_until == _b("at"))
 _REMOVE = sa.delete(servers).where(servers.c.server_id.in_(_gone.with_for_update(skip_locked=True)))

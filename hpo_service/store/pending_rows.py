@@ -18,12 +18,12 @@ from hpo_service.domain.trial import AttemptEnd, Trial
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import as_sqlalchemy, commit
 from hpo_service.store.rows import (
-    NEVER_CHANGED,
+    CHANGING_COLUMNS,
     STUDY_COUNTERS,
     TRIAL_COLUMNS,
     changing_cells,
+    counter_cells,
     json_text,
-    study_counters,
     trial_cells,
 )
 from hpo_service.store.trial_reports import KeptReport
@@ -34,7 +34,6 @@ AttemptKey = tuple[int, int, int]
 # worker, started, ended, how; None: it was none, but the time until the first one
 EndedAttempt = tuple[str | None, float | None, float, AttemptEnd | None]
 
-_CHANGING = len(TRIAL_COLUMNS) - len(NEVER_CHANGED)
 MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
 
 
@@ -54,15 +53,7 @@ class PendingRows:
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
 
     def _all(self) -> Iterable[dict[Any, Any]]:
-        return (
-            self.studies,
-            self.rounds,
-            self.new_trials,
-            self.trials,
-            self.reports,
-            self.ended,
-            self.answers,
-        )
+        return self.studies, self.rounds, self.new_trials, self.trials, self.reports, self.ended, self.answers
 
     def add(self, later: PendingRows) -> None:
         """Take what a later call has changed."""
@@ -154,10 +145,7 @@ class PendingRows:
             return found
 
         if self.trials:
-            yield (
-                sql.update_trial,
-                [(*changing_cells(trial), id_of(*key)) for key, trial in self.trials.items()],
-            )
+            yield sql.update_trial, [(*changing_cells(trial), id_of(*key)) for key, trial in self.trials.items()]
         for (study_id, number, attempt), end in self.ended.items():
             its_key = (id_of(study_id, number), attempt)
             if end is None:
@@ -183,10 +171,7 @@ class PendingRows:
                 ],
             )
         if self.studies:
-            yield (
-                sql.update_study,
-                [(*study_counters(study).values(), study.id) for study in self.studies.values()],
-            )
+            yield sql.update_study, [(*counter_cells(study), study.id) for study in self.studies.values()]
 
 
 def _insert(sql: _Statements, part: Sequence[tuple[TrialKey, Trial]]) -> tuple[str, list[Any]]:
@@ -219,7 +204,7 @@ class _Statements:
     def __init__(self, mark: str) -> None:
         self._mark = mark
         self._trial_columns = ["study_id", "number", *TRIAL_COLUMNS]
-        self.update_trial = self._update("hpo_trials", TRIAL_COLUMNS[:_CHANGING], ["id"])
+        self.update_trial = self._update("hpo_trials", CHANGING_COLUMNS, ["id"])
         self.upsert_attempt = (
             self._insert("hpo_attempts", ["trial_id", "attempt", "worker_id", "started_at", "ended_at", "end"])
             + ' ON CONFLICT (trial_id, attempt) DO UPDATE SET ended_at = excluded.ended_at, "end" = excluded."end"'
@@ -233,7 +218,7 @@ class _Statements:
         self.update_round = self._update(
             "hpo_rounds", ["first_trial", "trials", "finished", "revision"], ["study_id", "round"]
         )
-        self.update_study = self._update("hpo_studies", list(STUDY_COUNTERS), ["id"])
+        self.update_study = self._update("hpo_studies", STUDY_COUNTERS, ["id"])
 
     @cache  # noqa: B019  # one of each dialect, for good
     def insert_trials(self, rows: int) -> str:

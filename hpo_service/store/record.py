@@ -14,23 +14,14 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.objectives import WITH_TEST_SET
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
-from hpo_service.domain.trial import (
-    Lease,
-)
-from hpo_service.store import totals, worker_rows, write_probe
+from hpo_service.domain.trial import Lease
+from hpo_service.store import write_probe
 from hpo_service.store.outages import read_outages
 from hpo_service.store.report_rows import ReportRows
-from hpo_service.store.rows import (
-    ends_at,
-    round_of,
-    round_row,
-    study_of,
-    test_of,
-    test_row,
-)
+from hpo_service.store.rows import ends_at, round_of, round_row, study_of, test_of, test_row
 from hpo_service.store.tables import OURS, answers, rounds, studies, tests, trials
 from hpo_service.store.trial_rows import TrialRows
-from hpo_service.store.worker_rows import SeenWorker, WorkerRow
+from hpo_service.store.worker_rows import WorkerRows, batches
 
 
 class Change(NamedTuple):
@@ -42,7 +33,6 @@ class Change(NamedTuple):
 
 _b = sa.bindparam
 _STUDY_BY_NAME = sa.select(studies).where(studies.c.name == _b("name"), OURS)
-_STUDY_BY_ID = sa.select(studies).where(studies.c.id == _b("id"))
 _NOW = _b("now", type_=sa.Double)
 
 
@@ -114,6 +104,7 @@ class Record:
         self.now = now
         self.trials = TrialRows(connection)
         self.reports = ReportRows(connection)
+        self.workers = WorkerRows(connection)
 
     def study(self, name: str) -> Study:
         found = self.find_study(name)
@@ -216,10 +207,9 @@ class Record:
     def revisions(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
         """The ids and revisions of those of these studies that there are."""
         found = {}
-        for start in range(0, len(names), 500):
-            query = sa.select(studies.c.name, studies.c.id, studies.c.revision).where(
-                OURS, studies.c.name.in_(names[start : start + 500])
-            )
+        columns = (studies.c.name, studies.c.id, studies.c.revision)
+        for some in batches(names):
+            query = sa.select(*columns).where(OURS, studies.c.name.in_(some))
             found.update({name: (key, revision) for name, key, revision in self._db.execute(query)})
         return found
 
@@ -275,35 +265,7 @@ class Record:
     def save_test(self, study: Study, test: SealedTest) -> None:
         self._db.execute(sa.update(tests).where(tests.c.study_id == study.id).values(test_row(test)))
 
-    def is_draining(self, worker_id: str) -> bool:
-        return worker_rows.is_draining(self._db, worker_id)
-
-    def draining(self) -> frozenset[str]:
-        return worker_rows.draining(self._db)
-
-    def see_workers(self, seen: Mapping[str, SeenWorker]) -> None:
-        worker_rows.see(self._db, seen)
-
-    def drain_worker(self, worker_id: str) -> None:
-        worker_rows.drain(self._db, worker_id)
-
-    def workers(self, after: str, limit: int, only: Collection[str] | None = None) -> list[WorkerRow]:
-        return worker_rows.page(self._db, after, limit, only)
-
-    def worker(self, worker_id: str) -> WorkerRow:
-        return worker_rows.one(self._db, worker_id)
-
     def check_writable(self) -> None:
         """Write what calls write and undo it; then a row, and delete it: the commit proves that the disk takes it."""
         write_probe.try_all(self._db, self.now)
-        worker_rows.write_and_delete_one(self._db, self.now)
-
-    def counts_by_state(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Trials by state, and studies by state."""
-        return totals.counts_by_state(self._db)
-
-    def workers_wanted(self) -> int:
-        return totals.workers_wanted(self._db)
-
-    def oldest_waiting_since(self) -> float | None:
-        return totals.oldest_waiting_since(self._db)
+        self.workers.write_and_delete_one(self.now)

@@ -22,16 +22,9 @@ PIECE = 2**20  # about so many bytes are read at once of what may be large
 
 _b = sa.bindparam
 _METRICS_TEXT = sa.cast(reports.c.metrics, sa.Text)  # as it was written
-_REPORTS = (
-    sa.select(reports.c.step, reports.c.value, _METRICS_TEXT)
-    .where(reports.c.trial_id == _b("trial_id"), reports.c.step >= _b("first"))
-    .order_by(reports.c.step)
-)
-_REPORTS_BACKWARDS = (
-    sa.select(reports.c.step, reports.c.value, _METRICS_TEXT)
-    .where(reports.c.trial_id == _b("trial_id"))
-    .order_by(reports.c.step.desc())
-)
+_OF_TRIAL = sa.select(reports.c.step, reports.c.value, _METRICS_TEXT).where(reports.c.trial_id == _b("trial_id"))
+_REPORTS = _OF_TRIAL.where(reports.c.step >= _b("first")).order_by(reports.c.step)
+_REPORTS_BACKWARDS = _OF_TRIAL.order_by(reports.c.step.desc())
 _BYTES_BESIDE_METRICS = 60
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from pydantic_core import to_json
@@ -14,7 +15,7 @@ from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.narrowing import Change
 from hpo_service.domain.sealed_test import SealedTest
-from hpo_service.domain.search_space import FloatParameter, SearchSpace
+from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.sizes import MIB
 from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState
 from hpo_service.domain.tally import Tally
@@ -44,20 +45,9 @@ def with_counters(study: Study, row: Any) -> Study:
     """The study with what its trials change, as the row has it."""
     return altered(
         study,
+        **dict(zip(_OF_STUDY, _of_study(row), strict=True)),
         state=StudyState(row.state),
-        revision=row.revision,
-        version=row.version,
-        touched=row.touched,
-        tally=Tally(row.queued, row.retries, row.running, row.complete, row.pruned, row.fail),
-        given_out=row.given_out,
-        next_number=row.next_number,
-        round=row.round,
-        round_trials=row.round_trials,
-        round_finished=row.round_finished,
-        round_revision=row.round_revision,
-        exhausted=row.exhausted,
-        sealed=row.sealed,
-        dataset_sha256=row.dataset_sha256,
+        tally=Tally(*_of_tally(row)),
         failures=None if row.failures is None else Failures(**json.loads(row.failures)),
         confirmation=_confirmation(row),
     )
@@ -84,10 +74,6 @@ _spec: BoundedCache[StudySpec] = BoundedCache(StudySpec.model_validate_json, 2 *
 _search_space: BoundedCache[SearchSpace] = BoundedCache(SearchSpace.model_validate_json, 2 * MIB)
 
 
-def round_of(row: Any, study: Study) -> Round:
-    return with_counts(_round_of(row), study)
-
-
 def with_counts(round_: Round, study: Study) -> Round:
     """The round with its counts, where the study has newer ones."""
     if round_.round != study.round or study.round_revision <= round_.revision:
@@ -95,8 +81,8 @@ def with_counts(round_: Round, study: Study) -> Round:
     return altered(round_, trials=study.round_trials, finished=study.round_finished, revision=study.round_revision)
 
 
-def _round_of(row: Any) -> Round:
-    return Round(
+def round_of(row: Any, study: Study) -> Round:
+    as_written = Round(
         round=row.round,
         search_space=_search_space(_key(row.search_space)),
         first_trial=row.first_trial,
@@ -106,18 +92,14 @@ def _round_of(row: Any) -> Round:
         changes=tuple(Change.model_validate(change) for change in row.changes),
         revision=row.revision,
     )
+    return with_counts(as_written, study)
 
 
 def round_row(round_: Round) -> dict[str, Any]:
     return {
-        "round": round_.round,
+        **vars(round_),
         "search_space": round_.search_space.model_dump(mode="json"),
-        "first_trial": round_.first_trial,
-        "trials": round_.trials,
-        "finished": round_.finished,
-        "from_trials": list(round_.from_trials),
         "changes": [change.model_dump(mode="json") for change in round_.changes],
-        "revision": round_.revision,
     }
 
 
@@ -146,33 +128,12 @@ def trial_of(row: Any, study: Study) -> Trial:
     )
 
 
-# In the order of trial_cells; the last ones are never changed again.
-TRIAL_COLUMNS = (
-    "state",
-    "attempt",
-    "attempt_end",
-    "lapsed",
-    "lease_expires_at",
-    "reason",
-    "params",
-    "values",
-    "value",
-    "metrics",
-    "artifacts",
-    "stop",
-    "round",
-    "worker_id",
-    "told",
-    "started_at",
-    "finished_at",
-    "revision",
-    "system_attrs",
-    "seed",
-    "distributions",
-    "user_attrs",
-    "replicate_of",
+CHANGING_COLUMNS = (
+    *("state", "attempt", "attempt_end", "lapsed", "lease_expires_at", "reason"),
+    *("params", "values", "value", "metrics", "artifacts", "stop", "round", "worker_id", "told"),
+    *("started_at", "finished_at", "revision", "system_attrs"),
 )
-NEVER_CHANGED = ("seed", "distributions", "user_attrs", "replicate_of")
+TRIAL_COLUMNS = (*CHANGING_COLUMNS, "seed", "distributions", "user_attrs", "replicate_of")
 
 
 def trial_cells(trial: Trial) -> tuple[Any, ...]:
@@ -187,8 +148,8 @@ def trial_cells(trial: Trial) -> tuple[Any, ...]:
 
 
 def changing_cells(trial: Trial) -> tuple[Any, ...]:
-    """The same without NEVER_CHANGED."""
-    holding, values, told = trial.holding, _jsonable(trial.values), trial.holding.told
+    """The same for CHANGING_COLUMNS."""
+    holding, values, told = trial.holding, jsonable(trial.values), trial.holding.told
     return (
         str(holding.state),
         holding.attempt,
@@ -213,7 +174,7 @@ def changing_cells(trial: Trial) -> tuple[Any, ...]:
 
 
 def _told_text(told: Told) -> str:
-    return json_text({"attempt": told.attempt, "state": str(told.state), "values": _jsonable(told.values)})
+    return json_text({"attempt": told.attempt, "state": str(told.state), "values": jsonable(told.values)})
 
 
 def json_text(document: Any) -> str:
@@ -239,7 +200,12 @@ def test_row(test: SealedTest) -> dict[str, Any]:
     return {
         "ensemble": test.ensemble,
         "number": test.number,
-        **_holding_row(holding),
+        "state": str(holding.state),
+        "attempt": holding.attempt,
+        "attempt_end": None if holding.ended is None else str(holding.ended),
+        "lapsed": holding.lapsed,
+        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
+        "reason": holding.reason,
         "worker_id": test.worker_id,
         "result": test.result,
         "finished_at": test.finished_at,
@@ -259,22 +225,11 @@ def _holding(row: Any, study: Study, told: Told | None) -> Holding:
     )
 
 
-def _holding_row(holding: Holding) -> dict[str, Any]:
-    return {
-        "state": str(holding.state),
-        "attempt": holding.attempt,
-        "attempt_end": None if holding.ended is None else str(holding.ended),
-        "lapsed": holding.lapsed,
-        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
-        "reason": holding.reason,
-    }
-
-
 def floats(values: Sequence[measure.Jsonable] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(measure.from_json(value) for value in values)
 
 
-def _jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
+def jsonable(values: Sequence[float] | None) -> list[measure.Jsonable] | None:
     return None if values is None else [measure.to_json(value) for value in values]
 
 
@@ -282,44 +237,26 @@ def nan_if_null(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def study_counters(study: Study) -> dict[str, Any]:
-    """The columns of a study that its trials change."""
-    tally = study.tally
-    return {
-        "state": str(study.state),
-        "revision": study.revision,
-        "version": study.version,
-        "touched": study.touched,
-        "queued": tally.queued,
-        "retries": tally.retries,
-        "running": tally.running,
-        "complete": tally.complete,
-        "pruned": tally.pruned,
-        "fail": tally.fail,
-        "given_out": study.given_out,
-        "next_number": study.next_number,
-        "round": study.round,
-        "round_trials": study.round_trials,
-        "round_finished": study.round_finished,
-        "round_revision": study.round_revision,
-        "exhausted": study.exhausted,
-        "sealed": study.sealed,
-        "dataset_sha256": study.dataset_sha256,
-        "failures": None if study.failures is None else json_text(vars(study.failures)),
-        **_confirmation_cells(study.confirmation),
-    }
+# What a study's trials change of it: these, by the names that they have in Study and in Tally, and a few more.
+_OF_STUDY = (
+    *("revision", "version", "touched", "given_out", "next_number", "round"),
+    *("round_trials", "round_finished", "round_revision", "exhausted", "sealed", "dataset_sha256"),
+)
+_OF_TALLY = ("queued", "retries", "running", "complete", "pruned", "fail")
+_of_study, _of_tally = attrgetter(*_OF_STUDY), attrgetter(*_OF_TALLY)
+_OF_CONFIRMATION = ("confirmation", "replicates_waiting", "replicates_running")
+STUDY_COUNTERS = ("state", "failures", *_OF_STUDY, *_OF_TALLY, *_OF_CONFIRMATION)
 
 
-def _confirmation_cells(confirmation: Confirmation | None) -> dict[str, Any]:
+def counter_cells(study: Study) -> tuple[Any, ...]:
+    """What the driver takes for STUDY_COUNTERS."""
+    failures = None if study.failures is None else json_text(vars(study.failures))
+    confirmation = _confirmation_cells(study.confirmation)
+    return (str(study.state), failures, *_of_study(study), *_of_tally(study.tally), *confirmation)
+
+
+def _confirmation_cells(confirmation: Confirmation | None) -> tuple[str | None, int, int]:
     if confirmation is None:
-        return {"confirmation": None, "replicates_waiting": 0, "replicates_running": 0}
+        return None, 0, 0
     asked = {name: getattr(confirmation, name) for name in ("top", "seeds", "candidates", "of_stopped")}
-    return {
-        "confirmation": json_text(asked),
-        "replicates_waiting": confirmation.waiting,
-        "replicates_running": confirmation.running,
-    }
-
-
-_ANY_SPACE = SearchSpace({"x": FloatParameter(low=0, high=1)})
-STUDY_COUNTERS = tuple(study_counters(Study(0, StudySpec(name="any", search_space=_ANY_SPACE), StudyState.ACTIVE, 0)))
+    return json_text(asked), confirmation.waiting, confirmation.running

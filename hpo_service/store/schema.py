@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from importlib.resources import files
 
 import sqlalchemy as sa
@@ -35,10 +35,7 @@ def upgrade(url: str) -> None:
     """Bring the database to this version's schema; nothing to do is fine. Raise DatabaseInUse, SchemaTooNew."""
     parsed = database_url(url)
     path = sqlite_file(parsed)
-    if path is None:
-        upgrade_engine(parsed)
-        return
-    with closing(DatabaseFile(path)):
+    with nullcontext() if path is None else closing(DatabaseFile(path)):
         upgrade_engine(parsed)
 
 

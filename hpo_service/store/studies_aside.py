@@ -7,31 +7,23 @@ of one, or by somebody at a console, until he goes on or PostgreSQL ends his tra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable
 
 from hpo_service.domain.errors import StudyHeld
+from hpo_service.store.write_call import WriteCall
 
 WAITS_SECONDS = 1.0  # a call, for its study
 LOOK_AGAIN_SECONDS = 0.1
 MOST_WAITING = 1000  # calls
 
 
-class OfStudies(Protocol):
-    @property
-    def studies(self) -> Sequence[str]: ...
-
-
-C = TypeVar("C", bound=OfStudies)
-
-
-class StudiesAside(Generic[C]):
+class StudiesAside:
     """Which studies are aside, and the calls that wait for them. Only the writer's thread changes it, but for `add`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.names: frozenset[str] = frozenset()
         self._clock = clock
-        self._waiting: list[tuple[float, C]] = []  # and until when
+        self._waiting: list[tuple[float, WriteCall]] = []  # and until when
         self._look_at = 0.0
 
     def add(self, names: Iterable[str]) -> None:
@@ -39,10 +31,10 @@ class StudiesAside(Generic[C]):
         self.names = self.names.union(names)
         self._look_at = 0.0
 
-    def concerns(self, call: C) -> bool:
+    def concerns(self, call: WriteCall) -> bool:
         return any(name in self.names for name in call.studies)
 
-    def wait(self, calls: Iterable[C]) -> None:
+    def wait(self, calls: Iterable[WriteCall]) -> None:
         """Have them wait until it is known whether their studies are held."""
         until = self._clock() + WAITS_SECONDS
         self._waiting += [(until, call) for call in calls]
@@ -55,7 +47,7 @@ class StudiesAside(Generic[C]):
         """None: there is nothing to look for."""
         return max(0.0, self._look_at - self._clock()) if self.names or self._waiting else None
 
-    def looked(self, held: Collection[str]) -> list[C]:
+    def looked(self, held: Collection[str]) -> list[WriteCall]:
         """Keep those aside that are held; return the calls that need wait no longer."""
         self.names = frozenset(held)
         self._look_at = self._clock() + LOOK_AGAIN_SECONDS
@@ -63,7 +55,7 @@ class StudiesAside(Generic[C]):
         self._waiting = [(until, call) for until, call in self._waiting if self.concerns(call)]
         return free
 
-    def given_up(self, *, all_: bool = False) -> list[tuple[C, StudyHeld]]:
+    def given_up(self, *, all_: bool = False) -> list[tuple[WriteCall, StudyHeld]]:
         """Take out the calls that have waited for long enough, each with its refusal."""
         now, too_many = self._clock(), len(self._waiting) - MOST_WAITING
         over = [all_ or until <= now or place < too_many for place, (until, _) in enumerate(self._waiting)]

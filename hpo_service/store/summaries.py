@@ -12,12 +12,11 @@ from hpo_service.domain.study import Study
 from hpo_service.store.record import Record
 from hpo_service.store.rows import nan_if_null
 from hpo_service.store.tables import reports, trials, workers
+from hpo_service.store.worker_rows import batches
 
 LARGEST_METRICS = 4096  # characters of what a trial was told with; larger ones are no figures for a table
 LONGEST_REASON = 500
-_AT_ONCE = 500
 _OF_THE_SEARCH = trials.c.replicate_of.is_(None)
-_NEVER_SEEN: tuple[float | None, bool] = (None, False)
 _METRICS_TEXT = sa.cast(trials.c.metrics, sa.Text)
 
 
@@ -70,7 +69,7 @@ class Summaries:
         return self._db.execute(query.order_by(trials.c.number)).all()  # type: ignore[return-value]
 
     def some_trials(self, study: Study, numbers: Collection[int]) -> list[Any]:
-        """Rows of these, at most _AT_ONCE of them, without what is large in them."""
+        """Rows of these, at most 500 of them, without what is large in them."""
         columns = [
             *(trials.c[name] for name in ("id", "number", "state", "params", "values", "attempt", "worker_id")),
             *(trials.c[name] for name in ("round", "started_at", "finished_at", "system_attrs", "replicate_of")),
@@ -83,10 +82,10 @@ class Summaries:
     def last_reports(self, ids: Sequence[int]) -> dict[int, tuple[int, float]]:
         """The last (step, value) of each of these trials that has one, by its id."""
         found: dict[int, tuple[int, float]] = {}
-        for start in range(0, len(ids), _AT_ONCE):
+        for some in batches(ids):
             last = (
                 sa.select(reports.c.trial_id, sa.func.max(reports.c.step).label("step"))
-                .where(reports.c.trial_id.in_(ids[start : start + _AT_ONCE]))
+                .where(reports.c.trial_id.in_(some))
                 .group_by(reports.c.trial_id)
                 .subquery()
             )
@@ -149,36 +148,22 @@ class Summaries:
         return [(text, number, first, last) for text, number, first, last in self._db.execute(query)]
 
     def workers(self, study: Study) -> list[WorkerTally]:
-        query = (
-            sa.select(trials.c.worker_id, trials.c.state, sa.func.count())
+        counted = (
+            sa.select(trials.c.worker_id, trials.c.state, sa.func.count().label("n"))
             .where(trials.c.study_id == study.id, trials.c.worker_id.is_not(None))
             .group_by(trials.c.worker_id, trials.c.state)
+            .subquery()
         )
-        ended: dict[str, dict[str, int]] = {}
-        for worker_id, state, count in self._db.execute(query):
-            ended.setdefault(worker_id, {})[state] = count
-        seen = self._seen(list(ended))
-        found = []
-        for name, its in sorted(ended.items()):
-            last_seen_at, draining = seen.get(name, _NEVER_SEEN)
-            found.append(WorkerTally(name, last_seen_at, draining, its))
-        return found
-
-    def _seen(self, names: list[str]) -> dict[str, tuple[float | None, bool]]:
-        found: dict[str, tuple[float | None, bool]] = {}
-        for start in range(0, len(names), _AT_ONCE):
-            query = sa.select(workers).where(workers.c.worker_id.in_(names[start : start + _AT_ONCE]))
-            found.update({row.worker_id: (row.last_seen_at, bool(row.draining)) for row in self._db.execute(query)})
-        return found
+        query = sa.select(counted, workers.c.last_seen_at, workers.c.draining)
+        query = query.outerjoin(workers, workers.c.worker_id == counted.c.worker_id)
+        ended: dict[tuple[str, float | None, bool], dict[str, int]] = {}
+        for worker_id, state, n, last_seen_at, draining in self._db.execute(query):
+            ended.setdefault((worker_id, last_seen_at, bool(draining)), {})[state] = n
+        return [WorkerTally(*worker, its) for worker, its in sorted(ended.items())]
 
     def workers_at(self, studies: Sequence[Study]) -> dict[int, int]:
         """How many workers hold trials, by the study's id."""
-        query = (
-            sa.select(trials.c.study_id, sa.func.count(trials.c.worker_id.distinct()))
-            .where(
-                trials.c.study_id.in_([study.id for study in studies]),
-                trials.c.state == sa.literal_column("'RUNNING'"),
-            )
-            .group_by(trials.c.study_id)
-        )
+        of_these = trials.c.study_id.in_([study.id for study in studies])
+        query = sa.select(trials.c.study_id, sa.func.count(trials.c.worker_id.distinct()))
+        query = query.where(of_these, trials.c.state == sa.literal_column("'RUNNING'")).group_by(trials.c.study_id)
         return dict(self._db.execute(query).all())

@@ -29,14 +29,17 @@ def _one_of(column: str, words: tuple[str, ...], name: str) -> sa.CheckConstrain
 
 
 def _study_id(primary_key: bool = False) -> sa.Column[int]:
-    return sa.Column(
-        "study_id",
-        BigId,
-        sa.ForeignKey("hpo_studies.id", ondelete="CASCADE"),
-        nullable=False,
-        primary_key=primary_key,
-        autoincrement=False,
-    )
+    study = sa.ForeignKey("hpo_studies.id", ondelete="CASCADE")
+    return sa.Column("study_id", BigId, study, nullable=False, primary_key=primary_key, autoincrement=False)
+
+
+def _counter(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False, server_default="0")
+
+
+def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
+    condition = sa.text(where)
+    return sa.Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
 
 
 studies = sa.Table(
@@ -58,18 +61,10 @@ studies = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("touched", sa.BigInteger, nullable=False, server_default="0"),  # the revision of the last version
-    sa.Column("queued", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("retries", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("running", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("complete", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("pruned", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("fail", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("given_out", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("next_number", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("round", sa.Integer, nullable=False, server_default="0"),
+    *map(_counter, ("queued", "retries", "running", "complete", "pruned", "fail")),
+    *map(_counter, ("given_out", "next_number", "round")),
     # Of the round under way, where they are newer than in its own row.
-    sa.Column("round_trials", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("round_finished", sa.Integer, nullable=False, server_default="0"),
+    *map(_counter, ("round_trials", "round_finished")),
     sa.Column("round_revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("exhausted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -80,8 +75,7 @@ studies = sa.Table(
     sa.Column("failures", sa.Text),
     # How its best trials are confirmed, as JSON text; and how many of their replicates wait and run.
     sa.Column("confirmation", sa.Text),
-    sa.Column("replicates_waiting", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("replicates_running", sa.Integer, nullable=False, server_default="0"),
+    *map(_counter, ("replicates_waiting", "replicates_running")),
     # Gone for everybody, under a name that nobody can give; its rows are taken away a few at a time.
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     _one_of("state", STUDY_STATES, "state"),
@@ -92,24 +86,12 @@ studies = sa.Table(
     sqlite_autoincrement=True,  # the id of a deleted study never comes back
 )
 
-sa.Index(
-    "ix_hpo_studies_deleted",
-    studies.c.id,
-    sqlite_where=sa.text("deleted"),
-    postgresql_where=sa.text("deleted"),
-)
-
 # Studies that Optuna's own API wrote through its storage are not ours to give out.
 FROM_OPTUNA = "optuna"
 OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
 
-
-def _some(table: sa.Table, name: str, *columns: str, where: str) -> sa.Index:
-    condition = sa.text(where)
-    return sa.Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
-
-
-# Neither holds a counter, which every call changes.
+_some(studies, "ix_hpo_studies_deleted", "id", where="deleted")
+# None of these holds a counter, which every call changes.
 _some(studies, "ix_hpo_studies_to_ask", "kind", "id", where="state = 'ACTIVE' AND kind IS NOT NULL")
 _some(studies, "ix_hpo_studies_requires", "id", where="requires IS NOT NULL")
 _some(studies, "ix_hpo_studies_ends_at", "ends_at", where="ends_at IS NOT NULL")
@@ -166,9 +148,8 @@ trials = sa.Table(
 
 _some(trials, "ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
 _some(trials, "ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")
-_some(
-    trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'"
-)  # without leases, which every report moves
+# without leases, which every report moves
+_some(trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'")
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 _some(trials, "ix_hpo_trials_replicates", "study_id", "number", where="replicate_of IS NOT NULL")
 _some(trials, "ix_hpo_trials_told", "worker_id", "state", "study_id", where="attempt_end = 'told'")

@@ -316,5 +316,5 @@ class Transaction:
         return self._batch.is_draining(worker_id)
 
     def drain_worker(self, worker_id: str) -> None:
-        self.sql().drain_worker(worker_id)
+        self.sql().workers.drain(worker_id)
         self._cache.draining = None

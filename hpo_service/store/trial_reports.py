@@ -54,7 +54,7 @@ def checked_report(step: int, value: float, metrics: Mapping[str, Any] | None) -
 
 
 class TrialReports:
-    """A mapping of steps to reports, so far as whoever changes and restores it needs one."""
+    """A mapping of steps to reports, so far as whoever writes it needs one."""
 
     def __init__(self, found: Iterable[tuple[int, KeptReport]] = ()) -> None:
         """found: what the record has of the trial."""
@@ -86,10 +86,6 @@ class TrialReports:
                 f"trial may take {TRIAL_REPORTS:,}; report fewer metrics, or fewer steps"
             )
 
-    def get(self, step: int, absent: Any) -> Any:
-        found = self.curve.find(step)
-        return absent if found is None else KeptReport(*found, self._metrics.get(step))
-
     def __setitem__(self, step: int, report: KeptReport) -> None:
         self.curve.put(step, report.value, report.size)
         if step in self._metrics:
@@ -100,14 +96,8 @@ class TrialReports:
             if self._metrics_bytes > 2 * CARRIED_REPORTS:
                 self._forget_the_first()
 
-    def pop(self, step: int, _absent: object = None) -> None:
-        self.curve.remove(step)
-        self._drop_metrics(step)
-
     def _drop_metrics(self, step: int) -> None:
-        before = self._metrics.pop(step, None)
-        if before is not None:
-            self._metrics_bytes -= len(before)
+        self._metrics_bytes -= len(self._metrics.pop(step))
 
     def _forget_the_first(self) -> None:
         self._is_whole = False

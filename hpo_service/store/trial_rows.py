@@ -57,17 +57,13 @@ _REPLICATES = (
     .where(trials.c.study_id == _b("study_id"), sa.not_(_OF_THE_SEARCH))
     .order_by(trials.c.number)
 )
-_TRIAL_AND_SIZE = (
-    *trials.c,
-    (
-        sa.func.length(sa.cast(trials.c.params, sa.Text))
-        + sa.func.coalesce(sa.func.length(sa.cast(trials.c.metrics, sa.Text)), 0)
-    ).label("size"),
-)
+_PARAMS_SIZE = sa.func.length(sa.cast(trials.c.params, sa.Text))
+_METRICS_SIZE = sa.func.coalesce(sa.func.length(sa.cast(trials.c.metrics, sa.Text)), 0)
+_TRIAL_AND_SIZE = (*trials.c, (_PARAMS_SIZE + _METRICS_SIZE).label("size"))
 _TRIAL_WITHOUT_METRICS = (
     *(column for column in trials.c if column is not trials.c.metrics),
     sa.null().label("metrics"),
-    sa.func.length(sa.cast(trials.c.params, sa.Text)).label("size"),
+    _PARAMS_SIZE.label("size"),
 )
 
 
@@ -181,7 +177,7 @@ class TrialRows:
     def by_value(
         self, study: Study, state: str | None, after: tuple[float | None, int] | None, limit: int
     ) -> tuple[list[Trial], bool]:
-        """The same, best first, then those without a value, and replicates; after: that of the last one seen.
+        """The same, best first, then those without a value, and replicates.
 
         after: the (value, number) of the last one seen, of a replicate without its value.
         """
@@ -202,10 +198,8 @@ class TrialRows:
     def best(self, study: Study, count: int = 1) -> list[Trial]:
         """The best COMPLETE trials by their first value, best first; of equals the earlier one. Without metrics."""
         order = trials.c.value.desc() if study.spec.maximizes else trials.c.value
-        query = (
-            sa.select(*_TRIAL_WITHOUT_METRICS).where(_is_complete(study)).order_by(order, trials.c.number).limit(count)
-        )
-        return [trial_of(row, study) for row in self._db.execute(query)]
+        query = sa.select(*_TRIAL_WITHOUT_METRICS).where(_is_complete(study)).order_by(order, trials.c.number)
+        return [trial_of(row, study) for row in self._db.execute(query.limit(count))]
 
     def best_value(self, study: Study) -> float | None:
         best = sa.func.max if study.spec.maximizes else sa.func.min
@@ -226,12 +220,8 @@ class TrialRows:
 
         Up to so many, and not many more than PIECE bytes of them.
         """
-        query = (
-            sa.select(*_TRIAL_AND_SIZE)
-            .where(trials.c.study_id == study.id, trials.c.revision > revision)
-            .order_by(trials.c.revision)
-        )
-        return self._some(query, study, limit)
+        query = sa.select(*_TRIAL_AND_SIZE).where(trials.c.study_id == study.id, trials.c.revision > revision)
+        return self._some(query.order_by(trials.c.revision), study, limit)
 
     def history_since(self, study: Study, revision: int, with_reports: bool) -> Iterator[HistoryTrial]:
         """What samplers and pruners may learn from the trials that have changed since, in the order of their writing.

@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,6 +16,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.trial import TrialState
 from hpo_service.store.tables import OURS, attempts, studies, tests, trials, workers
 
+T = TypeVar("T")
 _Word = sa.ColumnElement[str]
 FINISHED_STATES: list[_Word] = [sa.literal_column(f"'{state}'") for state in TrialState if state.is_finished]
 _RUNNING: _Word = sa.literal_column("'RUNNING'")
@@ -44,68 +45,67 @@ class WorkerRow:
     failed: int
 
 
-def is_draining(db: sa.Connection, worker_id: str) -> bool:
-    return bool(db.execute(sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)).scalar())
+class WorkerRows:
+    """Inside the transaction of a Record."""
 
+    def __init__(self, connection: sa.Connection) -> None:
+        self._db = connection
 
-def draining(db: sa.Connection) -> frozenset[str]:
-    """The ids of the workers that are to be sent home."""
-    return frozenset(db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
+    def is_draining(self, worker_id: str) -> bool:
+        return bool(self._db.execute(sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)).scalar())
 
+    def draining(self) -> frozenset[str]:
+        """The ids of the workers that are to be sent home."""
+        return frozenset(self._db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
 
-def see(db: sa.Connection, seen: Mapping[str, SeenWorker]) -> None:
-    rows = [
-        {"worker_id": name, "last_seen_at": at, "draining": False, "labels": None if labels is None else dict(labels)}
-        for name, (at, labels) in sorted(seen.items())
-    ]
-    if rows:
-        db.execute(_SEE[db.dialect.name], rows)
+    def see(self, seen: Mapping[str, SeenWorker]) -> None:
+        rows = [
+            {"worker_id": name, "last_seen_at": at, "draining": False, "labels": labels and dict(labels)}
+            for name, (at, labels) in sorted(seen.items())
+        ]
+        if rows:
+            self._db.execute(_SEE[self._db.dialect.name], rows)
 
+    def drain(self, worker_id: str) -> None:
+        changed = self._db.execute(sa.update(workers).where(workers.c.worker_id == worker_id).values(draining=True))
+        if changed.rowcount == 0:
+            raise NotFound(f"no worker {worker_id!r} was ever seen")
 
-def drain(db: sa.Connection, worker_id: str) -> None:
-    changed = db.execute(sa.update(workers).where(workers.c.worker_id == worker_id).values(draining=True))
-    if changed.rowcount == 0:
-        raise NotFound(f"no worker {worker_id!r} was ever seen")
+    def page(self, after: str, limit: int, only: Collection[str] | None) -> list[WorkerRow]:
+        """only: of studies of these names, those who hold or have told a trial of theirs."""
+        query = sa.select(workers).where(workers.c.worker_id > after).order_by(workers.c.worker_id).limit(limit)
+        if only is not None:
+            theirs = sa.select(trials.c.worker_id).where(trials.c.study_id.in_(_ids_of(only)))
+            query = query.where(workers.c.worker_id.in_(theirs))
+        return self._with_counts(self._db.execute(query).all(), only)
 
+    def one(self, worker_id: str) -> WorkerRow:
+        query = sa.select(workers).where(workers.c.worker_id == worker_id)
+        found = self._with_counts(self._db.execute(query).all(), None)
+        if not found:
+            raise NotFound(f"no worker {worker_id!r} was ever seen")
+        return found[0]
 
-def page(db: sa.Connection, after: str, limit: int, only: Collection[str] | None) -> list[WorkerRow]:
-    """only: of studies of these names, those who hold or have told a trial of theirs."""
-    query = sa.select(workers).where(workers.c.worker_id > after).order_by(workers.c.worker_id).limit(limit)
-    if only is not None:
-        theirs = sa.select(trials.c.worker_id).where(trials.c.study_id.in_(_ids_of(only)))
-        query = query.where(workers.c.worker_id.in_(theirs))
-    return _with_counts(db, db.execute(query).all(), only)
+    def write_and_delete_one(self, now: float) -> None:
+        """Under a name that nobody else has: servers that check at the same time do not wait for each other."""
+        name = f" {secrets.token_hex(8)}"
+        self._db.execute(sa.insert(workers), {"worker_id": name, "last_seen_at": now, "draining": False})
+        self._db.execute(sa.delete(workers).where(workers.c.worker_id == name))
 
-
-def one(db: sa.Connection, worker_id: str) -> WorkerRow:
-    found = _with_counts(db, db.execute(sa.select(workers).where(workers.c.worker_id == worker_id)).all(), None)
-    if not found:
-        raise NotFound(f"no worker {worker_id!r} was ever seen")
-    return found[0]
-
-
-def write_and_delete_one(db: sa.Connection, now: float) -> None:
-    """Under a name that nobody else has: servers that check at the same time do not wait for each other."""
-    name = f" {secrets.token_hex(8)}"
-    db.execute(sa.insert(workers), {"worker_id": name, "last_seen_at": now, "draining": False})
-    db.execute(sa.delete(workers).where(workers.c.worker_id == name))
-
-
-def _with_counts(db: sa.Connection, rows: Sequence[Any], only: Collection[str] | None) -> list[WorkerRow]:
-    """Counted from the trials: true after any restart, and whichever server was told; without deleted studies."""
-    held, told, failed = Counter[str](), Counter[str](), Counter[str]()
-    seen = _ids_of(only)
-    for ids in batches([row.worker_id for row in rows]):
-        held.update({worker_id: n for worker_id, _, n in db.execute(_held_by(ids, seen))})
-        for query in _told_by(ids, seen):
-            for worker_id, state, n in db.execute(query):
-                told[worker_id] += n
-                failed[worker_id] += n if state == TrialState.FAIL else 0
-    return [
-        WorkerRow(row.worker_id, row.last_seen_at, row.draining, row.labels or {}, *(n[row.worker_id] for n in counts))
-        for counts in [(held, told, failed)]
-        for row in rows
-    ]
+    def _with_counts(self, rows: Sequence[Any], only: Collection[str] | None) -> list[WorkerRow]:
+        """Counted from the trials: true after any restart, and whichever server was told; without deleted studies."""
+        held, told, failed = Counter[str](), Counter[str](), Counter[str]()
+        seen = _ids_of(only)
+        for ids in batches([row.worker_id for row in rows]):
+            held.update({worker_id: n for worker_id, _, n in self._db.execute(_held_by(ids, seen))})
+            for query in _told_by(ids, seen):
+                for worker_id, state, n in self._db.execute(query):
+                    told[worker_id] += n
+                    failed[worker_id] += n if state == TrialState.FAIL else 0
+        return [
+            WorkerRow(name, at, draining, labels or {}, held[name], told[name], failed[name])
+            for name, at, draining, labels in rows
+        ]
 
 
 def _ids_of(names: Collection[str] | None) -> sa.Select[Any]:
@@ -134,7 +134,7 @@ def _told_by(ids: Sequence[str], seen: sa.Select[Any]) -> Iterator[sa.Select[Any
     )
 
 
-def batches(ids: list[Any]) -> Iterator[list[Any]]:
+def batches(ids: Sequence[T]) -> Iterator[Sequence[T]]:
     """Databases bound the number of bind marks."""
     for start in range(0, len(ids), 500):
         yield ids[start : start + 500]

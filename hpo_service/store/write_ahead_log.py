@@ -27,10 +27,10 @@ def log_of(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
 
 
-def size(file: Path) -> int:
+def size(file: Path | str) -> int:
     """In bytes; 0 for one that is not there."""
     try:
-        return file.stat().st_size
+        return os.stat(file).st_size
     except OSError:
         return 0
 

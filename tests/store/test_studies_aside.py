@@ -7,7 +7,6 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -20,6 +19,7 @@ from hpo_service.operations.calls import Ask, Batch, Heartbeat
 from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
+from hpo_service.store.write_call import WriteCall
 from tests import worker_calls
 from tests.patience import PATIENCE_SECONDS
 
@@ -191,22 +191,17 @@ def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
     asyncio.run(leave())
 
 
-@dataclass(frozen=True)
-class Call:
-    studies: tuple[str, ...]
-
-
 @pytest.fixture
 def now() -> list[float]:
     return [10.0]
 
 
 @pytest.fixture
-def aside(now: list[float]) -> StudiesAside[Call]:
+def aside(now: list[float]) -> StudiesAside:
     return StudiesAside(lambda: now[0])
 
 
-A, B, BOTH = Call(("a",)), Call(("b",)), Call(("a", "b"))
+A, B, BOTH = (WriteCall(print, names, print) for names in (["a"], ["b"], ["a", "b"]))
 
 
 def test_it_is_looked_for_at_once_and_then_again_and_again_while_something_is_held(aside, now):
