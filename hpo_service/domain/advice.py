@@ -8,7 +8,6 @@ from hpo_service.domain.advice_on_failures import failures, workers
 from hpo_service.domain.advice_on_pruning import pruning
 from hpo_service.domain.advice_on_ranges import constants, edges, hardly_matters, log_scales
 from hpo_service.domain.advice_on_results import few_trials, stagnation, within_noise
-from hpo_service.domain.json_types import Json
 from hpo_service.domain.seen_study import Advice, SeenStudy
 
 # In the order in which they are told.
@@ -28,13 +27,3 @@ _KINDS: tuple[Callable[[SeenStudy], Iterator[Advice]], ...] = (
 
 def advice(seen: SeenStudy) -> list[Advice]:
     return [item for kind in _KINDS for item in kind(seen)]
-
-
-def advice_resource(item: Advice) -> Json:
-    return {
-        "code": item.code,
-        "parameter": item.parameter,
-        "detail": item.detail,
-        "evidence": item.evidence,
-        "suggestion": item.suggestion,
-    }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hpo_service.domain.choices import identity
 from hpo_service.domain.json_types import Json
-from hpo_service.domain.search_space import CategoricalParameter, Value
-from hpo_service.domain.seen_study import Advice, Numeric, SeenStudy, SeenTrial
+from hpo_service.domain.search_space import CategoricalParameter, NumericParameter, Value
+from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial
 from hpo_service.domain.trial import TrialState
 from hpo_service.domain.wording_of_numbers import shown
 
@@ -33,7 +33,7 @@ class _Region:
 
 def failures(seen: SeenStudy) -> Iterator[Advice]:
     """The region in which most trials fail that fail, where outside of it hardly any do."""
-    if len(_bad_workers(seen)) > 0:
+    if _bad_workers(seen):
         return
     found: list[tuple[float, str, _Region, int, int]] = []
     for name, given in seen.space.items():
@@ -50,9 +50,9 @@ def failures(seen: SeenStudy) -> Iterator[Advice]:
         outside = trials - region.trials
         yield Advice(
             "failures",
+            name,
             f"{region.failed} of the {failed} failed trials have {name} {region.words}, where {region.trials} ran; "
             f"of the {outside} others {failed - region.failed} failed",
-            name,
             {**region.where, "failed": region.failed, "trials": region.trials, "failed_in_all": failed, "of": trials},
             _suggestion(seen, name, region),
         )
@@ -72,7 +72,7 @@ def _choices(told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
         yield _Region({"choice": value}, shown(value), len(some), sum(failed for _, failed in some))
 
 
-def _intervals(given: Numeric, told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
+def _intervals(given: NumericParameter, told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
     """Between any two of some places, each as many trials from the next."""
     ordered = sorted((float(value), failed) for value, failed in told if isinstance(value, int | float))
     before = [0]
@@ -128,9 +128,9 @@ def workers(seen: SeenStudy) -> Iterator[Advice]:
     for worker_id, (told, failed), (of_others, failed_others) in _bad_workers(seen):
         yield Advice(
             "workers",
+            None,
             f"worker {worker_id} failed in {failed} of its {told} trials, the others in {failed_others} of "
             f"{of_others}: look at its machine",
-            None,
             {
                 "worker_id": worker_id,
                 "trials": told,

@@ -20,23 +20,18 @@ def pruning(seen: SeenStudy) -> Iterator[Advice]:
         return
     run, survived = replayed(curves, maximize=seen.maximizes)
     steps = sum(len(trial.reports) for trial in curves)
-    best = [max(_score(trial, seen.maximizes) for trial in some) for some in (curves, survived)]
+    best_of = max if seen.maximizes else min
+    best = [best_of(trial.told for trial in some) for some in (curves, survived)]
     saved = 1 - run / steps
     if saved >= WORTH_IT and best[0] == best[1]:
         yield Advice(
             "pruning",
+            None,
             f"a median pruner would have saved {saved:.0%} of the steps of the {len(curves)} trials that were replayed "
             "and would not have lost the best of them",
-            None,
             {"pruner": "median", "steps": steps, "saved": steps - run, "trials": len(curves), "lost": 0.0},
             {"pruner": {"name": "median"}},
         )
-
-
-def _score(trial: SeenTrial, maximize: bool) -> float:
-    value = trial.value
-    assert value is not None
-    return value if maximize else -value
 
 
 def replayed(curves: Sequence[SeenTrial], *, maximize: bool) -> tuple[int, list[SeenTrial]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hpo_service.domain import wording_of_numbers
 from hpo_service.domain.objectives import built_in
-from hpo_service.domain.search_space import CategoricalParameter
-from hpo_service.domain.seen_study import Advice, Numeric, SeenStudy, SeenTrial, can_vary, distinct
+from hpo_service.domain.search_space import CategoricalParameter, NumericParameter
+from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary, distinct
+from hpo_service.domain.wording_of_numbers import shown
 
 AT_THE_EDGE = 0.1  # of the range
 AT_THE_END = 0.02
@@ -20,7 +20,6 @@ FEWEST_TO_MATTER = 20
 TRIALS_A_PARAMETER = 8
 EXPLAINS = 0.5  # of the variance, before a fit says what matters
 NO_LOSS = 0.02  # of what it does not explain
-shown = wording_of_numbers.shown
 
 
 def edges(seen: SeenStudy) -> Iterator[Advice]:
@@ -36,20 +35,20 @@ def edges(seen: SeenStudy) -> Iterator[Advice]:
                 yield _edge(seen, name, searched, side, crowd, len(distances))
 
 
-def _edge(seen: SeenStudy, name: str, searched: Numeric, side: str, crowd: int, of: int) -> Advice:
+def _edge(seen: SeenStudy, name: str, searched: NumericParameter, side: str, crowd: int, of: int) -> Advice:
     bound = searched.low if side == "low" else searched.high
     further = _further(seen, name, searched, side)
     beyond = "the objective takes nothing beyond" if further is None else f"search on to {shown(further)}"
     return Advice(
         "edge",
-        f"{crowd} of the best {of} trials crowd the {SIDES[side]} end of {name} ({shown(bound)}): {beyond}",
         name,
+        f"{crowd} of the best {of} trials crowd the {SIDES[side]} end of {name} ({shown(bound)}): {beyond}",
         {"side": side, "bound": bound, "trials": crowd, "of": of},
         None if further is None else {"parameter": name, side: further},
     )
 
 
-def place_of(searched: Numeric, value: object) -> float:
+def place_of(searched: NumericParameter, value: object) -> float:
     """Where in its range a value lies: from 0 to 1, by its logarithm where that is how it is drawn."""
     into = math.log if searched.log else float
     low, high = into(searched.low), into(searched.high)
@@ -65,7 +64,7 @@ def _by_chance(crowd: int, of: int) -> float:
     return sum(math.comb(of, k) * p**k * (1 - p) ** (of - k) for k in range(crowd, of + 1))
 
 
-def _still_improves(seen: SeenStudy, name: str, searched: Numeric, side: str) -> bool:
+def _still_improves(seen: SeenStudy, name: str, searched: NumericParameter, side: str) -> bool:
     """Whether the best crowd the very end, or trials at the edge are better the nearer they are to it.
 
     Else the best value lies inside, though near to the edge. Few trials there say nothing against it.
@@ -90,12 +89,10 @@ def _still_improves(seen: SeenStudy, name: str, searched: Numeric, side: str) ->
 
 
 def _is_better(seen: SeenStudy, one: SeenTrial, other: SeenTrial) -> bool:
-    assert one.value is not None
-    assert other.value is not None
-    return one.value > other.value if seen.maximizes else one.value < other.value
+    return one.told > other.told if seen.maximizes else one.told < other.told
 
 
-def _further(seen: SeenStudy, name: str, searched: Numeric, side: str) -> float | None:
+def _further(seen: SeenStudy, name: str, searched: NumericParameter, side: str) -> float | None:
     """A bound ten times, or one width, further out, as far as the objective goes; None: it does not."""
     bound = searched.low if side == "low" else searched.high
     sign = 1 if side == "high" else -1
@@ -119,9 +116,9 @@ def log_scales(seen: SeenStudy) -> Iterator[Advice]:
         if decades >= DECADES - 1e-9:
             yield Advice(
                 "log_scale",
+                name,
                 f"{name} spans {decades:.1f} powers of ten evenly, so that nine in ten draws lie in the last one; "
                 "with log = true each is searched alike",
-                name,
                 {"low": given.low, "high": given.high, "decades": round(decades, 2)},
                 {"parameter": name, "log": True},
             )
@@ -140,9 +137,9 @@ def hardly_matters(seen: SeenStudy) -> Iterator[Advice]:
             if 1 - without <= (1 + NO_LOSS) * unexplained:
                 yield Advice(
                     "hardly_matters",
+                    name,
                     f"{name} hardly matters in this range: the others explain {without:.0%} of the differences between "
                     f"trials without it, and {fit.explained:.0%} with it; fix it, and search something else",
-                    name,
                     {"explained": round(fit.explained, 4), "without": round(without, 4), "trials": fit.trials},
                 )
 
@@ -153,7 +150,7 @@ def constants(seen: SeenStudy) -> Iterator[Advice]:
         if can_vary(given) and len(values) >= FEWEST_TO_VARY and distinct(values) == 1:
             yield Advice(
                 "constant",
-                f"{name} was {shown(values[0])} in every COMPLETE trial that has it: nothing is known of other values",
                 name,
+                f"{name} was {shown(values[0])} in every COMPLETE trial that has it: nothing is known of other values",
                 {"value": values[0], "trials": len(values)},
             )

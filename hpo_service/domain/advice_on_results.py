@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import median_high
 
 from hpo_service.domain.choices import identity
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
-from hpo_service.domain.search_space import CategoricalParameter
-from hpo_service.domain.seen_study import Advice, Numeric, SeenStudy, SeenTrial, can_vary
+from hpo_service.domain.search_space import AnyParameter, CategoricalParameter
+from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary
 from hpo_service.domain.steps import grid_size
 from hpo_service.domain.student import difference, variance
 from hpo_service.domain.study import StudyState
@@ -35,9 +36,9 @@ def few_trials(seen: SeenStudy) -> Iterator[Advice]:
     if 0 < finished < _combinations(seen) and trials < wanted and not study.exhausted:
         yield Advice(
             "few_trials",
+            None,
             f"{trials} trials for {len(varied)} parameters: with fewer than {A_PARAMETER} a parameter, the best is a "
             f"first impression; {wanted} would do",
-            None,
             {"trials": trials, "parameters": len(varied)},
             {"limits": {"trials": wanted}},
         )
@@ -48,7 +49,7 @@ def _combinations(seen: SeenStudy) -> float:
     return math.prod(map(_values, seen.study.spec.search_space.root.values()))
 
 
-def _values(given: Numeric | CategoricalParameter) -> float:
+def _values(given: AnyParameter) -> float:
     if isinstance(given, CategoricalParameter):
         return len(given.choices)
     step = given.step or (1 if given.type == "int" else None)
@@ -64,29 +65,27 @@ def within_noise(seen: SeenStudy) -> Iterator[Advice]:
     if noise is None or len(seen.best) < 2:
         return
     deviation, source = noise
-    told = sorted(map(_told, seen.completed))
     best, *others = seen.best
-    ahead = abs(_told(best) - told[len(told) // 2])
+    ahead = abs(best.told - _median(seen))
     reach = SURE * math.sqrt(2) * deviation
     near = [each.number for each in others if _off(best, each) < reach and each.params != best.params][:MOST_NAMED]
     if near and math.isfinite(ahead) and deviation > COUNTS_FROM * ahead:
         yield Advice(
             "within_noise",
-            f"trial {best.number} ({shown(_told(best))}) cannot be told from {_named(near)}: one training differs from "
-            f"the next by {deviation:.2g} (standard deviation, {source}); confirm the best with fresh seeds",
             None,
+            f"trial {best.number} ({shown(best.told)}) cannot be told from {_named(near)}: one training differs from "
+            f"the next by {deviation:.2g} (standard deviation, {source}); confirm the best with fresh seeds",
             {"best": best.number, "near": near, "noise": deviation, "from": source},
             {"confirm": {"top": len(near) + 1, "seeds": 5}},
         )
 
 
-def _told(trial: SeenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
+def _median(seen: SeenStudy) -> float:
+    return median_high(trial.told for trial in seen.completed)
 
 
 def _off(one: SeenTrial, other: SeenTrial) -> float:
-    return abs(difference(_told(one), _told(other)))
+    return abs(difference(one.told, other.told))
 
 
 def _named(numbers: list[int]) -> str:
@@ -98,8 +97,8 @@ def _tied(seen: SeenStudy) -> Iterator[Advice]:
     if tied and not seen.study.is_confirming:
         yield Advice(
             "within_noise",
-            f"trial {winner} cannot be told from {_named(tied)} even by fresh trainings: take whichever costs least",
             None,
+            f"trial {winner} cannot be told from {_named(tied)} even by fresh trainings: take whichever costs least",
             {"best": winner, "near": tied, "from": "replicates"},
         )
 
@@ -108,9 +107,9 @@ def _noise(seen: SeenStudy) -> tuple[float, str] | None:
     """The standard deviation of one training, and what it is known from; None: the values show none."""
     groups: dict[object, list[float]] = {}
     for trial in seen.completed:
-        if math.isfinite(_told(trial)):
+        if math.isfinite(trial.told):
             key = tuple((name, identity(value)) for name, value in sorted(trial.params.items()))
-            groups.setdefault(key, []).append(_told(trial))
+            groups.setdefault(key, []).append(trial.told)
     repeated = [values for values in groups.values() if len(values) > 1]
     degrees = sum(len(values) - 1 for values in repeated)
     if degrees >= FEWEST_REPEATS:
@@ -134,9 +133,9 @@ def stagnation(seen: SeenStudy) -> Iterator[Advice]:
     if learned or (share <= 0.2 and _stands_alone(seen)):
         yield Advice(
             "stagnation",
+            None,
             f"nothing better in the last {since} of {complete} COMPLETE trials: more of them are not likely to help; "
             "search another range, or stop here",
-            None,
             {"since": since, "complete": complete, "best": seen.best[0].number if seen.best else None},
         )
 
@@ -145,5 +144,4 @@ def _stands_alone(seen: SeenStudy) -> bool:
     """Whether the best is so far ahead of the second that they can hardly be neighbours."""
     if len(seen.best) < 2:
         return False
-    told = sorted(map(_told, seen.completed))
-    return _off(seen.best[0], seen.best[1]) > ALONE * abs(difference(_told(seen.best[0]), told[len(told) // 2]))
+    return _off(seen.best[0], seen.best[1]) > ALONE * abs(difference(seen.best[0].told, _median(seen)))

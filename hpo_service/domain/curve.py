@@ -195,19 +195,11 @@ class Curve:
         place, at = self._find(first)
         last, before = self._find(end - 1)
         chunks = self._chunks
-        if place == last and (at or before + 1 < len(chunks[place].steps)):
-            parts = [_extremes(chunks[place].values[at : before + 1])]
-        elif place == last:
-            parts = [(chunks[place].least, chunks[place].greatest)]
-        else:
-            parts = [(chunk.least, chunk.greatest) for chunk in chunks[place + (at > 0) : last]]
-            if at:
-                parts.append(_extremes(chunks[place].values[at:]))
-            whole = before + 1 == len(chunks[last].steps)
-            upto = (
-                (chunks[last].least, chunks[last].greatest) if whole else _extremes(chunks[last].values[: before + 1])
-            )
-            parts.append(upto)
+        parts = [(chunk.least, chunk.greatest) for chunk in chunks[place : last + 1]]
+        if at:
+            parts[0] = _extremes(chunks[place].values[at : before + 1 if place == last else None])
+        if before + 1 < len(chunks[last].steps) and not (at and place == last):
+            parts[-1] = _extremes(chunks[last].values[: before + 1])
         numbers = [(least, greatest) for least, greatest in parts if least <= greatest]
         if not numbers:
             return None

@@ -59,9 +59,7 @@ def same_definition(known: Parameter, given: Parameter) -> bool:
 def _definition(parameter: Parameter) -> tuple[object, ...]:
     if isinstance(parameter, CategoricalParameter):
         return (parameter.type, *map(identity, parameter.choices))
-    step = parameter.step
-    if isinstance(parameter, IntParameter) and step == 1:
-        step = None
+    step = None if isinstance(parameter, IntParameter) and parameter.step == 1 else parameter.step
     return parameter.type, parameter.low, parameter.high, parameter.log, step
 
 

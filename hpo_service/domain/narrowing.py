@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel
@@ -17,8 +16,8 @@ from hpo_service.domain.choices import Value, index_of_choice
 from hpo_service.domain.refusal import STRICT
 from hpo_service.domain.search_space import (
     LARGEST_INTEGER,
+    AnyParameter,
     CategoricalParameter,
-    FloatParameter,
     IntParameter,
     NumericParameter,
     Params,
@@ -45,14 +44,6 @@ class Change(BaseModel):
     after: Value | list[Value]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A trial among the best: what the next round is drawn from."""
-
-    number: int
-    params: Params
-
-
 def how_many_to_keep(keep: float, complete: int) -> int:
     """ceil(keep × complete), in exact arithmetic: 0.2 × 15 is 3, not 4."""
     return max(math.ceil(round(keep * complete, 9)), min(complete, 1))
@@ -61,22 +52,23 @@ def how_many_to_keep(keep: float, complete: int) -> int:
 def narrow(
     first: SearchSpace,
     current: SearchSpace,
-    kept: Sequence[Kept],
+    kept: Sequence[Params],
     *,
     expand: bool,
     bounds: Bounds = lambda name: (None, None),
 ) -> tuple[SearchSpace, list[Change]]:
     """Return the next round's search space and what changed; without a kept trial nothing does.
 
-    first: the ranges first given; current: this round's; bounds: what the objective can take, by name.
+    first: the ranges first given; current: this round's; kept: the params of the best trials; bounds: what the
+    objective can take, by name.
     """
     if not kept:
         return current, []
-    ranges: dict[str, FloatParameter | IntParameter | CategoricalParameter] = {}
+    ranges: dict[str, AnyParameter] = {}
     changes: list[Change] = []
     for name, given in first.items():
         now = current[name] if name in current else given  # noqa: SIM401 - not a dict
-        values = [trial.params[name] for trial in kept if name in trial.params]
+        values = [params[name] for params in kept if name in params]
         if not values:
             ranges[name] = now
         elif isinstance(given, CategoricalParameter):
@@ -101,8 +93,8 @@ def _used_choices(
     used = [choice for choice in given.choices if index_of_choice(values, choice) is not None]
     if used != now.choices:
         kind: Literal["dropped", "kept"] = "dropped" if len(used) < len(now.choices) else "kept"
-        changes.append(Change(parameter=name, side="choices", kind=kind, before=list(now.choices), after=list(used)))
-    return given.with_choices(list(used))
+        changes.append(Change(parameter=name, side="choices", kind=kind, before=list(now.choices), after=used))
+    return given.model_copy(update={"choices": used})
 
 
 def _spanned(
@@ -208,9 +200,7 @@ def _on_the_grid(given: NumericParameter, low: float, high: float) -> tuple[floa
     return min(grid_point(origin, step, first), high), min(grid_point(origin, step, last), high)
 
 
-def _without_dead_branches(
-    ranges: dict[str, FloatParameter | IntParameter | CategoricalParameter],
-) -> SearchSpace:
+def _without_dead_branches(ranges: dict[str, AnyParameter]) -> SearchSpace:
     """Drop the choices that are gone from the conditions, and the parameters that can no longer exist."""
     while True:
         alive = {}

@@ -11,14 +11,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeGuard, cast
 
 from hpo_service.domain.errors import Fault, Invalid
 from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.search_space import (
+    AnyParameter,
     CategoricalParameter,
     FloatParameter,
-    IntParameter,
+    NumericParameter,
     SearchSpace,
 )
 
@@ -106,20 +107,16 @@ class Setting:
             yield (), complaint
 
     def _complaint(self, value: object) -> str | None:
-        if self.kind == "bool":
-            return None if isinstance(value, bool) else f"{_shown(value)} is not true or false"
-        if self.kind == "name" and isinstance(value, str):
-            return None if DATASET_NAME.fullmatch(value) else f"{_shown(value)} is not {self.expected}"
-        if self.words and isinstance(value, str):
-            if value in self.words:
-                return None
-            return f"{_shown(value)} is not {self.expected}{_nearest(value, self.words)}"
         if self.numeric and _is_number(value):
-            number = cast(float, value)
-            if self.kind == "int" and isinstance(number, float) and not number.is_integer():
+            if self.kind == "int" and isinstance(value, float) and not value.is_integer():
                 return f"{value!r} is not an integer"
-            return self.range.complaint(number)
-        return f"{_shown(value)} is not {self.expected}"
+            return self.range.complaint(value)
+        if self.kind == "bool" and isinstance(value, bool):
+            return None
+        if isinstance(value, str) and (value in self.words or (self.kind == "name" and DATASET_NAME.fullmatch(value))):
+            return None
+        hint = _nearest(value, self.words) if isinstance(value, str) else ""
+        return f"{_shown(value)} is not {self.expected}{hint}"
 
     def _wrong_sizes(self, sizes: Sequence[object]) -> Iterator[Wrong]:
         if not 1 <= len(sizes) <= MOST_LAYERS:
@@ -128,7 +125,7 @@ class Setting:
             for place, complaint in SETTINGS["hidden_units"].wrong(size):
                 yield (position, *place), complaint
 
-    def wrong_range(self, parameter: FloatParameter | IntParameter) -> Iterator[Wrong]:
+    def wrong_range(self, parameter: NumericParameter) -> Iterator[Wrong]:
         """Yield what is wrong with a numeric parameter of the search space."""
         if not self.numeric:
             yield ("type",), f"takes {self.expected}: search it with a categorical parameter"
@@ -146,7 +143,7 @@ class Setting:
         if self.kind == "sizes" and value is not None:
             return tuple(int(size) for size in cast(Sequence[float], value))
         if self.numeric and _is_number(value):
-            return float(cast(float, value))
+            return float(value)
         return value
 
     @property
@@ -245,7 +242,7 @@ class NetworkConfiguration:
         """Return how many of the available images train and how many validate."""
         settings = {name: getattr(self, name) for name in _SPLIT}
         if (complaint := _split_complaint(settings, available)) is not None:
-            raise Invalid([Fault(complaint[0], complaint[1])])
+            raise Invalid([Fault(*complaint)])
         return _split_sizes(settings, available)
 
 
@@ -310,7 +307,7 @@ def _fixed_faults(objective: Mapping[str, object]) -> Iterator[Fault]:
             yield from _at(f"/objective/{name}", SETTINGS[name].wrong(value))
 
 
-def _searched_faults(name: str, parameter: FloatParameter | IntParameter | CategoricalParameter) -> Iterator[Fault]:
+def _searched_faults(name: str, parameter: AnyParameter) -> Iterator[Fault]:
     place = f"/search_space/{escaped(name)}"
     if name not in SETTINGS:
         yield _unknown(place, name)
@@ -359,17 +356,14 @@ def _together_faults(possible: Mapping[str, tuple[object, ...]], pointers: Mappi
     """Return the first combination of possible values that no training can work with."""
     dataset = possible.get("dataset", ("mnist",))[0]
     available = MNIST_TRAINING_IMAGES if dataset == "mnist" else None
-    for settings in _combinations(possible, ("batch_norm", "batch_size", *_SPLIT)):
+    names = ("batch_norm", "batch_size", *_SPLIT)
+    for values in itertools.product(*(possible.get(name, (SETTINGS[name].default,)) for name in names)):
+        settings = dict(zip(names, values, strict=True))
         complaint = _split_complaint(settings, available) or _batch_complaint(settings)
         if complaint is not None:
             name, rule = complaint
             return [Fault(pointers.get(name, f"/objective/{name}"), rule)]
     return []
-
-
-def _combinations(possible: Mapping[str, tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, object]]:
-    for values in itertools.product(*(possible.get(name, (SETTINGS[name].default,)) for name in names)):
-        yield dict(zip(names, values, strict=True))
 
 
 def _batch_complaint(settings: Mapping[str, object]) -> tuple[str, str] | None:
@@ -442,5 +436,5 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -82,9 +82,8 @@ def _said(given: Any) -> dict[str, Any] | None:
         return _choice(given)
     if not isinstance(given, Mapping):
         return None
-    given = (
-        {**given, **(given.get("feasibleSpace") or {})} if isinstance(given.get("feasibleSpace"), Mapping) else given
-    )
+    if isinstance(given.get("feasibleSpace"), Mapping):
+        given = {**given, **given["feasibleSpace"]}
     word = _word(given)
     if "normal" in word:  # of no range
         return None
@@ -154,7 +153,7 @@ def _range(word: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
     scale = re.sub(r"[^a-z]", "", str(given.get("scale", given.get("prior", ""))).lower())
     words = "".join(_words(given))
     log = "log" in words or any(given.get(key) is True for key in _LOG) or scale in _WORDS_FOR_LOG
-    whole = "int" in words or (word in ("", "range", "uniform", "loguniform") and _are_whole(low, high, step, word))
+    whole = "int" in words or _are_whole(low, high, step, word)
     if log and (low < 0 or high <= 0) and high < 100:  # hyperopt and W&B's log_uniform give exponents
         low, high = (float(f"{math.exp(end):.6g}") for end in (low, high))
         whole = False

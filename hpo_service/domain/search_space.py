@@ -10,13 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    Field,
-    RootModel,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BaseModel, Field, RootModel, StringConstraints, model_validator
 
 from hpo_service.domain.choices import Choice, identity, index_of_choice
 from hpo_service.domain.choices import Value as Value
@@ -145,12 +139,10 @@ class CategoricalParameter(BaseModel):
         index = index_of_choice(self.choices, value)
         return value if index is None else self.choices[index]
 
-    def with_choices(self, choices: list[Value]) -> CategoricalParameter:
-        return self.model_copy(update={"choices": choices})
-
 
 NumericParameter = FloatParameter | IntParameter
-Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
+AnyParameter = NumericParameter | CategoricalParameter
+Parameter = Annotated[AnyParameter, Field(discriminator="type")]
 
 
 class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(max_length=MOST_PARAMETERS)]]):
@@ -205,7 +197,7 @@ class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(max_
     def __contains__(self, name: object) -> bool:
         return name in self.root
 
-    def __getitem__(self, name: str) -> FloatParameter | IntParameter | CategoricalParameter:
+    def __getitem__(self, name: str) -> AnyParameter:
         return self.root[name]
 
     def __len__(self) -> int:
@@ -214,7 +206,7 @@ class SearchSpace(RootModel[Annotated[dict[ParameterName, Parameter], Field(max_
     def names(self) -> Iterator[str]:
         return iter(self.root)
 
-    def items(self) -> Iterator[tuple[str, FloatParameter | IntParameter | CategoricalParameter]]:
+    def items(self) -> Iterator[tuple[str, AnyParameter]]:
         return iter(self.root.items())
 
     def has_conditions(self) -> bool:
@@ -251,7 +243,7 @@ def params_faults(space: SearchSpace, params: Mapping[str, Value]) -> list[tuple
     return faults
 
 
-def describe(parameter: FloatParameter | IntParameter | CategoricalParameter) -> str:
+def describe(parameter: AnyParameter) -> str:
     """Say the range or the choices in words, for messages and summaries."""
     if isinstance(parameter, CategoricalParameter):
         shown = ", ".join(repr(choice) for choice in parameter.choices[:10])

@@ -8,18 +8,9 @@ from dataclasses import dataclass, field
 from hpo_service.domain.choices import identity
 from hpo_service.domain.confirmation import Ranking
 from hpo_service.domain.json_types import Json
-from hpo_service.domain.search_space import (
-    CategoricalParameter,
-    FloatParameter,
-    IntParameter,
-    Params,
-    SearchSpace,
-    Value,
-)
+from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, Params, SearchSpace, Value
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
-
-Numeric = FloatParameter | IntParameter
 
 
 @dataclass(frozen=True)
@@ -27,9 +18,9 @@ class Advice:
     """One thing worth saying of a study. suggestion: what to change, where that can be said."""
 
     code: str
+    parameter: str | None
     detail: str
-    parameter: str | None = None
-    evidence: Json = field(default_factory=dict)
+    evidence: Json
     suggestion: Json | None = None
 
 
@@ -43,6 +34,12 @@ class SeenTrial:
     value: float | None = None
     failed: bool = False
     reports: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def told(self) -> float:
+        """The value of a COMPLETE one."""
+        assert self.value is not None
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class SeenStudy:
     """
 
     study: Study
-    space: Mapping[str, Numeric | CategoricalParameter]
+    space: Mapping[str, AnyParameter]
     trials: Sequence[SeenTrial]
     best: Sequence[SeenTrial] = ()
     complete: int | None = None
@@ -94,7 +91,7 @@ class SeenStudy:
         return [trial for trial in self.trials if trial.value is not None]
 
 
-def searched_space(first: SearchSpace, rounds: Sequence[SearchSpace]) -> dict[str, Numeric | CategoricalParameter]:
+def searched_space(first: SearchSpace, rounds: Sequence[SearchSpace]) -> dict[str, AnyParameter]:
     """Each parameter with the range that all rounds together have searched."""
     found = dict(first.items())
     for space in rounds:
@@ -110,5 +107,5 @@ def distinct(values: Sequence[Value]) -> int:
     return len({identity(value) for value in values})
 
 
-def can_vary(given: Numeric | CategoricalParameter) -> bool:
+def can_vary(given: AnyParameter) -> bool:
     return len(given.choices) > 1 if isinstance(given, CategoricalParameter) else given.high > given.low

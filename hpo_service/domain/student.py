@@ -16,12 +16,12 @@ def mean(values: Sequence[float]) -> float:
     return sum(value / len(values) for value in values)
 
 
-def interval(values: Sequence[float], covered: float = COVERED) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """Where the true mean lies, 95 times out of 100 where values scatter normally; of fewer than two, anywhere."""
     count = len(values)
     if count < 2 or not all(map(math.isfinite, values)):
         return -math.inf, math.inf
-    middle, half = mean(values), math.sqrt(variance(values) / count) * quantile(count - 1, covered)
+    middle, half = mean(values), math.sqrt(variance(values) / count) * quantile(count - 1)
     return middle - half, middle + half
 
 

@@ -284,12 +284,13 @@ class StudyWork:
             keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
         expand = spec.narrowing is not None and spec.narrowing.expand
         current = self.round(self.study.round)
-        kept = self.record.sql().trials.kept(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        best = self.record.sql().trials.best(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        kept = [trial.params for trial in best]
         space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
         following = Round(
             round=current.round + 1,
             search_space=space,
-            from_trials=tuple(trial.number for trial in kept),
+            from_trials=tuple(trial.number for trial in best),
             changes=tuple(changes),
             revision=self._next_revision(),
         )

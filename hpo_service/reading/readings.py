@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from pydantic_core import to_json
 
 from hpo_service.domain.advice import advice as advice_on
-from hpo_service.domain.advice import advice_resource
 from hpo_service.domain.errors import StudyStateConflict
 from hpo_service.domain.seen_study import SeenStudy, SeenTrial, searched_space
 from hpo_service.domain.study import Study
@@ -89,7 +88,7 @@ def importances(record: Record, study: Study) -> bytes:
 
 
 def advice(record: Record, study: Study) -> bytes:
-    return to_json({"items": [advice_resource(item) for item in advice_on(seen_study(record, study))]})
+    return to_json({"items": [asdict(item) for item in advice_on(seen_study(record, study))]})
 
 
 def seen_study(record: Record, study: Study) -> SeenStudy:

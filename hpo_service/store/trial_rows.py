@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Replicate
 from hpo_service.domain.errors import NotFound
-from hpo_service.domain.narrowing import Kept
 from hpo_service.domain.seen_study import SeenTrial
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial, TrialState, has_failed_in_training
@@ -206,9 +205,6 @@ class TrialRows:
         query = sa.select(best(trials.c.value)).where(_is_complete(study))
         value = self._db.execute(query).scalar()
         return None if value is None else float(value)
-
-    def kept(self, study: Study, count: int) -> list[Kept]:
-        return [Kept(trial.number, trial.params) for trial in self.best(study, count)]
 
     def complete(self, study: Study) -> list[Trial]:
         """Without metrics."""

@@ -14,25 +14,18 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, Protocol
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo_service.domain.choices import identity
 from hpo_service.domain.search_space import (
+    AnyParameter,
     CategoricalParameter,
-    FloatParameter,
     IntParameter,
     Params,
     SearchSpace,
     Value,
 )
 from hpo_service.domain.steps import grid_index, grid_size
-
-AnyParameter = FloatParameter | IntParameter | CategoricalParameter
 
 
 class Axis(Protocol):
@@ -46,10 +39,6 @@ class Axis(Protocol):
 
     @property
     def size(self) -> int | None: ...
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest number."""
 
     def at(self, position: float) -> Value:
         """The value at a position in [0, 1): what uniform random search draws."""
@@ -76,10 +65,6 @@ class Continuous:
     low: float
     high: float
     log: bool
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self.low, self.high
 
     @property
     def size(self) -> int | None:
@@ -120,10 +105,6 @@ class Stepped:
     low: float
     high: float
     step: float
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self.low, self.high
 
     @cached_property
     def _decimals(self) -> tuple[Decimal, Decimal]:
@@ -168,10 +149,6 @@ class Whole:
     step: int
     log: bool
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self.low, self.high
-
     @cached_property
     def size(self) -> int:
         return (self.high - self.low) // self.step + 1
@@ -215,9 +192,6 @@ class ChoicePlaces:
         for choice in choices:
             self.add(choice)
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     def add(self, choice: Value) -> int:
         """Put it at the end, unless it is there."""
         return self._places.setdefault(identity(choice), len(self._places))
@@ -227,28 +201,17 @@ class ChoicePlaces:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Choices under their numbers in the list first given."""
-
+class _Listed:
     name: str
     values: Sequence[Value]
-    numbers: tuple[int, ...]
 
     @cached_property
     def _places(self) -> ChoicePlaces:
         return ChoicePlaces(self.values)
 
-    @cached_property
-    def _place_of_number(self) -> dict[int, int]:
-        return {number: place for place, number in enumerate(self.numbers)}
-
     @property
     def size(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return min(self.numbers), max(self.numbers)
+        return len(self.values)
 
     def at(self, position: float) -> Value:
         return self.point(int(position * len(self.values)))
@@ -258,6 +221,17 @@ class Choices:
 
     def index_of(self, value: Value) -> int | None:
         return self._places.of(value)
+
+
+@dataclass(frozen=True)
+class Choices(_Listed):
+    """Choices under their numbers in the list first given."""
+
+    numbers: tuple[int, ...]
+
+    @cached_property
+    def _place_of_number(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self.numbers)}
 
     def place_of(self, number: int) -> int:
         """Where the choice with this number stands; raise KeyError where there is none."""
@@ -276,32 +250,8 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class OrderedChoices:
+class OrderedChoices(_Listed):
     """Choices that are places on an axis, evenly apart: 16, 32, 64, 128 as on a logarithmic one."""
-
-    name: str
-    values: Sequence[Value]
-
-    @cached_property
-    def _places(self) -> ChoicePlaces:
-        return ChoicePlaces(self.values)
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 0, self.size - 1
-
-    def at(self, position: float) -> Value:
-        return self.point(int(position * self.size))
-
-    def point(self, k: int) -> Value:
-        return self.values[min(max(k, 0), self.size - 1)]
-
-    def index_of(self, value: Value) -> int | None:
-        return self._places.of(value)
 
     def nearest(self, number: Any) -> Value:
         return self.point(round(number))
@@ -360,9 +310,6 @@ class Axes:
     def asked_of(self, name: str) -> Mapping[str, Sequence[Value]]:
         """The parameters that decide whether this one exists, each with the choices under which it does."""
         return self._conditions[name].when or {}
-
-    def asked_by(self, name: str) -> set[str]:
-        return set(self.asked_of(name))
 
     def complete(self, fixed: Params, value_of: Callable[[Axis], Value]) -> Params:
         """A trial's params, in the order of the search space: fixed ones as they are, others as value_of says."""

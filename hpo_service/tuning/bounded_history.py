@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.trial import HistoryTrial, TrialState
@@ -50,14 +51,6 @@ FOR_OPTUNA = Bounds(best=64, recent=32, sample=64)
 # they came and how they stood there, then those that have FAILED in training. The number makes it strict.
 Key = tuple[int, float, float, int]
 COMPLETE, PRUNED, FAILED = range(3)
-
-
-@dataclass(frozen=True, slots=True)
-class Restated:
-    """A trial with its numbers in the ranges of the current round."""
-
-    trial: HistoryTrial
-    numbers: dict[str, Any]
 
 
 class BoundedHistory:
@@ -204,7 +197,7 @@ class BoundedHistory:
         best = [(int(keys[0][k]), float(keys[1][k]), float(keys[2][k]), int(numbers[k])) for k in order.tolist()]
         recent = numbers[-self._bounds.recent :].tolist()
         rest = np.setdiff1d(numbers, [*(key[3] for key in best), *recent], assume_unique=False)
-        hashes = _hashes(rest)
+        hashes = _hash(rest.astype(np.uint64))
         lowest = np.lexsort((rest, hashes))[: self._bounds.sample]
         return best, recent, hashes[lowest].tolist(), rest[lowest].tolist(), len(rest)
 
@@ -265,40 +258,17 @@ class BoundedHistory:
         best, recent, _, sample, _ = self._chosen(np.flatnonzero(usable[:number]))
         return sorted({*(key[3] for key in best), *recent, *sample})
 
-    def trials(self) -> list[Restated]:
-        return self._restated(self.finished_numbers())
 
-    def running(self) -> list[Restated]:
-        return self._restated(self.running_numbers())
-
-    def _restated(self, numbers: Iterable[int]) -> list[Restated]:
-        assert self._axes is not None
-        restated = []
-        for number in numbers:
-            trial = self.past[number]
-            its = self._axes.numbers_of(trial.params)
-            assert its is not None
-            restated.append(Restated(trial, its))
-        return restated
-
-
-_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _WORD = 2**64 - 1
+Word = TypeVar("Word", int, NDArray[Any])  # one, or an array of uint64
 
 
-def _hash(number: int) -> int:
+def _hash(number: Word) -> Word:
     """SplitMix64 (Steele et al., 2014): neighbouring numbers end up anywhere."""
     word = (number + 1) * 0x9E3779B97F4A7C15 & _WORD
-    word = (word ^ word >> 30) * _MIX[0] & _WORD
-    word = (word ^ word >> 27) * _MIX[1] & _WORD
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & _WORD
     return word ^ word >> 31
-
-
-def _hashes(numbers: Integers) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    word = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ word >> np.uint64(30)) * np.uint64(_MIX[0])
-    word = (word ^ word >> np.uint64(27)) * np.uint64(_MIX[1])
-    return word ^ word >> np.uint64(31)
 
 
 def _orderly(value: float) -> float:

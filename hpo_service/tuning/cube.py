@@ -29,6 +29,7 @@ class Cube:
     axes       D: those with more than one value, parents before children
     features   F: a column for a numeric axis, one for each choice
     axis_of    (F,): the axis a feature belongs to
+    is_numeric (D,): which axes are not of choices
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -40,13 +41,10 @@ class Cube:
         widths = [each.cells if each.is_choice else 1 for each in self._each]
         self.axis_of = np.repeat(np.arange(len(names)), widths)
         self._starts = np.cumsum([0, *widths]).tolist()
+        self.is_numeric = np.array([not each.is_choice for each in self._each], dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self._each)
-
-    @property
-    def numeric(self) -> int:
-        return sum(not each.is_choice for each in self._each)
 
     def _condition(self, name: str) -> list[tuple[int, list[int]]] | None:
         """Under which places of which parents it exists, as (row, places); None: never."""
@@ -74,7 +72,7 @@ class Cube:
     def middle(self, seed: int, number: int) -> Floats:
         """(D,): the middle of each numeric axis, and any choices."""
         row = uniforms(len(self), seed, number, "middle")
-        row[[not each.is_choice for each in self._each]] = 0.5
+        row[self.is_numeric] = 0.5
         middle: Floats = self.settled(row[None])[0]
         return middle
 
@@ -97,7 +95,7 @@ class Cube:
         return self.settled(self._moved(self.positions(np.repeat(points, each, axis=0)), random, reach))
 
     def _moved(self, positions: Floats, random: Floats, reach: Floats | float) -> Floats:
-        numeric = np.array([not each.is_choice for each in self._each])
+        numeric = self.is_numeric
         by_chance = np.isnan(positions) | (~numeric & (random[1] < np.maximum(reach, _LEAST_RESAMPLED)))
         stepped = positions + reach * ndtri(random[0])
         stepped = np.abs(stepped)  # reflected at the ends

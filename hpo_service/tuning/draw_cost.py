@@ -27,18 +27,11 @@ POPULATION = 50
 SMALL_GRID = 16
 
 
-@dataclass(frozen=True)
-class PerParameter:
-    """base: of one, whatever is drawn; candidate: more for each candidate."""
-
-    base: float
-    candidate: float
-
-
+# Of a parameter of each kind: whatever is drawn, and more for each candidate.
 _OURS = {
-    "smooth": PerParameter(0.06e-3, 0.15e-6),
-    "cells": PerParameter(0.45e-3, 1.75e-6),
-    "choices": PerParameter(0.05e-3, 0.55e-6),
+    "smooth": (0.06e-3, 0.15e-6),
+    "cells": (0.45e-3, 1.75e-6),
+    "choices": (0.05e-3, 0.55e-6),
 }
 
 
@@ -60,10 +53,6 @@ class DrawCost:
     def asked(self, spec: StudySpec) -> int:
         value = spec.sampler.params.get(self.option, self.default)
         return value if isinstance(value, int) else self.default
-
-    def is_quick(self, spec: StudySpec) -> bool:
-        """Whether a draw takes a few milliseconds at most, at any size of the study."""
-        return self.of(spec) <= QUICK_SECONDS
 
     def faults(self, spec: StudySpec) -> list[Fault]:
         """That a draw would take longer than anybody can wait for, and what would not."""
@@ -92,7 +81,7 @@ def tpe_seconds(spec: StudySpec, candidates: int) -> float:
         return sum(each) + (0.0 if len(spec.directions) == 1 else 0.15)
     alone = 2.0 if spec.sampler.params.get("multivariate") is False else 1.0
     kinds = [_OURS[_kind(name, spec)] for name in spec.search_space.names()]
-    return sum(alone * kind.base + candidates * kind.candidate for kind in kinds)
+    return sum(alone * base + candidates * candidate for base, candidate in kinds)
 
 
 def _kind(name: str, spec: StudySpec) -> str:

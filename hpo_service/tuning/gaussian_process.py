@@ -120,7 +120,7 @@ class Posterior:
         believed: Floats | None = None,
     ) -> None:
         """features: (N, F); values: (N,); believed: (running, F)."""
-        self._at = at
+        self._at, self.noise = at, at.noise
         self._scale = 1 / at.lengths[axis_of]
         self._points = features * self._scale
         self._lower = self._factor(self._points)
@@ -134,7 +134,7 @@ class Posterior:
 
     def _factor(self, points: Floats) -> Floats:
         covariance = self._covariance(points, points)
-        covariance[np.diag_indices_from(covariance)] += self._at.noise + _JITTER
+        covariance[np.diag_indices_from(covariance)] += self.noise + _JITTER
         lower: Floats = cholesky(covariance, lower=True, check_finite=False)
         return lower
 
@@ -145,10 +145,6 @@ class Posterior:
     def _covariance(self, a: Floats, b: Floats) -> Floats:
         squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2 * (a @ b.T)
         return _matern(np.sqrt(np.maximum(squares, 0)), self._at.signal)[0]
-
-    @property
-    def noise(self) -> float:
-        return self._at.noise
 
     def means(self, features: Floats) -> Floats:
         """(M,)."""

@@ -143,12 +143,14 @@ class GaussianProcess:
     def _startup_trials(self) -> int:
         if self._startup is not None:
             return self._startup
-        return min(max(self._cube.numeric + 1, _LEAST_STARTUP), _MOST_STARTUP)
+        return min(max(int(self._cube.is_numeric.sum()) + 1, _LEAST_STARTUP), _MOST_STARTUP)
 
     def _most_promising(self, number: int, held: Floats | None) -> Floats:
         cube, seed = self._cube, self._seed
-        posterior = self._posterior(number)
-        best, least = self._best_known(self._places(self._history.finished_numbers()), posterior)
+        numbers, running = self._history.finished_numbers(), self._history.running_numbers()
+        places = self._places(numbers)
+        posterior = self._posterior(self._hyperparameters(number, running), numbers, places, running)
+        best, least = self._best_known(places, posterior)
         candidates = np.concatenate(
             [
                 cube.anywhere(_ANYWHERE, seed, number),
@@ -158,17 +160,15 @@ class GaussianProcess:
         return self._best_in_rounds(number, candidates, 1.0, posterior, least, held)
 
     def _most_promising_near_best(self, number: int, held: Floats | None) -> Floats:
-        cube, history = self._cube, self._history
-        running = history.running_numbers()
+        running = self._history.running_numbers()
         whole = self._hyperparameters(number, running)
         at = self._hyperparameters_near_best(number, running, whole)
-        numbers = self._neighbours(history.finished_numbers(), whole)
-        places, believed = self._places(numbers), self._places(running)
-        values = targets(self._losses(numbers))
-        posterior = Posterior(at, cube.axis_of, cube.features(places), values, cube.features(believed))
+        numbers = self._neighbours(self._history.finished_numbers(), whole)
+        places = self._places(numbers)
+        posterior = self._posterior(at, numbers, places, running)
         best, least = self._best_known(places, posterior)
-        extent = cube.extent(places)
-        candidates = cube.around(best, _AMONG, _AS_FAR_APART * extent, self._seed, number, "neighbours")
+        extent = self._cube.extent(places)
+        candidates = self._cube.around(best, _AMONG, _AS_FAR_APART * extent, self._seed, number, "neighbours")
         return self._best_in_rounds(number, candidates, extent, posterior, least, held)
 
     def _best_known(self, places: Floats, posterior: Posterior) -> tuple[Floats, float]:
@@ -206,14 +206,11 @@ class GaussianProcess:
 
     # -- what is known ------------------------------------------------------------------------------------
 
-    def _posterior(self, number: int) -> Posterior:
-        cube, history = self._cube, self._history
-        numbers = history.finished_numbers()
-        running = history.running_numbers()
-        at = self._hyperparameters(number, running)
-        features = cube.features(self._places(numbers))
+    def _posterior(self, at: Hyperparameters, numbers: list[int], places: Floats, running: list[int]) -> Posterior:
+        """places: of these numbers."""
+        cube = self._cube
         believed = cube.features(self._places(running)) if running else None
-        return Posterior(at, cube.axis_of, features, targets(self._losses(numbers)), believed)
+        return Posterior(at, cube.axis_of, cube.features(places), targets(self._losses(numbers)), believed)
 
     def _hyperparameters(self, number: int, running: list[int]) -> Hyperparameters:
         upto = _settled_size(number, running, _REFITTED_AT)

@@ -30,7 +30,7 @@ class Grid:
         """Raise TooEntangled."""
         self._axes = axes
         self._order = [name for name in axes.order if name in axes.round_names]
-        asked = [axes.asked_by(name) for name in self._order]
+        asked = [axes.asked_of(name) for name in self._order]
         # The params that a later condition asks about: all that the number of points from there on depends on.
         self._asked_later = [set[str]().union(*asked[place:]) for place in range(len(self._order) + 1)]
         self._counts: dict[tuple[int, tuple[tuple[str, Hashable], ...]], int] = {}

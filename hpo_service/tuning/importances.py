@@ -8,10 +8,10 @@ from itertools import compress
 
 from optuna.importance import PedAnovaImportanceEvaluator
 
-from hpo_service.domain.search_space import CategoricalParameter, Value
+from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, Value
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.axes import AnyParameter, Axis, axis
+from hpo_service.tuning.axes import Axis, axis
 from hpo_service.tuning.optuna_study import StudyInMemory, frozen
 
 # The best of the trials: a tenth, or of few trials as many as tell something, at most half. With 50 random trials of

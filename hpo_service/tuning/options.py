@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,11 +22,6 @@ class Option:
 
 Options = Mapping[str, Option]
 
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 LARGEST = sys.float_info.max
 
 
@@ -39,12 +33,7 @@ def _is_number(value: Any) -> bool:
 
 def integer(low: int, high: int = 2**31 - 1, *, required: bool = False) -> Option:
     rule = f"an integer from {low} to {high}" if high < 2**31 - 1 else f"an integer, at least {low}"
-    return Option(rule, lambda value: _is_integer(value) and low <= value <= high, required)
-
-
-def integer_or_null(low: int, high: int) -> Option:
-    given = integer(low, high)
-    return Option(f"{given.rule}, or null", lambda value: value is None or given.accepts(value))
+    return Option(rule, lambda value: type(value) is int and low <= value <= high, required)
 
 
 def number(low: float, high: float, *, required: bool = False) -> Option:
@@ -52,23 +41,14 @@ def number(low: float, high: float, *, required: bool = False) -> Option:
     return Option(rule, lambda value: _is_number(value) and low <= value <= high, required)
 
 
-def number_or_null(low: float = -math.inf, high: float = math.inf) -> Option:
-    bounded = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
-    return Option(
-        f"a number{bounded}, or null", lambda value: value is None or (_is_number(value) and low <= value <= high)
-    )
+def or_null(option: Option) -> Option:
+    return Option(f"{option.rule}, or null", lambda value: value is None or option.accepts(value))
 
 
-def at_least_zero() -> Option:
-    return Option("a number, at least 0", lambda value: _is_number(value) and value >= 0)
-
-
-def boolean() -> Option:
-    return Option("true or false", lambda value: isinstance(value, bool))
-
-
-def boolean_or_null() -> Option:
-    return Option("true, false or null", lambda value: value is None or isinstance(value, bool))
+ANY_NUMBER = Option("a number", _is_number)
+AT_LEAST_ZERO = Option("a number, at least 0", lambda value: _is_number(value) and value >= 0)
+BOOLEAN = Option("true or false", lambda value: isinstance(value, bool))
+BOOLEAN_OR_NULL = Option("true, false or null", lambda value: isinstance(value, bool | None))
 
 
 def one_of(*words: str) -> Option:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain.choices import identity
-
-Json = dict[str, Any]
+from hpo_service.domain.json_types import Json
 
 
 def conditions(space: Mapping[str, Json], trials: Sequence[FrozenTrial]) -> tuple[dict[str, Json], list[str]]:
@@ -51,7 +49,7 @@ def _followed(
     if not candidates:
         return None
     _, _, parent, wanted = min(candidates, key=lambda candidate: candidate[:2])
-    return {parent: _choices(space[parent]["choices"], wanted)}
+    return {parent: [choice for choice in space[parent]["choices"] if identity(choice) in wanted]}
 
 
 def _asked_before(name: str, having: Sequence[FrozenTrial]) -> list[str]:
@@ -62,7 +60,3 @@ def _asked_before(name: str, having: Sequence[FrozenTrial]) -> list[str]:
         earlier = names[: names.index(name)]
         common = earlier if common is None else [each for each in common if each in earlier]
     return common or []
-
-
-def _choices(choices: Sequence[Any], wanted: set[Hashable]) -> list[Any]:
-    return [choice for choice in choices if identity(choice) in wanted]

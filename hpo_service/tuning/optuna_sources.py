@@ -76,24 +76,22 @@ def _check_tables(path: Path) -> None:
 def _database(url: str) -> BaseStorage:
     try:
         return RDBStorage(url, skip_table_creation=True)
-    except RuntimeError as error:
-        if "optuna storage upgrade" in str(error):
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "optuna storage upgrade" in str(error):
             raise CannotBeRead(
                 "an earlier version of Optuna made this database: run `optuna storage upgrade --storage URL` with "
                 "this URL first, on a copy if it is still in use"
             ) from None
-        raise CannotBeRead(_no_database(error)) from None
-    except Exception as error:
-        raise CannotBeRead(_no_database(error)) from None
+        words = in_a_line(error.__cause__ or error)
+        raise CannotBeRead(f"no database of Optuna's can be read there: {words}") from None
 
 
-def _no_database(error: Exception) -> str:
-    words = " ".join(str(error.__cause__ or error).split())
-    return f"no database of Optuna's can be read there: {words[:300]}"
+def in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _journal(path: Path) -> BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:
-        raise CannotBeRead(f"no journal of Optuna's can be read there: {' '.join(str(error).split())[:300]}") from None
+        raise CannotBeRead(f"no journal of Optuna's can be read there: {in_a_line(error)}") from None

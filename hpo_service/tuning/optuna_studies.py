@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo_service.domain import measure, nul, sizes
 from hpo_service.domain.json_types import Json
 from hpo_service.tuning.optuna_conditions import conditions
-from hpo_service.tuning.optuna_sources import CannotBeRead, Source
+from hpo_service.tuning.optuna_sources import CannotBeRead, Source, in_a_line
 
 _NOTE = re.compile(r"dashboard:(?:(\d+):)?note_str:(\d+)")  # of a trial, by its id, or of the study
 
@@ -46,7 +46,7 @@ def study_names(source: Source) -> dict[str, int]:
     try:
         return {study.study_name: study._study_id for study in source.storage.get_all_studies()}
     except Exception as error:
-        raise CannotBeRead(f"no studies of Optuna's can be read there: {_in_a_line(error)}") from None
+        raise CannotBeRead(f"no studies of Optuna's can be read there: {in_a_line(error)}") from None
 
 
 def read_study(source: Source, name: str) -> ForeignStudy:
@@ -56,7 +56,7 @@ def read_study(source: Source, name: str) -> ForeignStudy:
         trials = study.get_trials(deepcopy=False)
         notes = _notes(source.storage.get_study_system_attrs(study._study_id))
     except Exception as error:
-        raise CannotBeRead(f"it cannot be read: {_in_a_line(error)}") from None
+        raise CannotBeRead(f"it cannot be read: {in_a_line(error)}") from None
     finished = [trial for trial in trials if trial.state.is_finished()]
     if not any(trial.distributions for trial in finished):
         raise CannotBeRead("it has no finished trial with params: nothing says what it searches")
@@ -75,10 +75,6 @@ def read_study(source: Source, name: str) -> ForeignStudy:
     metadata = _metadata(study, notes.get(""), left)
     foreign = [ForeignTrial(trial.number, _trial(trial, notes.get(str(trial._trial_id)), left)) for trial in finished]
     return ForeignStudy(name, {**fields, "metadata": metadata}, foreign, left)
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _unfinished(trials: Sequence[FrozenTrial]) -> Iterator[str]:

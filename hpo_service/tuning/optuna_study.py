@@ -30,13 +30,7 @@ __all__ += ["WORSE_THAN_ANY", "frozen", "tpe_with_so_many_good"]
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 
 # A trial that waits to be given out again has its params: it repels others as a running one does.
-STATES = {
-    State.WAITING: TrialState.RUNNING,
-    State.RUNNING: TrialState.RUNNING,
-    State.COMPLETE: TrialState.COMPLETE,
-    State.PRUNED: TrialState.PRUNED,
-    State.FAIL: TrialState.FAIL,
-}
+STATES = {state: TrialState[state.name] for state in State} | {State.WAITING: TrialState.RUNNING}
 
 # Samplers and pruners look at no clock, but FrozenTrial wants to have one.
 _SOME_TIME = datetime(2020, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone

@@ -13,16 +13,9 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo_service.domain.search_space import (
-    CategoricalParameter,
-    FloatParameter,
-    IntParameter,
-    Params,
-    SearchSpace,
-    Value,
-)
+from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, IntParameter, Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.axes import Axes, Axis, ChoicePlaces
+from hpo_service.tuning.axes import Axes, Axis, ChoicePlaces, Continuous, Stepped, Whole
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -124,8 +117,9 @@ class PastTrials:
         failed: Bools = np.frombuffer(self._states, dtype=np.uint8) == _FAILED_IN_TRAINING
         return failed
 
-    def told(self, direction: int = 0) -> Floats:
-        return np.array(self._values[direction])
+    def told(self) -> Floats:
+        """In the first direction."""
+        return np.array(self._values[0])
 
     def last_reports(self) -> tuple[Integers, Floats]:
         return np.array(self._last_steps, dtype=np.int64), np.array(self._last_values)
@@ -142,7 +136,7 @@ class PastTrials:
 class Column:
     """One parameter of all trials: its value, or the number of the choice, or ABSENT, or OUTSIDE."""
 
-    def __init__(self, name: str, parameter: FloatParameter | IntParameter | CategoricalParameter) -> None:
+    def __init__(self, name: str, parameter: AnyParameter) -> None:
         self.name = name
         self.codes = array("d")
         self._whole = isinstance(parameter, IntParameter)
@@ -171,8 +165,8 @@ class Column:
         """(T,): where the value lies in the range, or there is none."""
         codes = np.array(self.codes)
         if self._choices is None:
-            low, high = axis.ends
-            return ~((codes < low) | (codes > high))
+            assert isinstance(axis, Continuous | Stepped | Whole)
+            return ~((codes < axis.low) | (codes > axis.high))
         known = np.array([axis.number_of(choice) is not None for choice in self._choices])
         absent = np.isnan(codes)
         inside: Bools = absent | known[np.where(absent, 0, codes).astype(np.intp)]

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import binascii
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 from hpo_service.domain.curve import Curve
@@ -22,15 +24,7 @@ from hpo_service.domain.errors import Fault
 from hpo_service.domain.measure import from_json, to_json
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.options import (
-    Option,
-    Options,
-    at_least_zero,
-    faults,
-    integer,
-    number,
-    number_or_null,
-)
+from hpo_service.tuning.options import ANY_NUMBER, AT_LEAST_ZERO, Option, Options, faults, integer, number, or_null
 from hpo_service.tuning.signed_ranks import PairedTest
 from hpo_service.tuning.sorted_values import SortedValues
 
@@ -157,17 +151,14 @@ class HalvingPruner:
         values: list[float] = []
         while (told := trial.system_attrs.get(f"completed_rung_{len(values)}")) is not None:
             values.append(from_json(told))
-        self._replace(trial.number, tuple(values))
-
-    def _replace(self, number: int, values: tuple[float, ...]) -> None:
-        before = self._of_trial.get(number, ())
-        if values == before:
+        before = self._of_trial.get(trial.number, ())
+        if before == tuple(values):
             return
         for rung, value in enumerate(before):
             self._rungs[rung].remove(self._sign * value)
         for rung, value in enumerate(values):
             self._rungs[rung].add(self._sign * value)
-        self._of_trial[number] = values
+        self._of_trial[trial.number] = tuple(values)
 
     def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
         if not reports:
@@ -215,20 +206,17 @@ class HyperbandPruner:
         self._study = study
         brackets = math.floor(math.log(max_resource / min_resource, reduction_factor)) + 1
         # How many trials each bracket gets, in proportion.
-        self._shares = [
+        shares = (
             math.ceil(brackets * reduction_factor ** (brackets - 1 - k) / (brackets - k)) for k in range(brackets)
-        ]
+        )
+        self._ends = list(accumulate(shares))
         self._brackets = [
             HalvingPruner(maximize, min_resource, reduction_factor, k, bootstrap_count) for k in range(brackets)
         ]
 
     def _bracket(self, number: int) -> HalvingPruner:
-        lot = binascii.crc32(f"{self._study}_{number}".encode()) % sum(self._shares)
-        for share, bracket in zip(self._shares, self._brackets, strict=True):
-            lot -= share
-            if lot < 0:
-                return bracket
-        raise AssertionError("the lot is below the sum of the shares")
+        lot = binascii.crc32(f"{self._study}_{number}".encode()) % self._ends[-1]
+        return self._brackets[bisect_right(self._ends, lot)]
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._bracket(trial.number).absorb(trial)
@@ -337,16 +325,13 @@ class Kind:
 
 _INTERVALS = {"n_warmup_steps": integer(0), "interval_steps": integer(1)}
 _PERCENTILE = {"n_startup_trials": integer(0), **_INTERVALS, "n_min_trials": integer(1)}
-_WRAPPED = Option(
-    'a pruner as {"name": …, "params": {…}}, or null',
+_PRUNER = Option(
+    'a pruner as {"name": …, "params": {…}}',
     lambda value: (
-        value is None
-        or (
-            isinstance(value, dict)
-            and {"name"} <= set(value) <= {"name", "params"}
-            and isinstance(value["name"], str)
-            and isinstance(value.get("params", {}), dict)
-        )
+        isinstance(value, dict)
+        and {"name"} <= set(value) <= {"name", "params"}
+        and isinstance(value["name"], str)
+        and isinstance(value.get("params", {}), dict)
     ),
 )
 
@@ -378,12 +363,8 @@ def _patient_rules(params: Mapping[str, Any], place: str) -> list[Fault]:
 
 def _patient(spec: StudySpec, params: Mapping[str, Any]) -> Pruner:
     wrapped = params.get("wrapped")
-    return PatientPruner(
-        spec.maximizes,
-        params["patience"],
-        params.get("min_delta", 0.0),
-        None if wrapped is None else PRUNERS[wrapped["name"]].make(spec, wrapped.get("params", {})),
-    )
+    inner = None if wrapped is None else PRUNERS[wrapped["name"]].make(spec, wrapped.get("params", {}))
+    return PatientPruner(spec.maximizes, params["patience"], params.get("min_delta", 0.0), inner)
 
 
 PRUNERS: Mapping[str, Kind] = {
@@ -414,12 +395,12 @@ PRUNERS: Mapping[str, Kind] = {
     ),
     "patient": Kind(
         _patient,
-        {"patience": integer(0, required=True), "min_delta": at_least_zero(), "wrapped": _WRAPPED},
+        {"patience": integer(0, required=True), "min_delta": AT_LEAST_ZERO, "wrapped": or_null(_PRUNER)},
         _patient_rules,
     ),
     "threshold": Kind(
         lambda spec, params: ThresholdPruner(**params),
-        {"lower": number_or_null(), "upper": number_or_null(), **_INTERVALS},
+        {"lower": or_null(ANY_NUMBER), "upper": or_null(ANY_NUMBER), **_INTERVALS},
         _threshold_rules,
     ),
     "wilcoxon": Kind(
@@ -433,17 +414,15 @@ def pruner_faults(name: str, params: Mapping[str, Any], place: str) -> list[Faul
     kind = PRUNERS.get(name)
     if kind is None:
         return [Fault(f"{place}/name", f"{name!r} is no pruner; there are {', '.join(PRUNERS)}")]
-    return faults(f"the pruner {name}", kind.options, params, f"{place}/params") or kind.rules(
-        params, f"{place}/params"
-    )
+    place = f"{place}/params"
+    return faults(f"the pruner {name}", kind.options, params, place) or kind.rules(params, place)
 
 
 def check_pruner(spec: StudySpec) -> list[Fault]:
     found = pruner_faults(spec.pruner.name, spec.pruner.params, "/pruner")
     if spec.pruner.name != "none" and len(spec.directions) > 1:
-        found.append(
-            Fault("/pruner/name", f"a pruner judges by one direction; this study has {len(spec.directions)}: use none")
-        )
+        detail = f"a pruner judges by one direction; this study has {len(spec.directions)}: use none"
+        found.append(Fault("/pruner/name", detail))
     return found
 
 

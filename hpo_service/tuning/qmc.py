@@ -23,11 +23,8 @@ class QuasiRandom:
         from scipy.stats import qmc  # 0.4 s to import, for those who use it
 
         rng = np.random.default_rng(seed)
-        self._sequence: Any = (
-            qmc.Sobol(dimensions, scramble=scramble, rng=rng)
-            if qmc_type == "sobol"
-            else qmc.Halton(dimensions, scramble=scramble, rng=rng)
-        )
+        kind = qmc.Sobol if qmc_type == "sobol" else qmc.Halton
+        self._sequence: Any = kind(dimensions, scramble=scramble, rng=rng)
         self._next = 0
 
     def absorb(self, trial: HistoryTrial) -> None:

@@ -19,6 +19,7 @@ from hpo_service.tuning.cmaes import CmaEs
 from hpo_service.tuning.draw_cost import (
     CANDIDATES,
     POPULATION,
+    QUICK_SECONDS,
     DrawCost,
     always,
     grid_seconds,
@@ -29,17 +30,7 @@ from hpo_service.tuning.drawing import Sampler
 from hpo_service.tuning.gp import gp
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
 from hpo_service.tuning.nsgaii import Nsga2
-from hpo_service.tuning.options import (
-    Options,
-    boolean,
-    boolean_or_null,
-    faults,
-    integer,
-    integer_or_null,
-    number,
-    number_or_null,
-    one_of,
-)
+from hpo_service.tuning.options import BOOLEAN, BOOLEAN_OR_NULL, Options, faults, integer, number, one_of, or_null
 from hpo_service.tuning.qmc import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
 from hpo_service.tuning.tpe import tpe
@@ -81,12 +72,8 @@ def grid_refusals(spec: StudySpec) -> list[Fault]:
     try:
         Grid(Axes(spec.search_space, spec.search_space))
     except TooEntangled:
-        return [
-            Fault(
-                "/search_space",
-                f"the conditions depend on more than {MOST_CONTEXTS:,} combinations of choices: too many for a grid",
-            )
-        ]
+        detail = f"the conditions depend on more than {MOST_CONTEXTS:,} combinations of choices: too many for a grid"
+        return [Fault("/search_space", detail)]
     return []
 
 
@@ -114,12 +101,9 @@ def no_choices(spec: StudySpec) -> list[Fault]:
 def one_direction(spec: StudySpec) -> list[Fault]:
     if len(spec.directions) == 1:
         return []
-    return [
-        Fault(
-            "/directions",
-            f"{spec.sampler.name} optimizes one direction; this study has {len(spec.directions)}; use tpe or nsgaii",
-        )
-    ]
+    count = len(spec.directions)
+    detail = f"{spec.sampler.name} optimizes one direction; this study has {count}; use tpe or nsgaii"
+    return [Fault("/directions", detail)]
 
 
 # Whether it learns, and may draw ahead, is known without Optuna: hpo_service/domain/sampler_facts.py.
@@ -135,9 +119,9 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         {
             "n_startup_trials": integer(0),
             "n_ei_candidates": integer(1, 10_000),
-            "multivariate": boolean_or_null(),
-            "group": boolean(),
-            "constant_liar": boolean(),
+            "multivariate": BOOLEAN_OR_NULL,
+            "group": BOOLEAN,
+            "constant_liar": BOOLEAN,
         },
         DrawCost(tpe_seconds, "n_ei_candidates", CANDIDATES),
         tpe_refusals,
@@ -146,12 +130,12 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         lambda spec, seed: CmaEs(seed, spec.directions[0], spec.sampler.params),
         {
             "n_startup_trials": integer(0),
-            "popsize": integer_or_null(2, 10_000),
-            "consider_pruned_trials": boolean(),
-            "use_separable_cma": boolean(),
-            "with_margin": boolean(),
-            "lr_adapt": boolean(),
-            "warn_independent_sampling": boolean(),
+            "popsize": or_null(integer(2, 10_000)),
+            "consider_pruned_trials": BOOLEAN,
+            "use_separable_cma": BOOLEAN,
+            "with_margin": BOOLEAN,
+            "lr_adapt": BOOLEAN,
+            "warn_independent_sampling": BOOLEAN,
         },
         always(0.01),  # a matrix of at most 100 rows is decomposed
         cmaes_refusals,
@@ -159,9 +143,9 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "gp": SamplerKind(
         lambda spec, seed: gp(seed, spec.directions, spec.search_space, spec.sampler.params),
         {
-            "n_startup_trials": integer_or_null(0, 10_000),
-            "deterministic_objective": boolean(),
-            "warn_independent_sampling": boolean(),
+            "n_startup_trials": or_null(integer(0, 10_000)),
+            "deterministic_objective": BOOLEAN,
+            "warn_independent_sampling": BOOLEAN,
         },
         always(0.05),  # it fits its kernel
         one_direction,
@@ -170,9 +154,9 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         lambda spec, seed: QuasiRandom(seed, len(spec.search_space), **spec.sampler.params),  # type: ignore[arg-type]
         {
             "qmc_type": one_of("sobol", "halton"),
-            "scramble": boolean(),
-            "warn_asynchronous_seeding": boolean(),
-            "warn_independent_sampling": boolean(),
+            "scramble": BOOLEAN,
+            "warn_asynchronous_seeding": BOOLEAN,
+            "warn_independent_sampling": BOOLEAN,
         },
         always(0.0),
     ),
@@ -180,7 +164,7 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         lambda spec, seed: Nsga2(seed, spec.directions, spec.sampler.params),
         {
             "population_size": integer(2, 10_000),
-            "mutation_prob": number_or_null(0, 1),
+            "mutation_prob": or_null(number(0, 1)),
             "crossover_prob": number(0, 1),
             "swapping_prob": number(0, 1),
         },
@@ -198,12 +182,8 @@ def too_fine(spec: StudySpec) -> list[Fault]:
             continue
         if is_too_fine(parameter.low, parameter.high, parameter.step):
             largest = max(abs(parameter.low), abs(parameter.high))
-            place = pointer("search_space", name, "step")
-            found.append(
-                Fault(
-                    place, f"step ({parameter.step:g}) is too fine for numbers as large as {largest:g}: no exact grid"
-                )
-            )
+            detail = f"step ({parameter.step:g}) is too fine for numbers as large as {largest:g}: no exact grid"
+            found.append(Fault(pointer("search_space", name, "step"), detail))
     return found
 
 
@@ -216,7 +196,7 @@ def check_sampler(spec: StudySpec) -> list[Fault]:
 
 def is_quick(spec: StudySpec) -> bool:
     """Whether a draw takes a few milliseconds at most, at any size of the study."""
-    return SAMPLERS[spec.sampler.name].draw_cost.is_quick(spec)
+    return SAMPLERS[spec.sampler.name].draw_cost.of(spec) <= QUICK_SECONDS
 
 
 def make_sampler(spec: StudySpec) -> Sampler:

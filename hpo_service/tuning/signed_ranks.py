@@ -44,7 +44,9 @@ class SignedRanks:
         self._count(size, -1)
         if difference > 0:
             self._positive.remove(size)
-            self._take_one(self._equal_positive, size)
+            self._equal_positive[size] -= 1
+            if not self._equal_positive[size]:
+                del self._equal_positive[size]
         self._positive_ranks -= self._share_of(difference)
 
     def _share_of(self, difference: float) -> float:
@@ -62,16 +64,9 @@ class SignedRanks:
         before = self._equal[size]
         after = before + by
         self._ties += (after**3 - after) - (before**3 - before)
-        if by > 0:
-            self._equal[size] = after
-        else:
-            self._take_one(self._equal, size)
-
-    @staticmethod
-    def _take_one(counts: Counter[float], size: float) -> None:
-        counts[size] -= 1
-        if not counts[size]:
-            del counts[size]
+        self._equal[size] = after
+        if not after:
+            del self._equal[size]
 
     def p_of_greater(self) -> float:
         """By the normal distribution: how likely differences are so positive by chance."""

@@ -14,22 +14,16 @@ import numpy.typing as npt
 
 from hpo_service.domain.advice_on_ranges import place_of
 from hpo_service.domain.choices import identity
-from hpo_service.domain.search_space import CategoricalParameter, Value
-from hpo_service.domain.seen_study import Numeric, SeenTrial, SmoothFit
+from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, Value
+from hpo_service.domain.seen_study import SeenTrial, SmoothFit
 
 Floats = npt.NDArray[np.float64]
-Space = Mapping[str, Numeric | CategoricalParameter]
+Space = Mapping[str, AnyParameter]
 
 MOST_TRIALS = 200  # an eigenvalue decomposition of these takes some milliseconds, and each parameter needs three
 FEWEST_TRIALS = 12
-LENGTHS = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-)  # of the kernel, in ranges, for one parameter; with more of them longer by their root
+# Of the kernel, in ranges, for one parameter; with more of them longer by their root.
+LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 RIDGES = tuple(10.0**power for power in (-8, -7, -6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1))
 A_CHOICE = math.sqrt(0.5)  # how far apart two choices are, as a share of a range, times the root of two
 SPREAD = 0.2  # of a parameter's places (standard deviation), or it was searched too narrowly to say whether it matters
@@ -43,7 +37,7 @@ def smooth_fits(space: Space, trials: Sequence[SeenTrial], *, maximize: bool) ->
     fits = []
     judged: set[str] = set()
     for names, having in _groups(space, complete):
-        fit = _fit(space, names, _some(having), maximize=maximize)
+        fit = _fit(space, names, having[:: math.ceil(len(having) / MOST_TRIALS)], maximize=maximize)
         if fit is not None:
             new = {name: share for name, share in fit.without.items() if name not in judged}
             judged |= set(names)
@@ -62,11 +56,6 @@ def _groups(space: Space, complete: Sequence[SeenTrial]) -> Iterator[tuple[list[
             yield [name for name in space if all(name in trial.params for trial in having)], having
 
 
-def _some(trials: Sequence[SeenTrial]) -> list[SeenTrial]:
-    every = math.ceil(len(trials) / MOST_TRIALS)
-    return list(trials[::every])
-
-
 def _fit(space: Space, names: Sequence[str], trials: Sequence[SeenTrial], *, maximize: bool) -> SmoothFit | None:
     losses, scale = _losses(np.array([trial.value for trial in trials], dtype=np.float64), maximize=maximize)
     columns = {name: _columns(space[name], [trial.params[name] for trial in trials]) for name in names}
@@ -79,10 +68,8 @@ def _fit(space: Space, names: Sequence[str], trials: Sequence[SeenTrial], *, max
     squares = {name: _squares(each) for name, each in columns.items()}
     whole = sum(squares.values(), np.zeros((len(trials), len(trials))))
     residuals, interpolated = _residuals(whole, values, len(names))
-    without = {}
-    if len(names) > 1:
-        for name in varied:
-            without[name] = 1 - _mean_square(_residuals(whole - squares[name], values, len(names) - 1)[0])
+    rest = len(names) - 1
+    without = {name: 1 - _mean_square(_residuals(whole - squares[name], values, rest)[0]) for name in varied if rest}
     knows_all = all(set(trial.params) == set(names) for trial in trials)  # else what it leaves out looks like noise
     is_noise = knows_all and _mean_square(residuals) < NOISY**2 * _mean_square(interpolated)
     good = losses <= np.median(losses)
@@ -111,7 +98,7 @@ def _mean_square(residuals: Floats) -> float:
     return float(np.mean(residuals**2))
 
 
-def _columns(given: Numeric | CategoricalParameter, values: Sequence[Value]) -> Floats:
+def _columns(given: AnyParameter, values: Sequence[Value]) -> Floats:
     """(T, A) for T trials and the axes of the parameter."""
     if not isinstance(given, CategoricalParameter):
         return np.array([[place_of(given, value) if given.high > given.low else 0.0] for value in values])

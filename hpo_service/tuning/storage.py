@@ -38,7 +38,6 @@ from hpo_service.tuning.optuna_study import FrozenStudy
 T = TypeVar("T")
 MOST_STUDIES = 8
 
-_NO_PREFIX = "no-name-"  # Optuna's own prefix for a study without a name
 _NOT_JSON = "$json"
 
 # The databases that are open in this process: a storage that is unpickled here joins them.
@@ -54,7 +53,6 @@ class _Known:
     """What has been read of one study, up to a revision."""
 
     revision: int = -1
-    study: StudyRow | None = None
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     trials: dict[int, FrozenTrial] = field(default_factory=dict)  # by number
 
@@ -166,7 +164,7 @@ class RecordStorage(BaseStorage):
         for row in rows.trials_since(study_id, known.revision):
             known.trials[row.number] = _frozen(row, distributions, study.spec.get("search_space", {}))
             self._study_of[row.id] = study_id, row.number
-        known.study, known.revision = study, study.revision
+        known.revision = study.revision
 
     def _drop(self, study_id: int) -> None:
         known = self._known.pop(study_id, None)

@@ -17,15 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import (
-    FAILED,
-    FOR_MIXTURES,
-    FOR_OPTUNA,
-    MOST_GOOD,
-    BoundedHistory,
-    Key,
-    Restated,
-)
+from hpo_service.tuning.bounded_history import FAILED, FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key
 from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
 from hpo_service.tuning.optuna_study import WORSE_THAN_ANY, StudyInMemory, frozen, tpe_with_so_many_good
 from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
@@ -194,13 +186,14 @@ class OptunaTpe:
         self._history.absorb(trial)
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        self._history.enter(axes)
+        history = self._history
+        history.enter(axes)
         # Optuna counts a tenth of the trials it sees as good; it sees a part of them.
         most = MOST_GOOD if len(self._directions) <= _FEW_DIRECTIONS else MOST_GOOD_OF_MANY
-        good = min(math.ceil(0.1 * self._history.finished), most)
+        good = min(math.ceil(0.1 * history.finished), most)
         sampler = tpe_with_so_many_good(good, seed=short_seed(self._seed, number), **self._options)
-        past = [*self._history.trials(), *self._history.running()]
-        study = StudyInMemory(self._directions, [_frozen(trial, axes) for trial in past])
+        numbers = [*history.finished_numbers(), *history.running_numbers()]
+        study = StudyInMemory(self._directions, [_frozen(history.past[each], axes) for each in numbers])
         now = frozen(number, TrialState.RUNNING, {}, {})
         joint = sampler.infer_relative_search_space(study, now)
         joint = {name: axes.distributions[name] for name in joint if name not in fixed}
@@ -216,20 +209,13 @@ class OptunaTpe:
         return Drawn(axes.complete(fixed, value_of))
 
 
-def _frozen(restated: Restated, axes: Axes) -> FrozenTrial:
-    trial = restated.trial
+def _frozen(trial: HistoryTrial, axes: Axes) -> FrozenTrial:
+    numbers = axes.numbers_of(trial.params)
+    assert numbers is not None
     if trial.failed_in_training:
-        return frozen(
-            trial.number, TrialState.PRUNED, restated.numbers, axes.distributions, system_attrs=WORSE_THAN_ANY
-        )
-    return frozen(
-        trial.number,
-        trial.state,
-        restated.numbers,
-        axes.distributions,
-        trial.values if trial.state is TrialState.COMPLETE else None,
-        dict(trial.reports),
-    )
+        return frozen(trial.number, TrialState.PRUNED, numbers, axes.distributions, system_attrs=WORSE_THAN_ANY)
+    values = trial.values if trial.state is TrialState.COMPLETE else None
+    return frozen(trial.number, trial.state, numbers, axes.distributions, values, dict(trial.reports))
 
 
 def tpe(seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> Sampler:

@@ -70,7 +70,7 @@ class Unrepeated:
 
 def _neighbours(params: Params, number: int, axes: Axes) -> Iterator[Params]:
     """Those that differ on one axis that no condition asks about, the nearest first, in an order by chance."""
-    asked = set().union(*(axes.asked_by(name) for name in axes.names))
+    asked = {parent for name in axes.names for parent in axes.asked_of(name)}
     movable = [name for name in params if name in axes.round_names and name not in asked]
     for far in range(1, _FURTHEST + 1):
         moves = [(name, place) for name in movable for place in _places_near(axes[name], params[name], far)]

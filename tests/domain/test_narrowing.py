@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hpo_service.domain.narrowing import Kept, how_many_to_keep, narrow
+from hpo_service.domain.narrowing import how_many_to_keep, narrow
 from hpo_service.domain.search_space import (
     LARGEST_INTEGER,
     CategoricalParameter,
@@ -21,8 +21,7 @@ from hpo_service.domain.search_space import (
 
 
 def narrowed(first: SearchSpace, *kept: Params, current: SearchSpace | None = None, **how: Any) -> SearchSpace:
-    trials = [Kept(number, params) for number, params in enumerate(kept)]
-    space, _ = narrow(first, current or first, trials, expand=how.pop("expand", False), **how)
+    space, _ = narrow(first, current or first, kept, expand=how.pop("expand", False), **how)
     return space
 
 
@@ -100,7 +99,7 @@ def test_without_a_kept_trial_nothing_changes() -> None:
 
 def test_choices_that_no_kept_trial_uses_are_dropped_in_the_order_first_given() -> None:
     space = SearchSpace({"c": CategoricalParameter(choices=["a", True, 1, None])})
-    found, changes = narrow(space, space, [Kept(0, {"c": None}), Kept(1, {"c": True})], expand=False)
+    found, changes = narrow(space, space, [{"c": None}, {"c": True}], expand=False)
     assert found["c"].choices == [True, None]  # type: ignore[union-attr]
     (change,) = changes
     assert (change.kind, change.before, change.after) == ("dropped", ["a", True, 1, None], [True, None])
@@ -155,11 +154,11 @@ def test_what_an_earlier_round_reached_stays_reachable() -> None:
 
 
 def test_a_change_is_told_for_each_side_that_moved() -> None:
-    _, changes = narrow(LINEAR, LINEAR, [Kept(0, {"x": 0.1}), Kept(1, {"x": 5.0})], expand=False)
+    _, changes = narrow(LINEAR, LINEAR, [{"x": 0.1}, {"x": 5.0}], expand=False)
     (change,) = changes
     assert (change.parameter, change.kind, change.before) == ("x", "narrowed", 10.0)
     assert change.after == pytest.approx(5.49)
-    _, changes = narrow(LINEAR, LINEAR, [Kept(0, {"x": 9.9}), Kept(1, {"x": 5.0})], expand=True)
+    _, changes = narrow(LINEAR, LINEAR, [{"x": 9.9}, {"x": 5.0}], expand=True)
     assert sorted(change.kind for change in changes) == ["expanded", "narrowed"]
 
 
@@ -215,8 +214,7 @@ def test_any_round_can_be_written_down_and_read_again(chosen: Any, expand: bool)
     parameter, values = chosen
     first = current = SearchSpace({"x": parameter})
     for _ in range(4):
-        kept = [Kept(number, {"x": value}) for number, value in enumerate(values)]
-        current, _changes = narrow(first, current, kept, expand=expand)
+        current, _changes = narrow(first, current, [{"x": value} for value in values], expand=expand)
         assert SearchSpace.model_validate_json(current.model_dump_json()) == current
 
 

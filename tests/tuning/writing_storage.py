@@ -34,9 +34,11 @@ from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _TRIAL_COLUMNS, Optuna
 from hpo_service.store.record import Record
 from hpo_service.store.rows import TALLY_FIELD
 from hpo_service.store.tables import FROM_OPTUNA, reports, rounds, studies, trials
-from hpo_service.tuning.storage import _NO_PREFIX, _NOT_JSON, RecordStorage
+from hpo_service.tuning.storage import _NOT_JSON, RecordStorage
 
 T = TypeVar("T")
+
+_NO_PREFIX = "no-name-"  # Optuna's own prefix for a study without a name
 
 
 class WritableRows(OptunaRows):
