@@ -136,22 +136,6 @@ class Curve:
             chunk.include(value)
         self._held.clear()
 
-    def remove(self, step: int) -> None:
-        """step: one that is there."""
-        self.version += 1
-        self._held.clear()
-        place = bisect_right(self._firsts, step) - 1
-        chunk = self._chunks[place]
-        at = bisect_left(chunk.steps, step)
-        self._length -= 1
-        self.bytes -= chunk.sizes[at]
-        del chunk.steps[at], chunk.values[at], chunk.sizes[at]
-        if chunk.steps:
-            chunk.measure()
-            self._firsts[place] = chunk.steps[0]
-        else:
-            del self._chunks[place], self._firsts[place]
-
     # -- asking it ----------------------------------------------------------------------------------------
 
     def find(self, step: int) -> tuple[float, int] | None:
