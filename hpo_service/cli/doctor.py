@@ -19,9 +19,8 @@ import typer
 
 from hpo_service import extras
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
 from hpo_service.cli.exits import ERROR, USAGE
-from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_result, without_password
 from hpo_service.cli.settings_in_force import settings_in_force
 from hpo_service.domain.errors import HpoError
 from hpo_service.environment import PREFIX, faults
@@ -86,10 +85,8 @@ def doctor(
         _data_folder,
     )
     findings = [finding for check in checks for finding in check()]
-    if json:
-        print_json({"items": [asdict(finding) for finding in findings]})
-    else:
-        say(*wording.columns((f.state, f.what, f.detail) for f in findings))
+    lines = wording.columns((finding.state, finding.what, finding.detail) for finding in findings)
+    print_result(json, {"items": [asdict(finding) for finding in findings]}, lines)
     bad = [finding for finding in findings if finding.state == BAD]
     if bad:
         sys.exit(
