@@ -48,10 +48,10 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
     "import": import_studies.import_studies,
 }
-# their modules bring NumPy and the network along, so they are imported only when they are wanted
+# By module: the agent's brings NumPy and the network along, and is imported only when it is wanted.
 COMMANDS_THAT_TRAIN = {
-    "worker": "Train trials, of any study of the built-in network or of the studies named.",
-    "agent": "Train the trials of a study with a command of your own, in any language.",
+    "worker": ("hpo_worker.start", "Train trials, of any study of the built-in network or of the studies named."),
+    "agent": ("hpo_service.cli.agent", "Train the trials of a study with a command of your own, in any language."),
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 GROUPS = {
@@ -97,9 +97,9 @@ def command_line(wanted: str = "") -> typer.Typer:
     )
     for name, command in COMMANDS.items():
         app.command(name)(command)
-    for name, says in COMMANDS_THAT_TRAIN.items():
+    for name, (module, says) in COMMANDS_THAT_TRAIN.items():
         if name == wanted:
-            app.command(name)(getattr(import_module(f"hpo_service.cli.{name}"), name))
+            app.command(name)(getattr(import_module(module), name))
         else:
             app.command(name, help=says)(lambda: None)
     for name, group in GROUPS.items():

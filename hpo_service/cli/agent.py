@@ -11,10 +11,10 @@ import typer
 
 from hpo_service.cli import wording
 from hpo_service.cli.console import say_json
-from hpo_service.cli.exits import CommandFailed, UsageError
+from hpo_service.cli.exits import CommandFailed
+from hpo_service.cli.own_training import check_command
 from hpo_service.client import Client, new_worker_id
 from hpo_service.client.retries import PATIENTLY
-from hpo_service.domain.errors import Invalid
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
@@ -23,7 +23,6 @@ from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.heartbeat import Heartbeat
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
-from hpo_worker.placeholders import check_placeholders
 from hpo_worker.shutdown import Leaving, Shutdown
 from hpo_worker.start import Label, MaxFailures, labels_of
 
@@ -62,10 +61,7 @@ def agent(
     if read.get("define_by_run"):  # a server of an older version says nothing of it
         raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
     space = read["search_space"]
-    try:
-        check_placeholders(command, space)
-    except Invalid as error:
-        raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
+    check_command(command, space)
     brake = Brake(max_failures)
     objective = CommandObjective(command, list(space), Outbox(), gpus_of(gpus))
     team = Team(client, study, objective, worker_id, workers or len(objective.gpus) or 1, brake)

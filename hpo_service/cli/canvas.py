@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hpo_service.cli import wording
 from hpo_service.domain import neural_network
 from hpo_service.domain.json_types import Json
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TRAINING, VALIDATION, BEST = "#9a6a1e", "#1f5fa8", "#b3261e"
 STYLE: dict[Any, Any] = {
@@ -30,14 +30,21 @@ FURTHEST = 1e300  # axes are measured with sums and products that a double has t
 
 def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels, each so many inches wide and high; `how` goes to its subplots."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, **how).flat)
 
 
 def trains_a_network(study: Json) -> bool:
     return (study.get("objective") or {}).get("kind") == neural_network.KIND
+
+
+def name_axes(figure: Figure, panels: Sequence[Axes], study: Json, of_network: str = "accuracy") -> None:
+    """For curves: one axis for all of an accuracy, which of_network names, over epochs, or of values over steps."""
+    is_network = trains_a_network(study)
+    if is_network:
+        panels[0].set_ylim(FULL)
+    figure.supxlabel("epoch" if is_network else "step", fontsize=9)
+    figure.supylabel(of_network if is_network else "value", fontsize=9)
 
 
 def steps(trial: Json) -> list[int]:
@@ -52,12 +59,14 @@ def training(trial: Json) -> list[float]:
     return [finite((report["metrics"] or {}).get("train_accuracy")) for report in trial["reports"]]
 
 
+def hide(empty: Sequence[Axes]) -> None:
+    for panel in empty:
+        panel.set_visible(False)
+
+
 def share_axes(all_panels: Sequence[Axes], used: int, columns: int) -> None:
     """Hide the panels that stay empty; the lowest of each column has the numbers of the x axis."""
-    from matplotlib.ticker import MaxNLocator
-
-    for panel in all_panels[used:]:
-        panel.set_visible(False)
+    hide(all_panels[used:])
     for panel in all_panels[max(0, used - columns) : used]:
         panel.tick_params(labelbottom=True)
     all_panels[0].xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
@@ -76,8 +85,6 @@ def short(value: float) -> str:
 
 def log_scale(panel: Axes, letter: str, low: float, high: float) -> None:
     """Make x or y logarithmic, with plain numbers on it: mathematics in a label is not parsed."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     getattr(panel, f"set_{letter}scale")("log")
     axis = getattr(panel, f"{letter}axis")
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,), numticks=6))

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from hpo_service.cli import canvas, wording
 from hpo_service.cli.canvas import BEST, DASHED, FULL, SOLID, TRAINING, VALIDATION, finite, short
+from hpo_service.cli.confirmed_words import measure
 from hpo_service.cli.expectations import same
+from hpo_service.cli.figure import Figure as Asked
 from hpo_service.domain.json_types import Json
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from hpo_service.cli.figure import Figure as Asked
 
 MOST_SETTINGS = 20
 ROUND_COLOURS = ("#9db7d5", "#1f5fa8", "#b3261e", "#9a6a1e", "#4b7a3a", "#6b4a8a")
@@ -34,8 +34,8 @@ def settings(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
         panel.set_title(title)
         panel.legend(loc="lower right", fontsize=7.5, framealpha=0.9)
     canvas.share_axes(panels, len(groups), columns)
-    _name_axes(figure, panels, study)
-    figure.suptitle(f"{study['name']}: single {_nets(study)} thin, their mean thick", fontsize=10)
+    canvas.name_axes(figure, panels, study)
+    figure.suptitle(f"{study['name']}: single {_net(study)}s thin, their mean thick", fontsize=10)
     return figure
 
 
@@ -68,10 +68,9 @@ def _place(parameter: Json, word: str) -> float:
 
 
 def _curves_and_mean(panel: Axes, group: Sequence[Json], study: Json) -> None:
-    validated = "validation accuracy" if canvas.trains_a_network(study) else "value"
     for curve, label, colour, style in (
         (canvas.training, "training accuracy", TRAINING, SOLID),
-        (canvas.validation, validated, VALIDATION, DASHED),
+        (canvas.validation, measure(study), VALIDATION, DASHED),
     ):
         if not any(map(math.isfinite, (value for trial in group for value in curve(trial)))):
             continue
@@ -102,7 +101,7 @@ def grid(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
             chosen = [trial for trial in shown if same(trial["params"].get(asked.lines), line)]
             _grid_line(panel, chosen, f"{asked.lines} {_written(line)}", *LINE_STYLES[place % len(LINE_STYLES)])
     canvas.share_axes(panels, len(of_panels), columns)
-    _name_axes(figure, panels, study, "training accuracy")
+    canvas.name_axes(figure, panels, study, "training accuracy")
     lines = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.suptitle(f"{study['name']}: training accuracy, a panel for each {asked.panels}", fontsize=10)
     figure.legend(lines.values(), lines.keys(), loc="outside lower right", ncols=len(lines), fontsize=8)
@@ -133,8 +132,7 @@ def rounds(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
         for panel, name in zip(panels, numeric, strict=False):
             _ranges(panel, study, trials, name)
     _values_of_rounds(panels[count], study, trials)
-    for panel in panels[count + 1 :]:
-        panel.set_visible(False)
+    canvas.hide(panels[count + 1 :])
     searched = wording.count(len(study["rounds"]), "round")
     figure.suptitle(f"{study['name']}: {searched}, from coarse to fine", fontsize=10)
     return figure
@@ -142,8 +140,6 @@ def rounds(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
 
 def _boxes(panel: Axes, study: Json, trials: Sequence[Json], across: str, up: str) -> None:
     """A rectangle for each round in the plane of two parameters, its trials as dots."""
-    from matplotlib.patches import Rectangle
-
     for name, letter in ((across, "x"), (up, "y")):
         if (given := study["search_space"][name])["log"]:
             canvas.log_scale(panel, letter, given["low"], given["high"])
@@ -154,21 +150,11 @@ def _boxes(panel: Axes, study: Json, trials: Sequence[Json], across: str, up: st
             [params[across] for params in dots], [params[up] for params in dots], ".", ms=4, color=colour, alpha=0.7
         )
         x, y = one["search_space"][across], one["search_space"][up]
-        panel.add_patch(
-            Rectangle(
-                (x["low"], y["low"]),
-                x["high"] - x["low"],
-                y["high"] - y["low"],
-                fill=False,
-                edgecolor=colour,
-                linewidth=1.6,
-                label=f"round {one['round']}",
-            )
-        )
+        corner, width, height = (x["low"], y["low"]), x["high"] - x["low"], y["high"] - y["low"]
+        label = f"round {one['round']}"
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=1.6, label=label))
     panel.autoscale_view()
-    panel.set_xlabel(across)
-    panel.set_ylabel(up)
-    panel.set_title("the range of each round, and its trials")
+    panel.set(xlabel=across, ylabel=up, title="the range of each round, and its trials")
     # below the axis: every corner of the plane is the corner of some box
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=6, fontsize=7.5, frameon=False)
 
@@ -201,8 +187,7 @@ def _values_of_rounds(panel: Axes, study: Json, trials: Sequence[Json]) -> None:
         panel.text(number - 0.24, mean, short(mean), ha="right", va="bottom")  # beside the dots
     if canvas.trains_a_network(study):
         panel.set_ylim(FULL)
-    panel.set_ylabel("validation accuracy" if canvas.trains_a_network(study) else "value")
-    panel.set_title("what the trials of each round reached")
+    panel.set(ylabel=measure(study), title="what the trials of each round reached")
     panel.legend(loc="lower right", fontsize=7.5, framealpha=0.9)
     _whole_rounds(panel, study)
 
@@ -214,9 +199,8 @@ def _spread(number: int, amount: int) -> list[float]:
 
 def _whole_rounds(panel: Axes, study: Json) -> None:
     numbers = [one["round"] for one in study["rounds"]]
-    panel.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.4)
-    panel.set_xticks(numbers if len(numbers) <= 12 else numbers[:: math.ceil(len(numbers) / 12)])
-    panel.set_xlabel("round")
+    shown = numbers[:: math.ceil(len(numbers) / 12)]
+    panel.set(xticks=shown, xlim=(numbers[0] - 0.6, numbers[-1] + 0.4), xlabel="round")
 
 
 def _colour(number: int) -> str:
@@ -228,14 +212,12 @@ def ensemble(study: Json, trials: Sequence[Json], asked: Asked) -> Figure:
     test = study["test"] if (study["test"] or {}).get("state") == "COMPLETE" else None
     figure, panels = canvas.panels(1, 2 if test else 1, 4.8, 3.4)
     _curves_and_mean(panels[0], [trial for trial in trials if len(trial["reports"]) > 1], study)
-    panels[0].set_title(f"{wording.count(len(trials), _net(study))}, each alone")
-    panels[0].set_ylim(FULL)
-    panels[0].set_xlabel("epoch")
-    panels[0].set_ylabel("accuracy")
+    title = f"{wording.count(len(trials), _net(study))}, each alone"
+    panels[0].set(title=title, ylim=FULL, xlabel="epoch", ylabel="accuracy")
     panels[0].legend(loc="lower right", fontsize=7.5, framealpha=0.9)
     if test:
         _members(panels[1], test)
-    figure.suptitle(f"{study['name']}: single {_nets(study)}, and together", fontsize=10)
+    figure.suptitle(f"{study['name']}: single {_net(study)}s, and together", fontsize=10)
     return figure
 
 
@@ -252,28 +234,18 @@ def _members(panel: Axes, test: Json) -> None:
     panel.axhline(mean, color=VALIDATION, ls=DASHED, linewidth=1.4, label=f"mean of the single ones: {mean:.3f}")
     lowest, highest = min(*alone, together), max(*alone, together)
     room = max(highest - lowest, 0.02)
-    panel.set_ylim(max(0.0, lowest - 1.2 * room), min(1.0, highest + 1.4 * room))
-    panel.set_xticks(list(numbers) if len(alone) <= 20 else [])
-    panel.set_xlabel("network of the ensemble")
-    panel.set_ylabel("test accuracy (the axis does not begin at 0)")
-    panel.set_title("on the test set, once")
+    panel.set(
+        title="on the test set, once",
+        xlabel="network of the ensemble",
+        xticks=list(numbers) if len(alone) <= 20 else [],
+        ylabel="test accuracy (the axis does not begin at 0)",
+        ylim=(max(0.0, lowest - 1.2 * room), min(1.0, highest + 1.4 * room)),
+    )
     panel.legend(loc="upper left", fontsize=7.5, framealpha=0.9)
-
-
-def _name_axes(figure: Figure, panels: Sequence[Axes], study: Json, of_network: str = "accuracy") -> None:
-    is_network = canvas.trains_a_network(study)
-    if is_network:
-        panels[0].set_ylim(FULL)
-    figure.supxlabel("epoch" if is_network else "step", fontsize=9)
-    figure.supylabel(of_network if is_network else "value", fontsize=9)
 
 
 def _net(study: Json) -> str:
     return "network" if canvas.trains_a_network(study) else "trial"
-
-
-def _nets(study: Json) -> str:
-    return _net(study) + "s"
 
 
 def _written(value: Any) -> str:

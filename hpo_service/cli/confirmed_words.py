@@ -26,7 +26,8 @@ def confirmation_lines(study: Mapping[str, Any], told: Told) -> Iterator[str]:
         if not under_way:
             yield "Confirmed: nothing. Of no trial have two trainings with fresh seeds come through."
         return
-    first, probably = ranking[0], dict(zip(map(_number, ranking), worth(list(map(_values, ranking))), strict=True))
+    first, worths = ranking[0], worth([list(map(float, each["values"])) for each in ranking])
+    probably = {each["number"]: value for each, value in zip(ranking, worths, strict=True)}
     yield f"Confirmed: trial {first['number']}, {measure(study)} {wording.number(probably[first['number']], 4)}"
     trainings = wording.count(len(first["values"]), "training")
     yield f"  Mean of {trainings} with fresh seeds: {mean_and_interval(first)}."
@@ -47,14 +48,6 @@ def measure(study: Mapping[str, Any]) -> str:
 def mean_and_interval(confirmed: Json) -> str:
     low, high = (wording.number(confirmed[side]) for side in ("low", "high"))
     return f"{wording.number(confirmed['mean'], 4)} ({low} … {high}, in 95 of 100 cases)"
-
-
-def _number(confirmed: Json) -> int:
-    return int(confirmed["number"])
-
-
-def _values(confirmed: Json) -> list[float]:
-    return [float(value) for value in confirmed["values"]]
 
 
 def _luck(

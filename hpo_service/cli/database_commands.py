@@ -11,16 +11,10 @@ from typing import Annotated
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
 from hpo_service.cli.exits import UsageError
-from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json, without_password
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_result, without_password
 
 db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
-
-
-@db_app.callback()
-def _db() -> None:
-    """Look after the database."""
 
 
 @db_app.command()
@@ -30,10 +24,8 @@ def upgrade(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> None
 
     with _usage_errors():
         store.upgrade(database)
-    if json:
-        print_json({"database": without_password(database), "upgraded": True})
-        return
-    say(f"{without_password(database)} has the schema of this version")
+    shown = without_password(database)
+    print_result(json, {"database": shown, "upgraded": True}, [f"{shown} has the schema of this version"])
 
 
 @db_app.command("copy")
@@ -47,11 +39,9 @@ def copy_database(
 
     with _usage_errors():
         copied = store.copy(source, target)
-    if json:
-        print_json({"items": [asdict(table) for table in copied]})
-        return
     rows = [("table", "rows", "checksum"), *((each.name, str(each.rows), each.checksum) for each in copied)]
-    say(*wording.columns(rows), f"{without_password(target)} holds all of it, read again and compared")
+    lines = [*wording.columns(rows), f"{without_password(target)} holds all of it, read again and compared"]
+    print_result(json, {"items": [asdict(table) for table in copied]}, lines)
 
 
 @db_app.command("backup")
@@ -66,10 +56,7 @@ def back_up_database(
     with _usage_errors():
         store.back_up(database, file)
     size = file.stat().st_size
-    if json:
-        print_json({"file": str(file), "bytes": size})
-        return
-    say(f"{file}: {size} bytes")
+    print_result(json, {"file": str(file), "bytes": size}, [f"{file}: {size} bytes"])
 
 
 @contextmanager

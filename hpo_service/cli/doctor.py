@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,12 +19,13 @@ import typer
 
 from hpo_service import extras
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
 from hpo_service.cli.exits import ERROR, USAGE
-from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_json, without_password
+from hpo_service.cli.held_database import sqlite_path
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, connect, print_result, without_password
 from hpo_service.cli.settings_in_force import settings_in_force
 from hpo_service.domain.errors import HpoError
 from hpo_service.environment import PREFIX, faults
+from hpo_worker.supervisor import cores
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("httptools", "numpy", "pydantic", "urllib3")  # without which no command works
@@ -60,9 +61,6 @@ class Finding:
     detail: str
 
 
-Check = Callable[[], Iterator[Finding]]
-
-
 def doctor(
     context: typer.Context, database: Database = DEFAULT_DATABASE, server: Server = None, json: AsJson = False
 ) -> None:
@@ -70,26 +68,23 @@ def doctor(
 
     A variable HPO_… that is no setting, or has no value of its kind, ends it with 2, as it ends every command.
     """
-    options = {"HPO_DATABASE_URL": database, "HPO_SERVER": server or ""}
-    given = {name: value for name, value in options.items() if _is_option(context, name)}
-    checks: tuple[Check, ...] = (
-        _python,
-        _packages,
-        _threads,
-        lambda: _settings(given),
-        lambda: _database(database),
-        lambda: _disk(database),
-        lambda: _write_ahead_log(database),
-        lambda: _server(server),
-        lambda: _key(server),
-        _mnist,
-        _data_folder,
-    )
-    findings = [finding for check in checks for finding in check()]
-    if json:
-        print_json({"items": [asdict(finding) for finding in findings]})
-    else:
-        say(*wording.columns((f.state, f.what, f.detail) for f in findings))
+    options = {"database": ("HPO_DATABASE_URL", database), "server": ("HPO_SERVER", server or "")}
+    given = dict(setting for option, setting in options.items() if _is_given(context, option))
+    findings = [
+        *_python(),
+        *_packages(),
+        *_threads(),
+        *_settings(given),
+        *_database(database),
+        *_disk(database),
+        *_write_ahead_log(database),
+        *_server(server),
+        *_key(server),
+        *_mnist(),
+        *_data_folder(),
+    ]
+    lines = wording.columns((finding.state, finding.what, finding.detail) for finding in findings)
+    print_result(json, {"items": [asdict(finding) for finding in findings]}, lines)
     bad = [finding for finding in findings if finding.state == BAD]
     if bad:
         sys.exit(
@@ -97,10 +92,9 @@ def doctor(
         )
 
 
-def _is_option(context: typer.Context, name: str) -> bool:
-    """Whether what stands for the variable was given on the command line."""
-    parameter = {"HPO_DATABASE_URL": "database", "HPO_SERVER": "server"}[name]
-    source = context.get_parameter_source(parameter)
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Whether it stands on the command line."""
+    source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
 
 
@@ -141,20 +135,16 @@ def _threads() -> Iterator[Finding]:
     from threadpoolctl import threadpool_info
 
     np.ones((2, 2)) @ np.ones((2, 2))  # the library is loaded with the first product
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     blas = ", ".join(
         f"{pool['internal_api']} {pool['version']} with {wording.count(pool['num_threads'], 'thread')}"
         for pool in threadpool_info()
     )
-    yield Finding("threads", OK, f"{wording.count(cores, 'core')}; {blas or 'no BLAS library'}; a worker takes one")
+    yield Finding("threads", OK, f"{wording.count(cores(), 'core')}; {blas or 'no BLAS library'}; a worker takes one")
 
 
 def _database(url: str) -> Iterator[Finding]:
-    if extras.is_installed("server"):  # else there is nothing here that could open one
-        yield from _opened_database(url)
-
-
-def _opened_database(url: str) -> Iterator[Finding]:
+    if not extras.is_installed("server"):  # there is nothing here that could open one
+        return
     from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, sqlite_file
     from hpo_service.store.postgres_server import faults
     from hpo_service.store.schema import current_revision
@@ -189,30 +179,21 @@ def _opened_database(url: str) -> Iterator[Finding]:
         yield Finding("database", OK, f"{shown}: {schema}")
 
 
-def _file_of(url: str) -> Path | None:
-    """SQLite's file; None for another database, and for what is none."""
-    from hpo_service.store.engine import database_url, sqlite_file
-
-    try:
-        return sqlite_file(database_url(url))
-    except ValueError:
-        return None
-
-
 def _folder_of_new_file(shown: str, file: Path) -> Finding:
-    folder = file.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = _nearest_folder(file)
     if os.access(folder, os.W_OK):
         return Finding("database", OK, f"{shown}: not there yet; the server makes it")
     return Finding("database", BAD, f"{shown}: this user may not write into {folder}")
 
 
+def _nearest_folder(file: Path) -> Path:
+    """The lowest one above it that is there."""
+    return next(folder for folder in file.absolute().parents if folder.exists())
+
+
 def _disk(url: str) -> Iterator[Finding]:
-    file = _file_of(url)
-    folder = Path.cwd() if file is None else file.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    file = sqlite_path(url)
+    folder = Path.cwd() if file is None else _nearest_folder(file)
     free = shutil.disk_usage(folder).free
     yield Finding("disk", OK if free >= LEAST_FREE_BYTES else BAD, f"{free / 2**30:.1f} GiB free at {folder}")
 
@@ -222,8 +203,12 @@ def _write_ahead_log(url: str) -> Iterator[Finding]:
     if not url.startswith("sqlite:///") or not extras.is_installed("server"):
         return
     from hpo_service.store import write_ahead_log
+    from hpo_service.store.engine import database_url, sqlite_file
 
-    file = _file_of(url)
+    try:
+        file = sqlite_file(database_url(url))
+    except ValueError:  # of which the line on the database tells
+        return
     if file is None:
         return
     log = write_ahead_log.log_of(file)

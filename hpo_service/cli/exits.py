@@ -59,10 +59,6 @@ class NotInstalled(UsageError):
         super().__init__(f"{missing} is not installed, which this command needs: {extras.install(extra)}")
 
 
-def exit_code(error: HpoError) -> int:
-    return _EXITS.get(error.code, ERROR)
-
-
 def fail(error: HpoError) -> NoReturn:
     """Say what went wrong and what to do, and end with the code that stands for it."""
     lines = (
@@ -72,7 +68,7 @@ def fail(error: HpoError) -> NoReturn:
     )
     hint = [_HINTS[error.code]] if error.code in _HINTS else []
     note(f"hpo: {lines[0]}", *lines[1:], *hint)
-    sys.exit(exit_code(error))
+    sys.exit(_EXITS.get(error.code, ERROR))
 
 
 def need(extra: str) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from hpo_service.cli.file_lines import Place
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.search_space import Value
 
-Place = tuple[str | int, ...]
 Section = TypeVar("Section", bound=BaseModel)
 
 Kind = Literal["best", "settings", "grid", "rounds", "ensemble", "values"]

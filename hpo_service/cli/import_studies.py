@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json as json_format
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import note, say
+from hpo_service.cli.console import note
 from hpo_service.cli.exits import ERROR, CommandFailed, UsageError
 from hpo_service.cli.imported_names import both_names, possible_names
-from hpo_service.cli.options import AsJson, Server, connect, print_json, without_password
+from hpo_service.cli.options import AsJson, Server, connect, print_result, without_password
 from hpo_service.domain import number_ranges
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
+from hpo_service.domain.json_types import Json
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
@@ -44,17 +45,15 @@ LARGEST_PART = 500_000  # bytes of JSON in one call; the contract takes 1 MiB
 MOST_IN_A_PART = 1000  # trials
 MOST_REASONS = 5  # in the table, of trials that do not fit
 
-Json = dict[str, Any]
-
 
 @dataclass
 class Row:
-    """What became of one study: name is ours, None where it was refused."""
+    """What became of one study: source is its name there, study the one here, None where it was refused."""
 
-    study: str
-    name: str | None = None
+    source: str
+    study: str | None = None
     taken: int = 0
-    there: int = 0
+    there_before: int = 0
     left: list[str] = field(default_factory=list)
     refused: str | None = None
 
@@ -96,10 +95,8 @@ def import_studies(
     with connect(server) as client:
         move = Move(client, source, found, name)
         rows = [move.row(each) for each in wanted]
-        if json:
-            print_json({"items": [client.study(row.name) for row in rows if row.name], "imports": _as_json(rows)})
-    if not json:
-        say(*_table(rows))
+        items = [client.study(row.study) for row in rows if row.study] if json else []
+    print_result(json, {"items": items, "imports": _as_json(rows)}, _table(rows))
     if any(row.refused for row in rows):
         raise SystemExit(ERROR)
 
@@ -108,11 +105,8 @@ def _write_study_file(tool: Tool, path: Path, as_json: bool) -> None:
     from hpo_service.cli.foreign_spaces import study_text
 
     text = study_text(tool, path)
-    if as_json:
-        print_json({"study_file": "\n".join(text.lines) + "\n", "left": text.left})
-        return
-    say(*text.lines)
-    if text.left:
+    print_result(as_json, {"study_file": "\n".join(text.lines) + "\n", "left": text.left}, text.lines)
+    if text.left and not as_json:
         note("could not be said:", *(f"  {each}" for each in text.left))
 
 
@@ -163,11 +157,11 @@ class Move:
                 raise Refusal(f"none of its trials can be taken over: {unfitting[0]}")
             metadata = {"imported": {**origin, "taken": ""}, **foreign.fields["metadata"]}
             self._client.create({**foreign.fields, "name": name, "metadata": metadata})
-        row.name = name
+        row.study = name
         row.left = [*foreign.left, *unfitting[:MOST_REASONS]]
         if len(unfitting) > MOST_REASONS:
             row.left.append(f"{len(unfitting) - MOST_REASONS} more trials that do not fit")
-        row.taken, row.there = Transfer(self._client, name, origin).send(fitting)
+        row.taken, row.there_before = Transfer(self._client, name, origin).send(fitting)
 
     def _ours(self, study: str, origin: Mapping[str, Any]) -> tuple[str, Json | None]:
         """The name here, and the study where it has been imported before. Raise Refusal."""
@@ -310,26 +304,16 @@ def parts(trials: Sequence[ForeignTrial]) -> Iterator[list[ForeignTrial]]:
 
 
 def _as_json(rows: Sequence[Row]) -> list[Json]:
-    return [
-        {
-            "from": row.study,
-            "study": row.name,
-            "taken": row.taken,
-            "there_before": row.there,
-            "left": row.left,
-            "refused": row.refused,
-        }
-        for row in rows
-    ]
+    return [{"from": fields.pop("source"), **fields} for fields in map(asdict, rows)]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
     """A line a study, and below it what was left."""
     cells = [("FROM", "STUDY", "TAKEN", "LEFT")]
     for row in rows:
-        before = f" (and {row.there} before)" if row.there else ""
-        taken = f"{wording.count(row.taken, 'trial')}{before}" if row.name else "-"
+        before = f" (and {row.there_before} before)" if row.there_before else ""
+        taken = f"{wording.count(row.taken, 'trial')}{before}" if row.study else "-"
         reasons = [f"refused: {row.refused}"] if row.refused else row.left or ["-"]
-        cells.append((row.study, row.name or "-", taken, reasons[0]))
+        cells.append((row.source, row.study or "-", taken, reasons[0]))
         cells += [("", "", "", reason) for reason in reasons[1:]]
     return wording.columns(cells, indent="")

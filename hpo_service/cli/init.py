@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed, UsageError
-from hpo_service.cli.options import AsJson, print_json
+from hpo_service.cli.options import AsJson, print_result
 from hpo_service.cli.starter_files import COMMAND, COMMAND_CODE, NETWORK, SKLEARN, SKLEARN_CODE
 
 
@@ -37,10 +36,8 @@ def init(
     if code is not None:
         files[script] = code
     _write(files)
-    if json:
-        print_json({"files": list(map(str, files)), "run": run})
-        return
-    say(*(f"wrote {each}" for each in files), "run it:", f"  {run}")
+    lines = [*(f"wrote {each}" for each in files), "run it:", f"  {run}"]
+    print_result(json, {"files": list(map(str, files)), "run": run}, lines)
 
 
 def study_name(file: Path) -> str:

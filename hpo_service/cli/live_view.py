@@ -6,8 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,12 +16,10 @@ from rich.text import Text
 
 from hpo_service.cli import wording
 from hpo_service.cli.confirmed_words import mean_and_interval
+from hpo_service.client import Client
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.objectives import built_in
 from hpo_service.printable import printable, printable_values
-
-if TYPE_CHECKING:
-    from hpo_service.client import Client
 
 MOST_RUNNING = 6  # trials shown one by one
 MOST_ROUNDS = 4  # columns; of more rounds the first and the last ones
@@ -100,9 +97,7 @@ class LiveDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpo_service.cli.console import say_json
+from hpo_service.cli.console import say, say_json
 from hpo_service.printable import without_password as without_password
 
 if TYPE_CHECKING:
@@ -42,5 +43,9 @@ def connect(server: str | None, token: str | None = None) -> Client:
     return Client(server, token, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
 
 
-def print_json(result: Any) -> None:
-    say_json(result)
+def print_result(as_json: bool, result: Any, lines: Iterable[str]) -> None:
+    """As JSON, or as the lines that say it to people."""
+    if as_json:
+        say_json(result)
+    else:
+        say(*lines)

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.machinery import PathFinder
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.domain.errors import Invalid
+from hpo_service.domain.json_types import Json
 
 if TYPE_CHECKING:
     from hpo_service.domain.study import StudySpec
@@ -38,14 +38,16 @@ class Training:
     @property
     def options(self) -> str:
         """As they are typed again."""
-        having = "".join(f" {shlex.join(option)}" for option in self._label_options)
+        words = self._label_options
         if self.objective is not None:
-            return f"{having} --objective {shlex.quote(self.objective)}"
-        return f"{having} -- {shlex.join(self.command)}" if self.command else having
+            words += ["--objective", self.objective]
+        elif self.command:
+            words += ["--", *self.command]
+        return "".join(f" {shlex.quote(word)}" for word in words)
 
     @property
-    def _label_options(self) -> list[tuple[str, str]]:
-        return [("--label", f"{name}={text}") for name, text in self.labels.items()]
+    def _label_options(self) -> list[str]:
+        return [word for name, text in self.labels.items() for word in ("--label", f"{name}={text}")]
 
     def check(self, file: Path, spec: StudySpec) -> None:
         """Raise before anything is started where this cannot train the study."""
@@ -60,7 +62,8 @@ class Training:
                 f"{wording.hpo()} run {file}{replace(self, labels=spec.requires).options}",
             )
         if not self.is_own and spec.kind not in OBJECTIVES:
-            raise _nobody_trains(file, spec)
+            what = "no objective" if spec.kind is None else f"an objective of the kind {spec.kind!r}"
+            raise CommandFailed(f"{file}: {spec.name} has {what}; say what trains it:", *_ways_to_train(file, spec))
         if self.is_own and spec.kind in OBJECTIVES:
             raise UsageError(
                 f"{file}: {spec.name} has the objective {spec.kind}, which hpo trains itself:",
@@ -69,32 +72,29 @@ class Training:
         if self.objective is not None:
             _check_objective(self.objective)
         if self.command:
-            check_command(self.command, spec)
+            if spec.define_by_run:
+                raise UsageError(f"{spec.name} is defined by run: a command needs a given search_space")
+            check_command(self.command, spec.model_dump(mode="json")["search_space"])
 
     def worker(self, processes: int, study: str) -> list[str]:
         """The command of ours that trains the study. How many trials may fail says the study, in limits.failures."""
         if self.command:
-            options = ["--workers", str(processes), "--max-failures", "0", *chain.from_iterable(self._label_options)]
+            options = ["--workers", str(processes), "--max-failures", "0", *self._label_options]
             return ["agent", *options, study, "--", *self.command]
         options = [] if self.objective is None else ["--objective", self.objective]
         return [*self.any_worker(processes), "--study", study, "--until-done", *options]
 
     def any_worker(self, processes: int) -> list[str]:
         """For whatever the server gives out: the test, too."""
-        return [
-            *("worker", "--processes", str(processes), "--max-failures", "0"),
-            *chain.from_iterable(self._label_options),
-        ]
+        return ["worker", "--processes", str(processes), "--max-failures", "0", *self._label_options]
 
 
-def check_command(command: Sequence[str], spec: StudySpec) -> None:
+def check_command(command: Sequence[str], space: Json) -> None:
     """Raise UsageError for a placeholder that no trial of the study can fill, or a program that is not there."""
     from hpo_worker.placeholders import check_placeholders
 
-    if spec.define_by_run:
-        raise UsageError(f"{spec.name} is defined by run: a command needs a given search_space")
     try:
-        check_placeholders(command, spec.model_dump(mode="json")["search_space"])
+        check_placeholders(command, space)
     except Invalid as error:
         raise UsageError(*(f"COMMAND: {fault.detail}" for fault in error.faults)) from error
 
@@ -109,11 +109,6 @@ def _check_objective(place: str) -> None:
             raise UsageError(f"--objective: there is no file {module}")
     elif PathFinder.find_spec(module.partition(".")[0], [os.getcwd(), *sys.path]) is None:
         raise UsageError(f"--objective: there is no module {module} in this folder, nor installed beside hpo")
-
-
-def _nobody_trains(file: Path, spec: StudySpec) -> CommandFailed:
-    what = "no objective" if spec.kind is None else f"an objective of the kind {spec.kind!r}"
-    return CommandFailed(f"{file}: {spec.name} has {what}; say what trains it:", *_ways_to_train(file, spec))
 
 
 def _ways_to_train(file: Path, spec: StudySpec) -> Iterator[str]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from hpo_service.cli import canvas, wording
-from hpo_service.cli.canvas import BEST, DASHED, FULL, TRAINING, VALIDATION, finite, short
+from hpo_service.cli.canvas import BEST, DASHED, TRAINING, VALIDATION, finite, short
 from hpo_service.cli.comparing_pictures import ensemble, grid, rounds, settings
+from hpo_service.cli.confirmed_words import measure
 from hpo_service.cli.figure import Figure as Asked
 from hpo_service.cli.figure import figure_of
 from hpo_service.domain.json_types import Json
 from hpo_service.printable import printable_values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PANELS = 20  # as the article has them, 4 rows of 5
 COLUMNS = 5
@@ -39,8 +40,6 @@ def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
 
 def save(make: Callable[[], Figure], file: Path) -> None:
     """Write the figure that is made in the style of all pictures."""
-    import matplotlib as mpl
-
     mpl.use("Agg")
     with mpl.rc_context(canvas.STYLE):
         figure = make()
@@ -66,10 +65,8 @@ def _figure(study: Json, trials: Sequence[Json]) -> Figure:
 
 def _ranks(trials: Sequence[Json]) -> dict[int, int]:
     """By number the place among all that have a value, also those of which there is no curve."""
-    return {
-        trial["number"]: place
-        for place, trial in enumerate((trial for trial in trials if trial["values"] is not None), start=1)
-    }
+    with_value = (trial["number"] for trial in trials if trial["values"] is not None)
+    return {number: place for place, number in enumerate(with_value, start=1)}
 
 
 def _curves(study: Json, trials: Sequence[Json], ranks: Mapping[int, int]) -> Figure:
@@ -77,7 +74,7 @@ def _curves(study: Json, trials: Sequence[Json], ranks: Mapping[int, int]) -> Fi
     columns = min(COLUMNS, len(trials))
     figure, panels = canvas.panels(math.ceil(len(trials) / columns), columns, 2.5, 1.9, sharex=True, sharey=True)
     is_network = canvas.trains_a_network(study)
-    label = "validation accuracy" if is_network else "value"
+    label = measure(study)
     for panel, trial in zip(panels, trials, strict=False):
         if any(map(math.isfinite, training := canvas.training(trial))):
             panel.plot(canvas.steps(trial), training, color=TRAINING, linewidth=1.0, label="training accuracy")
@@ -87,11 +84,8 @@ def _curves(study: Json, trials: Sequence[Json], ranks: Mapping[int, int]) -> Fi
         which = f"Best-{ranks[trial['number']]}" if trial["number"] in ranks else f"trial {trial['number']} "
         panel.set_title(f"{which}({'val_acc' if is_network else 'value'}:{_value(trial)})")
     canvas.share_axes(panels, len(trials), columns)
-    if is_network:
-        panels[0].set_ylim(FULL)
+    canvas.name_axes(figure, panels, study)
     figure.suptitle(_title(study["name"], trials, ranks), fontsize=10)
-    figure.supxlabel("epoch" if is_network else "step", fontsize=9)
-    figure.supylabel("accuracy" if is_network else "value", fontsize=9)
     panels[0].legend(loc="best", fontsize=6.5, framealpha=0.8)
     return figure
 
@@ -124,8 +118,7 @@ def _values_and_params(study: Json, trials: Sequence[Json]) -> Figure:
         over_trials(panel, with_value, position, direction, len(study["directions"]))
     for panel, (name, parameter) in zip(panels[len(study["directions"]) :], parameters, strict=False):
         against_parameter(panel, with_value, name, parameter)
-    for panel in panels[panels_needed:]:
-        panel.set_visible(False)
+    canvas.hide(panels[panels_needed:])
     figure.suptitle(f"{study['name']}: {wording.count(len(with_value), 'trial')} with a value", fontsize=10)
     return figure
 
@@ -138,8 +131,7 @@ def over_trials(panel: Axes, trials: Sequence[Json], position: int, direction: s
         best = list(_best_so_far(values, max if direction == "maximize" else min))
         panel.step(numbers, best, where="post", color=BEST, linewidth=1.3, label="best so far")
         panel.legend(loc="best", fontsize=6.5)
-    panel.set_xlabel("trial")
-    panel.set_ylabel(f"value ({direction})" if directions == 1 else f"value {position} ({direction})")
+    panel.set(xlabel="trial", ylabel=f"value ({direction})" if directions == 1 else f"value {position} ({direction})")
 
 
 def _best_so_far(values: Sequence[float], better: Any) -> Iterator[float]:
@@ -149,25 +141,18 @@ def _best_so_far(values: Sequence[float], better: Any) -> Iterator[float]:
         yield best
 
 
-def drawable(setting: Any) -> Any:
-    return finite(setting) if isinstance(setting, float) else setting
-
-
 def against_parameter(panel: Axes, trials: Sequence[Json], name: str, parameter: Json) -> None:
-    points = [
-        (drawable(trial["params"][name]), finite(trial["values"][0]), trial["number"])
-        for trial in trials
-        if name in trial["params"]
-    ]
-    settings, values, numbers = zip(*points, strict=True) if points else ((), (), ())
+    having = [trial for trial in trials if name in trial["params"]]
+    given = [trial["params"][name] for trial in having]
+    settings = [finite(setting) if isinstance(setting, float) else setting for setting in given]
+    values, numbers = [finite(trial["values"][0]) for trial in having], [trial["number"] for trial in having]
     if parameter["type"] == "categorical":
         labels = [wording.number(choice) for choice in parameter["choices"]]
-        settings = tuple(labels.index(wording.number(setting)) for setting in settings)
+        settings = [labels.index(wording.number(setting)) for setting in settings]
         panel.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 4 else 0)
         panel.set_xlim(-0.5, len(labels) - 0.5)
     elif parameter["log"]:
         canvas.log_scale(panel, "x", parameter["low"], parameter["high"])
     # later trials are darker: where a sampler has been looking lately
     panel.scatter(settings, values, c=numbers, cmap="Blues", vmin=-max(numbers, default=1) / 2, s=14, linewidths=0)
-    panel.set_xlabel(name)
-    panel.set_ylabel("value")
+    panel.set(xlabel=name, ylabel="value")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
 from hpo_service.cli.exits import CommandFailed, UsageError, need
-from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
+from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_result
+from hpo_service.cli.whole_files import writing
 
 if TYPE_CHECKING:
     from hpo_service.client import Client
@@ -63,10 +62,7 @@ def plot(
             draw_study(client, study, file)
         else:
             _draw_kind(client, study, kind, parameter or (), file)
-    if json:
-        print_json({"picture": str(file)})
-        return
-    say(f"wrote {file}")
+    print_result(json, {"picture": str(file)}, [f"wrote {file}"])
 
 
 def check_picture_file(file: Path) -> None:
@@ -86,7 +82,7 @@ def draw_study(client: Client, name: str, file: Path) -> None:
         trials += itertools.islice(best_first, MOST_TRIALS)
     if not any(trial["values"] for trial in trials):
         raise CommandFailed(f"{name} has no trial with a result to draw yet")
-    with _writing(file):
+    with writing(file):
         draw(study, trials, file)
 
 
@@ -101,13 +97,5 @@ def _draw_kind(client: Client, name: str, kind: PlotKind, parameters: Sequence[s
     trials = list(itertools.islice(wording.of_the_search(client.trials(name, page_size=LARGEST_PAGE)), MOST_TRIALS))
     importances = client.importances(name) if kind in (PlotKind.importance, PlotKind.contour) else {}
     drawn = PlotData.of(study, trials, importances, parameters)
-    with _writing(file):
+    with writing(file):
         save(lambda: PLOTS[kind](drawn), file)
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None

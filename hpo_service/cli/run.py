@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import note, say
+from hpo_service.cli.console import note
 from hpo_service.cli.exits import ERROR, CommandFailed, NotInstalled, need
 from hpo_service.cli.held_database import sqlite_path
 from hpo_service.cli.interruption import Interruption
@@ -24,7 +24,7 @@ from hpo_service.cli.options import (
     Database,
     StudyFilePath,
     connect,
-    print_json,
+    print_result,
     without_password,
 )
 from hpo_service.cli.own_training import Training
@@ -33,6 +33,7 @@ from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
 from hpo_service.domain.json_types import Json
 from hpo_worker.start import Label, labels_of
+from hpo_worker.supervisor import cores
 
 if TYPE_CHECKING:
     from hpo_service.cli.live_view import Follower, LiveDisplay, Snapshot
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 0.5
 OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
+ENDED = ("COMPLETED", "STOPPED")  # states of a study that can be confirmed and tested
 
 
 def run(
@@ -88,14 +90,11 @@ def run(
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
             job = Job(study_file, spec.name, training, service, interruption, data)
             if service.start_server():
-                job.run(workers or _cores(), picture, with_test=not no_test)
+                job.run(workers or cores(), picture, with_test=not no_test)
         if not job.is_finished:
             note(*_how_to_go_on(job, file, database, training))
             sys.exit(ERROR)
-    if json:
-        print_json(job.study)
-        return
-    say(*job.summary, "", *_afterwards(job, database))
+    print_result(json, job.study, chain(job.summary, [""], _afterwards(job, database)))
 
 
 class Job:
@@ -112,7 +111,7 @@ class Job:
     ) -> None:
         self.name, self.training = name, training
         self.is_finished = False
-        self.study: Json | None = None  # as it read last
+        self.study: Json = {}  # as it read last; empty before it is there
         self.summary: list[str] = []
         self.files: list[tuple[str, str]] = [
             ("log of the server", str(service.server_log)),
@@ -129,11 +128,9 @@ class Job:
             self.study = self._create(client)
             with LiveDisplay(client.server) as display:
                 self._train(client, display, workers)
-                if not self._interruption.happened and self._may_be_confirmed():
+                if not self._interruption.happened:
                     self._confirm(client, display, workers)
-            if self._interruption.happened:
-                return
-            if with_test and self._may_be_tested():
+            if with_test and not self._interruption.happened:
                 self._test(client)
             if self._interruption.happened:
                 return
@@ -170,7 +167,7 @@ class Job:
 
         follower = Follower(client, self.name)
         seen: object = None
-        if self.study is not None and self.study["state"] not in wording.DONE:
+        if self.study["state"] not in wording.DONE:
             self._service.start_workers(self.training.worker(workers, self.name), self._data)
         while True:
             # asked before the study is read: workers end by themselves once it is done
@@ -196,24 +193,16 @@ class Job:
                 break
         self._service.stop_workers()
 
-    def _may_be_confirmed(self) -> bool:
-        from hpo_service.cli.figure import confirm_plan_of
-
-        study = self.study
-        assert study is not None
-        if confirm_plan_of(study) is None or study["confirmation"] is not None or study["test"] is not None:
-            return False
-        return study["state"] in ("COMPLETED", "STOPPED") and bool(study.get("best"))
-
     def _confirm(self, client: Client, display: LiveDisplay, workers: int) -> None:
-        """Have the best trials trained again: how good the winner is, and whether it is the winner."""
+        """Have the best trials trained again, if so asked: how good the winner is, and whether it is the winner."""
         from hpo_service.cli.figure import confirm_plan_of
 
-        assert self.study is not None
         plan = confirm_plan_of(self.study)
-        assert plan is not None
-        self.study = client.confirm(self.name, plan.top, plan.seeds)
-        self._train(client, display, workers)
+        if plan is None or self.study["confirmation"] is not None or self.study["test"] is not None:
+            return
+        if self.study["state"] in ENDED and self.study.get("best"):
+            self.study = client.confirm(self.name, plan.top, plan.seeds)
+            self._train(client, display, workers)
 
     def _look(self, follower: Follower) -> Snapshot | None:
         """The study as it is, or None while the server is away."""
@@ -233,20 +222,16 @@ class Job:
         else:
             self.files.insert(0, ("picture", str(picture)))
 
-    def _may_be_tested(self) -> bool:
-        from hpo_service.cli.figure import test_plan_of
-
-        assert self.study is not None
-        if self.training.is_own or test_plan_of(self.study).leave_sealed:
-            return False
-        return self.study["state"] in ("COMPLETED", "STOPPED") and bool(self.study["counts"]["COMPLETE"])
-
     def _test(self, client: Client) -> None:
-        """Seal the study and wait for its one evaluation on the test set."""
+        """Seal a study that can be tested, and wait for its one evaluation on the test set."""
         from hpo_service.cli.figure import test_plan_of
 
-        assert self.study is not None
-        ensemble = test_plan_of(self.study).ensemble if self.study["test"] is None else self.study["test"]["ensemble"]
+        plan = test_plan_of(self.study)
+        if self.training.is_own or plan.leave_sealed:
+            return
+        if self.study["state"] not in ENDED or not self.study["counts"]["COMPLETE"]:
+            return
+        ensemble = plan.ensemble if self.study["test"] is None else self.study["test"]["ensemble"]
         self.study = study = client.test(self.name, ensemble)
         if study["test"]["state"] in OPEN:
             note("evaluating the best configuration on the test set, once")
@@ -271,10 +256,6 @@ def _check_data(objective: Json, data: Path | None) -> None:
         load(str(name), data)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _log_folder(database: str) -> Path:
     """Beside a SQLite file; else where the command was typed."""
     file = sqlite_path(database)
@@ -282,7 +263,7 @@ def _log_folder(database: str) -> Path:
 
 
 def _how_to_go_on(job: Job, file: Path, database: str, training: Training) -> Iterator[str]:
-    done = "" if job.study is None else f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded"
+    done = f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded" if job.study else ""
     yield f"interrupted{done} in {without_password(database)}"
     yield f"go on: {wording.hpo()} run {file}{_option(database)}{training.options}"
 
@@ -312,13 +293,12 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
 def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
     from hpo_service.cli.figure import figure_of
 
-    figure = figure_of(job.study or {})
+    figure = figure_of(job.study)
     if figure is not None and figure.next is not None:
         yield f"{wording.hpo()} run {figure.next}{_option(database)}", "the next study"
 
 
 def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:
-    assert job.study is not None
     if job.study["test"] is not None or job.study["narrowing"] is not None:
         yield "a copy of the study file", "another name in it, and wider ranges or more trials: a new study"
         return

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hpo_service.cli import artifact_command, wording
-from hpo_service.cli.console import confirmed, note, say, say_export
+from hpo_service.cli import wording
+from hpo_service.cli.console import confirmed, note, say, say_export, say_json
 from hpo_service.cli.exits import CommandFailed, UsageError
-from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_json
+from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_result
 from hpo_service.cli.whole_files import write_pieces
 from hpo_service.domain.errors import Invalid, StudyExists
 
@@ -51,13 +52,13 @@ def create(file: StudyFilePath, server: Server = None, json: AsJson = False) -> 
             raise study_file.server_refusal(error.faults) from None
         except StudyExists:
             raise other_study_exists(study_file.body, client.study(spec.name)) from None
-        address = client.server
-    if json:
-        print_json(study)
-        return
-    say(f"study {study['name']} is {study['state']} on {address}")
-    say(_goal(study, study_file.body))
-    say(*_who_trains(study, address))
+    print_result(json, study, _created(study, study_file.body, client.server))
+
+
+def _created(study: Study, body: Study, address: str) -> Iterator[str]:
+    yield f"study {study['name']} is {study['state']} on {address}"
+    yield _goal(study, body)
+    yield from _who_trains(study, address)
 
 
 def _goal(study: Study, body: Study) -> str:
@@ -113,7 +114,7 @@ def list_studies(
     with connect(server) as client:
         studies = list(client.studies(state=state))
     if json:
-        print_json({"items": studies})
+        say_json({"items": studies})
         return
     if not studies:
         say("no studies yet; create one: hpo study create studies/mnist.toml")
@@ -145,7 +146,7 @@ def show(study: StudyName, server: Server = None, json: AsJson = False) -> None:
 
     with connect(server) as client:
         if json:
-            print_json(client.study(study))
+            say_json(client.study(study))
             return
         say(*summary_lines(observe(client, study)))
 
@@ -155,10 +156,8 @@ def advice(study: StudyName, server: Server = None, json: AsJson = False) -> Non
     """Say what there is to say of a study: edges, noise, failures, what hardly matters; most important first."""
     with connect(server) as client:
         items = client.advice(study)
-    if json:
-        print_json({"items": items})
-        return
-    say(*[f"{item['code']}: {item['detail']}" for item in items] or [f"nothing to say of {study}"])
+    lines = [f"{item['code']}: {item['detail']}" for item in items] or [f"nothing to say of {study}"]
+    print_result(json, {"items": items}, lines)
 
 
 def _verb(name: str, says: str) -> None:
@@ -166,7 +165,8 @@ def _verb(name: str, says: str) -> None:
 
     def command(study: StudyName, server: Server = None, json: AsJson = False) -> None:
         with connect(server) as client:
-            _show_state(getattr(client, name)(study), json)
+            changed = getattr(client, name)(study)
+        print_result(json, changed, _state_lines(changed))
 
     app.command(name, help=says)(command)
 
@@ -187,12 +187,9 @@ def narrow(
     """Start the next round now: close the ranges in on the best trials so far."""
     with connect(server) as client:
         started = client.narrow(study, keep)
-    if json:
-        print_json(started)
-        return
-    say(f"round {started['round']} of {study}, drawn from {wording.count(len(started['from_trials']), 'trial')}:")
+    title = f"round {started['round']} of {study}, drawn from {wording.count(len(started['from_trials']), 'trial')}:"
     ranges = ((name, wording.parameter_range(given)) for name, given in started["search_space"].items())
-    say(*wording.columns(ranges))
+    print_result(json, started, [title, *wording.columns(ranges)])
 
 
 @app.command()
@@ -225,7 +222,8 @@ def limits(
     if not given:
         raise UsageError(f"name a limit to change, such as: hpo study limits {study} --trials 200")
     with connect(server) as client:
-        _show_state(client.patch(study, limits=given), json)
+        changed = client.patch(study, limits=given)
+    print_result(json, changed, _state_lines(changed))
 
 
 @app.command()
@@ -241,13 +239,9 @@ def confirm(
 
     with connect(server) as client:
         confirming = client.confirm(study, top, seeds)
-        address = client.server
-    if json:
-        print_json(confirming)
-        return
-    say(*confirmation_lines(confirming, {}))
-    if confirming["confirmation"]["state"] == "RUNNING":
-        say(*_who_trains(confirming, address))
+    is_running = confirming["confirmation"]["state"] == "RUNNING"
+    how_to_go_on = _who_trains(confirming, client.server) if is_running else []
+    print_result(json, confirming, chain(confirmation_lines(confirming, {}), how_to_go_on))
 
 
 @app.command("test")
@@ -260,15 +254,11 @@ def open_the_test_set(
     """Seal a finished study and have its best configuration evaluated on the test set, once."""
     with connect(server) as client:
         sealed = client.test(study, ensemble)
-        address = client.server
-    if json:
-        print_json(sealed)
-        return
+    line = f"{study} is sealed; a worker evaluates it on the test set: hpo worker --server {client.server}"
     test_set = sealed["test"]
     if test_set and test_set["state"] == "COMPLETE":
-        say(f"test accuracy {wording.number(test_set['test_accuracy'], 4)}, evaluated once; {study} is sealed")
-        return
-    say(f"{study} is sealed; a worker evaluates it on the test set: hpo worker --server {address}")
+        line = f"test accuracy {wording.number(test_set['test_accuracy'], 4)}, evaluated once; {study} is sealed"
+    print_result(json, sealed, [line])
 
 
 @app.command()
@@ -289,7 +279,26 @@ def export(
         write_pieces(pieces, output)
 
 
-app.command("artifact")(artifact_command.artifact)
+@app.command()
+def artifact(
+    study: StudyName,
+    name: Annotated[str | None, typer.Argument(help="Such as network.npz; left out, they are listed.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; otherwise stdout.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Of this trial.", show_default="of the sealed test")] = None,
+    server: Server = None,
+    json: AsJson = False,
+) -> None:
+    """Write an artifact of the sealed test, or of a trial, into a file; without a name, list them."""
+    if name is not None and output is None and sys.stdout.isatty():
+        raise UsageError("an artifact may be any bytes: name a file with -o")
+    with connect(server) as client:
+        if name is not None:
+            write_pieces(client.artifact(study, trial, name), output)
+            return
+        items = client.artifacts(study, trial)
+    rows = [("name", "bytes", "attempt", "kept at", "sha256")]
+    rows += [(item["name"], str(item["size"]), str(item["attempt"]), item["at"], item["sha256"]) for item in items]
+    print_result(json, {"items": items}, wording.columns(rows))
 
 
 @app.command()
@@ -314,12 +323,9 @@ def _ask_before_deleting(study: Study) -> None:
         raise CommandFailed(f"{study['name']} was left as it is; --yes deletes without asking")
 
 
-def _show_state(study: Study, as_json: bool) -> None:
-    if as_json:
-        print_json(study)
-        return
+def _state_lines(study: Study) -> Iterator[str]:
     running = study["counts"]["RUNNING"]
     still = f"; {wording.count(running, 'trial')} still running" if running else ""
-    say(f"study {study['name']} is {study['state']}, {wording.progress(study)}{still}")
+    yield f"study {study['name']} is {study['state']}, {wording.progress(study)}{still}"
     if reason := study.get("state_reason"):
-        say(reason)
+        yield reason

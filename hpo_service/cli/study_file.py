@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpo_service.cli import figure
+from hpo_service.cli import figure, wording
 from hpo_service.cli.exits import ErrorInLines
 from hpo_service.cli.file_lines import Place, json_lines, line_of, toml_lines
 from hpo_service.domain import json_pointer, neural_network, nul, other_words
@@ -108,7 +108,7 @@ class StudyFile:
         return _without_metadata(self.spec(), fields) == _without_metadata(StudySpec.model_validate(fields), fields)
 
     def refusal(self, faults: Sequence[FileFault]) -> StudyFileRefused:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        count = wording.count(len(faults), "fault")
         in_order = sorted(faults, key=lambda fault: fault.line or 0)
         return StudyFileRefused(f"{self.path}: {count}", *(line for fault in in_order for line in fault.lines()))
 

@@ -6,23 +6,26 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.tri import Triangulation
 
 from hpo_service.cli import canvas, wording
-from hpo_service.cli.canvas import BEST, TRAINING, VALIDATION, finite
+from hpo_service.cli.canvas import BEST, FULL, TRAINING, VALIDATION, finite
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.pictures import against_parameter, over_trials
 from hpo_service.domain.json_types import Json
 from hpo_service.printable import printable_values
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 MOST_AXES = 12  # parameters in one picture
 MOST_CURVES = 500
 SCALE = "viridis_r"  # of values: dark is good
 OF_THE_BEST = "#111111"
+Points = tuple[Sequence[float], Sequence[float]]  # their x, and their y
 STATE_COLOURS = {"COMPLETE": VALIDATION, "PRUNED": "#c8a15a", "FAIL": BEST, "RUNNING": "#4b7a3a"}
 
 
@@ -82,8 +85,8 @@ def importance(drawn: PlotData) -> Figure:
     bars = panel.barh([name for _, name in shares], [share for share, _ in shares], color=VALIDATION)
     never = {name for name, share in drawn.importances.items() if share is None}
     panel.bar_label(bars, ["never varied" if name in never else f"{share:.0%}" for share, name in shares], padding=3)
-    panel.set_xlim(0, 1.12 * max(0.1, *(share for share, _ in shares)))
-    panel.set_xlabel("share of the difference between trials")
+    most = max(0.1, *(share for share, _ in shares))
+    panel.set(xlim=(0, 1.12 * most), xlabel="share of the difference between trials")
     panel.grid(axis="y", visible=False)
     figure.suptitle(drawn.title, fontsize=10)
     return figure
@@ -96,8 +99,7 @@ def slices(drawn: PlotData) -> Figure:
     figure, panels = canvas.panels(math.ceil(len(drawn.parameters) / columns), columns, 3.2, 2.8, sharey=True)
     for panel, name in zip(panels, drawn.parameters, strict=False):
         against_parameter(panel, trials, name, drawn.parameter(name))
-    for panel in panels[len(drawn.parameters) :]:
-        panel.set_visible(False)
+    canvas.hide(panels[len(drawn.parameters) :])
     figure.suptitle(f"{drawn.title}; later ones darker; {drawn.value}", fontsize=10)
     return figure
 
@@ -114,23 +116,16 @@ def parallel(drawn: PlotData) -> Figure:
         heights = [scale.height(value)]
         heights += [axis.height(trial["params"].get(name)) for axis, name in zip(axes[1:], names, strict=True)]
         goodness = heights[0] if is_better_high else 1 - heights[0]
-        panel.plot(range(len(heights)), heights, color=_colour(goodness), alpha=0.25 + 0.65 * goodness, linewidth=1.0)
+        colour, alpha = colormaps[SCALE](goodness), 0.25 + 0.65 * goodness
+        panel.plot(range(len(heights)), heights, color=colour, alpha=alpha, linewidth=1.0)
     for place, axis in enumerate(axes):
         axis.draw(panel, place)
     panel.set_xticks(range(len(axes)), [drawn.value, *names], rotation=20 if len(names) > 5 else 0)
-    panel.set_yticks([])
-    panel.set_xlim(-0.1, len(axes) - 0.5)
+    panel.set(yticks=[], xlim=(-0.1, len(axes) - 0.5))
     panel.grid(visible=False)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+    panel.spines[:].set_visible(False)
     figure.suptitle(f"{drawn.title}; dark is good", fontsize=10)
     return figure
-
-
-def _colour(goodness: float) -> Any:
-    import matplotlib as mpl
-
-    return mpl.colormaps[SCALE](goodness)
 
 
 @dataclass(frozen=True)
@@ -191,13 +186,11 @@ def contour(drawn: PlotData) -> Figure:
     across, up = ([trial["params"][name] for trial in trials] for name in (one, other))
     values = [finite(trial["values"][0]) for trial in trials]
     scale = SCALE if drawn.study["directions"][0] == "maximize" else SCALE.removesuffix("_r")
-    _fill(
-        panel, _scaled(across, drawn.parameter(one)), _scaled(up, drawn.parameter(other)), (across, up), values, scale
-    )
+    seen = _scaled(across, drawn.parameter(one)), _scaled(up, drawn.parameter(other))
+    _fill(panel, seen, (across, up), values, scale)
     dots = panel.scatter(across, up, c=values, cmap=scale, edgecolors="white", linewidths=0.6, s=26, zorder=3)
     figure.colorbar(dots, label=drawn.value)
-    panel.set_xlabel(one)
-    panel.set_ylabel(other)
+    panel.set(xlabel=one, ylabel=other)
     for letter, name in (("x", one), ("y", other)):
         if (parameter := drawn.parameter(name))["log"]:
             canvas.log_scale(panel, letter, parameter["low"], parameter["high"])
@@ -212,20 +205,11 @@ def _scaled(values: Sequence[float], parameter: Json) -> list[float]:
     return [(into(value) - first) / (span or 1.0) for value in values]
 
 
-def _fill(
-    panel: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    places: tuple[Sequence[float], Sequence[float]],
-    values: Sequence[float],
-    scale: str,
-) -> None:
-    """Nothing where the points span no area."""
-    from matplotlib.tri import Triangulation
-
+def _fill(panel: Axes, seen: Points, places: Points, values: Sequence[float], scale: str) -> None:
+    """Nothing where the points span no area. seen: the places on the axes, in which the triangles are made."""
     try:
-        as_seen = Triangulation(*places, triangles=Triangulation(x, y).triangles)
-        panel.tricontourf(as_seen, values, levels=14, cmap=scale, alpha=0.55)
+        triangles = Triangulation(*places, triangles=Triangulation(*seen).triangles)
+        panel.tricontourf(triangles, values, levels=14, cmap=scale, alpha=0.55)
     except (ValueError, RuntimeError):
         return
 
@@ -245,8 +229,7 @@ def pareto(drawn: PlotData) -> Figure:
         panel.plot(
             *zip(*front, strict=True), "o-" if len(directions) == 2 else "o", color=BEST, ms=5, lw=1.0, label=label
         )
-    panel.set_xlabel(f"value 0 ({directions[0]})")
-    panel.set_ylabel(f"value 1 ({directions[1]})")
+    panel.set(xlabel=f"value 0 ({directions[0]})", ylabel=f"value 1 ({directions[1]})")
     panel.legend(loc="best", fontsize=7.5)
     figure.suptitle(drawn.title, fontsize=10)
     return figure
@@ -271,8 +254,7 @@ def curves(drawn: PlotData) -> Figure:
             marker="." if len(trial["reports"]) == 1 else None,
         )
     _legend(panel, {trial["state"] for trial in reported}, best=best)
-    panel.set_xlabel("step")
-    panel.set_ylabel("value reported")
+    panel.set(xlabel="step", ylabel="value reported")
     figure.suptitle(f"{drawn.study['name']}: {wording.count(len(reported), 'trial')} with reports", fontsize=10)
     return figure
 
@@ -292,17 +274,13 @@ def edf(drawn: PlotData) -> Figure:
     figure, (panel,) = canvas.panels(1, 1, 6.0, 4.0)
     shares = [place / len(values) for place in range(1, len(values) + 1)]
     panel.step([values[0], *values], [0.0, *shares], where="post", color=VALIDATION, linewidth=1.6)
-    panel.set_xlabel(drawn.value)
-    panel.set_ylabel("share of the trials at or below")
-    panel.set_ylim(0, 1.02)
+    panel.set(xlabel=drawn.value, ylabel="share of the trials at or below", ylim=FULL)
     figure.suptitle(f"{drawn.study['name']}: {wording.count(len(values), 'trial')} with a value", fontsize=10)
     return figure
 
 
 def timeline(drawn: PlotData) -> Figure:
     """When each trial ran: a bar from its start to its end, a row a trial."""
-    from matplotlib.ticker import MaxNLocator
-
     started = [trial for trial in drawn.trials if trial["started_at"]]
     if not started:
         raise CommandFailed(f"no trial of {drawn.study['name']} has been given out yet")
@@ -318,8 +296,7 @@ def timeline(drawn: PlotData) -> Figure:
     _legend(panel, {trial["state"] for trial in started})
     panel.invert_yaxis()
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel(f"{words} since {started[begins.index(zero)]['started_at'][:19]}Z")
-    panel.set_ylabel("trial")
+    panel.set(xlabel=f"{words} since {started[begins.index(zero)]['started_at'][:19]}Z", ylabel="trial")
     figure.suptitle(drawn.title, fontsize=10)
     return figure
 

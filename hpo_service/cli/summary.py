@@ -7,17 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from hpo_service.cli import wording
 from hpo_service.cli.confirmed_words import confirmation_lines, measure
 from hpo_service.cli.expectations import Row, beside, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
+from hpo_service.client import Client
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.json_types import Json
-
-if TYPE_CHECKING:
-    from hpo_service.client import Client
 
 ENOUGH_TRIALS = 20  # before importances say something
 MOST_BEST = 20  # in the table of the best; as many as a picture has curves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import note, say
+from hpo_service.cli.console import note, say, say_json
 from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.key_file import write_new
-from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_json
+from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, print_result
 from hpo_service.domain import key as keys
 from hpo_service.domain.errors import Invalid
 from hpo_service.domain.key import Scope
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from hpo_service.store import KeyTable
 
 token_app = typer.Typer(no_args_is_help=True, help="Keys for callers.")
-
-
-@token_app.callback()
-def _token() -> None:
-    """Keys for callers."""
 
 
 @token_app.command("create")
@@ -58,7 +53,7 @@ def create_token(
     """Make a key. It is shown this once: the database keeps its hash only."""
     from hpo_service.operations import keys as operations
 
-    with _usage_errors(), _table(database) as table:
+    with _table(database) as table:
         life_seconds = None if expires is None else keys.seconds_of(expires)
         if file is not None and _holds_live_key(table, file, scope, study):
             _say_written(file, None, json)
@@ -68,7 +63,7 @@ def create_token(
     if file is not None:
         _say_written(file, drawn, json)
     elif json:
-        print_json(_shown(drawn))
+        say_json({"token": drawn.token, **operations.key_resource(drawn.key, drawn.key.created_at)})
     else:
         note(f"{_described(drawn)}. It is shown this once:")
         say(drawn.token)
@@ -79,16 +74,13 @@ def list_tokens(database: Database = DEFAULT_DATABASE, json: AsJson = False) -> 
     """List the keys there are and were, without the keys themselves."""
     from hpo_service.operations import keys as operations
 
-    with _usage_errors(), _table(database) as table:
+    with _table(database) as table:
         items = operations.listed(table)
         unreadable = table.unreadable
     for said in unreadable:
         note(f"hpo: {said}; it opens nothing")
-    if json:
-        print_json({"items": items})
-        return
-    rows = [("id", "scope", "studies", "state", "created", "expires", "label"), *(_row(item) for item in items)]
-    say(*wording.columns(rows))
+    rows = [("id", "scope", "studies", "state", "created", "expires", "label"), *map(_row, items)]
+    print_result(json, {"items": items}, wording.columns(rows))
 
 
 @token_app.command("revoke")
@@ -102,31 +94,20 @@ def revoke_token(
 
     if id.startswith(keys.PREFIX):
         raise UsageError("this looks like a key itself; a key is revoked by its id, which hpo token list shows")
-    with _usage_errors(), _table(database) as table:
+    with _table(database) as table:
         key = operations.revoke(table, id)
-    if json:
-        print_json(key)
-        return
-    say(f"key {id} is revoked")
+    print_result(json, key, [f"key {id} is revoked"])
 
 
 @contextmanager
 def _table(database: str) -> Iterator[KeyTable]:
-    """The keys of this database, which is made or upgraded first where no server has done so."""
+    """The keys of this database, which is made or upgraded first where no server has done so. Raise UsageError."""
     from hpo_service import store
 
-    store.upgrade_if_needed(database)
-    table = store.KeyTable(database)
     try:
-        yield table
-    finally:
-        table.close()
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    try:
-        yield
+        store.upgrade_if_needed(database)
+        with closing(store.KeyTable(database)) as table:
+            yield table
     except Invalid as error:
         options = {"/studies": "--study", "/expires": "--expires", "/label": "--label"}
         raise UsageError("; ".join(f"{options[at]}: {rule}" for at, rule in error.faults)) from None
@@ -180,24 +161,14 @@ def _write(file: Path, token: str) -> None:
 
 
 def _say_written(file: Path, drawn: Drawn | None, json: bool) -> None:
-    if json:
-        print_json({"file": str(file), "created": drawn is not None})
-    elif drawn is None:
-        say(f"{file} holds such a key already")
-    else:
-        say(f"{_described(drawn)}, in {file}")
+    line = f"{file} holds such a key already" if drawn is None else f"{_described(drawn)}, in {file}"
+    print_result(json, {"file": str(file), "created": drawn is not None}, [line])
 
 
 def _described(drawn: Drawn) -> str:
     studies = drawn.key.studies
     where = "" if studies is None else f" of {', '.join(sorted(studies))}"
     return f"key {drawn.key.id} for {drawn.key.scope}{where}"
-
-
-def _shown(drawn: Drawn) -> dict[str, Any]:
-    from hpo_service.operations.keys import key_resource
-
-    return {"token": drawn.token, **key_resource(drawn.key, drawn.key.created_at)}
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
+from hpo_service.cli.console import say, say_json
 from hpo_service.cli.exits import UsageError
-from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
+from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_result
 
 app = typer.Typer(no_args_is_help=True, help="Look at the trials of a study, and steer them.")
 
@@ -56,7 +56,7 @@ def list_trials(
     with connect(server) as client:
         trials = client.trials(study, state=state, order_by=order_by)
         if json:
-            print_json({"items": list(trials)})
+            say_json({"items": list(trials)})
             return
         shown = list(itertools.islice(trials, MOST_SHOWN))
         more = next(trials, None) is not None
@@ -89,10 +89,7 @@ def show(study: StudyName, number: Number, server: Server = None, json: AsJson =
     with connect(server) as client:
         trial = client.trial(study, number)
         attempts = [] if json else client.attempts(study, number)
-    if json:
-        print_json(trial)
-        return
-    say(*_lines(trial, attempts))
+    print_result(json, trial, _lines(trial, attempts))
 
 
 def _lines(trial: Trial, attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -132,7 +129,9 @@ def curve(reports: Sequence[Mapping[str, Any]]) -> str:
     """Reported values as bars in a line, from the first to the last, and these two as numbers."""
     values = [float(report["value"]) for report in reports]
     first, last = wording.number(reports[0]["value"], 4), wording.number(reports[-1]["value"], 4)
-    bars = "".join(map(_bar(values), _thinned(values)))
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    bars = "".join(_bar(value, low, high) for value in _thinned(values))
     of_steps = f"{wording.count(len(values), 'report')}, the last at step {reports[-1]['step']}"
     return f"{first} {bars} {last}  ({of_steps})"
 
@@ -143,18 +142,12 @@ def _thinned(values: Sequence[float]) -> list[float]:
     return list(values[::-1][::every][::-1])
 
 
-def _bar(values: Sequence[float]) -> Any:
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
-
-    def bar(value: float) -> str:
-        if not math.isfinite(value):
-            return " "
-        # halved: the difference of two large numbers may be more than a float holds
-        height = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.0
-        return BARS[min(len(BARS) - 1, int(height * len(BARS)))]
-
-    return bar
+def _bar(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return " "
+    # halved: the difference of two large numbers may be more than a float holds
+    height = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.0
+    return BARS[min(len(BARS) - 1, int(height * len(BARS)))]
 
 
 @app.command()
@@ -176,10 +169,8 @@ def enqueue(
         if len(given) < len(params):
             raise UsageError("a parameter is given twice")
         (trial,) = client.enqueue(study, [{"params": given}])
-    if json:
-        print_json(trial)
-        return
-    say(f"trial {trial['number']} of {study} is {trial['state']}: {wording.params(trial['params'])}")
+    line = f"trial {trial['number']} of {study} is {trial['state']}: {wording.params(trial['params'])}"
+    print_result(json, trial, [line])
 
 
 def _param(text: str, space: Mapping[str, Any]) -> tuple[str, Any]:
@@ -204,10 +195,6 @@ def stop(study: StudyName, number: Number, server: Server = None, json: AsJson =
     """Stop a trial: a running one learns it from its next report, a waiting one ends at once."""
     with connect(server) as client:
         trial = client.stop_trial(study, number)
-    if json:
-        print_json(trial)
-        return
-    if trial["state"] == ShownState.RUNNING:
-        say(f"trial {number} of {study} is told to stop with its next report or heartbeat")
-    else:
-        say(f"trial {number} of {study} is {trial['state']} ({trial['reason']})")
+    told = "told to stop with its next report or heartbeat"
+    now = told if trial["state"] == ShownState.RUNNING else f"{trial['state']} ({trial['reason']})"
+    print_result(json, trial, [f"trial {number} of {study} is {now}"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpo_service.cli.console import say
+from hpo_service.cli.console import say, say_json
 from hpo_service.cli.interruption import Interruption
-from hpo_service.cli.options import AsJson, Server, StudyName, connect, print_json
+from hpo_service.cli.options import AsJson, Server, StudyName, connect
 
 REFRESH_SECONDS = 1.0
 
@@ -21,6 +21,6 @@ def watch(study: StudyName, server: Server = None, json: AsJson = False) -> None
             while not snapshot.is_done and not interruption.wait(REFRESH_SECONDS):
                 display.show(snapshot := follower.snapshot())
         if json:
-            print_json(client.study(study))
+            say_json(client.study(study))
         elif snapshot.is_done:
             say(*summary_lines(observe(client, study)))

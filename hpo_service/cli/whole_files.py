@@ -1,9 +1,10 @@
-"""Files that a command writes piece by piece: they have their name only when all of it is there."""
+"""Files that a command writes; what comes piece by piece has its name only when all of it is there."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hpo_service.cli.console import note
@@ -18,11 +19,19 @@ def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
         return
     unfinished = output.with_name(output.name + ".part")
     try:
-        with unfinished.open("wb") as target:
-            target.writelines(pieces)
-        unfinished.replace(output)
-    except OSError as error:
-        raise CommandFailed(f"{output} cannot be written: {error.strerror}") from None
+        with writing(output):
+            with unfinished.open("wb") as target:
+                target.writelines(pieces)
+            unfinished.replace(output)
     finally:
         unfinished.unlink(missing_ok=True)
     note(f"wrote {output}")
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Raise CommandFailed for what keeps it from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
-from hpo_service.cli.options import AsJson, Server, connect, print_json
+from hpo_service.cli.console import say, say_json
+from hpo_service.cli.options import AsJson, Server, connect
 
 SHOWN = {"told": "TOLD", "failed": "FAILED"}  # counts that a server may keep
 
@@ -28,7 +28,7 @@ def workers(
         else:
             found = client.drain(drain)
     if json:
-        print_json({"items": found} if drain is None else found)
+        say_json({"items": found} if drain is None else found)
     elif drain is not None:
         say(f"{drain} is given no more trials; it ends when those it holds have ended ({found['trials']})")
     elif not found:

@@ -189,6 +189,18 @@ def test_a_command_whose_part_is_not_installed_says_which_to_install(
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_the_doctor_says_that_the_server_is_not_installed_and_looks_at_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = without("sqlalchemy", "doctor", "--json")
+    found = [(each["what"], each["state"], each["detail"]) for each in json.loads(ended.stdout)["items"]]
+    assert ("server", "note") in [(what, state) for what, state, detail in found if extras.install("server") in detail]
+    assert "disk" in [what for what, _, _ in found]
+    assert "database" not in [what for what, _, _ in found]
+
+
 def test_a_fault_of_another_kind_is_not_taken_for_a_missing_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extras.extra_of("sqlalchemy.exc") == "server"
     assert extras.extra_of("json.nothing") is extras.extra_of("my_own_module") is extras.extra_of(None) is None

@@ -9,21 +9,16 @@ from typing import Annotated
 import typer
 
 from hpo_service.cli import wording
-from hpo_service.cli.console import say
+from hpo_service.cli.console import say, say_json
 from hpo_service.cli.exits import CommandFailed
 from hpo_service.cli.fleet.engines import ENGINES, EngineName
-from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, all_fleets, read_fleet
-from hpo_service.cli.options import AsJson, Server, connect, print_json
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet, all_fleets, read_fleet
+from hpo_service.cli.options import AsJson, Server, connect, print_result
 from hpo_service.domain.errors import NotFound
 
 fleet_app = typer.Typer(no_args_is_help=True, help="Workers on many machines.")
 
 OfStudy = Annotated[str, typer.Option("--study", metavar="NAME", help="The study that they train.")]
-
-
-@fleet_app.callback()
-def _fleet() -> None:
-    """Workers on many machines, by an engine that keeps them alive."""
 
 
 @fleet_app.command()
@@ -70,7 +65,7 @@ def up(
         raise
     fleet.save()
     if json:
-        print_json({"items": _items(fleet)})
+        say_json({"items": _items(fleet)})
         return
     say(f"{wording.count(count, 'worker')} for {study} on {engine}; their logs: {ENGINES[engine].logs(fleet)}")
 
@@ -84,12 +79,9 @@ def status(
     """List the workers that were started from here."""
     fleets = list(all_fleets()) if study is None else [_known(study, server)]
     items = [item for fleet in fleets for item in _items(fleet)]
-    if json:
-        print_json({"items": items})
-        return
     rows: list[tuple[str, ...]] = [("study", "engine", "id", "state", "host")]
     rows += [tuple(each or "" for each in item.values()) for item in items]
-    say(*wording.columns(rows))
+    print_result(json, {"items": items}, wording.columns(rows))
 
 
 @fleet_app.command()
@@ -100,10 +92,7 @@ def down(study: OfStudy, server: Server = None, json: AsJson = False) -> None:
     ended = len(engine.workers(fleet))
     engine.down(fleet)
     fleet.forget()
-    if json:
-        print_json({"study": study, "ended": ended})
-        return
-    say(f"{wording.count(ended, 'worker')} of {study} ended")
+    print_result(json, {"study": study, "ended": ended}, [f"{wording.count(ended, 'worker')} of {study} ended"])
 
 
 def _argv(study: str, server: str, command: list[str], objective: str | None, labels: list[str]) -> tuple[str, ...]:
@@ -133,7 +122,5 @@ def _known(study: str, server: str | None) -> Fleet:
 
 
 def _items(fleet: Fleet) -> list[dict[str, str | None]]:
-    def item(worker: FleetWorker) -> dict[str, str | None]:
-        return {"study": fleet.study, "engine": fleet.engine, **asdict(worker)}
-
-    return [item(worker) for worker in ENGINES[EngineName(fleet.engine)].workers(fleet)]
+    workers = ENGINES[EngineName(fleet.engine)].workers(fleet)
+    return [{"study": fleet.study, "engine": fleet.engine, **asdict(worker)} for worker in workers]
