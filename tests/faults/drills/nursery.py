@@ -26,6 +26,7 @@ IMPORTS = (
     "hpo_service.cli.serve",
     "hpo_service.api.app",
     "hpo_service.store",
+    "hpo_service.tuning.auto",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
