@@ -69,8 +69,8 @@ def service(client: Any) -> Any:
 def filled(api: Api, trials: int = 30, **fields: Any) -> str:
     """A study with finished trials, some of them with reports, and one that runs."""
     space = fields.setdefault("search_space", SPACE)
-    name = api.create(**fields)
     fields.setdefault("lease_seconds", 86_400)  # between two readings no lease runs out, however slow the machine is
+    name = api.create(**fields)
     names = SPACE["name"]["choices"]
     made: list[dict[str, Any]] = [
         {
