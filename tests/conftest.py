@@ -12,18 +12,21 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import psycopg
 import pytest
+from drills.nursery import Nursery
 from fastapi.testclient import TestClient
 
 from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.chromium import HOW_TO_GET_IT, chromium
+from tests.forked import Fork, Forked
 
 # What is imported and collected stays until the end: to look through it again and again for what is garbage is a third
 # of all that collecting takes, in each process.
@@ -203,6 +206,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     else:
         template = request.getfixturevalue("_postgres_template")
         yield from _fresh(request.getfixturevalue("postgres"), template)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    started = Nursery()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def fork(nursery: Nursery) -> Fork:
+    """Start an `hpo` command without waiting for its imports: `fork("serve", "--port", "0", errors=log)`."""
+    return partial(Forked, nursery)
 
 
 class TurnableClock:

@@ -21,10 +21,11 @@ from hpo_worker.command import CommandObjective
 from hpo_worker.goodbye import goodbye_client
 from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.label_option import Label, labels_of
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from hpo_worker.shutdown import Leaving, Shutdown
-from hpo_worker.start import Label, MaxFailures, labels_of
+from hpo_worker.start import MaxFailures
 
 END_COMMANDS_SECONDS = 8.0  # more than they have from SIGTERM to SIGKILL
 

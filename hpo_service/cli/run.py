@@ -32,7 +32,7 @@ from hpo_service.cli.plot import check_picture_file, draw_study
 from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
 from hpo_service.domain.json_types import Json
-from hpo_worker.start import Label, labels_of
+from hpo_worker.label_option import Label, labels_of
 from hpo_worker.supervisor import cores
 
 if TYPE_CHECKING:

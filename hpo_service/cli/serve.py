@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -103,11 +104,11 @@ def _settings(database: str) -> Settings:
         raise UsageError("; ".join(settings_faults(error).values())) from None
 
 
-def _import_the_server() -> None:
+def _import_whole(module: str) -> None:
     """Nothing that is imported is garbage: to look through it for some, again and again, is a fifth of a start."""
     gc.disable()
     try:
-        import_module("hpo_service.api.app")
+        import_module(module)
     finally:
         gc.freeze()
         gc.enable()
@@ -118,7 +119,7 @@ def _serve(
 ) -> None:
     import asyncio
 
-    _import_the_server()
+    _import_whole("hpo_service.api.app")
     import structlog
     import uvicorn
 
@@ -159,6 +160,8 @@ def _serve(
                 shown = without_password(database)
                 log.info("serving", version=__version__, database=shown, schema=newest_revision(), address=address)
                 ready(key_file)
+                # SciPy, which a start does without, is there before the first study that needs it.
+                Thread(target=_import_whole, args=("hpo_service.tuning.auto",), daemon=True).start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             log.info("the server ends; who waits is sent home")

@@ -17,7 +17,7 @@ START_SECONDS = 5.0  # so long a draw waits for its start
 class DrawingProcess(ReadingProcess):
     name = "the drawing process"
     niceness = 5
-    imports = ("hpo_service.operations.drawings",)
+    imports = ("hpo_service.operations.drawings", "hpo_service.tuning.auto")
     most_bytes = 2 * 2**30
     restarts = None
 

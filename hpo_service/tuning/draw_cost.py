@@ -15,7 +15,6 @@ from hpo_service.domain.errors import Fault
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import axis
-from hpo_service.tuning.parzen import Coordinate
 
 # What takes longer is drawn where it holds up nobody.
 QUICK_SECONDS = 0.005
@@ -85,6 +84,8 @@ def tpe_seconds(spec: StudySpec, candidates: int) -> float:
 
 
 def _kind(name: str, spec: StudySpec) -> str:
+    from hpo_service.tuning.parzen import Coordinate  # and with it SciPy, which a start does without
+
     parameter = spec.search_space[name]
     coordinate = Coordinate.of(axis(name, parameter, parameter))
     if coordinate.is_choice:

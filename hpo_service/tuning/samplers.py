@@ -13,7 +13,6 @@ from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
-from hpo_service.tuning.auto import auto
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.cmaes import CmaEs
 from hpo_service.tuning.draw_cost import (
@@ -27,13 +26,11 @@ from hpo_service.tuning.draw_cost import (
     tpe_seconds,
 )
 from hpo_service.tuning.drawing import Sampler
-from hpo_service.tuning.gp import gp
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
 from hpo_service.tuning.nsgaii import Nsga2
 from hpo_service.tuning.options import BOOLEAN, BOOLEAN_OR_NULL, Options, faults, integer, number, one_of, or_null
 from hpo_service.tuning.qmc import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
-from hpo_service.tuning.tpe import tpe
 
 
 @dataclass(frozen=True)
@@ -106,16 +103,37 @@ def one_direction(spec: StudySpec) -> list[Fault]:
     return [Fault("/directions", detail)]
 
 
+# These are imported for the first study that wants one: SciPy, which they bring along, took a quarter of each start.
+
+
+def _auto(spec: StudySpec, seed: int) -> Sampler:
+    from hpo_service.tuning.auto import auto
+
+    return auto(seed, spec.directions, spec.search_space)
+
+
+def _tpe(spec: StudySpec, seed: int) -> Sampler:
+    from hpo_service.tuning.tpe import tpe
+
+    return tpe(seed, spec.directions, spec.search_space, spec.sampler.params)
+
+
+def _gp(spec: StudySpec, seed: int) -> Sampler:
+    from hpo_service.tuning.gp import gp
+
+    return gp(seed, spec.directions, spec.search_space, spec.sampler.params)
+
+
 # Whether it learns, and may draw ahead, is known without Optuna: hpo_service/domain/sampler_facts.py.
 SAMPLERS: Mapping[str, SamplerKind] = {
     "auto": SamplerKind(
-        lambda spec, seed: auto(seed, spec.directions, spec.search_space),
+        _auto,
         {},
         always(0.05),  # as gp
     ),
     "random": SamplerKind(lambda spec, seed: RandomSearch(seed), {}, always(0.0)),
     "tpe": SamplerKind(
-        lambda spec, seed: tpe(seed, spec.directions, spec.search_space, spec.sampler.params),
+        _tpe,
         {
             "n_startup_trials": integer(0),
             "n_ei_candidates": integer(1, 10_000),
@@ -141,7 +159,7 @@ SAMPLERS: Mapping[str, SamplerKind] = {
         cmaes_refusals,
     ),
     "gp": SamplerKind(
-        lambda spec, seed: gp(seed, spec.directions, spec.search_space, spec.sampler.params),
+        _gp,
         {
             "n_startup_trials": or_null(integer(0, 10_000)),
             "deterministic_objective": BOOLEAN,

@@ -31,6 +31,7 @@ from hpo_service.operations.calls import Import
 from hpo_service.operations.service import Service
 from hpo_service.reading.parquet import PAGE
 from hpo_service.settings import Settings
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, Any] = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -109,14 +110,11 @@ def test_events_of_a_study_made_anew_do_not_wait_for_where_the_old_one_was(own_s
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    command += ["--database", f"sqlite:///{tmp_path}/hpo.db"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+def own_server(fork: Fork, tmp_path: Path) -> Iterator[str]:
+    process = fork("serve", "--no-auth", "--port", "0", "--json", "--database", f"sqlite:///{tmp_path}/hpo.db")
     yield json.loads(process.stdout.readline())["url"]
     process.terminate()
-    process.communicate(timeout=PATIENCE_SECONDS)
+    process.communicate()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from hpo_service.reading import reading_process
 from hpo_service.settings import Settings
 from hpo_service.store import upgrade
 from tests.api.conftest import Api
+from tests.forked import Fork, Forked
 from tests.patience import PATIENCE_SECONDS
 
 SPACE: dict[str, dict[str, Any]] = {
@@ -68,8 +69,8 @@ def service(client: Any) -> Any:
 def filled(api: Api, trials: int = 30, **fields: Any) -> str:
     """A study with finished trials, some of them with reports, and one that runs."""
     space = fields.setdefault("search_space", SPACE)
-    name = api.create(**fields)
     fields.setdefault("lease_seconds", 86_400)  # between two readings no lease runs out, however slow the machine is
+    name = api.create(**fields)
     names = SPACE["name"]["choices"]
     made: list[dict[str, Any]] = [
         {
@@ -321,20 +322,13 @@ def test_when_the_server_is_killed_its_process_ends_though_it_reads(tmp_path: Pa
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    servers: list[subprocess.Popen[str]] = []
+def serve(fork: Fork, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+    servers: list[Forked] = []
 
-    def start(**settings: str) -> subprocess.Popen[str]:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"],
-            env={**os.environ, "HPO_DATABASE_URL": f"sqlite:///{tmp_path}/hpo.db", **settings},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(**settings: str) -> Forked:
+        settings = {"HPO_DATABASE_URL": f"sqlite:///{tmp_path}/hpo.db", **settings}
+        server = fork("serve", "--no-auth", "--port", "0", "--json", errors=tmp_path / "log", **settings)
         servers.append(server)
-        assert server.stdout is not None
         assert "url" in server.stdout.readline()
         return server
 
@@ -354,10 +348,10 @@ def test_hpo_serve_leaves_no_process_behind(serve: Any, tmp_path: Path, send: An
     eventually(lambda: niceness(child) > niceness(server.pid))
 
     send(server.pid, how)
-    _, errors = server.communicate(timeout=PATIENCE_SECONDS)
+    server.communicate()
 
     assert server.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 0)
-    assert {json.loads(line)["level"] for line in errors.splitlines()} <= {"info"}
+    assert {json.loads(line)["level"] for line in (tmp_path / "log").read_text().splitlines()} <= {"info"}
     eventually(lambda: not is_alive(child), 5.0)
     if how is not signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith("hpo.db-")] == []

@@ -19,6 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from hpo_service import tracing
+from tests.forked import Fork, Forked
 from tests.patience import PATIENCE_SECONDS
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -61,24 +62,17 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.server_close()
 
 
-Serve = Callable[..., tuple[subprocess.Popen[str], str]]
+Serve = Callable[..., tuple[Forked, str]]
 
 
 @pytest.fixture
-def serve(database_url: str, tmp_path: Path) -> Iterator[Serve]:
-    servers: list[subprocess.Popen[str]] = []
+def serve(fork: Fork, database_url: str, tmp_path: Path) -> Iterator[Serve]:
+    servers: list[Forked] = []
 
-    def start(**variables: str) -> tuple[subprocess.Popen[str], str]:
-        with open(tmp_path / "log", "w") as log:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"],
-                env={**os.environ, "HPO_DATABASE_URL": database_url, "HPO_READING_PROCESS": "false", **variables},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+    def start(**variables: str) -> tuple[Forked, str]:
+        variables = {"HPO_DATABASE_URL": database_url, "HPO_READING_PROCESS": "false", **variables}
+        server = fork("serve", "--no-auth", "--port", "0", "--json", errors=tmp_path / "log", **variables)
         servers.append(server)
-        assert server.stdout is not None
         return server, str(json.loads(server.stdout.readline())["url"])
 
     yield start

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ import pytest
 
 from hpo_service.cli import main
 from hpo_service.client import Client
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -36,15 +35,11 @@ def hpo(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server on a database of its own."""
     folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--database", f"sqlite:///{folder}/hpo.db"], stdout=subprocess.PIPE, stderr=log, text=True
-        )
-    assert process.stdout is not None
+    command = ["serve", "--no-auth", "--port", "0", "--json", "--database", f"sqlite:///{folder}/hpo.db"]
+    process = fork(*command, errors=folder / "log")
     answer = process.stdout.readline()
     assert answer, (folder / "log").read_text()
     yield json.loads(answer)["url"]

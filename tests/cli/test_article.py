@@ -16,6 +16,7 @@ import pytest
 
 from hpo_service.cli.study_file import read_study_file
 from hpo_service.client import Client
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).parents[2]
@@ -75,15 +76,12 @@ def test_each_study_file_says_what_was_claimed_and_which_study_comes_next(name: 
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[str]:
+def own_server(fork: Fork, tmp_path: Path) -> Iterator[str]:
     """A server with no study: a worker of any study has those of the test, and is done when they are."""
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    with subprocess.Popen(
-        [*command, "--database", f"sqlite:///{tmp_path}/hpo.db"], env=PLAIN, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"]
-        process.terminate()
+    process = fork("serve", "--no-auth", "--port", "0", "--json", "--database", f"sqlite:///{tmp_path}/hpo.db")
+    yield json.loads(process.stdout.readline())["url"]
+    process.terminate()
+    process.communicate()
 
 
 @pytest.mark.slow

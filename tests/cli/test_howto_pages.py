@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from hpo_service.client import Client, HeldTrial
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -62,11 +63,9 @@ def test_in_an_event_loop_calls_go_into_threads_as_the_page_of_the_sdk_says(clie
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Client]:
+def serving(fork: Fork, folder: Path, *options: str) -> Iterator[Client]:
     """`hpo serve`, as the page has it, on another port; for a caller without a key."""
-    command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
+    process = fork("serve", "--port", "0", *options, cwd=folder)
     try:
         address = re.search(r"http://[\d.:]+", process.stdout.readline())
         assert address is not None
@@ -74,7 +73,7 @@ def serving(folder: Path, *options: str) -> Iterator[Client]:
             yield client
     finally:
         process.terminate()
-        process.communicate(timeout=PATIENCE_SECONDS)
+        process.communicate()
 
 
 def typed(folder: Path, lines: list[str], **given: str) -> None:
@@ -92,10 +91,10 @@ def typed(folder: Path, lines: list[str], **given: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_backup_taken_and_restored_as_the_page_says_has_what_there_was(tmp_path: Path) -> None:
+def test_a_backup_taken_and_restored_as_the_page_says_has_what_there_was(fork: Fork, tmp_path: Path) -> None:
     take, restore = map(commands, blocks("how-to/back-up-and-restore.md", "console"))
     assert restore.pop() == "hpo serve"
-    with serving(tmp_path, "--no-auth") as client:
+    with serving(fork, tmp_path, "--no-auth") as client:
         study = client.create_study("kept", search_space={"x": {"type": "float", "low": 0, "high": 1}})
         (first,) = study.ask()
         first.save("model", b"weights")
@@ -104,7 +103,7 @@ def test_a_backup_taken_and_restored_as_the_page_says_has_what_there_was(tmp_pat
         (second,) = study.ask()
         second.tell(0.7)
     typed(tmp_path, restore)
-    with serving(tmp_path, "--no-auth") as client:
+    with serving(fork, tmp_path, "--no-auth") as client:
         study = client.open_study("kept")
         assert [trial.value for trial in study.trials] == [0.5]
         assert b"".join(client.artifact("kept", 0, "model")) == b"weights"
@@ -121,7 +120,7 @@ lr = { type = "float", low = 0.0, high = 1.0 }
 
 
 @pytest.mark.slow
-def test_workers_with_the_key_that_the_page_makes_train_the_study_that_it_creates(tmp_path: Path) -> None:
+def test_workers_with_the_key_that_the_page_makes_train_the_study_that_it_creates(fork: Fork, tmp_path: Path) -> None:
     at_the_server, at_a_worker, looking = map(commands, blocks("how-to/several-machines.md", "console"))
     serve, *others = at_the_server
     assert serve == "hpo serve --host 0.0.0.0"  # here on loopback
@@ -129,7 +128,7 @@ def test_workers_with_the_key_that_the_page_makes_train_the_study_that_it_create
     assert export == "export HPO_SERVER=http://server.example.org:8000 HPO_TOKEN_FILE=worker.key"
     (tmp_path / "study.toml").write_text(_STUDY)
     (tmp_path / "study.py").write_text("def objective(trial):\n    return trial.params['lr']\n")
-    with serving(tmp_path) as stranger:
+    with serving(fork, tmp_path) as stranger:
         key = (tmp_path / "hpo.db.key").read_text().strip()
         typed(tmp_path, others, HPO_SERVER=stranger.server, HPO_TOKEN=key)
         typed(tmp_path, [worker], HPO_SERVER=stranger.server, HPO_TOKEN_FILE="worker.key")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from hpo_service.api.app import create_app
 from hpo_service.settings import Settings
 from tests.cli.conftest import Ended
 from tests.conftest import SPEC, Postgres
-from tests.patience import PATIENCE_SECONDS
+from tests.forked import Fork
 
 Hpo = Callable[..., Ended]
 _names = itertools.count()
@@ -116,20 +115,17 @@ def test_a_copy_goes_into_no_database_that_has_something(empty: Callable[[str], 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("place", [0, 1])
 def test_no_copy_is_made_while_a_server_runs(
-    empty: Callable[[str], str], hpo: Hpo, tmp_path: Path, kind: str, place: int
+    empty: Callable[[str], str], hpo: Hpo, fork: Fork, kind: str, place: int
 ) -> None:
     served, other = empty(kind), empty("sqlite")
     assert hpo("db", "upgrade", "--database", other).code == 0
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    server = subprocess.Popen([*command, "--database", served], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert server.stdout is not None
+    server = fork("serve", "--no-auth", "--port", "0", "--json", "--database", served)
     try:
         assert server.stdout.readline()
         refused = hpo("db", "copy", *((served, other) if place == 0 else (other, served)))
     finally:
         server.terminate()
-        server.wait(PATIENCE_SECONDS)
-        server.stdout.close()
+        server.communicate()
 
     assert refused.code == 1
     assert "server" in refused.err

@@ -28,6 +28,7 @@ from hpo_service.domain.errors import NotFound, Unavailable
 from hpo_service.domain.key import Scope, draw
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 KEY = re.compile("hpo_[0-9A-Za-z]{36}")
@@ -37,18 +38,10 @@ SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 class Serving:
     """`hpo serve` on a database; what it has said on stdout and stderr."""
 
-    def __init__(self, database: str, log: Path, *options: str, **environment: str) -> None:
+    def __init__(self, fork: Fork, database: str, log: Path, *options: str, **environment: str) -> None:
         self.log = log
-        command = [sys.executable, "-m", "hpo_service", "serve", "--port", "0", "--json", *options]
-        with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**os.environ, "HPO_DATABASE_URL": database, "XDG_STATE_HOME": str(log.parent), **environment},
-            )
-        assert self.process.stdout is not None
+        environment = {"HPO_DATABASE_URL": database, "XDG_STATE_HOME": str(log.parent), **environment}
+        self.process = fork("serve", "--port", "0", "--json", *options, errors=log, **environment)
         self.first_line = self.process.stdout.readline()
         assert self.first_line, log.read_text()
         self.url = json.loads(self.first_line)["url"]
@@ -75,8 +68,7 @@ class Serving:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(timeout=PATIENCE_SECONDS)
-        self.process.stdout.close()  # type: ignore[union-attr]
+        self.process.communicate()
 
 
 Serve = Callable[..., Serving]
@@ -86,11 +78,11 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def serve(database_url: str, tmp_path: Path) -> Iterator[Serve]:
+def serve(fork: Fork, database_url: str, tmp_path: Path) -> Iterator[Serve]:
     started: list[Serving] = []
 
     def start(*options: str) -> Serving:
-        started.append(Serving(database_url, tmp_path / f"log-{len(started)}", *options))
+        started.append(Serving(fork, database_url, tmp_path / f"log-{len(started)}", *options))
         return started[-1]
 
     yield start
@@ -99,19 +91,14 @@ def serve(database_url: str, tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def token(database_url: str) -> Callable[..., Any]:
+def token(fork: Fork, database_url: str) -> Callable[..., Any]:
     """Run `hpo token` beside the server."""
 
     def run(*arguments: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "hpo_service", "token", *arguments, "--json"],
-            env={**os.environ, "HPO_DATABASE_URL": database_url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return json.loads(done.stdout)
+        command = fork("token", *arguments, "--json", HPO_DATABASE_URL=database_url)
+        said, _ = command.communicate()
+        assert command.returncode == 0
+        return json.loads(said)
 
     return run
 
@@ -206,10 +193,10 @@ def test_the_umask_neither_opens_nor_closes_the_keys_file(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_where_the_key_cannot_be_kept_none_is_made_and_the_server_says_what_to_do(
-    postgres_url: str, tmp_path: Path
+    fork: Fork, postgres_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "no-folder").touch()
-    serving = Serving(postgres_url, tmp_path / "log", XDG_STATE_HOME=str(tmp_path / "no-folder"))
+    serving = Serving(fork, postgres_url, tmp_path / "log", XDG_STATE_HOME=str(tmp_path / "no-folder"))
     try:
         assert "no key was made, since" in serving.said
         assert "hpo token create --scope admin --file FILE" in serving.said
@@ -257,9 +244,9 @@ def test_without_a_key_nothing_is_answered_and_the_error_says_what_to_do(serve: 
 
 @on_sqlite
 def test_a_key_that_a_caller_puts_where_none_belongs_is_in_no_line_of_the_log(
-    database_url: str, tmp_path: Path
+    fork: Fork, database_url: str, tmp_path: Path
 ) -> None:
-    serving = Serving(database_url, tmp_path / "log", HPO_ACCESS_LOG="true")
+    serving = Serving(fork, database_url, tmp_path / "log", HPO_ACCESS_LOG="true")
     try:
         key = serving.first_key
         for path in (f"/page/{key}", f"/page/{key}%20x?token={key}"):
@@ -275,10 +262,12 @@ def test_a_key_that_a_caller_puts_where_none_belongs_is_in_no_line_of_the_log(
 
 
 @on_sqlite
-def test_a_caller_has_the_address_that_it_calls_from_whatever_it_writes(database_url: str, tmp_path: Path) -> None:
+def test_a_caller_has_the_address_that_it_calls_from_whatever_it_writes(
+    fork: Fork, database_url: str, tmp_path: Path
+) -> None:
     """Else each wrong key would come from another one, and nobody would be slowed down."""
     claims = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.9"}
-    serving = Serving(database_url, tmp_path / "log", HPO_ACCESS_LOG="true", FORWARDED_ALLOW_IPS="*")
+    serving = Serving(fork, database_url, tmp_path / "log", HPO_ACCESS_LOG="true", FORWARDED_ALLOW_IPS="*")
     try:
         request = urllib.request.Request(f"{serving.url}/healthz", headers=claims)
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
@@ -372,12 +361,15 @@ def test_no_auth_asks_nobody_and_makes_no_key(serve: Serve, token: Callable[...,
 
 
 @pytest.mark.slow
-def test_servers_that_start_at_once_on_a_new_database_draw_one_key(postgres_url: str, tmp_path: Path) -> None:
+def test_servers_that_start_at_once_on_a_new_database_draw_one_key(
+    fork: Fork, postgres_url: str, tmp_path: Path
+) -> None:
     serving: list[Serving] = []
-    threads = [
-        threading.Thread(target=lambda number=number: serving.append(Serving(postgres_url, tmp_path / f"{number}")))
-        for number in range(3)
-    ]
+
+    def start(number: int) -> None:
+        serving.append(Serving(fork, postgres_url, tmp_path / f"{number}"))
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

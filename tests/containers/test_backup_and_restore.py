@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import pytest
 
 from hpo_service import store
 from hpo_service.client import Client
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -78,21 +78,8 @@ def installation(postgres: Any, tmp_path: Path) -> Iterator[Installation]:
 
 
 class Serving:
-    def __init__(self, url: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "hpo_service",
-            "serve",
-            "--no-auth",
-            "--port",
-            "0",
-            "--json",
-            "--database",
-            url,
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+    def __init__(self, fork: Fork, url: str) -> None:
+        self.process = fork("serve", "--no-auth", "--port", "0", "--json", "--database", url)
         self.address = json.loads(self.process.stdout.readline())["url"]
 
     def __enter__(self) -> Client:
@@ -100,7 +87,7 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.process.communicate()
 
 
 COUNTED = ("hpo_studies", "hpo_trials", "hpo_reports", "hpo_attempts", "hpo_keys")
@@ -120,9 +107,11 @@ def train(client: Client, stop: threading.Event, told: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(installation: Installation) -> None:
+def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(
+    fork: Fork, installation: Installation
+) -> None:
     stop, told = threading.Event(), list[int]()
-    with Serving(installation.url) as client:
+    with Serving(fork, installation.url) as client:
         worker = threading.Thread(target=train, args=(client, stop, told))
         worker.start()
         while len(told) < 30 and worker.is_alive():
@@ -143,7 +132,7 @@ def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(ins
     restored = counts(installation)
     assert restored[0] == 1
     assert at_least <= restored[1] <= before[1]
-    with Serving(installation.url) as client:
+    with Serving(fork, installation.url) as client:
         study = client.study("s")
         assert study["counts"]["COMPLETE"] >= at_least
         trials = list(client.trials("s", page_size=1000))
@@ -157,8 +146,8 @@ def test_a_dump_of_a_record_at_work_is_put_back_and_a_server_goes_on_with_it(ins
 
 
 @pytest.mark.slow
-def test_a_record_at_rest_comes_back_row_by_row(installation: Installation) -> None:
-    with Serving(installation.url) as client:
+def test_a_record_at_rest_comes_back_row_by_row(fork: Fork, installation: Installation) -> None:
+    with Serving(fork, installation.url) as client:
         study = client.create_study("s", search_space={"x": {"type": "float", "low": 0, "high": 1}})
         for trial in study.ask(count=20):
             trial.tell(float(str(trial.params["x"])))

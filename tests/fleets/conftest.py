@@ -13,18 +13,14 @@ from typing import Any
 import pytest
 
 from hpo_service.client import Client
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--database", f"sqlite:///{folder}/hpo.db"], stdout=subprocess.PIPE, stderr=log
-        )
-    assert process.stdout is not None
+def server(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    database = f"sqlite:///{tmp_path_factory.mktemp('server')}/hpo.db"
+    process = fork("serve", "--no-auth", "--port", "0", "--json", "--database", database)
     yield json.loads(process.stdout.readline())["url"]
     process.terminate()
     process.wait(PATIENCE_SECONDS)

@@ -21,6 +21,7 @@ from hpo_service.domain.key import Scope
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable, upgrade
 from tests.chromium import HOW_TO_GET_IT, chromium
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 CHROMIUM = chromium()
@@ -28,27 +29,22 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
 
 
 @pytest.fixture(scope="module")
-def host_and_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def host_and_key(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A server with a finished study, and a key that may only read."""
     database = f"sqlite:///{tmp_path_factory.mktemp('server')}/hpo.db"
     upgrade(database)
     table = KeyTable(database)
     admin, reader = (keys.create(table, scope).token for scope in (Scope.ADMIN, Scope.READ))
     table.close()
-    with subprocess.Popen(
-        [sys.executable, "-m", "hpo_service", "serve", "--port", "0", "--json"],
-        env={**os.environ, "HPO_DATABASE_URL": database},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
-        with Client(url, admin) as client:
-            space = {"width": {"type": "float", "low": 0.0, "high": 1.0}}
-            study = client.create_study("behind-the-door", search_space=space)
-            study.optimize(lambda trial: float(str(trial.params["width"])), n_trials=6)
-        yield url.removeprefix("http://"), reader
-        server.terminate()
+    server = fork("serve", "--port", "0", "--json", HPO_DATABASE_URL=database)
+    url = json.loads(server.stdout.readline())["url"]
+    with Client(url, admin) as client:
+        space = {"width": {"type": "float", "low": 0.0, "high": 1.0}}
+        study = client.create_study("behind-the-door", search_space=space)
+        study.optimize(lambda trial: float(str(trial.params["width"])), n_trials=6)
+    yield url.removeprefix("http://"), reader
+    server.terminate()
+    server.communicate()
 
 
 # Chromium reads the descriptor 3 and writes to 4

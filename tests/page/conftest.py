@@ -7,8 +7,6 @@ import itertools
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from hpo_service.domain.key import Scope
 from hpo_service.operations import keys
 from hpo_service.store import KeyTable
 from tests.chromium import HOW_TO_GET_IT, chromium
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
@@ -56,7 +55,8 @@ def browser() -> Iterator[Browser]:
 class Served:
     """`hpo serve` with keys, and calls with the one for everything."""
 
-    def __init__(self, folder: Path, template: Path) -> None:
+    def __init__(self, fork: Fork, folder: Path, template: Path) -> None:
+        self._fork = fork
         self.database = f"sqlite:///{folder}/hpo.db"
         shutil.copy(template, folder / "hpo.db")
         table = KeyTable(self.database)
@@ -71,9 +71,7 @@ class Served:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "hpo_service", "serve", "--port", str(self.port), "--database", self.database]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout is not None
+        self.process = self._fork("serve", "--port", str(self.port), "--database", self.database)
         assert self.process.stdout.readline(), "the server did not start"
 
     def kill(self) -> None:
@@ -123,8 +121,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Served]:
-    running = Served(tmp_path_factory.mktemp("page"), _sqlite_template)
+def served(fork: Fork, tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Served]:
+    running = Served(fork, tmp_path_factory.mktemp("page"), _sqlite_template)
     yield running
     running.kill()
 

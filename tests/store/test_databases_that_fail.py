@@ -20,6 +20,7 @@ from hpo_service.domain.errors import Unavailable
 from hpo_service.store import Database
 from hpo_service.store.inode_lock import DatabaseInUse
 from hpo_service.store.schema import current_revision
+from tests.forked import Fork
 from tests.patience import PATIENCE_SECONDS
 
 Answer = tuple[int, dict[str, Any]]
@@ -28,16 +29,13 @@ Answer = tuple[int, dict[str, Any]]
 class Server:
     """`hpo serve` in a process of its own."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, fork: Fork, log: Path, database_url: str) -> None:
         self.database_url = database_url
-        command = [sys.executable, "-m", "hpo_service", "serve", "--no-auth", "--port", "0", "--json"]
-        command += ["--database", database_url]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        self.process = fork("serve", "--no-auth", "--port", "0", "--json", "--database", database_url, errors=log)
         line = self.process.stdout.readline()
         if not line:
-            _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
-            raise RuntimeError(f"exit code {self.process.returncode}: {errors}")
+            self.process.communicate()
+            raise RuntimeError(f"exit code {self.process.returncode}: {log.read_text()}")
         self.url = json.loads(line)["url"]
         self._http = urllib3.PoolManager(retries=False, timeout=PATIENCE_SECONDS)
 
@@ -46,17 +44,16 @@ class Server:
         return answer.status, answer.json() if answer.data else {}
 
     def stop(self, how: int = signal.SIGTERM) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.process.send_signal(how)
+        self.process.communicate()
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[str], Server]]:
+def serve(fork: Fork, tmp_path: Path) -> Iterator[Callable[[str], Server]]:
     servers: list[Server] = []
 
     def start(database_url: str) -> Server:
-        servers.append(Server(database_url))
+        servers.append(Server(fork, tmp_path / f"log-{len(servers)}", database_url))
         return servers[-1]
 
     yield start

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 
 import hpo_service.store.migrations
 from hpo_service.store import schema, upgrade
@@ -111,11 +112,12 @@ def move_back(connection: sa.Connection, revision: str) -> None:
     command.downgrade(config, revision)
 
 
-VERSIONS = sorted(script.revision for script in schema._scripts().walk_revisions())
+VERSIONS = schema.revisions()
 
 
 def test_the_versions_follow_each_other_as_their_numbers_do() -> None:
-    scripts = {script.revision: script for script in schema._scripts().walk_revisions()}
+    scripts = {script.revision: script for script in ScriptDirectory.from_config(schema._config()).walk_revisions()}
+    assert sorted(scripts) == VERSIONS
     assert [scripts[number].down_revision for number in VERSIONS] == [None, *VERSIONS[:-1]]
     assert all(Path(scripts[number].path).name.startswith(f"{number}_") for number in VERSIONS)
 

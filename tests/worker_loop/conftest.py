@@ -276,8 +276,8 @@ def server(stand_in: StandIn) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def real_server(tmp_path_factory):
-    server = real.RealServer(tmp_path_factory.mktemp("server"))
+def real_server(fork, tmp_path_factory):
+    server = real.RealServer(fork, tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -43,7 +41,8 @@ OBJECTIVES = """
 class RealServer:
     """`hpo serve` on one port and one database, to be killed and started again."""
 
-    def __init__(self, folder):
+    def __init__(self, fork, folder):
+        self.fork = fork
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,15 +52,7 @@ class RealServer:
 
     def start(self):
         database = f"sqlite:///{self.folder}/hpo.db"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "hpo_service", "serve", "--no-auth"),
-                *("--port", str(self.port), "--database", database),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
+        self.process = self.fork("serve", "--no-auth", "--port", str(self.port), "--database", database)
         assert self.process.stdout.readline(), "the server did not start"
 
     def kill(self):

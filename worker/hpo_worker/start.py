@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_form
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import typer
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES
 from hpo_worker.gpus import Gpus, gpus_of
+from hpo_worker.label_option import Label, labels_of
 from hpo_worker.supervisor import Supervisor, cores
 from hpo_worker.worker_options import Options
 
@@ -22,11 +22,6 @@ MaxFailures = Annotated[
     typer.Option(
         min=0, help="End with exit code 1 after so many failed trials in a row, none of which has reported; 0: never."
     ),
-]
-
-Label = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=TEXT", help="What this machine has, for studies that require it; may be repeated."),
 ]
 
 log = structlog.get_logger()
@@ -82,14 +77,3 @@ def worker(
     else:
         log.info("trials", **supervisor.tally)
     raise typer.Exit(code)
-
-
-def labels_of(given: Sequence[str] | None) -> dict[str, str]:
-    """From NAME=TEXT; of one name the last counts. Raise typer.BadParameter."""
-    labels = {}
-    for each in given or ():
-        name, is_one, text = each.partition("=")
-        if not is_one or not name:
-            raise typer.BadParameter(f"{each!r} is no NAME=TEXT, such as gpu=a100", param_hint="--label")
-        labels[name] = text
-    return labels

@@ -1,7 +1,8 @@
 """Starts `hpo serve` fast: a process that has imported everything already forks, and the child runs the command.
 
-A server is started hundreds of times in these drills, and importing takes longer than all else. The child is a process
-of its own that runs the very code of `hpo serve`; only here, between fork and command, can a sabotage be put in.
+A server is started hundreds of times in the drills and the other tests, and importing takes longer than all else. The
+child is a process of its own that runs the very code of `hpo serve`; only here, between fork and command, can a
+sabotage be put in.
 
 Run as a program it reads one JSON request a line and answers each with one line.
 """
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ IMPORTS = (
     "hpo_service.cli.serve",
     "hpo_service.api.app",
     "hpo_service.store",
+    "hpo_service.tuning.auto",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
@@ -54,9 +56,22 @@ class Nursery:
         self._lock = threading.Lock()
         self._ended: dict[int, int] = {}
 
-    def start(self, arguments: list[str], output: Path, errors: Path, sabotage: str | None) -> int:
-        """Fork a child that runs `hpo` with these arguments; return its process id."""
-        request = {"start": arguments, "output": str(output), "errors": str(errors), "sabotage": sabotage}
+    def start(
+        self,
+        arguments: list[str],
+        output: Path,
+        errors: Path,
+        sabotage: str | None = None,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Fork a child that runs `hpo` with these arguments; return its process id.
+
+        folder, environment: what it has for those; without them the nursery's own.
+        """
+        request: dict[str, Any] = {"start": arguments, "output": str(output), "errors": str(errors)}
+        request |= {"sabotage": sabotage, "folder": None if folder is None else str(folder)}
+        request |= {"environment": None if environment is None else dict(environment)}
         pid = int(self._ask(request)["pid"])
         self._ended.pop(pid, None)  # of a child before, whose number it has been given
         return pid
@@ -98,6 +113,11 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 1)
         os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
+        if request["environment"] is not None:
+            os.environ.clear()
+            os.environ.update(request["environment"])
+        if request["folder"] is not None:
+            os.chdir(request["folder"])
         if request["sabotage"] is not None:
             from saboteur import put_in  # type: ignore[import-not-found]  # from the folder of this program
 
