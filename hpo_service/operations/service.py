@@ -272,7 +272,7 @@ class Service:
 
     async def _read_history(self, study: Study) -> None:
         """Show the writer's tuner what is in the record, read elsewhere."""
-        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.draws_apart(study))
+        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.needs(study).apart)
         await self.write(lambda _: self.tuners.adopt(study, tuner, seen))
 
     async def _in_two(self, two: InTwo, studies: Sequence[str], request_id: str | None) -> Any:

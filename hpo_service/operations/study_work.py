@@ -36,7 +36,9 @@ class StudyWork:
         self._test_changed = False
         self._changed: dict[int, Trial] = {}
         self._noted = study.revision
-        tuners.take_over(record, study)
+        self._needs = tuners.needs(study)
+        if self._needs.shown:
+            tuners.take_over(record, study)
 
     # -- trials -------------------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class StudyWork:
             return []
         waiting = self.study.confirmation.waiting if self.study.confirmation else 0
         of_the_search = self._may_give_of_the_search(count - min(count, waiting))
-        if of_the_search > 0 and self.tuners.draws_apart(self.study):
+        if of_the_search > 0 and self._needs.apart:
             self._check_draws(of_the_search)
         budget = AnswerBudget(self.study, GRANTED)
         given = self._give_replicates(min(count, waiting), worker_id, budget)
@@ -211,7 +213,7 @@ class StudyWork:
     def _draw(self, number: int, queued: Trial | None) -> Trial | None:
         """The trial with its params; None when the search space is exhausted."""
         wanted = Wanted(number, self.study.round, {} if queued is None else queued.params)
-        drawn = self._at_hand(wanted) if self.tuners.draws_apart(self.study) else self._drawn_now(wanted)
+        drawn = self._at_hand(wanted) if self._needs.apart else self._drawn_now(wanted)
         if drawn is None:
             self.study = altered(self.study, exhausted=True)
             return None
@@ -228,7 +230,7 @@ class StudyWork:
 
     def _drawn_now(self, wanted: Wanted) -> Drawn | None:
         """Raise DrawFailed."""
-        tuner = self.tuner() if self.tuners.learns(self.study) else self.tuners.without_history(self.study)
+        tuner = self.tuner() if self._needs.history else self.tuners.without_history(self.study)
         try:
             with drawing():
                 return tuner.draw(wanted.number, self.round(wanted.round).search_space, wanted.fixed)
@@ -243,6 +245,8 @@ class StudyWork:
         return self.tuners.up_to_date(self.record, self.study)
 
     def _show_tuner(self) -> None:
+        if not self._needs.shown:
+            return
         self.tuners.note(self.record, self._noted, self.study, self._changed.values())
         self._changed.clear()
         self._noted = self.study.revision
@@ -266,6 +270,7 @@ class StudyWork:
     def grow(self, spec: StudySpec) -> None:
         """Take the search space of this spec, which has more parameters; the study's ETag changes."""
         self.study = altered(self.study, spec=spec)
+        self._needs = self.tuners.needs(self.study)
         self.record.sql().save_search_space(self.study)
         self.touch()
         self._put_round(altered(self.round(self.study.round), search_space=spec.search_space))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Study, StudySpec
@@ -18,21 +19,30 @@ MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
 # About what a sampler and a pruner keep of a finished trial, and of each of its reports.
 BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
 MODELS = 10  # so many times its text the search space takes
-MOST_APART = 10_000
+MOST_NEEDS = 10_000
 # What has changed by so many revisions is read outside of the writer.
 MOST_READ_HERE = 1_000
 
 
+class Needs(NamedTuple):
+    """What the draws and the judgements of a study need.
+
+    apart: a draw may take long, so that it is made outside of the writer. history: whoever draws has to know the trials
+    before. shown: the writer's tuner draws or judges by what trials have done.
+    """
+
+    apart: bool
+    history: bool
+    shown: bool
+
+
 @dataclass
 class _Entry:
-    """spec: the study's, as it was last met with; its search space is the tuner's. learns: whether the tuner has to be
-    shown anything at all.
-    """
+    """spec: the study's, as it was last met with; its search space is the tuner's."""
 
     tuner: Tuner
     weight: int
     spec: StudySpec
-    learns: bool
     seen: int = 0
 
 
@@ -45,28 +55,18 @@ class Tuners:
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._weight = 0
-        self._apart: dict[tuple[int, int], bool] = {}  # by study and how many parameters it has
-        self._learns: dict[tuple[int, int], bool] = {}
+        self._needs: dict[tuple[int, int], Needs] = {}  # by study and how many parameters it has
 
-    def draws_apart(self, study: Study) -> bool:
-        """Whether a draw may take long, so that it is made outside of the writer."""
+    def needs(self, study: Study) -> Needs:
         key = study.id, len(study.spec.search_space)
-        apart = self._apart.get(key)
-        if apart is None:
-            if len(self._apart) >= MOST_APART:
-                self._apart.clear()
-            apart = self._apart[key] = not is_quick(study.spec)
-        return apart
-
-    def learns(self, study: Study) -> bool:
-        """Whether whoever draws has to know the trials before."""
-        key = study.id, len(study.spec.search_space)
-        learns = self._learns.get(key)
-        if learns is None:
-            if len(self._learns) >= MOST_APART:
-                self._learns.clear()
-            learns = self._learns[key] = draws_learn(study.spec)
-        return learns
+        needs = self._needs.get(key)
+        if needs is None:
+            if len(self._needs) >= MOST_NEEDS:
+                self._needs.clear()
+            apart, history = not is_quick(study.spec), draws_learn(study.spec)
+            shown = study.spec.pruner.name != "none" or (history and not apart)
+            needs = self._needs[key] = Needs(apart, history, shown)
+        return needs
 
     def without_history(self, study: Study) -> Tuner:
         """The tuner for a draw or a judgement that learns from nothing."""
@@ -74,14 +74,10 @@ class Tuners:
 
     def is_quick(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
+        if not self.needs(study).shown:
+            return True
         entry = self._known(study)
-        if entry is not None:
-            return not entry.learns or entry.seen == study.revision
-        return not self._has_to_be_shown(study)
-
-    def _has_to_be_shown(self, study: Study) -> bool:
-        """Whether the writer's tuner draws or judges by what trials have done."""
-        return study.spec.pruner.name != "none" or (self.learns(study) and not self.draws_apart(study))
+        return entry is not None and entry.seen == study.revision
 
     def up_to_date(self, record: Transaction, study: Study) -> Tuner:
         """Raise NotReady when there is much to be read before."""
@@ -106,7 +102,7 @@ class Tuners:
     def take_over(self, record: Transaction, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
         entry = self._known(study)
-        if entry is not None and entry.learns and entry.seen < study.revision:
+        if entry is not None and entry.seen < study.revision:
             trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
                 self._show(record, study, entry, trials)
@@ -114,7 +110,7 @@ class Tuners:
     def note(self, record: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
         entry = self._known(study)
-        if entry is None or not entry.learns or entry.seen != before:
+        if entry is None or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
         known = [trial for trial in changed if trial.is_known_to_samplers]
@@ -156,8 +152,8 @@ class Tuners:
         if entry is None:
             self._drop(study.id)
             weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
-            tuner = Tuner(study.spec, draws=not self.draws_apart(study))
-            entry = _Entry(tuner, weight, study.spec, self._has_to_be_shown(study))
+            tuner = Tuner(study.spec, draws=not self.needs(study).apart)
+            entry = _Entry(tuner, weight, study.spec)
             self._entries[study.id] = entry
             self._weight += weight
         self._entries.move_to_end(study.id)

@@ -212,7 +212,7 @@ def _told_and_asked(
     Raise InTwo where the draw takes long, or fails: what was told does not wait for that.
     """
     study = record.study(name)
-    if service.tuners.draws_apart(study):
+    if service.tuners.needs(study).apart:
         raise _in_two(service, study, number, call, following)
     remembered = record.answer(ask_call(study.id), following.request_id)
     work = service.work_on(record, study)

@@ -73,7 +73,7 @@ class PendingRows:
     def commit(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
         """Write all that waits and commit the transaction, on PostgreSQL in one round trip. Return the new ids."""
         if connection.dialect.name == "sqlite" or connection.in_transaction() or self.others_need_ids():
-            ids = self.flush(connection, known)
+            ids = self._write(connection, known)
             commit(connection)
             return ids
         answers = one_round_trip.run(connection, [*self.statements(known), ("COMMIT", ())])
@@ -90,17 +90,23 @@ class PendingRows:
         ids: dict[TrialKey, int] = {}
         for rows in answers[: len(self._parts())]:
             _take_ids(rows, ids)
-        self._forget()
         return ids
 
     def flush(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
-        """Write all that waits, in the order of the foreign keys. Return the ids of the new trials.
+        """Write all that waits, after which nothing does. Return the ids of the new trials.
 
         known: the id of a trial that was written before.
         """
-        ids: dict[TrialKey, int] = {}
         if not any(self._all()):
-            return ids
+            return {}
+        ids = self._write(connection, known)
+        for rows in self._all():
+            rows.clear()
+        return ids
+
+    def _write(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
+        """In the order of the foreign keys."""
+        ids: dict[TrialKey, int] = {}
         sql = _STATEMENTS[connection.dialect.name]
         cursor = connection.connection.cursor()
         try:
@@ -117,12 +123,7 @@ class PendingRows:
             raise as_sqlalchemy(connection, error) from error
         finally:
             cursor.close()
-        self._forget()
         return ids
-
-    def _forget(self) -> None:
-        for rows in self._all():
-            rows.clear()
 
     def _parts(self) -> list[list[tuple[TrialKey, Trial]]]:
         new = list(self.new_trials.items())

@@ -44,16 +44,19 @@ class CachedStudy:
     latest: float = -math.inf
     # What another server has changed, as it was last taken over: from a revision to the next, these trials.
     taken_over: tuple[int, int, list[Trial]] = (0, 0, [])
-    # About how many bytes it takes, as counted after the last commit, and how many of them each trial and the spec.
+    # About how many bytes it takes, as counted after the last commit; how many of them the spec, and what of each trial
+    # may be large: its metrics and its reports, where it has any.
     weight: int = 0
     spec_weight: tuple[StudySpec | None, int] = (None, 0)
     weights: dict[int, int] = field(default_factory=dict)
-    uncounted: set[int] = field(default_factory=set)
+    weight_of_large: int = 0  # the sum of these
+    uncounted: set[int] = field(default_factory=set)  # numbers of trials of which that may have changed
 
     def keep(self, trial: Trial) -> None:
         """Take the trial as it now is."""
         self.trials[trial.number] = trial
-        self.uncounted.add(trial.number)
+        if trial.weight:
+            self.uncounted.add(trial.number)
         if trial.state.is_finished:
             self.finished.append(trial.number)
         lease = trial.holding.lease
@@ -72,7 +75,7 @@ class CachedStudy:
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
         for trial in changed:
             self.keep(altered(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
-            self.reports.pop(trial.number, None)
+            self.drop_reports(trial.number)
 
     def forget_old(self) -> None:
         """Let go of what finished long ago; called after a commit."""
@@ -90,16 +93,15 @@ class CachedStudy:
     def count(self) -> int:
         """Count the bytes of what has changed since; return how many more there are than before."""
         before = self.weight
-        known, weight = self.spec_weight
-        if known is not self.study.spec:  # its metadata may have changed, or its search space has grown
+        if self.spec_weight[0] is not self.study.spec:  # its metadata may have changed, or its search space has grown
             self.spec_weight = self.study.spec, self._weight_of_spec()
-            self.weight += self.spec_weight[1] - weight
-        for number in self.uncounted:
-            now = self._weight_of(number)
-            self.weight += now - self.weights.pop(number, 0)
+        while self.uncounted:
+            number = self.uncounted.pop()
+            now = self._weight_of_large(number)
+            self.weight_of_large += now - self.weights.pop(number, 0)
             if now:
                 self.weights[number] = now
-        self.uncounted.clear()
+        self.weight = self.spec_weight[1] + BYTES_A_TRIAL * len(self.trials) + self.weight_of_large
         return self.weight - before
 
     def _weight_of_spec(self) -> int:
@@ -107,10 +109,9 @@ class CachedStudy:
         spaces = sum(size_of(round_.search_space.model_dump(mode="json")) for round_ in self.rounds.values())
         return MODELS * spaces + OBJECTS * size_of([spec.objective, spec.metadata])
 
-    def _weight_of(self, number: int) -> int:
+    def _weight_of_large(self, number: int) -> int:
         trial, reports = self.trials.get(number), self.reports.get(number)
-        weight = 0 if trial is None else BYTES_A_TRIAL + OBJECTS * trial.weight
-        return weight + (0 if reports is None else reports.weight)
+        return (0 if trial is None else OBJECTS * trial.weight) + (0 if reports is None else reports.weight)
 
     def lighten(self, by: int) -> int:
         """Let go of so many bytes, if it can: what has finished, then reports of what runs; return how many."""

@@ -59,7 +59,7 @@ class Transaction:
         if self.has_savepoint:
             self._batch.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
         batch, cached = self._batch, self._cache.studies
-        batch.rows.add(self._rows)
+        batch.add(self._rows)
         for study_id, study in self._studies.items():
             batch.touched.add(study_id)
             if study_id in cached:
@@ -244,6 +244,7 @@ class Transaction:
 
     def _put_reports(self, cached: CachedStudy, key: TrialKey, reports: TrialReports) -> None:
         cached.reports[key[1]] = reports
+        cached.uncounted.add(key[1])
         self._reported.add(key)
 
     def put_reports(self, study: Study, trial: Trial, new: Mapping[int, KeptReport]) -> None:

@@ -32,6 +32,13 @@ class WriteBatch:
     shown what is not committed yet.
     """
 
+    failure: Exception | None = None  # of what kept calls have changed: no call's that was running
+    _has_rows = False
+    _lock: StudyLock | None = None
+    _now: float | None = None
+    _outages: tuple[Outage, ...] | None = None
+    _reads_draining = False
+
     def __init__(
         self,
         connection: sa.Connection,
@@ -51,16 +58,11 @@ class WriteBatch:
         self.touched: set[int] = set()
         self.shown: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
-        self.failure: Exception | None = None  # of what kept calls have changed: no call's that was running
         # studies that are locked, or that the batch takes to be as they are known: then its lock finds out at the end
         self.verified: set[str] = set()
         self._connection = connection
         self._clock = clock
         self._goes_ahead = goes_ahead
-        self._lock: StudyLock | None = None
-        self._now: float | None = None
-        self._outages: tuple[Outage, ...] | None = None
-        self._reads_draining = False
 
     @property
     def connection(self) -> sa.Connection:
@@ -119,6 +121,13 @@ class WriteBatch:
         if self._lock is None or key not in self._lock.asked_before:
             return False, None
         return True, self._lock.asked_before[key]
+
+    def add(self, rows: PendingRows) -> None:
+        """Take what a call has changed, after what those before it have."""
+        if self._has_rows:
+            self.rows.add(rows)
+        else:
+            self.rows, self._has_rows = rows, True
 
     def trusts(self, name: str) -> bool:
         return not self.shared or name in self.verified
