@@ -32,7 +32,7 @@ StudyFilePath = Annotated[
 ]
 
 
-def connect(server: str | None, token: str | None = None) -> Client:
+def connect(server: str | None, token: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Client:
     """A client that gives up soon: somebody waits in front of the screen. token: otherwise the environment's."""
     # imported late: `hpo --help` shall not wait for it
     import logging
@@ -40,7 +40,7 @@ def connect(server: str | None, token: str | None = None) -> Client:
     from hpo_service.client import Client, Retries
 
     logging.getLogger("hpo_service.client").setLevel(logging.ERROR)  # not of each retry: of what comes of them
-    return Client(server, token, retries=Retries(initial=0.2, deadline=PATIENCE_SECONDS))
+    return Client(server, token, retries=Retries(initial=0.2, deadline=patience_seconds))
 
 
 def print_result(as_json: bool, result: Any, lines: Iterable[str]) -> None:

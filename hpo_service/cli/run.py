@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
 
 REFRESH_SECONDS = 0.5
+PATIENCE_SECONDS = 5.0  # with a server of its own, beside which workers take all cores
 OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
 ENDED = ("COMPLETED", "STOPPED")  # states of a study that can be confirmed and tested
 
@@ -124,7 +125,7 @@ class Job:
         from hpo_service.cli.live_view import LiveDisplay
         from hpo_service.cli.summary import best_lines, observe, summary_lines
 
-        with connect(self._service.url, self._service.token) as client:
+        with connect(self._service.url, self._service.token, PATIENCE_SECONDS) as client:
             self.study = self._create(client)
             with LiveDisplay(client.server) as display:
                 self._train(client, display, workers)

@@ -103,7 +103,7 @@ def one_direction(spec: StudySpec) -> list[Fault]:
     return [Fault("/directions", detail)]
 
 
-# These are imported for the first study that wants one: SciPy, which they bring along, took a quarter of each start.
+# SciPy, which these bring along, took a quarter of each start: the server imports them once it answers.
 
 
 def _auto(spec: StudySpec, seed: int) -> Sampler:
