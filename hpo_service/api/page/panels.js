@@ -4,7 +4,7 @@ import { h, put } from "./dom.js";
 import { ago, clock, count, moment, number, percent } from "./format.js";
 
 export function importancesPanel() {
-  const element = h("div");
+  const element = h("div", {}, h("p", { class: "quiet-text" }, "Being computed."));
   return {
     element,
     show(importances) {
