@@ -1,11 +1,13 @@
-"""What a call goes through, in things that can be counted: calls, files, changes of file, and climbs.
+"""What a call goes through, in things that can be counted: calls, files, changes of file, climbs, and bytecodes.
 
     python benchmarks/life_of_a_call.py [--postgres URL] [--climbs]
 
 A climb is a call from a lower room up into a higher one (store < tuning < reading < operations < api), which is where a
 reader has to know who has left a function there. The function that a transaction runs is not counted: it is the call.
-Each request is sent to a connection of the server in this process, once to know all, and once more under a profile
-function. With PYTHONPATH=FOLDER the same is counted of another checkout.
+Each request is sent to a connection of the server in this process: once to know all, once under a profile function, and
+a few times under a trace function that counts the interpreter's steps in all Python files but this one; shown is their
+median. No disk counts as slow, which would send calls through a thread. With PYTHONPATH=FOLDER the same is counted of
+another checkout.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -34,11 +38,16 @@ from hpo_service.settings import Settings
 
 try:
     from hpo_service.api.fast_path import FastPath
+    from hpo_service.store import lanes
 except ImportError:  # an earlier checkout
     from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
 
+    from hpo_service.store import writer as lanes  # type: ignore[no-redef, attr-defined]
+
 ROOMS = {name: place for place, name in enumerate(("domain", "store", "tuning", "reading", "operations", "api"))}
 HOUSE = str(Path(hpo_service.__file__).parent) + os.sep
+CALLER = (__file__, str(Path(json.__file__).parent))
+TIMES = 7
 SPACE = {"x": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True}}
 _requests = itertools.count()
 
@@ -137,7 +146,24 @@ class Caller:
         return bool(end) and len(body) >= int(lengths[0])
 
 
+class Steps:
+    """The interpreter's steps in all threads, but for what stands in this file or reads JSON for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Steps | None:
+        if event == "opcode":
+            self.count += 1
+        elif event == "call":
+            if frame.f_code.co_filename.startswith(CALLER):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self
+
+
 _trace: list[Trace] = []
+_steps: list[Steps] = []
 
 
 def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -155,6 +181,22 @@ def traced() -> Iterator[Trace]:
     finally:
         sys.setprofile(None)
         _trace.clear()
+
+
+def follow(frame: FrameType, event: str, argument: Any) -> Any:
+    """The same, for steps."""
+    return _steps[0](frame, event, argument) if _steps else None
+
+
+@contextmanager
+def stepped() -> Iterator[Steps]:
+    _steps.append(Steps())
+    sys.settrace(follow)
+    try:
+        yield _steps[0]
+    finally:
+        sys.settrace(None)
+        _steps.clear()
 
 
 async def requests(caller: Caller) -> dict[str, Callable[[], Any]]:
@@ -177,6 +219,7 @@ async def requests(caller: Caller) -> dict[str, Callable[[], Any]]:
         for _ in range(5):
             await tell(name, await asked(name))
     running = await asked("judged")
+    given = [await asked("s") for _ in range(2 + TIMES)]
     steps = itertools.count()
 
     async def report() -> None:
@@ -185,10 +228,20 @@ async def requests(caller: Caller) -> dict[str, Callable[[], Any]]:
 
     return {
         "an ask": lambda: asked("s"),
+        "a tell": lambda: tell("s", given.pop()),
         "a report with a verdict": report,
         "a page of trials": lambda: caller.send("GET", "/v1/studies/s/trials"),
         "narrow": lambda: caller.send("POST", "/v1/studies/s:narrow", {"keep": 0.5}),
     }
+
+
+async def bytecodes(send: Callable[[], Any]) -> float:
+    counts = []
+    for _ in range(TIMES):
+        with stepped() as steps:
+            await send()
+        counts.append(steps.count)
+    return statistics.median(counts)
 
 
 async def measure(url: str, database: str, show_climbs: bool) -> None:
@@ -207,7 +260,7 @@ async def measure(url: str, database: str, show_climbs: bool) -> None:
                 await send()
             print(
                 f"{name:24} {database:10}  calls {trace.calls:4}  files {len(trace.files):3}  "
-                f"changes of file {trace.changes:4}  climbs {len(trace.climbs)}"
+                f"changes of file {trace.changes:4}  climbs {len(trace.climbs)}  bytecodes {await bytecodes(send):5.0f}"
             )
             if show_climbs:
                 print("".join(f"    {climb}\n" for climb in trace.climbs), end="")
@@ -218,7 +271,9 @@ def main() -> None:
     parser.add_argument("--postgres", metavar="URL", help="of an empty database")
     parser.add_argument("--climbs", action="store_true", help="name them")
     options = parser.parse_args()
+    lanes.QUICK_COMMIT_SECONDS = math.inf
     threading.setprofile(profile)
+    threading.settrace(follow)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(measure(f"sqlite:///{folder}/hpo.db", "SQLite", options.climbs))
     if options.postgres:

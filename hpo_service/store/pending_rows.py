@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -176,8 +177,8 @@ class PendingRows:
 
 
 def _insert(sql: _Statements, part: Sequence[tuple[TrialKey, Trial]]) -> tuple[str, list[Any]]:
-    cells = [cell for (study_id, number), trial in part for cell in (study_id, number, *trial_cells(trial))]
-    return sql.insert_trials(len(part)), cells
+    cells = chain.from_iterable((*key, *trial_cells(trial)) for key, trial in part)
+    return sql.insert_trials(len(part)), list(cells)
 
 
 def _take_ids(rows: Iterable[Sequence[Any]], ids: dict[TrialKey, int]) -> None:
