@@ -66,7 +66,8 @@ class Server:
 
 def begin(server: Server) -> None:
     with Client(server.url) as client:
-        client.create({"name": "s", "search_space": {"x": {"type": "float", "low": 0, "high": 1}}})
+        space = {"x": {"type": "float", "low": 0, "high": 1}}
+        client.create({"name": "s", "search_space": space, "sampler": {"name": "random"}, "lease_seconds": 3600})
         client.ask("w", "s")
 
 
@@ -114,9 +115,10 @@ def test_uploads_that_hardly_come_make_room_for_whoever_waits(tmp_path: Path, mo
     monkeypatch.setenv("HPO_BODY_SECONDS", "86400")  # so that nothing else ends them
     server = Server(tmp_path)
     address = urlsplit(server.url)
-    hardly = [socket.create_connection((address.hostname, address.port)) for _ in range(UPLOADS_AT_ONCE)]
+    hardly: list[socket.socket] = []
     try:
-        begin(server)
+        begin(server)  # first: who connects and says nothing is sent away before long
+        hardly += [socket.create_connection((address.hostname, address.port)) for _ in range(UPLOADS_AT_ONCE)]
         for number, connection in enumerate(hardly):
             path = f"/v1/studies/s/trials/0/artifacts/{number}?attempt=1"
             connection.sendall(f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\nx".encode())
