@@ -25,7 +25,7 @@ from hpo_service.cli.options import DEFAULT_DATABASE, AsJson, Database, Server, 
 from hpo_service.cli.settings_in_force import settings_in_force
 from hpo_service.domain.errors import HpoError
 from hpo_service.environment import PREFIX, faults
-from hpo_worker.supervisor import cores
+from hpo_worker.cores import cores
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("httptools", "numpy", "pydantic", "urllib3")  # without which no command works

@@ -32,8 +32,8 @@ from hpo_service.cli.plot import check_picture_file, draw_study
 from hpo_service.cli.study_commands import other_study_exists
 from hpo_service.domain.errors import HpoError, Invalid, StudyExists, Unavailable
 from hpo_service.domain.json_types import Json
+from hpo_worker.cores import cores
 from hpo_worker.label_option import Label, labels_of
-from hpo_worker.supervisor import cores
 
 if TYPE_CHECKING:
     from hpo_service.cli.live_view import Follower, LiveDisplay, Snapshot

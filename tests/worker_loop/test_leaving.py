@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from hpo_worker.shutdown import AT_ONCE
 from tests.patience import PATIENCE_SECONDS
 
 OBJECTIVES = """
@@ -123,7 +124,9 @@ def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective,
     assert process.returncode == 0
     assert stand_in.released == [(0, 1)]
     assert stand_in.waiting[0] == 0
-    assert json.loads(output) == {"trials": {"released": 1}}
+    said = json.loads(output)["trials"]
+    # Where somebody waits at a terminal, it waits but a moment for the answer.
+    assert said == {"released": 1} or (signum in AT_ONCE and not said)
 
 
 @pytest.mark.slow

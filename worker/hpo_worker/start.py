@@ -12,9 +12,10 @@ import typer
 
 from hpo_worker import log_lines
 from hpo_worker.brake import MAX_FAILURES
+from hpo_worker.cores import cores
 from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.label_option import Label, labels_of
-from hpo_worker.supervisor import Supervisor, cores
+from hpo_worker.supervisor import Supervisor
 from hpo_worker.worker_options import Options
 
 MaxFailures = Annotated[

@@ -40,13 +40,6 @@ ONE_BLAS_THREAD = dict.fromkeys(
 log = structlog.get_logger()
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass(eq=False)
 class Child:
     """A process that trains; crashes counts those of its predecessors. gpu: that it has, where it has one."""
