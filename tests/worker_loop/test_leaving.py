@@ -36,6 +36,13 @@ OBJECTIVES = """
             except BaseException:
                 pass
 
+    def slow_to_let_go(trial):
+        try:
+            time.sleep(600)
+        except BaseException:
+            time.sleep(1.5)
+            raise
+
     def quick(trial):
         return trial.params["x"]
 
@@ -135,9 +142,24 @@ def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_s
     stand_in.wait_for(lambda: stand_in.running)
     time.sleep(0.2)  # into the objective
     process.terminate()
-    process.communicate(timeout=PATIENCE_SECONDS)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert stand_in.released == [(0, 1)]
+    assert json.loads(output) == {"trials": {"released": 1}}
+
+
+@pytest.mark.slow
+def test_a_worker_whose_objective_lets_go_late_waits_until_its_trial_is_handed_back(start, stand_in):
+    """Another thread is at it by then; ending the process would cut its calls off."""
+    process = start("slow_to_let_go")
+    stand_in.wait_for(lambda: stand_in.running)
+    time.sleep(0.2)  # into the objective
+    stand_in.fault = lambda verb, count: time.sleep(2)
+    process.terminate()
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert stand_in.released == [(0, 1)]
+    assert json.loads(output) == {"trials": {"released": 1}}
 
 
 def test_a_second_signal_ends_it_at_once(start, stand_in):

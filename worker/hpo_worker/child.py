@@ -44,8 +44,14 @@ def main() -> int:
     except HpoError as error:
         _say(answers, {})
         return _refused(error)
-    labels = options.labels
-    shutdown = Shutdown(lambda is_patient: worker.hand_back(goodbye_client(options.server, labels, is_patient)))
+
+    def leave(is_patient: bool) -> None:
+        try:
+            worker.hand_back(goodbye_client(options.server, options.labels, is_patient))
+        finally:
+            _say(answers, worker.tally)  # here: where an objective does not let go, the main thread says nothing more
+
+    shutdown = Shutdown(leave)
     shutdown.install()
     leave_with_parent()
     try:
@@ -87,8 +93,10 @@ def _refused(error: HpoError) -> int:
 
 
 def _say(answers: TextIO, tally: Mapping[str, int]) -> None:
-    """Tell the supervisor what became of the trials: a process that ends without a word has crashed."""
-    print(json.dumps(tally), file=answers, flush=True)
+    """Tell the supervisor, once, what became of the trials: a process that ends without a word has crashed."""
+    if not answers.closed:
+        with answers:
+            print(json.dumps(tally), file=answers)
 
 
 def _keep_standard_output() -> TextIO:
@@ -96,7 +104,7 @@ def _keep_standard_output() -> TextIO:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # What an objective forks must not hold the pipe: the supervisor hears of our end by the pipe's.
-    os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
+    os.register_at_fork(after_in_child=lambda: answers.closed or os.dup2(2, answers.fileno()))
     return answers
 
 

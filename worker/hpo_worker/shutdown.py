@@ -39,8 +39,8 @@ class Leaving(BaseException):
 class Shutdown:
     """Turns signals into Leaving, and sees to it that the process ends.
 
-    hand_back: called once, by either thread, and told whether it has time; at_once: called before the process ends on a
-    second signal; before_seconds: for what hand_back does before its calls.
+    hand_back: called once, by either thread, and told whether it has time; the other thread waits until it is done.
+    at_once: called before the process ends on a second signal. before_seconds: what hand_back takes before its calls.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Shutdown:
     ) -> None:
         self._hand_back, self._at_once, self._before_seconds = hand_back, at_once, before_seconds
         self._is_patient = False  # without a signal there is an error to be told
-        self._raised = self._is_done = self._main_thread_did = False
-        self._begun = threading.Lock()
+        self._raised = self._is_done = self._main_thread_leaves = False
+        self._handing_back = threading.Lock()
         self._forking = threading.local()  # what each thread that forks had blocked before
         self._received, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -86,8 +86,11 @@ class Shutdown:
         self._let_signals()
 
     def hand_back(self) -> None:
-        if self._begun.acquire(blocking=False):
-            self._main_thread_did = threading.current_thread() is threading.main_thread()
+        if threading.current_thread() is threading.main_thread():
+            self._main_thread_leaves = True
+        with self._handing_back:
+            if self._is_done:
+                return
             try:
                 self._hand_back(self._is_patient)
             finally:
@@ -108,11 +111,11 @@ class Shutdown:
             os.read(self._received, 64)
         self._wait_unless_told_twice([HANDED_BACK], BREAK_OFF_SECONDS)
         if not self._is_done:
-            # Where the main thread has not begun with it; not in this thread, which hears a second signal meanwhile.
+            # Waits where the main thread has begun with it. Not in this thread, which hears a second signal meanwhile.
             threading.Thread(target=self.hand_back, name="hand back", daemon=True).start()
             seconds = PATIENT_SECONDS if is_patient else HURRIED_SECONDS
             self._wait_unless_told_twice([HANDED_BACK], self._before_seconds + seconds)
-        if self._is_done and self._main_thread_did:
+        if self._is_done and self._main_thread_leaves:
             self._wait_unless_told_twice([], END_SECONDS)
         os._exit(0)
 
