@@ -12,7 +12,6 @@ come together in one commit.
 from __future__ import annotations
 
 import argparse
-import http.client
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from by_turns import HERE, Server, call, databases
+from by_turns import HERE, Connection, Server, databases
 
 TRIALS = 200
 WARM_UP = 60
@@ -29,12 +28,12 @@ REST_SECONDS = 5.0
 
 
 def work(port: int, name: str, trials: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection = Connection(port)
     for number in range(trials):
-        given = call(connection, "/v1/studies/s/trials:ask", {"worker_id": name, "request_id": f"{name}-{number}"})
+        given = connection.post("/v1/studies/s/trials:ask", {"worker_id": name, "request_id": f"{name}-{number}"})
         trial = given["trials"][0]
         told = {"attempt": trial["attempt"], "state": "COMPLETE", "values": [trial["params"]["learning_rate"]]}
-        call(connection, f"/v1/studies/s/trials/{trial['number']}:tell", told)
+        connection.post(f"/v1/studies/s/trials/{trial['number']}:tell", told)
 
 
 class Counted:

@@ -11,7 +11,6 @@ that send nothing else.
 from __future__ import annotations
 
 import argparse
-import http.client
 import multiprocessing
 import os
 import statistics
@@ -21,54 +20,51 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from by_turns import HERE, Server, call, databases
+from by_turns import HERE, Connection, Server, databases
 
 STUDY = "/v1/studies/s/trials"
 MOST_PROCESSES = 8
 OTHERS = 16  # callers of what is no trial
 
 
-def trials(connection: http.client.HTTPConnection, name: str, until: float) -> list[float]:
+def trials(connection: Connection, name: str, until: float) -> list[float]:
     """Ask and tell until that time; return how long each ask took, in seconds."""
     asks = []
     while (began := time.monotonic()) < until:
-        given = call(connection, f"{STUDY}:ask", {"worker_id": name, "request_id": f"{name}-{len(asks)}"})
+        given = connection.post(f"{STUDY}:ask", {"worker_id": name, "request_id": f"{name}-{len(asks)}"})
         asks.append(time.monotonic() - began)
         trial = given["trials"][0]
         told = {"attempt": trial["attempt"], "state": "COMPLETE", "values": [trial["params"]["learning_rate"]]}
-        call(connection, f"{STUDY}/{trial['number']}:tell", told)
+        connection.post(f"{STUDY}/{trial['number']}:tell", told)
     return asks
 
 
-def heartbeats(connection: http.client.HTTPConnection, name: str, until: float) -> list[float]:
-    trial = call(connection, f"{STUDY}:ask", {"worker_id": name, "request_id": name})["trials"][0]
+def heartbeats(connection: Connection, name: str, until: float) -> list[float]:
+    trial = connection.post(f"{STUDY}:ask", {"worker_id": name, "request_id": name})["trials"][0]
     took = []
     while (began := time.monotonic()) < until:
-        call(connection, f"{STUDY}/{trial['number']}:heartbeat", {"attempt": trial["attempt"]})
+        connection.post(f"{STUDY}/{trial['number']}:heartbeat", {"attempt": trial["attempt"]})
         took.append(time.monotonic() - began)
     return took
 
 
-def reports(connection: http.client.HTTPConnection, name: str, until: float) -> list[float]:
-    trial = call(connection, f"{STUDY}:ask", {"worker_id": name, "request_id": name})["trials"][0]
+def reports(connection: Connection, name: str, until: float) -> list[float]:
+    trial = connection.post(f"{STUDY}:ask", {"worker_id": name, "request_id": name})["trials"][0]
     took: list[float] = []
     while (began := time.monotonic()) < until:
         each = {"step": len(took), "value": 0.5}
-        call(connection, f"{STUDY}/{trial['number']}:report", {"attempt": trial["attempt"], "reports": [each]})
+        connection.post(f"{STUDY}/{trial['number']}:report", {"attempt": trial["attempt"], "reports": [each]})
         took.append(time.monotonic() - began)
     return took
 
 
-Does = Callable[[http.client.HTTPConnection, str, float], list[float]]
+Does = Callable[[Connection, str, float], list[float]]
 
 
 def one_process(does: Does, port: int, names: list[str], until: float, results: Any) -> None:
     found: list[float] = []
     threads = [
-        threading.Thread(
-            target=lambda name=name: found.extend(does(http.client.HTTPConnection("127.0.0.1", port), name, until))
-        )
-        for name in names
+        threading.Thread(target=lambda name=name: found.extend(does(Connection(port), name, until))) for name in names
     ]
     for thread in threads:
         thread.start()

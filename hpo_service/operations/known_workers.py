@@ -26,11 +26,10 @@ async def page(
 
 
 async def drain(service: Service, worker_id: str) -> Json:
-    def in_transaction(record: Transaction) -> Json:
+    def in_transaction(record: Transaction) -> None:
         record.drain_worker(worker_id)
-        return worker_resource(record.sql().workers.one(worker_id))
 
     await service.save_seen_workers()
-    drained = await service.write(in_transaction)
+    await service.write(in_transaction)
     service.asks.drain([worker_id])
-    return drained
+    return await service.read_all(lambda record: worker_resource(record.workers.one(worker_id)))

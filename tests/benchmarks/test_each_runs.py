@@ -25,7 +25,10 @@ QUICK = {
     "importances.py": (["--studies", "1"], "of 1"),
     "confirmation.py": (["--only", "even", "--searches", "20"], "even"),
     "by_turns.py": (
-        ["--before", ".", "--rounds", "1", "--seconds", "0.3", "--load", "random", "--workers", "2"],
+        [
+            *("--before", ".", "--starts", "1", "--rounds", "1", "--seconds", "0.3"),
+            *("--load", "random", "--workers", "2"),
+        ],
         "trials_per_second",
     ),
 }
