@@ -159,13 +159,25 @@ def test_a_trial_is_stopped(steering: Screen, served: Served, study: str) -> Non
     assert (kept["should_stop"], kept["reason"]) == (True, "stopped")
 
 
+def middle_of(element: Any) -> tuple[float, float]:
+    box = element.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def test_an_open_trial_is_live_and_can_be_tried_again(steering: Screen, served: Served, study: str) -> None:
     page = steering.page
     number = served.ask(study)["number"]
     page.get_by_role("region", name="Trials", exact=True).get_by_role("button", name=str(number), exact=True).click()
     served.report(study, number, (0, 0.4375))
     expect(page.get_by_role("dialog")).to_contain_text("0.4375 at step 0")
-    steering.in_dialog("Enqueue again").click()
+    again = steering.in_dialog("Enqueue again")
+    again.focus()
+    page.mouse.move(*middle_of(again))
+    page.mouse.down()
+    served.report(study, number, (1, 0.5625))
+    expect(page.get_by_role("dialog")).to_contain_text("0.5625 at step 1")
+    expect(again).to_be_focused()  # what reports paint anew takes the button from nobody
+    page.mouse.up()
     steering.in_dialog("Enqueue").click()
     expect(page.get_by_text(f"Trial {number + 1} waits.")).to_be_visible()
     given = [served.call("GET", f"/v1/studies/{study}/trials/{n}")["params"] for n in (number, number + 1)]

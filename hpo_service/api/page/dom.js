@@ -21,8 +21,37 @@ function filled(element, attributes, children) {
   return element;
 }
 
+/**
+ * These children, instead of those that were there. What is the same stays, and a click on it that has begun; in what is
+ * another, what was open stays open, what was scrolled stays there, and the keyboard stays at the button it was at.
+ */
 export function put(parent, ...children) {
-  parent.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  const wanted = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  wanted.forEach((child, index) => {
+    const old = parent.childNodes[index];
+    if (!old) parent.append(child);
+    else if (old !== child) replace(old, typeof child === "string" ? document.createTextNode(child) : child);
+  });
+  while (parent.childNodes.length > wanted.length) parent.lastChild.remove();
+}
+
+function replace(old, child) {
+  const opened = within(old, "details[open]").map((each) => each.querySelector("summary").textContent);
+  for (const each of within(child, "details")) each.open ||= opened.includes(each.querySelector("summary").textContent);
+  if (old.isEqualNode(child)) return;
+  const scrolled = within(old, ".scroll").map((each) => [each.scrollLeft, each.scrollTop]);
+  const focused = old.contains(document.activeElement) ? document.activeElement : null;
+  old.replaceWith(child);
+  within(child, ".scroll").forEach((each, index) => each.scrollTo(...(scrolled[index] ?? [0, 0])));
+  if (focused) within(child, focused.tagName).find((each) => nameOf(each) === nameOf(focused))?.focus({ preventScroll: true });
+}
+
+function within(node, selector) {
+  return node instanceof Element ? [node, ...node.querySelectorAll("*")].filter((each) => each.matches(selector)) : [];
+}
+
+function nameOf(element) {
+  return element.getAttribute("aria-label") ?? element.textContent;
 }
 
 /** Sets the text where it is another one: what has not changed keeps its selection, and screen readers stay quiet. */

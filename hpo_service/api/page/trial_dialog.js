@@ -17,19 +17,22 @@ export function openTrial(study, n, onEvent, again) {
   const buttons = h("p", { class: "row" });
   const dialog = show({ title: `Trial ${n}`, body: [facts, buttons, chart.element, tables] });
   let drawn = false;
+  let trial = null;
+  let artifacts = [];
 
   async function fill() {
     try {
-      const [trial, attempts] = await Promise.all([get(path), get(`${path}/attempts`)]);
-      paint(trial, attempts.items);
-      const artifacts = trial.artifacts?.length ? await getIfThere(`${path}/artifacts`) : null;
-      if (artifacts && dialog.open) tables.append(filesOf(path, artifacts.items));
+      const [read, attempts] = await Promise.all([get(path), get(`${path}/attempts`)]);
+      trial = read;
+      paint(attempts.items);
+      artifacts = (trial.artifacts?.length ? await getIfThere(`${path}/artifacts`) : null)?.items ?? [];
+      if (artifacts.length && dialog.open) paint(attempts.items);
     } catch (error) {
       notice(error.message, "bad");
     }
   }
 
-  function paint(trial, attempts) {
+  function paint(attempts) {
     const values = trial.values ? trial.values.map(number).join(" · ") : "–";
     const last = trial.reports.at(-1);
     put(
@@ -49,7 +52,7 @@ export function openTrial(study, n, onEvent, again) {
     const open = trial.state === "RUNNING" || trial.state === "WAITING";
     put(
       buttons,
-      open ? h("button", { type: "button", class: "danger", onclick: () => stop(trial) }, "Stop trial") : null,
+      open ? h("button", { type: "button", class: "danger", onclick: stop }, "Stop trial") : null,
       h("button", { type: "button", onclick: () => { dialog.close(); again(trial.params); } }, "Enqueue again"),
     );
     if (trial.reports.length) {
@@ -65,10 +68,11 @@ export function openTrial(study, n, onEvent, again) {
       trial.metrics && Object.keys(trial.metrics).length ? section("Metrics", pairs(trial.metrics, (value) => (typeof value === "number" ? number(value) : JSON.stringify(value)))) : null,
       attempts.length ? section("Attempts", attemptsTable(attempts)) : null,
       trial.reports.length ? section("Reports", reportsTable(trial.reports)) : null,
+      artifacts.length ? section("Artifacts", filesTable(path, artifacts)) : null,
     );
   }
 
-  function stop(trial) {
+  function stop() {
     const text = trial.state === "RUNNING" ? "Its worker learns it with its next report. This cannot be undone." : "It will not be given out. This cannot be undone.";
     ask({ title: `Stop trial ${n}?`, text: [text], action: "Stop trial", danger: true, run: async () => { await post(`${path}:stop`); await fill(); return `Trial ${n} was told to stop.`; } });
   }
@@ -100,8 +104,8 @@ function reportsTable(reports) {
   return h("div", { class: "scroll short", tabindex: "0", role: "region", "aria-label": "Reports" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Step"), h("th", { scope: "col", class: "number" }, "Value"))), h("tbody", {}, rows)));
 }
 
-function filesOf(path, artifacts) {
+function filesTable(path, artifacts) {
   const get = (name) => download(`${path}/artifacts/${encodeURIComponent(name)}`, name).catch((error) => notice(error.message, "bad"));
   const row = (file) => h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => get(file.name) }, file.name)), h("td", { class: "number" }, `${file.size.toLocaleString("en")} bytes`), h("td", {}, ago(file.at)));
-  return section("Artifacts", h("table", {}, h("tbody", {}, artifacts.map(row))));
+  return h("table", {}, h("tbody", {}, artifacts.map(row)));
 }
