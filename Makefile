@@ -1,6 +1,6 @@
 # make run     sets up and runs the article's search on MNIST (about a minute on two cores)
 # make test    sets up and runs all tests, on SQLite and on a real PostgreSQL
-# make test-fast  the same without those marked slow (drills, benchmarks, whole searches): for every save
+# make test-fast  the same without those marked slow (drills, processes of their own, whole searches): for every save
 # make coverage   all tests but the drills, and which lines none of them has run: build/coverage/index.html
 # make faults  every fault drill at full size, and each with its guarantee broken (about twenty minutes on two
 #              cores); writes docs/reliability.md

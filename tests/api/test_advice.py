@@ -112,12 +112,14 @@ CLEAN: dict[str, tuple[dict[str, Any], Function, int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLEAN)
 def test_of_a_study_with_nothing_wrong_nothing_is_said(api: Any, kind: str) -> None:
     space, value, trials, fields = CLEAN[kind]
     assert advice(api, searched(api, space, value, trials, **fields)) == []
 
 
+@pytest.mark.slow
 def test_of_a_new_study_nothing_is_said(either: Any) -> None:
     name = either.create()
     assert advice(either, name) == []

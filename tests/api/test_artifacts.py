@@ -54,6 +54,7 @@ def kept(database_url: str, clock: Any, tmp_path: Path) -> Iterator[Kept]:
         yield Kept(client, clock, folder)
 
 
+@pytest.mark.slow
 def test_what_is_put_is_listed_and_read_byte_by_byte(kept: Kept) -> None:
     name = kept.create()
     kept.ask(name)
@@ -84,6 +85,7 @@ def test_the_folder_and_its_files_are_for_the_owner_and_the_group(kept: Kept) ->
     assert [place.stat().st_mode & 0o007 for place in places] == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "start", "end"),
     [
@@ -115,6 +117,7 @@ def test_ranges_that_cannot_be_and_those_that_are_none(kept: Kept) -> None:
         assert kept.get(path, headers={"Range": wanted}).content == DATA
 
 
+@pytest.mark.slow
 def test_only_who_holds_the_lease_may_put(kept: Kept) -> None:
     name = kept.create(lease_seconds=10)
     path = f"{name}/trials/0/artifacts/a"
@@ -276,6 +279,7 @@ async def _for_ever() -> Any:
     await asyncio.sleep(1000)
 
 
+@pytest.mark.slow
 def test_the_sealed_test_has_its_own(kept: Kept) -> None:
     name = kept.create(**NETWORK, limits={"trials": 1})
     kept.ask(name)
@@ -290,6 +294,7 @@ def test_the_sealed_test_has_its_own(kept: Kept) -> None:
     assert kept.get(f"/v1/studies/{path}").content == DATA
 
 
+@pytest.mark.slow
 def test_without_a_place_on_postgresql_the_refusal_names_the_variable(postgres_url: str) -> None:
     app = create_app(Settings(database_url=postgres_url), with_keys=False)
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -302,6 +307,7 @@ def test_without_a_place_on_postgresql_the_refusal_names_the_variable(postgres_u
         assert api.get(f"/v1/studies/{name}/trials/0/artifacts").json() == {"items": []}
 
 
+@pytest.mark.slow
 def test_two_servers_share_a_folder(postgres_url: str, tmp_path: Path) -> None:
     settings = Settings(database_url=postgres_url, artifacts=str(tmp_path / "shared"))
     with (

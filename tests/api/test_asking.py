@@ -143,6 +143,7 @@ def test_the_first_form_never_gives_a_study_without_an_objective(own: Any) -> No
         assert own.ask_any(**objectives) == {"trials": []}
 
 
+@pytest.mark.slow
 def test_the_first_form_gives_only_the_kinds_that_were_named(own: Any) -> None:
     mine = own.create(objective={"kind": "mine"})
     network = own.create(search_space=LEARNING_RATE, objective={"kind": "neural_network"})
@@ -160,6 +161,7 @@ def test_the_second_form_gives_any_objective(api: Any) -> None:
     assert len(api.ask(api.create(), objectives=["other"])) == 1
 
 
+@pytest.mark.slow
 def test_studies_share_fairly(own: Any) -> None:
     names = [own.create(objective={"kind": "mine"}) for _ in range(3)]
     given = [own.ask_any()["trials"][0]["study"] for _ in range(9)]
@@ -171,6 +173,7 @@ def test_studies_share_fairly(own: Any) -> None:
     assert own.ask_any()["trials"][0]["study"] in names[1:]
 
 
+@pytest.mark.slow
 def test_a_study_that_has_nothing_to_give_is_passed_over(own: Any) -> None:
     full = own.create(objective={"kind": "mine"}, limits={"running": 1})
     other = own.create(objective={"kind": "mine"})

@@ -281,6 +281,7 @@ def test_a_workers_answer_carries_the_last_reports_that_fit(either: Any, call: s
     assert either.trial(name, 0)["reports"] == every
 
 
+@pytest.mark.slow
 def test_ten_thousand_bare_reports_are_carried_all(either: Any) -> None:
     name, trial = running(either)
     every = [{"step": step, "value": 0.5, "metrics": {}} for step in range(10_000)]
@@ -369,6 +370,7 @@ def test_pages_of_large_studies_hold_fewer(own: Any, monkeypatch: pytest.MonkeyP
     assert len(sized["items"]) <= 45
 
 
+@pytest.mark.slow
 def test_an_ask_for_many_remembers_the_objective_once(either: Any) -> None:
     name = either.create(objective=document(sizes.OBJECTIVE, kind="mine"))
     body = {"worker_id": "w", "request_id": f"many-{next(_requests)}", "count": 100}
@@ -405,6 +407,7 @@ def test_the_members_of_a_test(either: Any) -> None:
     assert either.post(path, {**told, "members": [{}] * 101}).status_code == 422
 
 
+@pytest.mark.slow
 def test_the_description_states_every_bound(api: Any) -> None:
     text = api.get("/v1/openapi.json").json()["components"]["schemas"]
 

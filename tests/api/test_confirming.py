@@ -460,6 +460,7 @@ def test_lists_and_exports_say_what_is_a_replicate_and_never_put_one_first(eithe
     assert [json.loads(line)["replicate_of"] for line in lines] == [None] * 4 + [1, 3, 1, 3]
 
 
+@pytest.mark.slow
 def test_optunas_tools_see_no_replicates(database_url: str) -> None:
     app = create_app(Settings(database_url=database_url), with_reaper=False, with_keys=False)
     with TestClient(app) as client:

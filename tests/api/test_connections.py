@@ -184,6 +184,7 @@ def test_an_idle_connection_outlives_the_deadline_of_a_head_and_the_next_request
     assert b" 408 " in read_to_the_end(connection)
 
 
+@pytest.mark.slow
 def test_a_request_in_pieces_is_answered_and_its_connection_may_be_idle(serve: Any) -> None:
     connection = serve().connect()
     for piece in (POST[:20], POST[20:] + b"12345", b"67890"):
@@ -195,6 +196,7 @@ def test_a_request_in_pieces_is_answered_and_its_connection_may_be_idle(serve: A
     assert answer_of(connection) == 200
 
 
+@pytest.mark.slow
 def test_an_answer_is_not_cut_off_by_what_comes_early(serve: Any) -> None:
     connection = serve(head_seconds=0.3).connect()
     connection.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -405,6 +407,7 @@ def test_how_the_bytes_are_cut_changes_no_answer(serve: Any, seed: int) -> None:
     assert bodies == [*(kinds[one] for one in sent), 0]
 
 
+@pytest.mark.slow
 def test_what_is_not_http_is_refused_after_the_answers_to_what_came_before(serve: Any) -> None:
     connection = serve(head_seconds=60).connect()
     connection.sendall(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nfive!rubbish\r\n")
@@ -592,6 +595,7 @@ def test_nobody_goes_on_sending_for_ever(serve: Any) -> None:
     wait_for(lambda: served.connected() == 0)
 
 
+@pytest.mark.slow
 def test_a_short_body_that_nobody_wants_is_read_and_the_connection_goes_on(serve: Any) -> None:
     connection = serve(head_seconds=60, body_seconds=0.5).connect()
     size = DRAINED_AND_KEPT // 2

@@ -46,6 +46,7 @@ def test_a_trial_has_what_it_asks_for_and_the_study_learns_what_there_is(either:
     assert either.study(name)["best"]["params"] == both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["auto", "random", "tpe", "gp", "cmaes", "qmc", "nsgaii"])
 def test_each_sampler_draws_what_is_asked_for_and_goes_on_with_more(either: Any, sampler: str) -> None:
     name = by_run(either, sampler={"name": sampler, "seed": 3})

@@ -15,6 +15,7 @@ def fail(api: Any, name: str, reason: str | None = "ValueError: no", **fields: A
     return answer.json()
 
 
+@pytest.mark.slow
 def test_a_study_of_which_nothing_comes_through_pauses_and_says_why(either: Any) -> None:
     name = either.create(limits={"failures": 3})
     began = either.trial(name, fail(either, name)["number"])["finished_at"]
@@ -106,6 +107,7 @@ def test_what_the_service_fails_and_what_was_stopped_by_hand_counts_as_nothing(a
     assert api.state(name) == "ACTIVE"
 
 
+@pytest.mark.slow
 def test_counting_goes_on_while_the_limit_is_null_and_a_lower_one_holds_at_once(either: Any) -> None:
     name = either.create(limits={"failures": None})
     for _ in range(25):

@@ -170,6 +170,7 @@ def without_times(answer: Answer, name: str) -> Any:
     return json.loads(re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "some time", text))
 
 
+@pytest.mark.slow
 def test_a_trials_life_is_answered_the_same_either_way(served: Served) -> None:
     connection = served.connect()
     short, long = served.create(connection), served.create(connection)
@@ -355,6 +356,7 @@ def test_an_ask_that_finds_nothing_waits_where_it_came_and_looks_no_more_than_on
     assert not served.reached(path)
 
 
+@pytest.mark.slow
 def test_who_hangs_up_while_waiting_on_the_fast_path_is_given_nothing(served: Served) -> None:
     connection, other = served.connect(), served.connect()
     name = served.create(connection, limits={"trials": 1})
@@ -380,6 +382,7 @@ def test_whoever_hangs_up_before_the_answer_disturbs_nobody(served: Served) -> N
     assert send(connection, request(f"/v1/studies/{name}/trials:ask", ask())).status == 200
 
 
+@pytest.mark.slow
 def test_calls_on_the_fast_path_are_counted_by_their_route(served: Served) -> None:
     def count() -> float:
         connection = served.connect()
@@ -565,6 +568,7 @@ def test_with_keys_a_trailer_opens_nothing(guarded: Guarded) -> None:
     assert Answer(connection).status == 401
 
 
+@pytest.mark.slow
 def test_with_keys_any_host_and_page_may_call_since_a_page_has_no_key(guarded: Guarded) -> None:
     shown = f"Authorization: Bearer {guarded.admin}"
     for header in ("Host: hpo.example.org", "Origin: https://evil.example", "Sec-Fetch-Site: cross-site"):

@@ -92,6 +92,7 @@ def test_a_grid_that_no_double_can_hold_is_refused(api: Any) -> None:
     assert api.pointers(answer) == ["/search_space/x/step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "nsgaii"])
 def test_lists_are_drawn_stored_and_read_back(either: Any, sampler: str) -> None:
     options = {"n_startup_trials": 3} if sampler == "tpe" else {}
@@ -162,6 +163,7 @@ def test_a_list_of_more_than_a_kibibyte_is_too_large(api: Any) -> None:
     assert api.post("/v1/studies", body).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc", "nsgaii", "grid"])
 def test_ordered_choices_are_drawn_by_every_sampler(api: Any, sampler: str) -> None:
     space: Any = {"batch": {"type": "categorical", "choices": [16, 32, 64, 128, 256], "ordered": True}}

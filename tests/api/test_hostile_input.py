@@ -226,6 +226,7 @@ def test_any_last_event_id_is_answered(api: Any, study: str, last: str) -> None:
     assert answer.status_code == 422
 
 
+@pytest.mark.slow
 def test_json_nested_as_deep_as_it_is_taken_can_be_read_back_everywhere(either: Any) -> None:
     deep = b"[" * 190 + b"]" * 190
     name = either.create()

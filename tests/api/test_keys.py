@@ -291,6 +291,7 @@ def test_a_password_is_for_pages_only(guarded: Guarded) -> None:
     assert written.status_code == 401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shown",
     [
@@ -415,6 +416,7 @@ def test_one_caller_is_one_address_or_the_network_that_he_commands(address: str,
 # -- what the page reads ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [{"Sec-Fetch-Site": "same-origin"}, {"X-HPO-Page": "1"}])
 @pytest.mark.parametrize("path", ["/v1/studies", "/v1/studies:overview", "/v1/openapi.json"])
 def test_the_browsers_password_opens_what_our_own_page_reads(guarded: Guarded, path: str, told: dict[str, str]) -> None:

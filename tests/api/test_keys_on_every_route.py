@@ -154,6 +154,7 @@ def routes_of(app: FastAPI) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_route_is_classified() -> None:
     app = create_app(Settings(database_url="sqlite:///never-opened.db"))
     routes = routes_of(app)
@@ -163,6 +164,7 @@ def test_every_route_is_classified() -> None:
     assert not missing, f"not in the table of this test: {sorted(missing)}"
 
 
+@pytest.mark.slow
 def test_the_description_says_which_routes_need_a_key() -> None:
     app = create_app(Settings(database_url="sqlite:///never-opened.db"))
     document = app.openapi()

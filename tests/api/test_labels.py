@@ -24,6 +24,7 @@ def given(own: Api, **fields: Any) -> list[str]:
     return [trial["study"] for trial in own.ask_any(**fields)["trials"]]
 
 
+@pytest.mark.slow
 def test_the_first_form_gives_only_what_the_labels_fit(own: Api) -> None:
     needs = own.create(objective=OBJECTIVE, requires=A100)
     assert given(own) == []
@@ -37,6 +38,7 @@ def test_the_first_form_gives_only_what_the_labels_fit(own: Api) -> None:
     assert both in {study for _ in range(6) for study in given(own, labels={**A100, "zone": "b"})}
 
 
+@pytest.mark.slow
 def test_a_study_that_fits_is_found_behind_many_that_do_not(own: Api) -> None:
     for number in range(20):
         own.create(objective=OBJECTIVE, requires={"gpu": f"other-{number}"})
@@ -150,6 +152,7 @@ def test_workers_read_with_their_labels_and_what_they_have_told(own: Api) -> Non
     assert worker(own, "a") == {"labels": {}, "trials": 1, "told": 5, "failed": 3}
 
 
+@pytest.mark.slow
 def test_what_is_known_of_workers_is_there_after_a_restart(database_url: str) -> None:
     settings = Settings(database_url=database_url)
     with TestClient(create_app(settings, with_keys=False)) as client:

@@ -205,6 +205,7 @@ def test_a_tell_with_next_gives_out_what_takes_long_to_draw(client, create, ask)
     assert last["next"] == {"trials": [], "study_state": "COMPLETED"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "none"), ("tpe", "median"), ("cmaes", "median")])
 def test_a_long_history_is_read_outside_of_the_writer_page_by_page(client, create, ask, monkeypatch, sampler, pruner):
     """As the first call after a restart finds it: the tuner knows nothing yet."""

@@ -153,6 +153,7 @@ def test_a_waiting_ask_wakes_when_something_can_be_given(server: Server, what: s
     assert len(asked.result()["trials"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_told")
 @pytest.mark.parametrize("what", ["a new study", "an enqueue", "the sealed test"])
 def test_the_first_form_wakes_too(server: Server, what: str) -> None:
@@ -225,6 +226,7 @@ def test_a_limit_of_seconds_ends_the_wait(server: Server) -> None:
     assert asked.result(timeout=PATIENCE_SECONDS) == {"trials": [], "study_state": "COMPLETED"}
 
 
+@pytest.mark.slow
 def test_a_lease_that_runs_out_wakes_who_waits(server: Server) -> None:
     name = server.create(limits={"trials": 1}, lease_seconds=1)
     server.ask(name)
@@ -234,6 +236,7 @@ def test_a_lease_that_runs_out_wakes_who_waits(server: Server) -> None:
     assert time.monotonic() - began < AT_ONCE
 
 
+@pytest.mark.slow
 def test_a_paused_study_lets_who_asks_wait_until_the_time_is_over(server: Server) -> None:
     name = server.create()
     server.post(f"/v1/studies/{name}:pause")
@@ -242,6 +245,7 @@ def test_a_paused_study_lets_who_asks_wait_until_the_time_is_over(server: Server
     assert 1.4 < time.monotonic() - began < AT_ONCE
 
 
+@pytest.mark.slow
 def test_of_many_that_wait_each_gets_its_own_trial(server: Server) -> None:
     name = server.create()
     server.post(f"/v1/studies/{name}:pause")
@@ -263,6 +267,7 @@ def test_a_worker_that_is_drained_while_it_waits_goes_home(server: Server) -> No
     assert time.monotonic() - began < AT_ONCE
 
 
+@pytest.mark.slow
 def test_who_has_hung_up_is_given_nothing(server: Server) -> None:
     name = server.create()
     server.post(f"/v1/studies/{name}:pause")

@@ -189,6 +189,7 @@ def test_commits_draws_and_waits_are_timed_once_each(own):
     assert after["commit_seconds"] - before["commit_seconds"] == 1
 
 
+@pytest.mark.slow
 def test_a_long_poll_and_a_stream_are_seen_while_they_last(tmp_path):
     server = Served(f"sqlite:///{tmp_path}/hpo.db")
     try:
@@ -215,6 +216,7 @@ def _get(server: Served, path: str) -> str:
     return read.partition(b"\r\n\r\n")[2].decode()
 
 
+@pytest.mark.slow
 def test_calls_that_wait_for_a_locked_file_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 120.0)  # however slow the machine is
     # The reaper's calls would wait, too, if the lock was held until its next look.
@@ -235,6 +237,7 @@ def test_calls_that_wait_for_a_locked_file_are_seen(tmp_path, monkeypatch):
         server.stop()
 
 
+@pytest.mark.slow
 def test_what_is_refused_at_the_gate_and_wrong_keys_are_counted(tmp_path):
     database = f"sqlite:///{tmp_path}/hpo.db"
     server = Served(database, with_keys=True, head_seconds=0.3)
@@ -318,6 +321,7 @@ def test_postgresql_that_is_stopped_and_comes_back_is_seen(own_postgres, anew):
         eventually(lambda: exposed(client)("hpo_database_reachable") == 1)
 
 
+@pytest.mark.slow
 def test_many_scrapers_cost_the_database_one_look_and_no_commit(own, monkeypatch):
     looks = []
     read = Reader.read
@@ -339,6 +343,7 @@ def two(database_url: str) -> Iterator[list[TestClient]]:
         yield [first, second]
 
 
+@pytest.mark.slow
 def test_two_servers_say_the_same_of_the_record(two, anew):
     Api(two[0], time.time).finish(Api(two[0], time.time).create(), 0.5, 0.25)
     assert [exposed(client)("hpo_trials", state="COMPLETE") for client in two] == [2, 2]

@@ -148,6 +148,7 @@ def test_an_export_as_parquet_has_the_same_columns_each_of_one_type(either: Any)
     assert rows[0]["worker_id"] == "=cmd()"
 
 
+@pytest.mark.slow
 def test_parquet_takes_several_pages_and_choices_of_one_type(api: Any) -> None:
     space = {"n": {"type": "int", "low": 1, "high": 9}, "c": {"type": "categorical", "choices": ["relu", "tanh"]}}
     name = api.create(search_space=space, directions=["maximize", "minimize"])
@@ -177,6 +178,7 @@ def test_an_export_of_nothing_and_of_an_unknown_form(api: Any) -> None:
     assert table(api.get(f"/v1/studies/{name}/trials:export?format=parquet")).num_rows == 0
 
 
+@pytest.mark.slow
 def test_an_export_of_more_trials_than_a_page_holds_each_once(api: Any) -> None:
     name = api.create()
     for _ in range(3):
@@ -201,6 +203,7 @@ def test_importances_sum_to_one_and_need_two_complete_trials(api: Any) -> None:
     assert shares["a"] > 0.8 > shares["b"]
 
 
+@pytest.mark.slow
 def test_of_a_large_study_an_even_choice_of_trials_is_judged(api: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(readings, "MOST_JUDGED", 60)
     name = api.create(search_space={name: {"type": "float", "low": 0, "high": 1} for name in ("a", "b")})

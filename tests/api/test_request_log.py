@@ -61,6 +61,7 @@ def get(server: Served, path: str, *headers: str) -> Answer:
 # -- ids --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_answer_has_an_id_of_its_own_whichever_way_it_takes(served):
     connection = served.connect()
     path = f"/v1/studies/{served.create(connection)}/trials:ask"
@@ -80,6 +81,7 @@ def test_every_answer_has_an_id_of_its_own_whichever_way_it_takes(served):
     assert all(MADE.fullmatch(given) for given in ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["mine", "a" * 128, "with spaces, and ~ signs", "9f86d081-884c-4d63"])
 def test_the_callers_own_id_is_taken(served, given):
     connection = served.connect()
@@ -91,6 +93,7 @@ def test_the_callers_own_id_is_taken(served, given):
     assert get(served, "/nowhere", f"X-Request-Id: {given}").headers["x-request-id"] == given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "a" * 129, "caf\u00e9", "a\tb", "\u009b31m"])
 def test_what_is_no_id_is_replaced(served, given):
     answer = get(served, "/nowhere", f"X-Request-Id: {given}".encode().decode("latin-1"))
@@ -118,6 +121,7 @@ def test_a_traceparent_is_read_where_it_is_valid(given, known):
 # -- failures ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True], ids=["hot", "ordinary"])
 def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines, tmp_path, monkeypatch, long):
     monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
@@ -157,6 +161,7 @@ def test_each_503_has_a_line_with_what_is_needed_to_find_its_cause(served, lines
     assert outage == ["the database does not take writes", "the database takes writes again"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -238,6 +243,7 @@ def test_a_stream_that_breaks_off_has_a_line_and_is_not_ended_as_if_it_were_whol
     assert "the disk has gone" in line["exception"]
 
 
+@pytest.mark.slow
 def test_a_caller_that_hangs_up_is_no_fault_of_the_server(served, lines):
     with served.connect() as connection:
         connection.sendall(b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
@@ -246,6 +252,7 @@ def test_a_caller_that_hangs_up_is_no_fault_of_the_server(served, lines):
     assert [line for line in lines() if line["level"] != "info"] == []
 
 
+@pytest.mark.slow
 def test_who_was_told_what_has_a_line_with_the_key(tmp_path, lines):
     database = f"sqlite:///{tmp_path}/hpo.db"
     app = create_app(Settings(database_url=database))
@@ -312,6 +319,7 @@ def test_of_a_flood_ten_lines_a_second_are_written_and_the_others_counted(lines)
     assert more["lines"] + kinds.count("a connection was refused") == 1001
 
 
+@pytest.mark.slow
 def test_no_key_body_or_query_is_in_any_line(tmp_path, lines, monkeypatch):
     server = Served(f"sqlite:///{tmp_path}/hpo.db", access_log=True)
 
@@ -331,6 +339,7 @@ def test_no_key_body_or_query_is_in_any_line(tmp_path, lines, monkeypatch):
 # -- the access log ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_access_log_has_a_line_for_every_request_whichever_way_it_takes(tmp_path, lines):
     database = f"sqlite:///{tmp_path}/hpo.db"
     server = Served(database, access_log=True)
@@ -354,6 +363,7 @@ def test_the_access_log_has_a_line_for_every_request_whichever_way_it_takes(tmp_
         assert 0 < line["seconds"] < 60
 
 
+@pytest.mark.slow
 def test_the_access_log_names_the_key_by_its_id(tmp_path, lines):
     database = f"sqlite:///{tmp_path}/hpo.db"
     server = Served(database, with_keys=True, access_log=True)
@@ -369,6 +379,7 @@ def test_the_access_log_names_the_key_by_its_id(tmp_path, lines):
     assert [(line["status"], line["key"]) for line in found] == [(200, drawn.key.id), (401, None)]
 
 
+@pytest.mark.slow
 def test_without_being_asked_for_there_is_none(served, lines):
     get(served, "/healthz")
     assert [line for line in lines() if line["event"] == "access"] == []

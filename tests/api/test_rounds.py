@@ -43,6 +43,7 @@ def test_without_narrowing_it_is_one_round(api: Any) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_next_round_spans_the_best_trials_widened_by_a_tenth(either: Any) -> None:
     name = either.create(
         search_space=SPACE, narrowing={"rounds": 2, "trials_per_round": 5, "keep": 0.4}, directions=["minimize"]
@@ -148,6 +149,7 @@ def test_enqueued_trials_count_in_the_round_that_gives_them_out(api: Any) -> Non
     assert [round_["trials"] for round_ in rounds_of(api, name)] == [2, 1]
 
 
+@pytest.mark.slow
 def test_all_rounds_together_give_out_rounds_times_trials(either: Any) -> None:
     name = either.create(search_space=SPACE, narrowing={"rounds": 3, "trials_per_round": 4, "expand": True})
     total = 0
@@ -169,6 +171,7 @@ def test_a_lower_limit_of_trials_cuts_the_rounds_short(api: Any) -> None:
     assert (api.state(name), [round_["trials"] for round_ in rounds_of(api, name)]) == ("COMPLETED", [4, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "kept"), [({}, 1), (None, 1), ({"keep": 0.5}, 2), ({"keep": 1}, 4)])
 def test_by_hand_without_narrowing(either: Any, body: Any, kept: int) -> None:
     name = either.create()
@@ -223,6 +226,7 @@ def test_a_crowded_edge_moves_outwards_but_not_beyond_the_objective(either: Any)
     assert len(rounds_of(either, name)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameter", "values"),
     [

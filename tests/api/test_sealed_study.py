@@ -55,6 +55,7 @@ def call(api: Any, name: str, verb: str, **body: Any) -> Any:
     return api.post(f"/v1/studies/{name}/test:{verb}", {"attempt": 1, **body})
 
 
+@pytest.mark.slow
 def test_it_is_one_job_for_one_worker_and_its_result_is_read_on_the_study(either: Any) -> None:
     name = finished(either)
     assert either.study(name)["test"] is None
@@ -88,6 +89,7 @@ def test_it_is_one_job_for_one_worker_and_its_result_is_read_on_the_study(either
     assert take(either, name) is None
 
 
+@pytest.mark.slow
 def test_asking_again_never_evaluates_twice(either: Any) -> None:
     name = finished(either)
     with ThreadPoolExecutor(8) as pool:
@@ -102,6 +104,7 @@ def test_asking_again_never_evaluates_twice(either: Any) -> None:
     assert take(either, name) is None
 
 
+@pytest.mark.slow
 def test_only_a_finished_study_of_the_network_with_a_complete_trial_has_one(api: Any) -> None:
     active = api.create(**NETWORK)
     api.finish(active, 0.5)
@@ -134,6 +137,7 @@ def test_a_wrong_request_is_refused(api: Any, body: Any) -> None:
     assert api.study(name)["test"] is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_it_is_replaced(either: Any) -> None:
     name = sealed(either)
     assert take(either, name)["attempt"] == 1
@@ -166,6 +170,7 @@ def test_released_it_waits_for_the_next_worker(api: Any) -> None:
         assert api.code(call(api, name, "heartbeat", attempt=attempt)) == "lease_lost"
 
 
+@pytest.mark.slow
 def test_its_calls_are_judged_as_those_of_a_trial(either: Any) -> None:
     name = sealed(either)
     for verb, body in (("heartbeat", {}), ("tell", RESULT)):

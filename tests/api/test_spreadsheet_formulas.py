@@ -130,6 +130,7 @@ def _is_safe(text: str) -> bool:
     return quoted(text) == text
 
 
+@pytest.mark.slow
 def test_the_export_and_the_dashboard_quote_every_formula_and_nothing_else(api: Any) -> None:
     name = _filled(api)
     header, *rows = _rows(api, f"/v1/studies/{name}/trials:export?format=csv")

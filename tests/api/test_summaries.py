@@ -86,6 +86,7 @@ def test_of_the_metrics_only_what_has_room_in_a_table_is_told(api: Any) -> None:
     assert history(api, name)["items"][0]["metrics"] == {"loss": 0.25, "device": "gpu", "final": True}
 
 
+@pytest.mark.slow
 def test_a_huge_study_is_told_in_few_bytes(api: Any) -> None:
     """Params of 50 kB each: what does not fit into 8 MiB is left out, and the answer says so."""
     choice = "c" * 1000
@@ -183,6 +184,7 @@ def line(api: Any, name: str) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_the_overview_has_a_line_for_each_study(api: Any) -> None:
     name = with_values(api, 0.1, 0.5, 0.3, 0.7, limits={"trials": 10})
     api.ask(name, worker_id="gpu-1")
@@ -194,11 +196,13 @@ def test_the_overview_has_a_line_for_each_study(api: Any) -> None:
     assert told["active_at"] >= told["created_at"]
 
 
+@pytest.mark.slow
 def test_an_empty_study_has_a_line_too(api: Any) -> None:
     told = line(api, api.create())
     assert (told["best"], told["best_so_far"], told["workers"], told["seconds_left"]) == (None, [], 0, None)
 
 
+@pytest.mark.slow
 def test_the_time_left_follows_from_the_pace(api: Any) -> None:
     name = api.create(limits={"trials": 8})
     for value in (0.1, 0.2, 0.3, 0.4):

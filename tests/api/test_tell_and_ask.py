@@ -123,6 +123,7 @@ def test_a_draining_worker_tells_its_result_and_is_sent_away(own: Any) -> None:
     assert answer["next"] == {"trials": [], "study_state": "ACTIVE", "drain": True}
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_not_heard_of_before_is_listed(own: Any) -> None:
     name = own.create()
     own.ask(name, worker_id="old")

@@ -164,6 +164,7 @@ def test_without_the_variables_nothing_of_it_is_loaded():
     assert run(_LOADED).stdout == "False False\n"
 
 
+@pytest.mark.slow
 def test_asked_for_and_not_installed_is_one_clear_line_and_no_reason_not_to_serve():
     done = run(_NOT_INSTALLED, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318")
     assert done.stdout == "False\n"

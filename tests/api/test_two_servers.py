@@ -89,6 +89,7 @@ def test_sixteen_askers_of_two_servers_get_exactly_as_many_trials_as_the_limit(p
     assert (study["state"], study["counts"]["COMPLETE"]) == ("COMPLETED", 40)
 
 
+@pytest.mark.slow
 def test_one_request_at_both_servers_gives_out_one_trial(pair: Pair) -> None:
     name = pair.create()
     for round_ in range(5):
@@ -97,6 +98,7 @@ def test_one_request_at_both_servers_gives_out_one_trial(pair: Pair) -> None:
     assert pair.study(name)["counts"]["RUNNING"] == 5
 
 
+@pytest.mark.slow
 def test_one_request_to_any_study_at_both_servers_gives_out_one_trial(pair: Pair) -> None:
     kind = f"kind-{next(_numbers)}"
     names = [pair.create(objective={"kind": kind}) for _ in range(3)]
@@ -107,6 +109,7 @@ def test_one_request_to_any_study_at_both_servers_gives_out_one_trial(pair: Pair
     assert sum(pair.study(name)["counts"]["RUNNING"] for name in names) == 5
 
 
+@pytest.mark.slow
 def test_one_name_at_both_servers_is_one_study(pair: Pair) -> None:
     for _ in range(3):
         name = f"race-{next(_numbers)}"
@@ -192,6 +195,7 @@ def test_one_test_is_sealed_and_given_to_one_worker(pair: Pair) -> None:
     assert [job["purpose"] for job in jobs] == ["test"]
 
 
+@pytest.mark.slow
 def test_new_workers_at_both_servers_do_not_wait_for_each_other_in_a_circle(pair: Pair) -> None:
     names = [pair.create(), pair.create()]
     for round_ in range(5):
@@ -264,6 +268,7 @@ def test_a_waiting_ask_at_one_server_is_woken_by_the_other(pair: Pair) -> None:
         assert len(waiting.result(15)["trials"]) == 1
 
 
+@pytest.mark.slow
 def test_replicates_of_one_study_are_given_out_by_both_servers_once_each_and_known_to_both(pair: Pair) -> None:
     name = pair.create(limits={"trials": 6, "running": 6}, sampler={"name": "tpe", "seed": 1})
     path = f"/v1/studies/{name}/trials"
@@ -311,6 +316,7 @@ def _trained(pair: Pair, name: str, server: Callable[[int], int], trials: int = 
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
 def test_a_space_grows_on_both_servers_and_draws_as_on_one(pair: Pair, sampler: str) -> None:
     in_turn, alone = _by_run(pair, sampler), _by_run(pair, sampler)

@@ -154,6 +154,7 @@ def test_of_many_that_wait_for_any_study_each_gets_one_and_they_look_together(ru
     run(test)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hung_up_leaves_the_trial_to_the_next(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 1})
@@ -196,6 +197,7 @@ def test_a_waiter_that_is_cancelled_when_it_was_woken_leaves_the_trial_to_the_ne
     run(test)
 
 
+@pytest.mark.slow
 def test_the_same_ask_sent_twice_gets_the_same_answer_twice(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 1})

@@ -45,6 +45,7 @@ def test_those_with_fewest_running_come_first_and_full_ones_not_at_all(client, c
     assert ask_any(client) == ["another"]
 
 
+@pytest.mark.slow
 def test_what_changes_a_study_changes_whether_it_is_asked(client, create):
     create(name="s", objective={"kind": "k"}, limits={"trials": 1})
     assert ask_any(client) == ["s"]

@@ -96,6 +96,7 @@ def test_an_answer_is_given_again_to_whoever_knows_its_request_id_and_sees_its_s
     assert made.ask(stranger, study, "known") == (404 if study else 422)
 
 
+@pytest.mark.slow
 def test_a_key_is_replaced_while_its_trials_run(made: Keys) -> None:
     old = keys.create(made.table, Scope.WORKER, ["ours"])
     (trial,) = made.ask(old.token, "ours")

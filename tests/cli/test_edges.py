@@ -59,12 +59,14 @@ def test_a_run_without_standard_input_is_one_like_any_other(tmp_path: Path, data
     assert not (tmp_path / "t_pct%41").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "doctor", "doctor --json"])
 def test_a_full_disk_behind_the_output_is_said_in_a_line(tmp_path: Path, command: str) -> None:
     done = shell(f"hpo {command} >/dev/full", tmp_path)
     assert (done.returncode, done.stderr) == (1, "hpo: the output cannot be written: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_stop_no_command(tmp_path: Path, closed: str) -> None:
     done = shell(f"hpo --version {closed}", tmp_path)
@@ -95,11 +97,13 @@ def test_an_address_with_a_slip_is_one_sentence(hpo: Callable[..., Any], server:
         Client(server)
 
 
+@pytest.mark.slow
 def test_a_blank_behind_an_address_does_no_harm(server: str) -> None:
     with Client(f" {server}/ \n") as client:
         assert client.server == server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -122,6 +126,7 @@ def test_a_database_url_with_a_slip_is_one_sentence_without_its_password(
     assert "cret" not in ended.err
 
 
+@pytest.mark.slow
 def test_doctor_goes_on_where_the_database_is_none(hpo: Callable[..., Any]) -> None:
     for url in ("sqlite:///", "nonsense", "postgresql://u:se@cret@h/db"):
         ended = hpo("doctor", "--database", url)
@@ -156,6 +161,7 @@ def test_a_command_and_the_server_mean_the_same_file(url: str) -> None:
     assert sqlite_path("postgresql://h/db") is None
 
 
+@pytest.mark.slow
 def test_who_holds_a_database_is_seen_at_once(tmp_path: Path) -> None:
     path = tmp_path / "hpo.db"
     assert holder(path) is None

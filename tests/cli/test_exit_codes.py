@@ -26,6 +26,7 @@ def study(client, request):
     client.delete(name, force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -55,6 +56,7 @@ def test_a_mistake_ends_with_its_code_and_one_clear_message(arguments, code, say
     assert "secret" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_study_is_created_from_a_file_and_created_again_as_the_same(hpo, write, server, client):
     file = write("mine.toml", MINE.format(name="from-a-file", more=""))
 
@@ -76,6 +78,7 @@ def test_who_creates_a_study_is_told_the_commands_that_train_it_and_no_other(hpo
     assert f"train its trials: hpo worker --server {server} --study net --until-done\n" in built_in.out
 
 
+@pytest.mark.slow
 def test_another_study_under_that_name_is_refused_with_what_differs(hpo, write, server):
     file = write("mine.toml", MINE.format(name="twice", more=""))
     hpo("study", "create", str(file), "--server", server)
@@ -98,6 +101,7 @@ def test_what_only_the_server_refuses_is_shown_at_its_line(hpo, write, server):
     assert "line 6: /sampler/params/temperature = 3" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "state"), [("pause", "PAUSED"), ("resume", "ACTIVE"), ("stop", "STOPPED"), ("cancel", "CANCELLED")]
 )
@@ -119,6 +123,7 @@ def test_a_call_that_the_state_does_not_allow_is_an_error(study, hpo, server):
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_list_is_json_items_and_a_table_for_people(study, hpo, server):
     items = json.loads(hpo("study", "list", "--server", server, "--json").out)["items"]
 
@@ -155,6 +160,7 @@ def test_the_next_round_is_told_with_its_ranges(study, hpo, server, client):
     assert "round 1 of" in hpo("study", "narrow", study, "--server", server).out
 
 
+@pytest.mark.slow
 def test_advice_is_a_line_an_item_or_json(study, hpo, server, client):
     assert hpo("study", "advice", study, "--server", server).out == f"nothing to say of {study}\n"
     client.import_trials(study, [{"params": {"x": n / 30}, "state": "COMPLETE", "values": [n / 30]} for n in range(31)])
@@ -165,6 +171,7 @@ def test_advice_is_a_line_an_item_or_json(study, hpo, server, client):
     assert "crowd the upper end of x" in hpo("study", "show", study, "--server", server).out
 
 
+@pytest.mark.slow
 def test_the_best_are_confirmed_from_the_command_line(study, hpo, server, client):
     assert hpo("study", "confirm", study, "--server", server).code == 1  # it still searches
     trials = [{"params": {"x": n / 10}, "state": "COMPLETE", "values": [n / 10]} for n in range(4)]
@@ -197,6 +204,7 @@ def test_a_deleted_study_is_gone(hpo, server, client):
     assert hpo("study", "show", "to-delete", "--server", server).code == 3
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_nothing_bad_here(hpo, server, tmp_path):
     ended = hpo("doctor", "--database", f"sqlite:///{tmp_path}/new.db", "--server", server, "--json")
 
@@ -206,6 +214,7 @@ def test_the_doctor_finds_nothing_bad_here(hpo, server, tmp_path):
     assert not (tmp_path / "new.db").exists()
 
 
+@pytest.mark.slow
 def test_the_doctor_names_a_database_that_is_away(hpo):
     ended = hpo("doctor", "--database", "postgresql://u:secret@127.0.0.1:1/x", "--server", NOBODY)
 
@@ -214,6 +223,7 @@ def test_the_doctor_names_a_database_that_is_away(hpo):
     assert "secret" not in ended.out
 
 
+@pytest.mark.slow
 def test_a_database_is_upgraded_and_upgrading_it_again_is_fine(hpo, tmp_path):
     database = f"sqlite:///{tmp_path}/new.db"
 
@@ -221,12 +231,14 @@ def test_a_database_is_upgraded_and_upgrading_it_again_is_fine(hpo, tmp_path):
     assert json.loads(hpo("db", "upgrade", "--database", database, "--json").out)["upgraded"] is True
 
 
+@pytest.mark.slow
 def test_help_names_the_commands():
     done = subprocess.run([sys.executable, "-m", "hpo_service", "--help"], capture_output=True, text=True, check=True)
 
     assert "worker" in done.stdout
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy():
     heavy = ("numpy", "matplotlib", "pydantic", "fastapi", "sqlalchemy", "structlog")
     code = f"import hpo_service.cli, sys; print([name for name in {heavy} if name in sys.modules])"
@@ -235,6 +247,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_start_imports_only_what_every_server_needs():
     # SciPy is for the first study whose sampler needs it, Alembic for a database of another version.
     # Where scikit-learn is installed, Optuna's importances import it, and pandas with it: as long as all the rest.

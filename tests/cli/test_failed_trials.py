@@ -46,6 +46,7 @@ def test_the_list_tells_failed_trials_from_complete_ones_and_why_a_study_paused(
     assert "no GPU here" in reason
 
 
+@pytest.mark.slow
 def test_show_and_the_verbs_tell_how_many_failed_and_why(hpo, server, failed):
     shown = hpo("study", "show", failed, "--server", server).out
     assert "2 of 9 trials finished, 2 of them failed" in shown
@@ -95,6 +96,7 @@ def write_dataset(path):
 OWN = STUDY.format(name="own", more='dataset = "ours"\n[limits]\ntrials = 2')
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_missing_is_said_before_anything_is_started(tmp_path):
     ended = run(tmp_path, OWN)
     assert ended.returncode == 1
@@ -136,6 +138,7 @@ def about_data(hpo, monkeypatch, folder):
     return finding["state"], finding["detail"]
 
 
+@pytest.mark.slow
 def test_the_doctor_lists_the_data_folder(hpo, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     state, says = about_data(hpo, monkeypatch, None)

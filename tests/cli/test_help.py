@@ -22,6 +22,7 @@ def test_help_fits_80_columns_and_nothing_is_cut_off(command, hpo, monkeypatch):
     assert not [line for line in lines if re.search(r"[A-Za-z0-9]…\s*│", several.sub("", line))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "completed"),
     [

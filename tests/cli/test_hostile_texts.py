@@ -184,6 +184,7 @@ def test_no_command_passes_a_text_on_that_a_terminal_would_obey(hpo: Any, hostil
 JSON = ("study list", "study show mine", "study limits mine --trials 5", "study narrow mine", "watch mine", "doctor")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", JSON)
 def test_json_says_the_same_in_characters_that_a_terminal_only_shows(
     hpo: Any, hostile_server: str, command: str
@@ -248,6 +249,7 @@ def test_a_host_that_cannot_be_named_is_one_sentence(hpo: Any) -> None:
     assert_harmless(ended.err)
 
 
+@pytest.mark.slow
 def test_labels_of_keys_are_shown_in_letters_also_where_another_program_wrote_them(hpo: Any, tmp_path: Any) -> None:
     database = ("--database", f"sqlite:///{tmp_path}/hpo.db")
     refused = hpo("token", "create", "--scope", "read", "--label", HOSTILE.replace("\0", ""), *database)
@@ -308,6 +310,7 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str]) -> tuple[in
     return process.wait(timeout=PATIENCE_SECONDS), said.getvalue().decode()
 
 
+@pytest.mark.slow
 def test_into_a_pipe_an_export_goes_as_it_is(hostile_server: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hpo_service", "study", "export", "mine", "--server", hostile_server],

@@ -43,6 +43,7 @@ def run_python(code: str, **surroundings: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_of_the_sdk_asks_reports_and_tells(server: str) -> None:
     (code,) = blocks("reference/sdk.md", "python")
     assert "'lr'" in run_python(code.replace("http://127.0.0.1:8000", server))
@@ -143,6 +144,7 @@ def test_workers_with_the_key_that_the_page_makes_train_the_study_that_it_create
 # -- machines that are taken away
 
 
+@pytest.mark.slow
 def test_the_objective_with_checkpoints_goes_on_where_a_lost_machine_left_it(client: Client) -> None:
     (code,) = blocks("how-to/preemptible-machines.md", "python")
     found: dict[str, Any] = {}

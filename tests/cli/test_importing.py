@@ -90,6 +90,7 @@ def test_its_trials_are_there_with_params_values_and_reports(
     assert client.study("my-search")["counts"]["COMPLETE"] == 4
 
 
+@pytest.mark.slow
 def test_a_source_that_has_grown_gives_what_is_new_and_what_was_unfinished(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_source_that_has_grown_gives_what_is_new_and_what_was_unfinished(
     assert client.study("grown")["metadata"]["imported"]["taken"] == "0-10"
 
 
+@pytest.mark.slow
 def test_an_import_that_was_broken_off_goes_on_without_sending_twice(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_an_import_that_was_broken_off_goes_on_without_sending_twice(
     assert "sending" not in client.study("broken")["metadata"]["imported"]
 
 
+@pytest.mark.slow
 def test_a_study_that_does_not_fit_stops_no_other_and_is_named(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -160,6 +163,7 @@ def test_a_study_that_does_not_fit_stops_no_other_and_is_named(
     assert {"several-empty", "several-odd"}.isdisjoint(names)
 
 
+@pytest.mark.slow
 def test_the_best_is_optunas_best_where_there_are_constraints(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -184,6 +188,7 @@ def test_the_best_is_optunas_best_where_there_are_constraints(
     assert trials[2]["metrics"]["imported"]["constraints"] == {"memory": 1.0}
 
 
+@pytest.mark.slow
 def test_another_source_of_the_same_name_is_refused_and_may_have_another_name(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -205,6 +210,7 @@ def test_another_source_of_the_same_name_is_refused_and_may_have_another_name(
     assert hpo("import", second, "--server", server, "--as", "two").code == 2
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_kept_get_readable_ones_and_never_anothers(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -223,6 +229,7 @@ def test_names_that_cannot_be_kept_get_readable_ones_and_never_anothers(
     assert [row["taken"] for row in imported(hpo, server, url)[1]] == [0] * len(names)
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_name_when_another_one_comes_near_to_it_later(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -245,6 +252,7 @@ def test_a_name_is_this_studys_alone() -> None:
     assert len(long) == 63
 
 
+@pytest.mark.slow
 def test_a_trial_outside_its_range_is_left_with_a_reason_and_an_empty_study_never(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -300,6 +308,7 @@ def test_conditions_are_inferred_where_presence_follows_a_choice(
     assert study_here["define_by_run"] is True, "nothing says when these exist, but what trials ask for"
 
 
+@pytest.mark.slow
 def test_attributes_metric_names_and_notes_come_along(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:
@@ -321,6 +330,7 @@ def test_attributes_metric_names_and_notes_come_along(
     assert (read["values"], read["metrics"]["imported"]["note"]) == ([0.1, 0.9], "this one was odd")
 
 
+@pytest.mark.slow
 def test_a_journal_file_and_plain_paths_are_taken(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +349,7 @@ def test_a_journal_file_and_plain_paths_are_taken(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.journal", "plain.db"]
 
 
+@pytest.mark.slow
 def test_a_postgresql_database_is_taken_by_the_url_people_write(
     postgres: Postgres, server: str, hpo: Callable[..., Any]
 ) -> None:
@@ -347,6 +358,7 @@ def test_a_postgresql_database_is_taken_by_the_url_people_write(
     assert imported(hpo, server, postgres.url("of_optuna"))[1][0]["taken"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -384,6 +396,7 @@ def test_what_is_no_database_of_optunas_is_said_in_a_line_and_left_alone(
     assert path.exists() == (content is not None)
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_is_another_source(tmp_path: Path, server: str, hpo: Callable[..., Any]) -> None:
     new_study(f"sqlite:///{tmp_path}/original.db", "copied", 1)
     shutil.copy(tmp_path / "original.db", tmp_path / "copy.db")
@@ -401,6 +414,7 @@ def test_a_call_holds_no_more_than_the_server_takes() -> None:
     assert max(len(json.dumps([trial.body for trial in part])) for part in divided) < 2**20
 
 
+@pytest.mark.slow
 def test_an_import_beside_another_one_sends_nothing_twice(
     tmp_path: Path, server: str, client: Client, hpo: Callable[..., Any]
 ) -> None:

@@ -215,6 +215,7 @@ def test_a_fault_of_another_kind_is_not_taken_for_a_missing_part(monkeypatch: py
     assert extras.extra_of("json.nothing") is extras.extra_of("my_own_module") is extras.extra_of(None) is None
 
 
+@pytest.mark.slow
 def test_the_sdk_imports_little() -> None:
     """Modules are counted, not seconds: a machine may be slow."""
     program = "import sys; before = set(sys.modules); import hpo_service.client; print(*(set(sys.modules) - before))"

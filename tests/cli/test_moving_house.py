@@ -71,6 +71,7 @@ def record(client: TestClient) -> list[Any]:
     return [client.get(path).json() for path in paths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target"), [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite")]
 )
@@ -97,6 +98,7 @@ def test_a_copy_reads_and_goes_on_as_the_original_would(
     assert last.headers["ETag"] == there_too.headers["ETag"]  # the id of a deleted study does not come back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_copy_goes_into_no_database_that_has_something(empty: Callable[[str], str], hpo: Hpo, kind: str) -> None:
     here, there = empty("sqlite"), empty(kind)
@@ -112,6 +114,7 @@ def test_a_copy_goes_into_no_database_that_has_something(empty: Callable[[str], 
     assert hpo("token", "list", "--database", there).out == keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("place", [0, 1])
 def test_no_copy_is_made_while_a_server_runs(
@@ -133,6 +136,7 @@ def test_no_copy_is_made_while_a_server_runs(
     assert refused.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_differs_after_the_copy_is_not_kept(empty: Callable[[str], str], hpo: Hpo, postgres: Postgres) -> None:
     import psycopg
 
@@ -155,6 +159,7 @@ def test_what_differs_after_the_copy_is_not_kept(empty: Callable[[str], str], hp
     assert row == (0,)
 
 
+@pytest.mark.slow
 def test_a_backup_of_a_file_that_is_written_is_served_as_it_was(
     empty: Callable[[str], str], hpo: Hpo, tmp_path: Path
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_backup_of_a_file_that_is_written_is_served_as_it_was(
     assert hpo("db", "backup", str(kept), "--database", here).code == 1  # never over another file
 
 
+@pytest.mark.slow
 def test_a_dump_is_restored_and_served_as_it_was(
     empty: Callable[[str], str], hpo: Hpo, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +194,7 @@ def test_a_dump_is_restored_and_served_as_it_was(
         assert record(client) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["no such folder", "no such database", "no such server"])
 def test_a_backup_that_cannot_be_leaves_no_file(
     empty: Callable[[str], str], hpo: Hpo, tmp_path: Path, postgres: Postgres, why: str, monkeypatch: pytest.MonkeyPatch

@@ -69,6 +69,7 @@ def test_values_that_are_no_finite_numbers_leave_a_gap(tmp_path):
     assert ink(drawn(a_study(), trials[1:], tmp_path / "q.png")) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reports", [0, 4], ids=["values", "curves"])
 @pytest.mark.parametrize("huge", [1.7e308, 1.7976931348623157e308, -1.7e308])
 def test_values_near_the_largest_double_are_drawn(tmp_path, reports, huge):
@@ -90,6 +91,7 @@ def test_a_trial_without_a_curve_keeps_its_place_and_is_named(tmp_path, monkeypa
     assert titles[2].endswith("2 trials with a curve, best first; without: Best-1, Best-3")
 
 
+@pytest.mark.slow
 def test_choices_that_are_lists_have_a_place_on_their_axis(tmp_path):
     study = a_study(
         objective=None, search_space={"layers": {"type": "categorical", "choices": [[64], [64, 64]], "when": None}}

@@ -43,6 +43,7 @@ def hpo(server: str, folder: Path, arguments: list[str]) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 def test_the_script_on_the_page_about_optuna_runs(server: str, tmp_path: Path) -> None:
     page = (PROJECT / "docs" / "from-optuna.md").read_text(encoding="utf-8")
     code, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -109,6 +110,7 @@ def test_the_commands_that_stay_have_the_options_that_are_shown(line: str, tmp_p
         assert option in done.stdout
 
 
+@pytest.mark.slow
 def test_the_training_that_the_tutorial_shows_is_what_init_writes_and_what_it_prunes_runs(client: Client) -> None:
     tutorial = (PROJECT / "docs" / "tutorial" / "your-model.md").read_text(encoding="utf-8")
     written, pruned = re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL)
@@ -124,6 +126,7 @@ def test_the_training_that_the_tutorial_shows_is_what_init_writes_and_what_it_pr
     assert counts["PRUNED"] >= 1
 
 
+@pytest.mark.slow
 def test_the_study_file_shown_is_taken(server: str, tmp_path: Path) -> None:
     (text,) = blocks("toml")
     (tmp_path / "shown.toml").write_text(text.replace('name = "mnist"', 'name = "shown"'), encoding="utf-8")

@@ -303,6 +303,7 @@ def test_a_database_that_another_server_holds_is_refused_with_how_to_use_that_se
     assert "hpo study create STUDY_FILE" in err
 
 
+@pytest.mark.slow
 def test_a_study_that_nobody_here_can_train_is_refused_at_once_with_what_to_do(run):
     text = 'name = "mine"\nsearch_space.x = { type = "float", low = 0.0, high = 1.0 }\n'
 
@@ -401,6 +402,7 @@ def test_a_study_that_requires_something_is_trained_where_there_is_such_a_thing(
     assert "test accuracy" in out.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [

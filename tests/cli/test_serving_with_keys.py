@@ -391,6 +391,7 @@ def test_with_keys_it_listens_on_every_address(serve: Serve) -> None:
     assert serve("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_without_keys_it_listens_to_this_machine_only(hpo: Callable[..., Any], host: str) -> None:
     ended = hpo("serve", "--no-auth", "--host", host)
@@ -452,6 +453,7 @@ def test_a_mistake_makes_no_key(
     assert json.loads(hpo("token", "list", "--database", database, "--json").out) == {"items": []}
 
 
+@pytest.mark.slow
 def test_a_key_in_a_file_is_for_its_owner_and_made_once(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
     file = tmp_path / "worker.key"
     create = ("token", "create", "--scope", "worker", "--file", str(file), "--database", database, "--json")
@@ -478,6 +480,7 @@ def test_a_key_in_a_file_is_for_its_owner_and_made_once(hpo: Callable[..., Any],
     assert file.read_text() == "my notes\n"
 
 
+@pytest.mark.slow
 def test_a_live_key_of_another_kind_is_not_written_over(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
     file = tmp_path / "some.key"
     into_it = ("--file", str(file), "--database", database)
@@ -491,6 +494,7 @@ def test_a_live_key_of_another_kind_is_not_written_over(hpo: Callable[..., Any],
     assert len(json.loads(hpo("token", "list", "--database", database, "--json").out)["items"]) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_costs_no_key(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -506,6 +510,7 @@ def test_a_file_that_cannot_be_written_costs_no_key(hpo: Callable[..., Any], dat
     assert not (tmp_path / "nowhere").exists()  # the link gives way to a file; nothing is written through it
 
 
+@pytest.mark.slow
 def test_a_keys_file_that_others_may_read_is_told_of(hpo: Callable[..., Any], database: str, tmp_path: Path) -> None:
     file = tmp_path / "open.key"
     create = ("token", "create", "--scope", "read", "--file", str(file), "--database", database)

@@ -38,6 +38,7 @@ EVERY_COMMAND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", EVERY_COMMAND, ids=lambda words: words[0])
 def test_every_command_refuses_a_name_that_is_no_setting(
     hpo: Hpo, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
@@ -157,6 +158,7 @@ def test_the_doctor_shows_each_setting_and_where_it_comes_from_but_no_secret(
         assert secret not in shown
 
 
+@pytest.mark.slow
 def test_the_doctor_says_what_is_wrong_with_each_and_goes_on(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPO_RATE_LIMIT", "abc")
     monkeypatch.setenv("HPO_CONNECTIONS", "10")

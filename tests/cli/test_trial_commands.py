@@ -36,6 +36,7 @@ def at(hpo, server):
     return call
 
 
+@pytest.mark.slow
 def test_trials_are_listed_by_state_and_best_first(study, at, client):
     listed = at("trial", "list", study)
     assert listed.code == 0
@@ -66,6 +67,7 @@ def test_a_trial_is_shown_with_who_drew_it_its_curve_metrics_and_attempts(study,
     assert json.loads(at("trial", "show", study, "0", "--json").out) == client.trial(study, 0)
 
 
+@pytest.mark.slow
 def test_a_trial_with_given_params_is_given_out_next_and_the_others_are_drawn(study, at, client):
     queued = at("trial", "enqueue", study, "lr=0.5", "kind=1")
 

@@ -120,6 +120,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again(scr
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_threads_share_a_client_and_each_gets_its_own_answer(script, answering):
     answering(answering.answer(body={"ok": True}))
     with Client(script.url) as client, ThreadPoolExecutor(12) as threads:

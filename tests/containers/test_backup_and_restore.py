@@ -162,6 +162,7 @@ def test_a_record_at_rest_comes_back_row_by_row(fork: Fork, installation: Instal
     assert rows() == before
 
 
+@pytest.mark.slow
 def test_the_newest_dumps_are_kept_and_half_a_one_never_has_a_name(installation: Installation) -> None:
     for day in range(1, 6):
         (installation.folder / f"hpo-2026010{day}T000000Z.dump").write_text("old")

@@ -150,6 +150,7 @@ def test_it_is_nobody_and_may_do_nothing(server: Contained) -> None:
     assert status["NoNewPrivs"] == "1"
 
 
+@pytest.mark.slow
 def test_its_file_system_can_be_written_in_its_data_and_tmp_only(folder: Path, server: Contained) -> None:
     places = ["/x", "/etc/x", "/usr/x", f"{sys.prefix}/x", f"{ROOT}/x", f"{ROOT}/hpo_service/x", "/data/x", "/tmp/x"]
     probe = f"""
@@ -202,6 +203,7 @@ def _dashboard_studies(server: Contained) -> Any:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_every_container_asks_for_these_walls() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert {"server", "worker", "db"} <= set(services)

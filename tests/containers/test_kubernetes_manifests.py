@@ -70,6 +70,7 @@ def check(document: dict[str, Any], version: str) -> None:
         validate(document, version, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_every_manifest_is_valid_and_has_no_unknown_field(file: Path, version: str) -> None:
@@ -107,6 +108,7 @@ def with_component(tmp_path: Path, request: pytest.FixtureRequest) -> list[dict[
     return rendered(own)
 
 
+@pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize("with_component", COMPONENTS, indirect=True)
 def test_the_base_renders_with_each_component(with_component: list[dict[str, Any]]) -> None:
@@ -131,6 +133,7 @@ def test_who_scales_the_workers_is_told_no_other_number(with_component: list[dic
     assert "replicas" not in workers["spec"]
 
 
+@pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize("with_component", ["cloudnative-pg"], indirect=True)
 def test_with_the_operators_database_its_secret_is_used_everywhere(with_component: list[dict[str, Any]]) -> None:

@@ -39,6 +39,7 @@ def test_two_characters_in_each_others_place_are_told_offline(place: int) -> Non
     assert (keys.form_fault(swapped) is None) is (swapped == key)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_any_other_text_is_no_key_and_is_not_repeated(text: str) -> None:
     fault = keys.form_fault(text)

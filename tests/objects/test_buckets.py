@@ -24,6 +24,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_an_object_in_parts_is_read_as_a_whole_and_in_ranges(credentials: pytest.MonkeyPatch) -> None:
     data = os.urandom(20_000_000)  # three parts
     with small_s3() as (port, objects):
@@ -53,6 +54,7 @@ def test_a_place_that_cannot_be_is_refused_at_the_start(place: str) -> None:
         open_store(place)
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_away_is_503_and_comes_back(credentials: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with small_s3() as (port, objects):
         credentials.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")

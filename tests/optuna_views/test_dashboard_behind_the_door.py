@@ -159,6 +159,7 @@ def test_with_the_key_as_password_the_apis_page_shows_its_routes(
     assert "/v1/studies" in shown
 
 
+@pytest.mark.slow
 def test_without_it_there_is_nothing_to_see(host_and_key: tuple[str, str]) -> None:
     host, _ = host_and_key
     for path in ("/dashboard", "/dashboard/studies/1", "/api/studies", "/static/bundle.js", "/favicon.ico", "/docs"):

@@ -148,6 +148,7 @@ def test_whatever_headers_come_along(api: Api, headers: dict[str, str]) -> None:
         get(api, path, **headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_refusal_says_what_was_wrong_where_the_page_looks_for_it(api: Api) -> None:
     assert "after: a whole number" in get(api, "/api/studies/1?after=abc").json()["detail"]
@@ -228,6 +229,7 @@ def test_a_fault_comes_through_the_reading_process_as_what_it_is_with_where_it_w
     assert "RuntimeError: out of order" in "".join(came.__notes__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_reading_process_answers_the_same(database_url: str) -> None:
     app = create_app(Settings(database_url=database_url), with_reaper=False, with_keys=False, with_reading_process=True)

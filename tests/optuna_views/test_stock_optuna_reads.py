@@ -248,6 +248,7 @@ def test_whoever_writes_through_optuna_is_told_that_the_database_is_for_reading(
     assert "through its API" in str(refused.value.__cause__)
 
 
+@pytest.mark.slow
 def test_each_view_refuses_each_kind_of_statement(viewed: str) -> None:
     engine = sa.create_engine(stock(viewed))
     for name in optuna_views.NAMES:

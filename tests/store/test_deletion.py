@@ -117,6 +117,7 @@ def test_a_deleted_study_is_gone_at_once_for_everybody_and_its_rows_later(opened
     asyncio.run(delete())
 
 
+@pytest.mark.slow
 def test_the_name_is_free_at_once_and_the_new_study_keeps_its_own(opened: Service) -> None:
     async def again() -> None:
         await filled(opened, "mine")

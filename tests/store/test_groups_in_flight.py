@@ -111,6 +111,7 @@ def test_light_calls_run_in_the_event_loop_and_are_committed_when_they_are_answe
     assert ran == ["MainThread"] * 4
 
 
+@pytest.mark.slow
 def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ran):
     async def held_for_a_while() -> tuple[int, list[int]]:
         await study(service)
@@ -184,6 +185,7 @@ def test_an_ask_that_was_answered_long_ago_gets_that_answer(service, ran):
     assert asyncio.run(again()) == [[2], [2], [4]]
 
 
+@pytest.mark.slow
 def test_a_call_that_needs_the_database_takes_nothing_of_those_before_it_along(service, other, ran):
     async def together() -> list[Any]:
         await study(service)

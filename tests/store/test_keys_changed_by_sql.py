@@ -101,6 +101,7 @@ def test_a_key_ends_when_its_time_has_come_though_no_row_changes_and_as_the_cloc
         assert len(table.live()) == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["studies = 'null'", "studies = '\"ab\"'", "studies = '{}'", "studies = '[1]'", "expires_at = -1"]
 )

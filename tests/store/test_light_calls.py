@@ -90,6 +90,7 @@ def test_light_calls_run_where_they_are_and_others_in_the_writers_thread(service
     assert threads == ["MainThread", "writer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "pruner"), [("tpe", "none"), ("tpe", "median"), ("cmaes", "none"), ("nsgaii", "none")]
 )
@@ -101,6 +102,7 @@ def test_calls_are_light_whatever_the_sampler_since_what_takes_long_is_drawn_els
     assert asyncio.run(after_an_ask())
 
 
+@pytest.mark.slow
 def test_while_another_holds_the_files_lock_the_event_loop_goes_on(service, tmp_path, threads):
     async def locked_for_a_while() -> tuple[int, list[int]]:
         await study(service)
@@ -123,6 +125,7 @@ def test_while_another_holds_the_files_lock_the_event_loop_goes_on(service, tmp_
     assert threads[-1] == "writer"
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_runner, "LOCKED_PATIENCE_SECONDS", 0.2)
 
@@ -139,6 +142,7 @@ def test_a_lock_that_is_held_for_too_long_is_unavailable(service, tmp_path, monk
     asyncio.run(locked())
 
 
+@pytest.mark.slow
 def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_again(
     service, threads, busy_machine, monkeypatch
 ):
@@ -163,6 +167,7 @@ def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_a
     asyncio.run(slow_and_quick_again())
 
 
+@pytest.mark.slow
 def test_a_light_call_that_is_refused_takes_nothing_of_the_others_along(service):
     async def together() -> list[Any]:
         await study(service)

@@ -44,6 +44,7 @@ async def tell(service: Service, name: str, number: int, kib: int) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_all_studies_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_cache, "MOST_BYTES", 400 * KIB)
     memory = service.database._cache
@@ -65,6 +66,7 @@ def test_all_studies_together_take_no_more_than_they_shall(service: Service, mon
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_one_study_alone_lets_go_of_its_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_cache, "MOST_BYTES", 100 * KIB)
     memory = service.database._cache
@@ -98,6 +100,7 @@ def test_a_refused_call_leaves_the_count_of_bytes_as_it_was(service: Service) ->
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_the_tuners_together_take_no_more_than_they_shall(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         for name in ("a", "b", "c"):

@@ -107,6 +107,7 @@ def test_a_trial_that_was_asked_for_reported_and_told_takes_less_than_a_kib(serv
     assert asyncio.run(kept()) / 200 < KIB
 
 
+@pytest.mark.slow
 def test_a_repeated_import_is_answered_as_the_first_time_and_adds_nothing(service):
     async def both() -> tuple[Any, Any, Any]:
         await study(service, "random")
@@ -122,6 +123,7 @@ def test_a_repeated_import_is_answered_as_the_first_time_and_adds_nothing(servic
     assert complete == 3
 
 
+@pytest.mark.slow
 def test_a_repeated_ask_is_answered_as_the_first_time(service):
     async def both() -> tuple[Any, Any]:
         await study(service, "random")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 
@@ -70,6 +71,7 @@ def opened(url: str, *works: Any) -> list[Any]:
         service.close()
 
 
+@pytest.mark.slow
 def test_version_4_finds_its_rows_and_version_5_what_they_said(database_url: str) -> None:
     _, before = opened(database_url, search, shown)
     attempts = [[(each["attempt"], each["end"]) for each in of_trial] for of_trial in before[1]]
@@ -97,6 +99,7 @@ def move(url: str, revision: str) -> Any:
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_version_9_finds_in_the_specs_whom_to_ask(database_url: str) -> None:
     async def create(service: Service) -> None:
         asked: dict[str, dict[str, Any]] = {

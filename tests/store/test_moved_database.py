@@ -102,6 +102,7 @@ def replaced(file: Path) -> Callable[[], object]:
     return lambda: away.replace(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [moved, moved_with_its_log, folder_renamed, replaced], ids=lambda f: f.__name__)
 def test_nothing_is_acknowledged_until_the_right_file_is_back(
     how: Callable[[Path], Callable[[], object]], served: Served
@@ -168,6 +169,7 @@ def test_a_calls_answer_waits_for_the_look_after_its_commit(served: Served, monk
     assert served.told().status_code == 200
 
 
+@pytest.mark.slow
 def test_another_database_in_its_place_is_never_opened(served: Served, tmp_path: Path) -> None:
     other = Served(tmp_path / "other.db")
     assert other.client.post("/v1/studies", json={**STUDY, "name": "of-the-other"}).status_code == 201

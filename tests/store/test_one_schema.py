@@ -165,6 +165,7 @@ def test_a_database_of_any_earlier_version_becomes_the_schema_of_a_new_one(
         assert description(connection) == description(new)
 
 
+@pytest.mark.slow
 def test_each_version_is_gone_back_to_as_it_was(empty: str) -> None:
     """Version 5 has made databases of three schemas; who goes back further than 6 finds one that 5 could have made."""
     later = VERSIONS[VERSIONS.index("0006") :]

@@ -111,6 +111,7 @@ def test_a_second_server_is_refused_whatever_name_it_reaches_the_file_by(
     Database(f"sqlite:///{file}").close()
 
 
+@pytest.mark.slow
 def test_a_server_of_an_earlier_version_is_noticed_and_notices(tmp_path: Path, start: Start) -> None:
     file = tmp_path / "hpo.db"
     earlier = start(EARLIER_VERSION, path=str(file))
@@ -151,6 +152,7 @@ def test_a_lock_file_that_others_could_open_is_closed_to_them(tmp_path: Path) ->
     assert (tmp_path / "hpo.db.lock").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_a_second_opening_in_one_process_leaves_sqlites_own_locks_alone(tmp_path: Path) -> None:
     file = tmp_path / "hpo.db"
     with closing(Database(f"sqlite:///{file}")):
@@ -197,6 +199,7 @@ def test_no_empty_record_is_begun_beside_the_log_of_another(leave: str, tmp_path
     Database(f"sqlite:///{file}").close()
 
 
+@pytest.mark.slow
 def test_a_log_is_not_played_into_a_backup_that_was_put_in_the_databases_place(tmp_path: Path, start: Start) -> None:
     file = tmp_path / "hpo.db"
     Database(f"sqlite:///{file}").close()

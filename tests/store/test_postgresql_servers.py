@@ -148,6 +148,7 @@ def test_foreign_keys_that_a_role_has_switched_off_are_said(postgres: Postgres, 
         Database(postgres_url.replace("postgres@", f"{role}@"))
 
 
+@pytest.mark.slow
 def test_settings_that_would_change_what_is_written_do_not_count(postgres: Postgres, postgres_url: str) -> None:
     given_all(postgres, postgres_url)
     against = (
@@ -161,6 +162,7 @@ def test_settings_that_would_change_what_is_written_do_not_count(postgres: Postg
         assert client.get("/v1/studies/s").json()["metadata"] == {"note": "a\\b'c"}
 
 
+@pytest.mark.slow
 def test_no_second_record_is_begun_in_another_schema(postgres: Postgres, postgres_url: str) -> None:
     upgrade(postgres_url)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -196,6 +198,7 @@ RIGHTS = [
 ]
 
 
+@pytest.mark.slow
 def test_readiness_names_the_right_that_an_ask_would_miss(postgres: Postgres, postgres_url: str) -> None:
     upgrade(postgres_url)
     url = own_role(postgres, postgres_url)
@@ -224,6 +227,7 @@ def test_readiness_names_the_right_that_an_ask_would_miss(postgres: Postgres, po
         assert connection.execute("SELECT count(*) FROM hpo_studies").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_readiness_leaves_nothing_behind(database_url: str) -> None:
     with opened(database_url) as client:
         assert client.post("/v1/studies", json=STUDY).status_code == 201

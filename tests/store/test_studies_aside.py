@@ -93,6 +93,7 @@ def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(s
     other.rollback()
 
 
+@pytest.mark.slow
 def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service, other):
     async def let_go() -> Any:
         await create(service, "held")
@@ -106,6 +107,7 @@ def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service,
     assert [trial["number"] for trial in asyncio.run(let_go())["trials"]] == [1]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_let_go_is_not_aside_any_more(service, other):
     async def refused_then_made() -> Any:
         await create(service, "held")
@@ -120,6 +122,7 @@ def test_a_study_that_was_let_go_is_not_aside_any_more(service, other):
     assert asyncio.run(refused_then_made())["trials"]
 
 
+@pytest.mark.slow
 def test_in_a_batch_only_the_calls_on_the_study_that_is_held_are_refused(service, other):
     calls = [{"study": name, "number": 0, "call": "heartbeat", "attempt": 1} for name in ("held", "free", "held")]
 
@@ -135,6 +138,7 @@ def test_in_a_batch_only_the_calls_on_the_study_that_is_held_are_refused(service
     assert json.loads(made)["study_state"] == "ACTIVE"
 
 
+@pytest.mark.slow
 def test_who_asks_any_study_is_given_a_trial_of_one_that_nobody_holds(service, other):
     async def ask_any() -> Any:
         for name in ("held", "free"):
@@ -164,6 +168,7 @@ def test_what_reads_all_studies_and_the_reaper_do_not_wait_for_one_that_is_held(
     assert asyncio.run(overdue()) == ["held"]
 
 
+@pytest.mark.slow
 def test_a_new_worker_is_given_a_trial_though_its_row_is_held(service, other):
     other.execute("INSERT INTO hpo_workers VALUES ('new', 0, false)")  # and not committed
 

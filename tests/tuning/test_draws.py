@@ -170,6 +170,7 @@ WIDENED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "params"), SAMPLERS, ids=name_of)
 @pytest.mark.parametrize("other", [NARROWED, WIDENED], ids=["narrowed", "widened"])
 def test_a_draw_lies_in_the_ranges_of_the_round(sampler: str, params: dict[str, Any], other: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ def failures(sampler: str, directions: int, seed: int, teaches: bool, **options:
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "directions", "options"),
     [

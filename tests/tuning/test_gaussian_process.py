@@ -104,6 +104,7 @@ def test_choices_are_told_apart_and_an_absent_parameter_rests() -> None:
         assert ("momentum" in cube.params(row)) is (kind != "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["gp", "auto"])
 def test_a_draw_follows_from_seed_number_and_history_however_the_history_came(sampler: str) -> None:
     spec = spec_of(sampler)
@@ -132,6 +133,7 @@ def test_a_draw_follows_from_seed_number_and_history_however_the_history_came(sa
             tuner.absorb(finished[-1:])
 
 
+@pytest.mark.slow
 def test_a_draw_near_the_best_follows_from_its_history_too_whenever_the_server_was_started() -> None:
     spec, order = spec_of("auto"), random.Random(2)
     scattered = Tuner(spec_of("random"))

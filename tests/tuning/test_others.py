@@ -40,6 +40,7 @@ def places_on(on: Coordinates, random: np.random.Generator, count: int) -> Float
     return places
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     ranges=st.lists(st.sampled_from(RANGES), min_size=1, max_size=4),

@@ -67,6 +67,7 @@ def test_mnist_is_the_one_that_was_published() -> None:
     assert "ShareAlike 3.0" in attribution
 
 
+@pytest.mark.slow
 def test_mnist_is_read_once_as_scaled_floats_that_nobody_can_change() -> None:
     mnist = load("mnist")
 

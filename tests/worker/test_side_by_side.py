@@ -125,6 +125,7 @@ def test_the_articles_network_reports_the_same_bits_in_company(optimizer: str) -
         assert found[seed] == alone(member, seed, mnist())[: 1 if seed == 1 else 3]
 
 
+@pytest.mark.slow
 def test_a_test_of_bits_sees_one_bit() -> None:
     """Given group in which one learning rate is the next number up, then the reports differ: the tests above can."""
     rates = (0.1, float(np.nextafter(np.float32(0.1), np.float32(1))))

@@ -89,6 +89,7 @@ def test_a_command_ends_with_its_trial_and_with_the_agent(hpo, start, program, g
         assert (trial["state"], trial["reason"]) == ("FAIL", "stopped")
 
 
+@pytest.mark.slow
 def test_an_unknown_placeholder_is_a_usage_error_and_nothing_is_asked(hpo, start, program):
     create(hpo, "misspelt", trials=1)
     agent = start("hpo_service", "agent", "misspelt", "--", sys.executable, str(program), "tells", "{y}")

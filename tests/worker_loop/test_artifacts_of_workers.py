@@ -35,6 +35,7 @@ TRAIN = """
 """
 
 
+@pytest.mark.slow
 def test_a_trial_saves_and_loads(hpo: Any, tmp_path: Path) -> None:
     study = create(hpo, "saving", trials=2)
     (trial,) = study.ask()

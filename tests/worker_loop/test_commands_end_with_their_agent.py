@@ -97,6 +97,7 @@ def test_told_to_leave_it_ends_the_command_before_it_hands_the_trial_back(
     assert ends(hpo, name, 0) == [(1, "released")]
 
 
+@pytest.mark.slow
 def test_killed_it_takes_the_command_along_with_all_it_has_started(hpo, start, stubborn, tmp_path):
     create(hpo, "killed", trials=1)
     agent, pids = run_stubborn(start, stubborn, tmp_path, "killed")
@@ -105,6 +106,7 @@ def test_killed_it_takes_the_command_along_with_all_it_has_started(hpo, start, s
     agent.communicate()
 
 
+@pytest.mark.slow
 def test_its_watchdog_killed_the_command_ends_too_and_the_trial_fails(hpo, start, stubborn, tmp_path):
     create(hpo, "unwatched", trials=1)
     agent, pids = run_stubborn(start, stubborn, tmp_path, "unwatched")
@@ -158,6 +160,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(hpo, start, real_server, tmp
     assert hpo.trial("nohup", 0)["values"] == [1.0]
 
 
+@pytest.mark.slow
 def test_neither_its_environment_nor_that_of_those_above_it_shows_the_command_a_secret(hpo, real_server, tmp_path):
     create(hpo, "secrets", trials=1)
     secrets = {

@@ -76,6 +76,7 @@ def test_a_result_or_a_report_breaks_the_row(worker, stand_in, saves):
     assert len(stand_in.told) == MANY
 
 
+@pytest.mark.slow
 def test_trials_that_were_stopped_are_no_failures_of_the_worker(worker, stand_in):
     stand_in.stops.update(dict.fromkeys(range(MANY), "stopped"))
     stand_in.lease_seconds = 0.03
@@ -151,6 +152,7 @@ def run_worker(start, study, objective, *options):
     return process.returncode, json.loads(out)["trials"], errors
 
 
+@pytest.mark.slow
 def test_a_worker_ends_after_five_failures_with_exit_code_1(hpo, with_objectives):
     create(hpo, "five-failures", trials=50)
     code, trials, errors = run_worker(with_objectives, "five-failures", "failing")
@@ -159,6 +161,7 @@ def test_a_worker_ends_after_five_failures_with_exit_code_1(hpo, with_objectives
     assert "CUDA out of memory" in errors
 
 
+@pytest.mark.slow
 def test_as_many_failures_as_are_said_end_all_its_processes(hpo, with_objectives):
     create(hpo, "two-failures", trials=50)
     code, trials, _ = run_worker(with_objectives, "two-failures", "failing", "--max-failures", "2", "-p", "2")
@@ -166,22 +169,26 @@ def test_as_many_failures_as_are_said_end_all_its_processes(hpo, with_objectives
     assert 2 <= trials["FAIL"] <= 4
 
 
+@pytest.mark.slow
 def test_trials_that_all_fail_are_no_success(hpo, with_objectives):
     create(hpo, "all-fail", trials=3)
     assert run_worker(with_objectives, "all-fail", "failing")[:2] == (1, {"FAIL": 3})
 
 
+@pytest.mark.slow
 def test_nan_counts_as_what_the_trial_became(hpo, with_objectives):
     create(hpo, "nan-counts", trials=2)
     assert run_worker(with_objectives, "nan-counts", "nan")[:2] == (0, {"FAIL": 1, "COMPLETE": 1})
 
 
+@pytest.mark.slow
 def test_a_trial_whose_machine_failed_is_trained_again(hpo, with_objectives):
     create(hpo, "full-disk", trials=2)
     assert run_worker(with_objectives, "full-disk", "full_at_first")[:2] == (0, {"retried": 2, "COMPLETE": 2})
     assert ends(hpo, "full-disk", 0) == [(1, "told"), (2, "told")]
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_paused_study_says_why_it_waits(hpo, start):
     study = create(hpo, "why-paused", trials=50)
     hpo.patch("why-paused", limits={"failures": 1})
@@ -215,6 +222,7 @@ def run_agent(start, tmp_path, study, what, *options):
     return process.returncode, json.loads(out)["trials"], errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "failed"), [((), 5), (("--max-failures", "2"), 2)])
 def test_an_agent_ends_after_so_many_failures_with_exit_code_1(hpo, start, tmp_path, options, failed):
     create(hpo, f"agent-{failed}", trials=50)
@@ -223,6 +231,7 @@ def test_an_agent_ends_after_so_many_failures_with_exit_code_1(hpo, start, tmp_p
     assert "exit code 1: a module is missing" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_agent_whose_trials_all_fail_does_not_succeed(hpo, start, tmp_path):
     create(hpo, "agent-all", trials=3)
     code, trials, errors = run_agent(start, tmp_path, "agent-all", "fails", "--max-failures", "0")
@@ -230,6 +239,7 @@ def test_an_agent_whose_trials_all_fail_does_not_succeed(hpo, start, tmp_path):
     assert "3 trials failed and none came through" in errors
 
 
+@pytest.mark.slow
 def test_exit_code_75_of_a_command_has_the_trial_given_out_again(hpo, start, tmp_path):
     create(hpo, "tempfail", trials=1)
     assert run_agent(start, tmp_path, "tempfail", "tempfail")[:2] == (0, {"retried": 1, "COMPLETE": 1})

@@ -162,6 +162,7 @@ def test_a_worker_whose_objective_lets_go_late_waits_until_its_trial_is_handed_b
     assert json.loads(output) == {"trials": {"released": 1}}
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(start, stand_in):
     process = start("deaf")
     stand_in.wait_for(lambda: stand_in.running)
@@ -188,6 +189,7 @@ def test_signals_of_one_moment_are_one(start, stand_in):
     assert sorted(stand_in.released) == [(0, 1), (1, 1)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_for_trials_leaves_at_once_and_keeps_none(start, stand_in):
     stand_in.waiting.clear()
     process = start("quick")
@@ -343,6 +345,7 @@ def test_a_study_without_an_objective_is_not_trained_by_the_built_in_network(ser
     assert stand_in.count("ask") == 0
 
 
+@pytest.mark.slow
 def test_an_objective_without_a_study_is_a_usage_error():
     process = subprocess.run(
         [sys.executable, "-m", "hpo_worker", "--objective", "a:b"],
@@ -354,6 +357,7 @@ def test_an_objective_without_a_study_is_a_usage_error():
     assert "--study" in process.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_imports_no_server():
     program = "import sys, hpo_worker.child, hpo_worker.start; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

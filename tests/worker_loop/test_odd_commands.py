@@ -44,6 +44,7 @@ def printing(*lines: str) -> str:
 REPORT = '{"step": 0, "value": 0.9}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "value"),
     [
@@ -63,6 +64,7 @@ def test_the_result_is_told_and_not_the_report_before_it(run, line, value):
     assert (told["state"], told["values"]) == ("COMPLETE", [value])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", ['{"value": oops}', '{"value": null}', '{"value": 0.1', '  "value": 0.1', '{"Value": 1}']
 )
@@ -107,6 +109,7 @@ def test_a_long_line_is_one_line(run):
     assert (told["values"], len(told["metrics"]["curve"])) == ([0.1], 15_000)
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_sent_is_not_understood(run):
     told = run("import json; print(json.dumps({'step': 0, 'value': 0.1, 'metrics': {'x': 'y' * 300_000}}))")
     assert told["state"] == "FAIL"

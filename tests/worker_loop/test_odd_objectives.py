@@ -91,6 +91,7 @@ RAISED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "reason"), RAISED, ids=lambda value: ascii(value)[:30])
 def test_what_is_raised_is_the_reason_of_its_trial_in_whole_letters(work, stand_in, error, reason):
     def objective(trial):
@@ -122,6 +123,7 @@ def test_a_study_that_is_deleted_leaves_the_others_to_be_trained(work, stand_in)
     assert work(lambda trial: 0.5, studies=("gone", "s")) == {"COMPLETE": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("returns", [0.7, None])
 def test_an_objective_that_never_looks_trains_to_its_end_and_keeps_its_result(work, stand_in, returns):
     stand_in.study["pruner"] = {"name": "median", "params": {}}

@@ -25,6 +25,7 @@ def by_run(hpo, name, **fields):
     return hpo.create_study(name, direction="minimize", sampler=RANDOM, **fields)
 
 
+@pytest.mark.slow
 def test_a_trial_answers_in_the_types_that_it_was_asked_in(hpo):
     widths = [(64,), (64, 32), None]
 
@@ -317,6 +318,7 @@ def test_a_trial_asked_for_by_hand_suggests_and_is_told(hpo):
     assert study.tell(other, state=optuna.trial.TrialState.PRUNED).state == "PRUNED"
 
 
+@pytest.mark.slow
 def test_the_same_trial_is_given_to_an_objective_by_a_worker(hpo, start, tmp_path):
     study = by_run(hpo, "by-a-worker", limits={"trials": 3})
     (tmp_path / "ported.py").write_text(
@@ -340,6 +342,7 @@ def test_the_same_trial_is_given_to_an_objective_by_a_worker(hpo, start, tmp_pat
     assert all(trial.value == trial.params["x"] for trial in study.trials)
 
 
+@pytest.mark.slow
 def test_a_worker_says_what_its_objective_defines_otherwise(hpo, start):
     create(hpo, "by-a-worker-otherwise", trials=1)
     worker = start_worker(start, "by-a-worker-otherwise", "suggests_otherwise", "--until-done")

@@ -110,6 +110,7 @@ def test_who_is_interrupted_hands_the_trial_back(hpo):
     assert [trial["state"] for trial in study.trials()] == ["WAITING"]
 
 
+@pytest.mark.slow
 def test_the_lease_is_kept_while_the_objective_thinks(hpo):
     study = create(hpo, "thinking", trials=1, lease_seconds=1)
 
@@ -162,6 +163,7 @@ def test_an_objective_that_never_looks_keeps_its_result(hpo):
     assert (trial["state"], trial["values"], len(trial["reports"])) == ("COMPLETE", [0.9], 5)
 
 
+@pytest.mark.slow
 def test_a_spike_prunes_in_the_worker_as_it_does_in_the_loop(hpo, start):
     """A worker gathers the reports of a tenth of a second into one call."""
     pruner = {"name": "threshold", "params": {"upper": 10}}

@@ -118,6 +118,7 @@ def test_a_function_that_never_looks_has_trained_to_its_end(work, stand_in):
     assert work(lambda trial: 0.5) == {"COMPLETE": 4}
 
 
+@pytest.mark.slow
 def test_a_lost_trial_is_dropped_and_asked_for_anew(work, stand_in):
     def objective(trial):
         if (trial.number, trial.attempt) == (1, 1):
@@ -142,6 +143,7 @@ def beats(stand_in, number):
     ]
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_the_server_is_away_and_everything_arrives(work, stand_in):
     away = [False]
     stand_in.fault = lambda verb, count: "away" if away[0] else None
@@ -283,6 +285,7 @@ def everything_told(stand_in):
     }
 
 
+@pytest.mark.slow
 def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkeypatch):
     company_of(stand_in, 0.01, 1e5, 0.1, 0.3)
     assert work(NeuralNetwork(None)) == {"COMPLETE": 3, "FAIL": 1}
@@ -373,6 +376,7 @@ def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monk
     assert stand_in.attempts == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
+@pytest.mark.slow
 def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
     stand_in.lease_seconds = 0.3
     company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
