@@ -136,6 +136,7 @@ def test_identifiers_may_be_any_printable_ascii(api: Any) -> None:
     assert api.ask(name, worker_id="w" * 128, request_id="r" * 128)
 
 
+@pytest.mark.slow
 def test_the_first_form_never_gives_a_study_without_an_objective(own: Any) -> None:
     own.create()
     asked: tuple[dict[str, Any], ...] = ({}, {"objectives": ["neural_network"]}, {"objectives": []})

@@ -21,6 +21,7 @@ def test_the_page_names_files_of_this_server_only_and_all_are_there(api: Any) ->
         assert api.get(path).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES)
 def test_a_browser_is_told_to_fetch_nothing_from_elsewhere(api: Any, path: str) -> None:
     answer = api.get(f"/docs{path}")

@@ -23,6 +23,7 @@ LISTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid", "qmc", "nsgaii"])
 def test_a_conditional_param_without_its_parent_is_given_out_with_one(api: Any, sampler: str) -> None:
     space = {**CONDITIONAL, "mom": {**CONDITIONAL["mom"], "step": 0.01}, "damp": {**CONDITIONAL["damp"], "step": 0.5}}

@@ -170,6 +170,7 @@ def worker(own: Api, worker_id: str) -> dict[str, Any]:
     return {name: found[name] for name in ("labels", "trials", "told", "failed")}
 
 
+@pytest.mark.slow
 def test_a_key_bound_to_studies_sees_those_who_train_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hpo.db"
     with TestClient(create_app(Settings(database_url=url))) as client:

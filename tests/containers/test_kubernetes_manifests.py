@@ -78,6 +78,7 @@ def test_every_manifest_is_valid_and_has_no_unknown_field(file: Path, version: s
         check(document, version)
 
 
+@pytest.mark.slow
 def test_a_field_that_there_is_not_would_be_found() -> None:
     from kubernetes_validate import ValidationError
 
@@ -196,6 +197,7 @@ def test_every_variable_is_a_setting(deployment: str, container: dict[str, Any])
     assert faults({f"{PREFIX}SERVER_PORT": "tcp://10.0.0.1:8000"}) != []
 
 
+@pytest.mark.slow
 def test_ports_and_probes_are_those_of_the_server(tmp_path: Path) -> None:
     (server,) = pod("hpo-server")["containers"]
     (port,) = server["ports"]

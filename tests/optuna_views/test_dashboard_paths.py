@@ -162,6 +162,7 @@ def test_a_refusal_says_what_was_wrong_where_the_page_looks_for_it(api: Api) -> 
         assert drawn.status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_picture_that_there_cannot_be_of_a_study_is_not_found_and_says_why(
     api: Api, monkeypatch: pytest.MonkeyPatch

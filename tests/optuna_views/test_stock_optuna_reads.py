@@ -209,6 +209,7 @@ def test_attributes_and_directions_are_the_same(viewed: str) -> None:
     assert optuna.get_all_study_names(stock(viewed)) == ["mnist", "two"]
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_found_by_their_query(viewed: str) -> None:
     study = optuna.load_study(study_name="mnist", storage=stock(viewed))
     assert (study.best_trial.number, study.best_value) == (1, math.inf)

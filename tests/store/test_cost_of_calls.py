@@ -110,6 +110,7 @@ def test_an_ask_and_a_tell_take_a_commit_each_and_a_handful_of_statements(servic
     assert len(cost.statements) <= 14 * MEASURED + 10
 
 
+@pytest.mark.slow
 def test_a_report_takes_a_commit_and_five_statements(service):
     async def count() -> Cost:
         await study_of(service, "few", "random", "median", 10)

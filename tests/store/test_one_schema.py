@@ -185,6 +185,7 @@ def test_each_version_is_gone_back_to_as_it_was(empty: str) -> None:
         assert rows(connection) == before
 
 
+@pytest.mark.slow
 def test_nul_that_was_taken_before_becomes_what_can_be_read(empty: str) -> None:
     with connected(empty) as connection:
         move(connection, "0005")

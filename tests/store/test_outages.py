@@ -105,6 +105,7 @@ def recorded(server: Service) -> list[Outage]:
     return [Outage(*row) for row in sorted(found)]
 
 
+@pytest.mark.slow
 def test_a_lease_ends_in_time_under_a_server_that_serves(serve, time):
     server = with_a_trial(serve())
     time.passes_for(LEASE - 0.5, server)

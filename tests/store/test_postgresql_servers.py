@@ -331,6 +331,7 @@ def test_servers_that_start_at_once_behind_a_pooler_all_come_up(pool: Pool, post
     Database(url).close()  # and none has kept the lock
 
 
+@pytest.mark.slow
 def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: str) -> None:
     """What a pooler does to a server that needs none of it to be installed."""
     with opened(postgres_url) as client:
@@ -345,6 +346,7 @@ def test_a_session_that_has_lost_what_was_prepared_costs_no_call(postgres_url: s
         assert client.get("/v1/studies/s").json()["counts"]["FAIL"] == 3
 
 
+@pytest.mark.slow
 def test_servers_that_check_whether_they_are_ready_do_not_wait_for_each_other(postgres_url: str) -> None:
     upgrade(postgres_url)
     engine = sa.create_engine(database_url(postgres_url))

@@ -122,6 +122,7 @@ def test_the_log_is_cut_while_others_write(database, file):
     assert write_ahead_log.size(log) == 0
 
 
+@pytest.mark.slow
 def test_the_doctor_says_which_process_reads_and_that_it_is_bad(file, small_bounds, reader):
     opened = Database(f"sqlite:///{file}")
     opened.close()
