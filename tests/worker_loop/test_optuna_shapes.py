@@ -34,10 +34,8 @@ def test_only_the_import_and_the_creation_of_the_study_change(name):
     assert changed_lines(name) == 2 + MORE_LINES.get(name, 0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "classifiers" else ()) for name in NAMES],  # scikit-learn
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_script_runs_with_optuna_and_with_the_service(hpo, real_server, monkeypatch, capsys, name):
     monkeypatch.setenv("HPO_SERVER", real_server.url)
     with warnings.catch_warnings():
