@@ -32,4 +32,4 @@ async def drain(service: Service, worker_id: str) -> Json:
     await service.save_seen_workers()
     await service.write(in_transaction)
     service.asks.drain([worker_id])
-    return await service.read_all(lambda record: worker_resource(record.workers.one(worker_id)))
+    return await service.reads.here(lambda record: worker_resource(record.workers.one(worker_id)))

@@ -67,7 +67,6 @@ class Watch:
         service = self._service
         names = sorted({*service.asks.studies, *service.feeds.studies})
         seen = await asyncio.to_thread(service.database.read, lambda record: self._see(record, names))
-        await service.look_after(seen.overdue)
         for change in seen.changed:
             service.asks.changed(change)
             service.feeds.changed(change.study.name)
@@ -78,6 +77,8 @@ class Watch:
         if service.database.is_shared:
             for awaited in service.asks.kinds_of_any:
                 service.asks.may_be_served(awaited, len(await service.studies_to_ask(awaited, FEW_TO_ASK)))
+        # Last: what was seen is seen once, and whoever holds a study that is overdue keeps it from nobody.
+        await service.look_after_those_free(seen.overdue)
 
     def _see(self, record: Record, names: list[str]) -> Seen:
         found = record.revisions(names)

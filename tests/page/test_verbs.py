@@ -184,6 +184,19 @@ def test_an_open_trial_is_live_and_can_be_tried_again(steering: Screen, served: 
     assert given[0] == given[1]
 
 
+def test_the_keyboard_stays_at_a_button_when_the_one_before_it_goes(
+    steering: Screen, served: Served, study: str
+) -> None:
+    page = steering.page
+    number = served.ask(study)["number"]
+    page.get_by_role("region", name="Trials", exact=True).get_by_role("button", name=str(number), exact=True).click()
+    again = steering.in_dialog("Enqueue again")
+    again.focus()
+    served.tell(study, number, 0.5)
+    expect(steering.in_dialog("Stop trial")).to_have_count(0)
+    expect(again).to_be_focused()
+
+
 def test_a_worker_is_drained(steering: Screen, served: Served, study: str) -> None:
     page = steering.page
     served.ask(study, "gpu-to-go")

@@ -40,7 +40,7 @@ FROZEN = {
     "versions/0013_metrics_as_attributes.py": "dd881ec50b28a9534d14250011ba4f5a2c8c36cfe1e45775488412796f54e149",
     "versions/0014_labels.py": "69ebb7e68b0d407065ae63eff485cbe7c444263bb33bb71bed0eed871754fbaa",
     "versions/0015_artifacts.py": "fdc9b22eb183bdffefcd9bdd7fa222fe59f33b12be89ee1aaa3fd750b018a4d1",
-    "versions/0016_one_index_less.py": "f3350e24368dce40e9131354a661434240217a340e38cd7c4dacc3533322383b",
+    "versions/0016_one_index_less.py": "389d2f966d5aa28bd8e40d54cd73b6254e25ead5123b94f8c93951b4492f6ccf",
 }
 MAY_CHANGE = {"__init__.py", "env.py", "versions/__init__.py"}
 

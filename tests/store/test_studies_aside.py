@@ -15,7 +15,7 @@ import pytest
 from hpo_service.domain.errors import StudyHeld
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies, workers
-from hpo_service.operations.calls import Ask, Batch, Heartbeat
+from hpo_service.operations.calls import Ask, Batch, Heartbeat, Tell
 from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
@@ -105,6 +105,38 @@ def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service,
         return await asyncio.wait_for(answer, PATIENCE_SECONDS)
 
     assert [trial["number"] for trial in asyncio.run(let_go())["trials"]] == [1]
+
+
+@pytest.mark.slow
+def test_who_waits_for_another_study_hears_of_it_while_one_that_is_overdue_is_held(
+    service, other, postgres_url, monkeypatch
+):
+    heard: list[str] = []
+    changed = service.asks.changed
+    monkeypatch.setattr(service.asks, "changed", lambda change: (heard.append(change.study.name), changed(change)))
+
+    async def woken() -> Any:
+        await create(service, "held", limits={"running": 1}, lease_seconds=1)
+        await create(service, "waited", limits={"running": 1})
+        waits = Ask(worker_id="w", request_id=f"r{next(_requests)}", wait_seconds=30)
+        asks = [asyncio.create_task(worker_calls.ask_study(service, name, waits)) for name in ("held", "waited")]
+        while set(service.asks.studies) != {"held", "waited"}:
+            await asyncio.sleep(0.01)
+        hold(other, "held")
+        while "held" not in service.database.studies_aside:
+            await asyncio.sleep(0.01)
+        beside = await asyncio.to_thread(Service, postgres_url)
+        await worker_calls.tell(beside, "waited", 0, Tell(attempt=1, state="COMPLETE", values=[0.5]))
+        while "waited" not in heard:
+            await asyncio.sleep(0.01)
+        answer = await asks[1]
+        other.rollback()
+        asks[0].cancel()
+        await asyncio.to_thread(beside.close)
+        return answer
+
+    answer = asyncio.run(asyncio.wait_for(woken(), PATIENCE_SECONDS))
+    assert [trial["number"] for trial in answer["trials"]] == [1]
 
 
 @pytest.mark.slow

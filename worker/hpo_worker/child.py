@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -31,6 +32,7 @@ from hpo_worker.worker_options import Options
 EXIT_CODES = {Invalid: 2, NotFound: 3, Unauthenticated: 4, Forbidden: 4, Unreachable: 5}
 
 log = structlog.get_logger()
+_said = threading.Lock()  # held from the first time on
 
 
 def main() -> int:
@@ -94,9 +96,8 @@ def _refused(error: HpoError) -> int:
 
 def _say(answers: TextIO, tally: Mapping[str, int]) -> None:
     """Tell the supervisor, once, what became of the trials: a process that ends without a word has crashed."""
-    if not answers.closed:
-        with answers:
-            print(json.dumps(tally), file=answers)
+    if _said.acquire(blocking=False):
+        print(json.dumps(tally), file=answers, flush=True)
 
 
 def _keep_standard_output() -> TextIO:
@@ -104,7 +105,7 @@ def _keep_standard_output() -> TextIO:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # What an objective forks must not hold the pipe: the supervisor hears of our end by the pipe's.
-    os.register_at_fork(after_in_child=lambda: answers.closed or os.dup2(2, answers.fileno()))
+    os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
     return answers
 
 

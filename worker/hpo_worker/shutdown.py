@@ -83,11 +83,12 @@ class Shutdown:
                 signal.signal(each, signal.SIG_DFL)
         os.close(self._wakeup)
         os.close(self._received)
+        self._handing_back, self._is_done = threading.Lock(), True  # the trials are the worker's
         self._let_signals()
 
     def hand_back(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._main_thread_leaves = True
+            self._main_thread_leaves = self._raised = True  # from here on no signal interrupts it
         with self._handing_back:
             if self._is_done:
                 return

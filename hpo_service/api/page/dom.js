@@ -14,44 +14,66 @@ export function svg(tag, attributes = {}, ...children) {
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
-/**
- * These children, instead of those that were there. What is the same stays, and a click on it that has begun; in what is
- * another, what was open stays open, what was scrolled stays there, and the keyboard stays at the button it was at.
- */
 export function put(parent, ...children) {
-  const wanted = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
-  wanted.forEach((child, index) => {
-    const old = parent.childNodes[index];
+  parent.replaceChildren(...there(children));
+}
+
+/**
+ * The same for what is painted anew while people are at it: what stands there is made to say what these say. So a click
+ * that has begun goes on, the keyboard stays where it was, and what was open or scrolled stays so. What has a handler
+ * stays only if it reads the same: nobody's click is to mean something else. The children that are given may be taken
+ * for nothing but what they say.
+ */
+export function renew(parent, ...children) {
+  let old = parent.firstChild;
+  for (const child of there(children).map((each) => (each instanceof Node ? each : document.createTextNode(each)))) {
+    while (old?.nextSibling && !isOf(old, child) && isOf(old.nextSibling, child)) old = without(old);
     if (!old) parent.append(child);
-    else if (old !== child) replace(old, typeof child === "string" ? document.createTextNode(child) : child);
-  });
-  while (parent.childNodes.length > wanted.length) parent.lastChild.remove();
+    else if (isOf(old, child)) renewOne(old, child);
+    else {
+      old.replaceWith(child);
+      old = child;
+    }
+    old = old?.nextSibling;
+  }
+  while (old) old = without(old);
 }
 
-function replace(old, child) {
-  const opened = within(old, "details[open]").map((each) => each.querySelector("summary").textContent);
-  for (const each of within(child, "details")) each.open ||= opened.includes(each.querySelector("summary").textContent);
-  if (old.isEqualNode(child)) return;
-  const scrolled = within(old, ".scroll").map((each) => [each.scrollLeft, each.scrollTop]);
-  const focused = old.contains(document.activeElement) ? document.activeElement : null;
-  old.replaceWith(child);
-  within(child, ".scroll").forEach((each, index) => each.scrollTo(...(scrolled[index] ?? [0, 0])));
-  if (focused) within(child, focused.tagName).find((each) => nameOf(each) === nameOf(focused))?.focus({ preventScroll: true });
+function there(children) {
+  return children.flat().filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-function within(node, selector) {
-  return node instanceof Element ? [node, ...node.querySelectorAll("*")].filter((each) => each.matches(selector)) : [];
+function without(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
 }
 
-function nameOf(element) {
-  return element.getAttribute("aria-label") ?? element.textContent;
+const HANDLERS = ["onclick", "onchange", "oninput", "onsubmit"];
+
+/** Whether the one can be made to say what the other says. */
+function isOf(old, child) {
+  if (old.nodeName !== child.nodeName) return false;
+  return HANDLERS.every((name) => !old[name] && !child[name]) || old.isEqualNode(child);
+}
+
+function renewOne(old, child) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    say(old, child.data);
+    return;
+  }
+  for (const name of HANDLERS) old[name] = child[name];
+  for (const name of old.getAttributeNames()) if (!child.hasAttribute(name) && !(name === "open" && old.tagName === "DETAILS")) old.removeAttribute(name);
+  for (const name of child.getAttributeNames()) if (name !== "style" && old.getAttribute(name) !== child.getAttribute(name)) old.setAttribute(name, child.getAttribute(name));
+  if (old.style.cssText !== child.style.cssText) old.style.cssText = child.style.cssText;
+  renew(old, ...child.childNodes);
 }
 
 /** Sets the text where it is another one: what has not changed keeps its selection, and screen readers stay quiet. */

@@ -1,6 +1,6 @@
 // What stands beside the charts: importances, workers, failures, advice, the confirmation, the sealed test.
 
-import { h, put } from "./dom.js";
+import { h, renew } from "./dom.js";
 import { ago, clock, count, moment, number, percent } from "./format.js";
 
 export function importancesPanel() {
@@ -10,7 +10,7 @@ export function importancesPanel() {
     show(importances) {
       const shares = Object.entries(importances ?? {}).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
       if (!shares.length) {
-        put(element, h("p", { class: "quiet-text" }, "They need at least two complete trials."));
+        renew(element, h("p", { class: "quiet-text" }, "They need at least two complete trials."));
         return;
       }
       const row = ([name, share]) => {
@@ -18,7 +18,7 @@ export function importancesPanel() {
         bar.style.width = `${(share ?? 0) * 100}%`;
         return h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, bar), h("td", { class: "number" }, share === null ? "never varied" : percent(share)));
       };
-      put(element, h("table", { class: "importances" }, h("caption", { class: "hidden" }, "How much each parameter matters"), h("tbody", {}, shares.map(row))));
+      renew(element, h("table", { class: "importances" }, h("caption", { class: "hidden" }, "How much each parameter matters"), h("tbody", {}, shares.map(row))));
     },
   };
 }
@@ -43,11 +43,11 @@ export function workersPanel(drain) {
     element,
     show({ items }) {
       if (!items.length) {
-        put(element, h("p", { class: "quiet-text" }, "No worker has asked for a trial yet."));
+        renew(element, h("p", { class: "quiet-text" }, "No worker has asked for a trial yet."));
         return;
       }
       const titles = ["Worker", "Holds", "Done", "Failed", "Last heard of", "Drain"].map((title, index) => h("th", { scope: "col", class: index === 2 || index === 3 ? "number" : null }, title));
-      put(element, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Workers" }, h("table", {}, h("thead", {}, h("tr", {}, titles)), h("tbody", {}, items.slice(0, 200).map(row)))));
+      renew(element, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Workers" }, h("table", {}, h("thead", {}, h("tr", {}, titles)), h("tbody", {}, items.slice(0, 200).map(row)))));
     },
   };
 }
@@ -59,7 +59,7 @@ export function failuresPanel(open) {
   return {
     element,
     show({ items }) {
-      put(element, items.length
+      renew(element, items.length
         ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "number" }, "How often"), h("th", { scope: "col" }, "Reason"), h("th", { scope: "col" }, "Trials"))), h("tbody", {}, items.map(row))))
         : h("p", { class: "quiet-text" }, "No trial has failed."));
     },
@@ -78,7 +78,7 @@ export function advicePanel(take) {
   return {
     element,
     show({ items }) {
-      put(element, items.length ? h("ul", { class: "advice" }, items.map(item)) : h("p", { class: "quiet-text" }, "Nothing to say."));
+      renew(element, items.length ? h("ul", { class: "advice" }, items.map(item)) : h("p", { class: "quiet-text" }, "Nothing to say."));
     },
   };
 }
@@ -100,7 +100,7 @@ export function confirmationPanel(open) {
         h("td", { class: "remark" }, index === 0 ? "first" : tied.includes(entry.number) ? "cannot be told from the first" : ""),
       );
       const titles = ["", "Trial", "Mean", "95 % interval", "Seeds", "Failed", ""];
-      put(
+      renew(
         element,
         h("p", {}, `${state === "RUNNING" ? "Under way: the" : "The"} best ${top} again with ${seeds} seeds each.`),
         ranking.length
@@ -118,10 +118,10 @@ export function testPanel() {
     show(test) {
       if (test.state !== "COMPLETE") {
         const words = { WAITING: "It waits for a worker.", RUNNING: `Attempt ${test.attempt} is under way at ${test.worker_id}.`, FAIL: `It failed: ${test.reason ?? "no reason given"}` };
-        put(element, h("p", {}, words[test.state] ?? test.state));
+        renew(element, h("p", {}, words[test.state] ?? test.state));
         return;
       }
-      put(
+      renew(
         element,
         h("p", { class: "big" }, percent(test.test_accuracy), h("span", { class: "quiet-text" }, " on the test set")),
         h("p", {}, `Validation ${percent(test.validation_accuracy)}, gap ${percent(test.gap)}; ${count(test.ensemble, "network")}${test.number !== undefined ? `, trial ${test.number}` : ""}; ${moment(test.at)}.`),

@@ -1,7 +1,7 @@
 // What the search space looks like from its trials: slices, ranges round by round, the front, parallel coordinates.
 
 import { CanvasPlot, drawSign } from "./canvas_plot.js";
-import { colour, h, put, throttled } from "./dom.js";
+import { colour, h, renew, throttled } from "./dom.js";
 import { number, param } from "./format.js";
 import { linesOf } from "./line_charts.js";
 import { linear, rangeOf, scaleOf, shortened } from "./scales.js";
@@ -134,7 +134,7 @@ export function rounds(pick) {
       const range = parameter.type === "categorical" ? [parameter.choices.map(param).join(", "), ""] : [number(parameter.low), number(parameter.high)];
       return h("tr", {}, [round.round, name, ...range, round.trials, moved].map((text) => h("td", {}, String(text))));
     }));
-    put(table, lines);
+    renew(table, lines);
   }
 
   return { element, show };
@@ -151,8 +151,8 @@ export function frontPlot(pick) {
   function show(newStore, newStudy) {
     [store, study] = [newStore, newStudy];
     plot.draw();
-    put(head, ["Trial", ...study.directions.map((direction, index) => `Value ${index} (${direction})`)].map((title) => h("th", { scope: "col" }, title)));
-    put(rows, study.front.slice(0, 200).map((trial) => h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => pick(trial.number) }, String(trial.number))), trial.values.map((value) => h("td", { class: "number" }, number(value))))));
+    renew(head, ["Trial", ...study.directions.map((direction, index) => `Value ${index} (${direction})`)].map((title) => h("th", { scope: "col" }, title)));
+    renew(rows, study.front.slice(0, 200).map((trial) => h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => pick(trial.number) }, String(trial.number))), trial.values.map((value) => h("td", { class: "number" }, number(value))))));
   }
 
   function paint(plot) {

@@ -1,7 +1,7 @@
 // One study, live: what it has reached, how it got there, who works at it, and what can be done with it.
 
 import { Refused, download, get, getIfThere } from "./calls.js";
-import { h, notice, put, say, throttled } from "./dom.js";
+import { h, notice, put, renew, say, throttled } from "./dom.js";
 import { ago, count, duration, moment, number, param } from "./format.js";
 import { CurvesChart, HistoryChart } from "./line_charts.js";
 import { advicePanel, confirmationPanel, failuresPanel, importancesPanel, testPanel, workersPanel } from "./panels.js";
@@ -110,7 +110,7 @@ class StudyView {
 
   render() {
     const { study, store } = this;
-    put(this.state, stateSign(study.state));
+    renew(this.state, stateSign(study.state));
     this.reason.hidden = !study.state_reason;
     say(this.reason, study.state_reason ?? "");
     this.verbs.show();
@@ -147,16 +147,16 @@ class StudyView {
     const { study } = this;
     const { best, trials, workers } = this.facts;
     if (study.directions.length > 1) {
-      put(best, title("Front"), h("p", { class: "big" }, count(study.front?.length ?? 0, "trial")), h("p", { class: "quiet-text" }, study.directions.join(" · ")));
+      renew(best, title("Front"), h("p", { class: "big" }, count(study.front?.length ?? 0, "trial")), h("p", { class: "quiet-text" }, study.directions.join(" · ")));
     } else if (study.best) {
       const params = Object.entries(study.best.params).slice(0, 8).map(([name, value]) => h("span", {}, `${name} `, h("b", {}, param(value))));
-      put(best, title("Best value"), h("p", { class: "big" }, number(study.best.values[0]), " ", h("button", { type: "button", class: "link small", onclick: () => this.openTrial(study.best.number) }, `trial ${study.best.number}`)), h("p", { class: "params" }, params));
+      renew(best, title("Best value"), h("p", { class: "big" }, number(study.best.values[0]), " ", h("button", { type: "button", class: "link small", onclick: () => this.openTrial(study.best.number) }, `trial ${study.best.number}`)), h("p", { class: "params" }, params));
     } else {
-      put(best, title("Best value"), h("p", { class: "big" }, "–"), h("p", { class: "quiet-text" }, `No trial is complete yet; to ${study.directions[0]}.`));
+      renew(best, title("Best value"), h("p", { class: "big" }, "–"), h("p", { class: "quiet-text" }, `No trial is complete yet; to ${study.directions[0]}.`));
     }
-    put(trials, title("Trials"), h("p", { class: "middle" }, progressWords(study.counts, study.limits.trials)), progress(study.counts, study.limits.trials), h("p", { class: "quiet-text" }, this.settings()));
+    renew(trials, title("Trials"), h("p", { class: "middle" }, progressWords(study.counts, study.limits.trials)), progress(study.counts, study.limits.trials), h("p", { class: "quiet-text" }, this.settings()));
     const holding = new Set([...this.store.rows.values()].filter((row) => row.state === "RUNNING").map((row) => row.worker_id));
-    put(workers, title("Workers"), h("p", { class: "big" }, String(holding.size)), h("p", { class: "quiet-text" }, holding.size === 1 ? "holds trials" : "hold trials"));
+    renew(workers, title("Workers"), h("p", { class: "big" }, String(holding.size)), h("p", { class: "quiet-text" }, holding.size === 1 ? "holds trials" : "hold trials"));
     this.renderTimes();
   }
 
@@ -171,7 +171,7 @@ class StudyView {
   renderTimes() {
     const { study } = this;
     const left = this.secondsLeft();
-    put(this.facts.time, title(left === null ? "Age" : "Time left"), h("p", { class: "big", title: moment(study.created_at) }, left === null ? duration(Math.round((Date.now() - Date.parse(study.created_at)) / 1000)) : duration(Math.round(left))), h("p", { class: "quiet-text" }, `made ${ago(study.created_at)}`));
+    renew(this.facts.time, title(left === null ? "Age" : "Time left"), h("p", { class: "big", title: moment(study.created_at) }, left === null ? duration(Math.round((Date.now() - Date.parse(study.created_at)) / 1000)) : duration(Math.round(left))), h("p", { class: "quiet-text" }, `made ${ago(study.created_at)}`));
   }
 
   /** At the pace of the trials that finished last; null where nobody can say. */
@@ -195,7 +195,7 @@ class StudyView {
     this.sections.curves.hidden = !curves.length;
     if (!curves.length) return;
     this.curves.show(curves, this.store.maximizes);
-    put(this.curvesTable, curves.map((curve) => h("tr", {}, h("th", { scope: "row" }, String(curve.number)), h("td", {}, curve.state), h("td", { class: "number" }, String(curve.reports ?? curve.steps.length)), h("td", { class: "number" }, String(curve.steps.at(-1))), h("td", { class: "number" }, number(curve.values.at(-1))))));
+    renew(this.curvesTable, curves.map((curve) => h("tr", {}, h("th", { scope: "row" }, String(curve.number)), h("td", {}, curve.state), h("td", { class: "number" }, String(curve.reports ?? curve.steps.length)), h("td", { class: "number" }, String(curve.steps.at(-1))), h("td", { class: "number" }, number(curve.values.at(-1))))));
   }
 
   renderDefinition() {
@@ -203,7 +203,7 @@ class StudyView {
     const text = JSON.stringify(made, null, 2);
     if (this.definitionText === text) return;
     this.definitionText = text;
-    put(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: "0" }, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
+    renew(this.definition, h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: "0" }, text)), h("p", { class: "quiet-text" }, `Made ${moment(this.study.created_at)}. `, h("a", { href: "/dashboard" }, "Optuna's dashboard"), " shows it too."));
   }
 
   // -- what is read -----------------------------------------------------------------------------------------

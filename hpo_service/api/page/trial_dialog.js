@@ -2,7 +2,7 @@
 
 import { download, get, getIfThere, post } from "./calls.js";
 import { ask, show } from "./dialogs.js";
-import { h, notice, put } from "./dom.js";
+import { h, notice, renew } from "./dom.js";
 import { ago, clock, duration, measured, moment, number, param } from "./format.js";
 import { CurvesChart } from "./line_charts.js";
 import { stateSign } from "./signs.js";
@@ -35,7 +35,7 @@ export function openTrial(study, n, onEvent, again) {
   function paint(attempts) {
     const values = trial.values ? trial.values.map(number).join(" · ") : "–";
     const last = trial.reports.at(-1);
-    put(
+    renew(
       facts,
       fact("State", stateSign(trial.state)),
       fact(trial.values?.length > 1 ? "Values" : "Value", values),
@@ -50,7 +50,7 @@ export function openTrial(study, n, onEvent, again) {
       trial.finished_at && trial.started_at ? fact("Took", duration((Date.parse(trial.finished_at) - Date.parse(trial.started_at)) / 1000)) : null,
     );
     const open = trial.state === "RUNNING" || trial.state === "WAITING";
-    put(
+    renew(
       buttons,
       open ? h("button", { type: "button", class: "danger", onclick: stop }, "Stop trial") : null,
       h("button", { type: "button", onclick: () => { dialog.close(); again(trial.params); } }, "Enqueue again"),
@@ -61,7 +61,7 @@ export function openTrial(study, n, onEvent, again) {
       chart.element.hidden = true;
     }
     drawn = true;
-    put(
+    renew(
       tables,
       trial.reason ? section("Reason", h("pre", { tabindex: "0" }, trial.reason)) : null,
       section("Params", pairs(trial.params, param)),

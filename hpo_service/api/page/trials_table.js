@@ -1,6 +1,6 @@
 // The table of trials: sorted by any column, filtered by state, by params, and by what is brushed elsewhere.
 
-import { arrange, h, put, say } from "./dom.js";
+import { arrange, h, put, renew, say } from "./dom.js";
 import { TRIAL_STATES, clock, duration, measured, moment, number, param } from "./format.js";
 import { stateSign } from "./signs.js";
 
@@ -105,7 +105,7 @@ export class TrialsTable {
     if (text === this.headText) return;
     this.headText = text;
     this.rows.clear();
-    put(this.head, columns.map((column) => {
+    renew(this.head, columns.map((column) => {
       const sorted = key === column.key ? (down ? "descending" : "ascending") : null;
       const sign = sorted ? (down ? " ↓" : " ↑") : "";
       return h("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": sorted }, h("button", { type: "button", class: "sort", onclick: () => this.sortBy(column.key) }, column.title, sign));
@@ -149,7 +149,7 @@ export class TrialsTable {
       if (column.key === "number") {
         if (!cell.firstChild) cell.append(h("button", { type: "button", class: "link", onclick: () => this.open(row.number) }, String(row.number)));
       } else if (column.key === "state") {
-        if (cell.textContent.trim() !== row.state) put(cell, stateSign(row.state, row.reason));
+        if (cell.textContent.trim() !== row.state) renew(cell, stateSign(row.state, row.reason));
       } else {
         const value = column.of(row);
         const text = column.text(value ?? null, row);
