@@ -1,4 +1,4 @@
-"""The door: every call but three shows a key, and goes where its scope and its studies allow.
+"""The door: every call but those of OPEN and for the page's files shows a key, and goes where its scope allows.
 
 A new route is closed by itself: what is no GET and none of the worker calls wants an admin key, and what is under no
 study is closed to a key that is bound to studies.

@@ -1,4 +1,4 @@
-"""The commands: what a person types. All but `serve`, `db`, `token` and `doctor` speak to a server, by the SDK."""
+"""The commands: what a person types. Most speak to a server, by the SDK: not serve, db, token, doctor, init."""
 
 from __future__ import annotations
 

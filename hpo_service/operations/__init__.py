@@ -1,1 +1,1 @@
-"""What callers can do, a method each: people with studies, workers with trials, time with leases."""
+"""What callers can do, a function each: people with studies, workers with trials, time with leases."""

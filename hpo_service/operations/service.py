@@ -288,7 +288,7 @@ class Service:
     def is_light(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
         study = self.database.remembered(name)
-        return study is not None and self.tuners.is_quick(study)
+        return study is not None and self.tuners.has_nothing_to_read(study)
 
     # -- reading ------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Tuners:
         """The tuner for a draw or a judgement that learns from nothing."""
         return self._entry(study).tuner
 
-    def is_quick(self, study: Study) -> bool:
+    def has_nothing_to_read(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
         if not self.needs(study).shown:
             return True

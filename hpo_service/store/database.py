@@ -34,7 +34,7 @@ def _nothing(_: object) -> None: ...
 
 
 class Database:
-    """Open for one server process. `write` and `read` run a function on the Record of one transaction."""
+    """Open for one server process. `write` runs a function on a Transaction, `read` on a Record."""
 
     def __init__(self, url: str, clock: Clock | None = None, undone: Undone = _nothing) -> None:
         """clock: seconds since 1970 for tests; by default the database's own.

@@ -4,7 +4,7 @@ A server that alone has written them lately goes ahead with light calls without 
 the database's clock shows. What the calls have changed goes to the database in one round trip, with the lock before it
 and the commit behind it; the lock fails unless all was as it was known. If somebody else has written after all, or was
 waited for long, or an ask had been answered before, nothing of it is written, and the calls run once more, with the
-lock held. What may take long to compute does not go ahead, since it would have to be computed again.
+lock held. What takes long to compute is not computed meanwhile, maybe for nothing: the call says so (NotReady).
 """
 
 from __future__ import annotations

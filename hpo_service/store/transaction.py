@@ -1,9 +1,9 @@
 """What one call sees and changes of the record.
 
 It reads what it has changed itself, then what is in memory of the study (`study_cache.py`), then SQL. What it changes
-lies here until it is kept; a call that is refused drops it. Only a trial's reports are changed in place: then they are
-forgotten, and read again. Whoever needs SQL after all
-asks for it by name, `transaction.sql()`: what waits is written first, inside of a savepoint of the call.
+lies here until it is kept; a call that is refused drops it. Only a trial's reports and a tuner are changed in place:
+then they are forgotten, and read again. Whoever needs SQL after all asks for it by name, `transaction.sql()`: what
+waits is written first, inside of a savepoint of the call.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
 
 
 class Tuner:
-    """Samples and prunes for one study; holds its history in memory. Its caller holds the study's lock."""
+    """Samples and prunes for one study; holds its history in memory. Its caller has the turn to write."""
 
     def __init__(self, spec: StudySpec, *, draws: bool = True) -> None:
         """spec: one in which `check` finds no fault, with sampler.seed set. draws: else it only judges."""
