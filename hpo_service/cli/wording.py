@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_service.domain.json_types import Json
+from hpo_service.domain.wording_of_numbers import count as count
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 DONE = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})  # nothing more happens to a study by itself
@@ -56,10 +57,6 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-
-
-def count(amount: int, noun: str) -> str:
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
 def finished(study: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary
 from hpo_service.domain.steps import grid_size
 from hpo_service.domain.student import difference, variance
 from hpo_service.domain.study import StudyState
-from hpo_service.domain.wording_of_numbers import shown
+from hpo_service.domain.wording_of_numbers import count, shown
 
 A_PARAMETER = 10  # trials
 FEWEST_COMPLETE = 10
@@ -37,8 +37,8 @@ def few_trials(seen: SeenStudy) -> Iterator[Advice]:
         yield Advice(
             "few_trials",
             None,
-            f"{trials} trials for {len(varied)} parameters: with fewer than {A_PARAMETER} a parameter, the best is a "
-            f"first impression; {wanted} would do",
+            f"{count(trials, 'trial')} for {count(len(varied), 'parameter')}: with fewer than {A_PARAMETER} a "
+            f"parameter, the best is a first impression; {wanted} would do",
             {"trials": trials, "parameters": len(varied)},
             {"limits": {"trials": wanted}},
         )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 
 
+def count(amount: int, noun: str) -> str:
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
 def shown(value: object) -> str:
     """Four digits of a number are enough to know which one is meant."""
     if isinstance(value, bool) or not isinstance(value, int | float):

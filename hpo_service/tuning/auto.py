@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hpo_service.domain.search_space import CategoricalParameter, Params, SearchSpace
 from hpo_service.domain.trial import BECAUSE, DRAWN_BY, HistoryTrial
+from hpo_service.domain.wording_of_numbers import count
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.drawing import Drawn, Sampler
 from hpo_service.tuning.gp import GaussianProcess
@@ -47,7 +48,7 @@ class Auto:
         if number % _EVERY == 0 and finished >= _NEAR_BEST and self._gp.sees_finely(number, axes):
             because = f"every {_EVERY}rd trial, from the trials around the best alone, and there"
             return chosen(self._gp.draw(number, axes, fixed, near_best=True), "gp", because)
-        because = f"{finished} trials have finished: gp learns most from few"
+        because = f"{count(finished, 'trial')} finished: gp learns most from few"
         return chosen(self._gp.draw(number, axes, fixed), "gp", because)
 
 

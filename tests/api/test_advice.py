@@ -193,6 +193,7 @@ def test_too_few_trials(api: Any) -> None:
     name = searched(api, FIVE, bowl(), 49, "random")
     assert codes(api, name) == [("few_trials", None)]
     assert advice(api, name)[0]["evidence"] == {"trials": 49, "parameters": 5}
+    assert advice(api, name)[0]["detail"].startswith("49 trials for 5 parameters:")
     assert codes(api, searched(api, FIVE, bowl(), 50, "random")) == []
     assert codes(api, searched(api, FIVE, bowl(), 20, "random", limits={"trials": 100})) == []  # more will come
 
