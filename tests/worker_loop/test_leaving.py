@@ -137,10 +137,15 @@ def test_a_worker_told_to_leave_hands_its_trial_back(start, stand_in, objective,
 
 
 @pytest.mark.slow
-def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_same(start, stand_in):
-    process = start("deaf")
+@pytest.mark.parametrize(("objective", "answer_takes"), [("deaf", 0), ("slow_to_let_go", 2)])
+def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_same(
+    start, stand_in, objective, answer_takes
+):
+    """Another thread does. Where the objective lets go meanwhile, to end the process would cut its calls off."""
+    process = start(objective)
     stand_in.wait_for(lambda: stand_in.running)
     time.sleep(0.2)  # into the objective
+    stand_in.fault = lambda verb, count: time.sleep(answer_takes)
     process.terminate()
     output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
@@ -148,21 +153,6 @@ def test_a_worker_whose_objective_does_not_listen_hands_its_trial_back_all_the_s
     assert json.loads(output) == {"trials": {"released": 1}}
 
 
-@pytest.mark.slow
-def test_a_worker_whose_objective_lets_go_late_waits_until_its_trial_is_handed_back(start, stand_in):
-    """Another thread is at it by then; ending the process would cut its calls off."""
-    process = start("slow_to_let_go")
-    stand_in.wait_for(lambda: stand_in.running)
-    time.sleep(0.2)  # into the objective
-    stand_in.fault = lambda verb, count: time.sleep(2)
-    process.terminate()
-    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0
-    assert stand_in.released == [(0, 1)]
-    assert json.loads(output) == {"trials": {"released": 1}}
-
-
-@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(start, stand_in):
     process = start("deaf")
     stand_in.wait_for(lambda: stand_in.running)
