@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ class SmallS3(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path, query, body = self._asked()
         if "uploads" in query:
-            upload = f"upload-{len(self.parts)}"
+            upload = secrets.token_hex(8)  # two that are under way at the same time are two
             self.parts[upload] = {}
             result = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
         elif "uploadId" in query:
