@@ -104,13 +104,18 @@ class Connection:
         return received
 
 
-def work(port: int, name: str, until: float, results: Any) -> None:
-    """One worker: ask and tell until that time. Puts how many trials it told, and how long each ask took."""
+def work(port: int, name: str, round_: int, until: float, results: Any) -> None:
+    """One worker: ask and tell until that time. Puts how many trials it told, and how long each ask took.
+
+    name: the same in each round: that a server hears of a new worker is rare, and takes a transaction of its own.
+    """
     connection = Connection(port)
     trials, asks = 0, []
     while time.monotonic() < until:
         began = time.perf_counter()
-        given = connection.post("/v1/studies/s/trials:ask", {"worker_id": name, "request_id": f"{name}-{trials}"})
+        given = connection.post(
+            "/v1/studies/s/trials:ask", {"worker_id": name, "request_id": f"{name}-{round_}-{trials}"}
+        )
         asks.append(time.perf_counter() - began)
         trial = given["trials"][0]
         told = {"attempt": trial["attempt"], "state": "COMPLETE", "values": [trial["params"]["learning_rate"]]}
@@ -123,7 +128,7 @@ def one_round(server: Server, number: int, workers: int, seconds: float) -> Roun
     results: Any = multiprocessing.Queue()
     cpu, began = server.cpu_seconds(), time.monotonic()
     crew = [
-        multiprocessing.Process(target=work, args=(server.port, f"w{number}-{each}", began + seconds, results))
+        multiprocessing.Process(target=work, args=(server.port, f"w{each}", number, began + seconds, results))
         for each in range(workers)
     ]
     for process in crew:
