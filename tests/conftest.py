@@ -189,6 +189,18 @@ def _postgres_template(postgres: Postgres) -> str:
 
 
 @pytest.fixture(scope="session")
+def migrated(postgres: Postgres, _postgres_template: str) -> Callable[[], str]:
+    """Make a database with our schema that more than one test uses; a fixture of a module may be made anew."""
+
+    def made() -> str:
+        name = f"migrated_{next(_numbers)}"
+        postgres.copy(_postgres_template, name)
+        return postgres.url(name)
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "migrated.db"
     upgrade(f"sqlite:///{path}")

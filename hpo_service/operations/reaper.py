@@ -37,10 +37,11 @@ async def reap(service: Service) -> None:
 
 
 async def _keep_beating(service: Service) -> None:
-    beating = _beating()
+    beating, uptime = _beating(), service.database.uptime
     while True:
-        await asyncio.sleep(BEAT_SECONDS)
-        await carefully(service.beat(), beating)
+        await asyncio.sleep(uptime.seconds_until_beat() or BEAT_SECONDS)
+        if not uptime.seconds_until_beat():
+            await carefully(service.beat(), beating)
 
 
 def _beating() -> LoggedState:

@@ -5,6 +5,9 @@ an outage: it was stopped or suspended, its event loop or its writer was held up
 between the last beat of a server that has died and the start of the next one is an outage, too. While one of several
 servers gives no sign, no lease ends that it may be the one to renew, for half a minute.
 
+A beat of its own takes the writer's turn, which asks wait for. On PostgreSQL, a batch on its way takes one along
+(`Uptime.beat_to_carry`) while there is nothing to note but the time; every few seconds one looks after the others.
+
 Only the database's clock says when; that it has jumped is told from an outage by a clock that does not jump.
 """
 
@@ -21,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpo_service.domain.outage import SHORTEST_OUTAGE_SECONDS, Outage, disjoint
+from hpo_service.store.one_round_trip import Statement
 from hpo_service.store.tables import outages, servers, tests, trials
 
 BEAT_SECONDS = 0.5
@@ -30,6 +34,7 @@ TAKES_OVER_SECONDS = 5.0
 AHEAD_SECONDS = 60.0  # that no beat or outage can lie in the future, unless the clock was put back since
 MOST_KEPT = 500  # outages; leases that earlier ones would have lengthened have long been renewed, or are over
 READ_AGAIN_SECONDS = 0.2
+LOOKS_AFTER_OTHERS_SECONDS = 5.0
 
 
 def elapsed_seconds() -> float:
@@ -53,16 +58,31 @@ class Uptime:
         self._elapsed = elapsed
         self._began = math.inf
         self._last: Beat | None = None
+        self._looked_after_others = -math.inf
 
     def begin(self) -> None:
         """Beats will come from now on."""
         self._began = self._elapsed()
 
-    def beaten(self, beat: Beat) -> None:
+    def beaten(self, beat: Beat, *, looked_after_others: bool = True) -> None:
         self._last = beat
+        if looked_after_others:
+            self._looked_after_others = beat.elapsed
 
     def beat_at(self, now: float) -> Beat:
         return Beat(now, self._elapsed())
+
+    def seconds_until_beat(self) -> float:
+        return 0.0 if self._last is None else max(0.0, self._last.elapsed + BEAT_SECONDS - self._elapsed())
+
+    def beat_to_carry(self, now: float) -> Beat | None:
+        """A beat that a batch takes along, when one is due soon and says no more than until when this server served."""
+        beat = self.beat_at(now)
+        if self._last is None or beat.elapsed - self._last.elapsed < BEAT_SECONDS / 2:
+            return None
+        has_just_started = beat.elapsed - self._began < TAKES_OVER_SECONDS
+        others_are_due = beat.elapsed - self._looked_after_others >= LOOKS_AFTER_OTHERS_SECONDS
+        return None if has_just_started or others_are_due or self.outage(now) is not None else beat
 
     @property
     def has_beaten(self) -> bool:
@@ -138,6 +158,11 @@ def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
     return noted
 
 
+def carried_beat(beat: Beat, server_id: str) -> Statement:
+    """For PostgreSQL. It waits for nobody: a row in another server's hands, or gone, is left to the next one."""
+    return _CARRIED, (beat.at, server_id)
+
+
 def _take_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> None:
     """Record the outage of a server that is gone; one that is not comes back with its next beat."""
     replaces = uptime.takes_the_place_of(served_until, now)
@@ -167,6 +192,10 @@ _RUNNING: sa.ColumnElement[str] = sa.literal_column("'RUNNING'")
 _A_LEASE_IS_HELD = sa.or_(*(sa.exists().where(table.c.state == _RUNNING) for table in (trials, tests)))
 # On SQLite nobody else looks at it: it need not be written while no lease is held.
 _BEAT = {"sqlite": _BEATING.where(_A_LEASE_IS_HELD), "postgresql": _BEATING}
+_CARRIED = (
+    "UPDATE hpo_servers SET served_until = %s WHERE server_id IN "
+    "(SELECT server_id FROM hpo_servers WHERE server_id = %s FOR UPDATE SKIP LOCKED)"
+)
 # Rows that somebody else has in hand are left to them: nobody waits here.
 _gone = sa.select(servers.c.server_id).where(servers.c.server_id == _b("id"), servers.c.served_until == _b("at"))
 _REMOVE = sa.delete(servers).where(servers.c.server_id.in_(_gone.with_for_update(skip_locked=True)))

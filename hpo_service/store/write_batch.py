@@ -16,7 +16,7 @@ from hpo_service.domain.outage import Outage
 from hpo_service.domain.trial import AttemptEnd
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import Clock, database_time, is_lock_timeout
-from hpo_service.store.outages import read_known
+from hpo_service.store.outages import Beat, carried_beat, read_known
 from hpo_service.store.pending_rows import PendingRows
 from hpo_service.store.study_cache import StudyCache
 from hpo_service.store.study_lock import AnswerKey, MustWait, StudyLock
@@ -38,6 +38,7 @@ class WriteBatch:
     _now: float | None = None
     _outages: tuple[Outage, ...] | None = None
     _reads_draining = False
+    _beat: Beat | None = None
 
     def __init__(
         self,
@@ -151,8 +152,11 @@ class WriteBatch:
             raise MustWait
         self._reads_draining = abs(self.now - self.cache.draining_read_at) >= DRAINING_SECONDS / 2
         draining = [_DRAINING] if self._reads_draining else []
+        uptime = self.cache.uptime
+        self._beat = uptime.beat_to_carry(self.now)
+        beat = [carried_beat(self._beat, uptime.server_id)] if self._beat is not None else []
         written = self.rows.statements(self.cache.trial_id)
-        statements = [("BEGIN", ()), self._lock.as_known(), *draining, *written, ("COMMIT", ())]
+        statements = [("BEGIN", ()), self._lock.as_known(), *draining, *written, *beat, ("COMMIT", ())]
         return one_round_trip.send(self._connection, statements)
 
     def arrived(self, sent: one_round_trip.Sent) -> None:
@@ -171,6 +175,8 @@ class WriteBatch:
             self.cache.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
             self.cache.draining_read_at = self.now
         self.cache.take_ids(self.rows.were_written(answers))
+        if self._beat is not None:
+            self.cache.uptime.beaten(self._beat, looked_after_others=False)
         self._committed()
 
     def _committed(self) -> None:

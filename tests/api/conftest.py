@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,8 @@ def _sqlite_api(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def _postgres_api(_postgres_template: str, postgres: Any) -> Iterator[Api]:
-    postgres.execute(f"CREATE DATABASE shared TEMPLATE {_postgres_template}")
-    yield from _opened(postgres.url("shared"))
+def _postgres_api(migrated: Callable[[], str]) -> Iterator[Api]:
+    yield from _opened(migrated())
 
 
 def _opened(url: str) -> Iterator[Api]:

@@ -457,9 +457,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
         shutil.copy(request.getfixturevalue("_sqlite_template"), tmp_path / "hpo.db")
         url = f"sqlite:///{tmp_path / 'hpo.db'}"
     else:
-        cluster, template = request.getfixturevalue("postgres"), request.getfixturevalue("_postgres_template")
-        cluster.execute(f"CREATE DATABASE any_rules TEMPLATE {template}")
-        url = cluster.url("any_rules")
+        url = request.getfixturevalue("migrated")()
     started = Host(url)
     try:
         yield started

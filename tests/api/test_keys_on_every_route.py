@@ -203,10 +203,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         shutil.copy(request.getfixturevalue("_sqlite_template"), path)
         url = f"sqlite:///{path}"
     else:
-        cluster = request.getfixturevalue("postgres")
-        template = request.getfixturevalue("_postgres_template")
-        cluster.execute(f"CREATE DATABASE keys_on_every_route TEMPLATE {template}")
-        url = cluster.url("keys_on_every_route")
+        url = request.getfixturevalue("migrated")()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(door, "WRONG_KEYS", 100_000)  # on a quick machine there are more of them here than are taken
         app = create_app(Settings(database_url=url))

@@ -56,9 +56,8 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(postgres: Any, _postgres_template: str) -> Iterator[Pair]:
-    postgres.execute(f"CREATE DATABASE two_servers TEMPLATE {_postgres_template}")
-    settings = Settings(database_url=postgres.url("two_servers"))
+def pair(migrated: Callable[[], str]) -> Iterator[Pair]:
+    settings = Settings(database_url=migrated())
     with (
         TestClient(create_app(settings, with_reaper=False, with_keys=False), raise_server_exceptions=False) as one,
         TestClient(create_app(settings, with_reaper=False, with_keys=False), raise_server_exceptions=False) as two,

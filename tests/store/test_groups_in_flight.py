@@ -15,13 +15,16 @@ import pytest
 import sqlalchemy as sa
 
 from hpo_service.domain.errors import NotFound, Unavailable
+from hpo_service.domain.outage import SHORTEST_OUTAGE_SECONDS
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
+from hpo_service.operations.reaper import begin
 from hpo_service.operations.service import Service
 from hpo_service.store import one_round_trip
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
+from hpo_service.store.outages import BEAT_SECONDS, LOOKS_AFTER_OTHERS_SECONDS, TAKES_OVER_SECONDS
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
 from hpo_service.store.write_batch import WriteBatch
 from tests.patience import PATIENCE_SECONDS
@@ -312,3 +315,80 @@ def test_another_server_in_one_study_does_not_keep_a_server_from_going_ahead_in_
     threads: list[str] = []
     asyncio.run(shared_and_own())
     assert threads == ["MainThread", "writer", "MainThread"]
+
+
+class Elapsed:
+    """A clock that never jumps, to be turned."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def elapsed(service: Service) -> Elapsed:
+    """Of a server that has beaten, and has served for a while."""
+    clock = service.database.uptime._elapsed = Elapsed()
+    asyncio.run(begin(service))
+    clock.now += TAKES_OVER_SECONDS
+    asyncio.run(service.beat())
+    return clock
+
+
+def served_until(other: psycopg.Connection[Any]) -> float:
+    row = other.execute("SELECT served_until FROM hpo_servers").fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def test_a_batch_takes_the_servers_beat_along_when_one_is_due(service, other, elapsed):
+    async def some() -> None:
+        await study(service)
+        before = served_until(other)
+        await asked(service)
+        assert served_until(other) == before, "none is due yet"
+        elapsed.now += BEAT_SECONDS
+        assert service.database.uptime.seconds_until_beat() == 0
+        await asked(service)
+        assert served_until(other) > before
+        assert service.database.uptime.seconds_until_beat() == BEAT_SECONDS
+
+    asyncio.run(some())
+
+
+@pytest.mark.parametrize("seconds", [LOOKS_AFTER_OTHERS_SECONDS, 2 * SHORTEST_OUTAGE_SECONDS])
+def test_no_batch_takes_a_beat_along_that_has_more_to_say(service, other, elapsed, seconds):
+    """What it has missed is recorded by a beat of its own, and every few seconds that looks after other servers."""
+
+    async def some() -> None:
+        await study(service)
+        until = elapsed.now + seconds - BEAT_SECONDS
+        while seconds == LOOKS_AFTER_OTHERS_SECONDS and elapsed.now < until:
+            elapsed.now += BEAT_SECONDS
+            await asked(service)
+        before = served_until(other)
+        elapsed.now = until + BEAT_SECONDS
+        await asked(service)
+        assert served_until(other) == before
+        assert service.database.uptime.seconds_until_beat() == 0
+        await service.beat()
+        assert served_until(other) > before
+
+    asyncio.run(some())
+
+
+def test_no_batch_waits_for_the_beats_row(service, other, elapsed, ran):
+    """Another server that has it in hand, and is stopped, stops nobody."""
+
+    async def some() -> None:
+        await study(service)
+        elapsed.now += BEAT_SECONDS
+        ran.clear()
+        with other.transaction():
+            other.execute("SELECT FROM hpo_servers FOR UPDATE")
+            assert await asked(service) == [2]
+        assert ran == ["MainThread"]
+
+    asyncio.run(some())
