@@ -44,10 +44,14 @@ def elapsed_seconds() -> float:
 
 
 class Beat(NamedTuple):
-    """When a server has served, by the database's clock and by one that does not jump."""
+    """When a server has served, by the database's clock and by one that does not jump.
+
+    others: how many other servers there are; None: not looked.
+    """
 
     at: float
     elapsed: float
+    others: int | None = None
 
 
 class Uptime:
@@ -58,16 +62,17 @@ class Uptime:
         self._elapsed = elapsed
         self._began = math.inf
         self._last: Beat | None = None
-        self._looked_after_others = -math.inf
+        self._looked_at = -math.inf  # when it was last looked after other servers
+        self._others = 0
 
     def begin(self) -> None:
         """Beats will come from now on."""
         self._began = self._elapsed()
 
-    def beaten(self, beat: Beat, *, looked_after_others: bool = True) -> None:
+    def beaten(self, beat: Beat) -> None:
         self._last = beat
-        if looked_after_others:
-            self._looked_after_others = beat.elapsed
+        if beat.others is not None:
+            self._looked_at, self._others = beat.elapsed, beat.others
 
     def beat_at(self, now: float) -> Beat:
         return Beat(now, self._elapsed())
@@ -80,9 +85,9 @@ class Uptime:
         beat = self.beat_at(now)
         if self._last is None or beat.elapsed - self._last.elapsed < BEAT_SECONDS / 2:
             return None
-        has_just_started = beat.elapsed - self._began < TAKES_OVER_SECONDS
-        others_are_due = beat.elapsed - self._looked_after_others >= LOOKS_AFTER_OTHERS_SECONDS
-        return None if has_just_started or others_are_due or self.outage(now) is not None else beat
+        may_take_over = self._others > 0 and beat.elapsed - self._began < TAKES_OVER_SECONDS
+        is_to_look = may_take_over or beat.elapsed - self._looked_at >= LOOKS_AFTER_OTHERS_SECONDS
+        return None if is_to_look or self.outage(now) is not None else beat
 
     @property
     def has_beaten(self) -> bool:
@@ -149,13 +154,12 @@ def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
     if own is not None and (uptime.has_beaten or not known):
         # At the very first start nothing is known of the time before: no lease is charged with any of it.
         _record(db, uptime.server_id, own, now)
-    for other, served_until in known.items():
-        _take_over(db, other, served_until, now, uptime)
+    others = sum(not _took_over(db, other, served_until, now, uptime) for other, served_until in known.items())
     if mine is None:
         db.execute(sa.insert(servers), {"server_id": uptime.server_id, "served_until": now})
     else:
         db.execute(_BEAT[db.dialect.name], {"id": uptime.server_id, "now": now})
-    return noted
+    return noted._replace(others=others)
 
 
 def carried_beat(beat: Beat, server_id: str) -> Statement:
@@ -163,15 +167,17 @@ def carried_beat(beat: Beat, server_id: str) -> Statement:
     return _CARRIED, (beat.at, server_id)
 
 
-def _take_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> None:
+def _took_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> bool:
     """Record the outage of a server that is gone; one that is not comes back with its next beat."""
     replaces = uptime.takes_the_place_of(served_until, now)
     patience = SHORTEST_OUTAGE_SECONDS if replaces else GONE_SECONDS
     if served_until > now + AHEAD_SECONDS:
-        db.execute(_REMOVE, {"id": other, "at": served_until})
-    elif now - served_until > patience and db.execute(_REMOVE, {"id": other, "at": served_until}).rowcount:
+        return db.execute(_REMOVE, {"id": other, "at": served_until}).rowcount > 0
+    if now - served_until > patience and db.execute(_REMOVE, {"id": other, "at": served_until}).rowcount:
         ended = now if replaces else served_until + GONE_SECONDS
         _record(db, other, Outage(served_until, ended), now)
+        return True
+    return False
 
 
 def _record(db: sa.Connection, server_id: str, outage: Outage, now: float) -> None:

@@ -176,7 +176,7 @@ class WriteBatch:
             self.cache.draining_read_at = self.now
         self.cache.take_ids(self.rows.were_written(answers))
         if self._beat is not None:
-            self.cache.uptime.beaten(self._beat, looked_after_others=False)
+            self.cache.uptime.beaten(self._beat)
         self._committed()
 
     def _committed(self) -> None:

@@ -74,25 +74,26 @@ def test_an_export_of_a_study_that_is_deleted_ends_with_an_error(
 
 @pytest.mark.parametrize("order_by", ["number", "value"])
 def test_a_page_token_does_not_go_on_in_another_study_of_that_name(order_by: str, either: Any) -> None:
-    body = {"name": "twice", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
-    path = f"/v1/studies/twice/trials?page_size=2&order_by={order_by}"
+    name = f"twice-{order_by}"
+    body = {"name": name, "search_space": SPACE, "sampler": {"name": "random", "seed": 1}}
+    path = f"/v1/studies/{name}/trials?page_size=2&order_by={order_by}"
     given = [{"params": {"x": 0.5}, "state": "COMPLETE", "values": [0.5]}] * 5
 
     def made() -> str:
         assert either.post("/v1/studies", body).status_code == 201
-        either.imported("twice", *given)
+        either.imported(name, *given)
         token: str = either.get(path).json()["next_page_token"]
         assert len(either.get(f"{path}&page_token={token}").json()["items"]) == 2
         return token
 
     token = made()
-    assert either.call("DELETE", "/v1/studies/twice").status_code == 204
+    assert either.call("DELETE", f"/v1/studies/{name}").status_code == 204
     other = made()
     answer = either.get(f"{path}&page_token={token}")
     assert either.pointers(answer) == ["/page_token"]
     assert "deleted" in answer.json()["detail"]
     assert either.get(f"{path}&page_token={other}").status_code == 200
-    assert either.call("DELETE", "/v1/studies/twice").status_code == 204
+    assert either.call("DELETE", f"/v1/studies/{name}").status_code == 204
 
 
 @pytest.mark.slow

@@ -274,6 +274,25 @@ def test_a_server_that_has_just_started_takes_the_place_of_one_that_was_silent_b
     assert not uptime.takes_the_place_of(1000.0 - 4.5, 1006.0)
 
 
+@pytest.mark.parametrize(
+    ("others", "seconds", "is_carried"),
+    [
+        (0, BEAT_SECONDS / 2, True),
+        (0, BEAT_SECONDS / 4, False),  # none is due yet
+        (1, BEAT_SECONDS / 2, False),  # it may be one whose place this server takes
+    ],
+)
+def test_a_server_that_has_just_started_beside_others_looks_after_them(
+    others: int, seconds: float, is_carried: bool
+) -> None:
+    elapsed = [0.0]
+    uptime = Uptime(lambda: elapsed[0])
+    uptime.begin()
+    uptime.beaten(Beat(1000.0, 0.0, others))
+    elapsed[0] = seconds
+    assert uptime.beat_to_carry(1000.0 + seconds) == (Beat(1000.0 + seconds, seconds) if is_carried else None)
+
+
 def test_an_outage_recorded_before_the_clock_was_put_back_lengthens_no_lease() -> None:
     known = KnownOutages([Outage(0.0, 3 * DAY), Outage(DAY - 10, DAY - 5)], (), 0.0)
     assert known.until(DAY, None) == (Outage(DAY - 10, DAY - 5),)
