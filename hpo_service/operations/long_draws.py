@@ -61,9 +61,10 @@ class LongDraws:
             self._process.want()
 
     @contextlib.asynccontextmanager
-    async def turn(self, study: Study) -> AsyncIterator[None]:
-        """Raise DrawFailed when it has not come in time."""
+    async def turn(self, study: Study) -> AsyncIterator[bool]:
+        """Whether it has come at once. Raise DrawFailed when it has not come in time."""
         here = self._studies.setdefault(study.id, _Study())
+        is_free = not here.turn.locked()
         here.calls += 1
         try:
             try:
@@ -72,7 +73,7 @@ class LongDraws:
             except TimeoutError:
                 raise too_slow(study) from None
             try:
-                yield
+                yield is_free
             finally:
                 here.turn.release()
         finally:

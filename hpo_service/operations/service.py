@@ -232,32 +232,34 @@ class Service:
         if isinstance(needed, InTwo):
             result = await self._in_two(needed, studies, request_id)
         elif needed.wanted:
-            result = await self._with_draws(work, studies, request_id, needed.study)
+            result = await self._with_draws(work, studies, request_id, needed)
         else:
             await self._read_history(needed.study)
             result = await self.write(work, studies, request_id)
         answer = result if finish is None else finish(result)
         return await answer if isinstance(answer, CoroutineType) else answer
 
-    async def _with_draws(self, work: Work, studies: Sequence[str], request_id: str | None, study: Study) -> Any:
+    async def _with_draws(self, work: Work, studies: Sequence[str], request_id: str | None, needed: NotReady) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        async with self.long_draws.turn(study):
+        async with self.long_draws.turn(needed.study) as at_once:
+            lacks = needed if at_once else None  # a call before may have changed what is lacking
             draws: Draws = NO_DRAWS
             again = False
             while True:
+                if lacks is not None and lacks.wanted:
+                    draws = await self.long_draws.draws(lacks, deadline)
+                elif lacks is not None:
+                    await self._read_history(lacks.study)
                 try:
                     return await self._written(work, studies, request_id, draws)
                 except WrittenMeanwhile:
                     if again:
                         raise
-                    again = True
+                    lacks, again = None, True
                 except NotReady as error:
+                    lacks = error
                     if time.monotonic() > deadline:
-                        raise too_slow(study) from None
-                    if error.wanted:
-                        draws = await self.long_draws.draws(error, deadline)
-                    else:
-                        await self._read_history(error.study)
+                        raise too_slow(lacks.study) from None
 
     async def _written(self, work: Work, studies: Sequence[str], request_id: str | None, draws: Draws) -> Any:
         """Write once. Raise NotReady as any other error."""

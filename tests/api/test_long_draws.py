@@ -20,6 +20,7 @@ from hpo_service.domain.study import Study, StudySpec, StudyState
 from hpo_service.operations import drawings, long_draws, tuners
 from hpo_service.operations.long_draws import LongDraws
 from hpo_service.settings import Settings
+from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.database import Database
 from hpo_service.tuning.tuner import Tuner
 from tests.patience import PATIENCE_SECONDS
@@ -99,6 +100,21 @@ def test_several_that_ask_at_once_get_trials_of_their_own_and_so_does_one_that_a
     given = [trial for one in asked for trial in one.result(timeout=PATIENCE_SECONDS)]
     assert sorted(trial["number"] for trial in given) == list(range(7))
     assert len({trial["params"]["x"] for trial in given}) == 7
+
+
+def test_an_ask_that_finds_its_turn_free_is_looked_at_once_and_written_once(create, ask, monkeypatch):
+    create(name="slow", search_space=SPACE, sampler=LONG)
+    looked: list[str] = []
+    run_one = BatchRunner._run_call
+
+    def noted(self: BatchRunner, batch: Any, call: Any) -> Any:
+        if call.request_id is not None:
+            looked.append(call.request_id)
+        return run_one(self, batch, call)
+
+    monkeypatch.setattr(BatchRunner, "_run_call", noted)
+    ask("slow", request_id="mine")
+    assert looked == ["mine", "mine"]
 
 
 def test_limits_are_kept_and_enqueued_params_are_taken(client, create, ask, pool):
