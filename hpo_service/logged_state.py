@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
+from hpo_service.domain.errors import HpoError
 from hpo_service.log_format import limited
 
 log = structlog.get_logger()
@@ -33,3 +36,22 @@ class LoggedState:
             self.is_on, self._times = False, 0
             if limited.allows(self._ends):
                 log.warning(self._ends, seconds=seconds, times=times)
+
+
+async def fault_of(work: Coroutine[Any, Any, None]) -> Exception | None:
+    try:
+        await work
+    except Exception as error:
+        return error
+    return None
+
+
+async def carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
+    """Do what is done again and again, and log what comes of it."""
+    error = await fault_of(work)
+    if error is None:
+        outage.worked()
+    elif isinstance(error, HpoError):
+        outage.failed(error=error.detail)
+    elif limited.allows("a fault in the background"):
+        log.error("what is done in the background met a fault", exc_info=error)

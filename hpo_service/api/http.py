@@ -105,11 +105,6 @@ def _nul_faults(document: Any) -> list[Fault]:
     return [Fault(pointer(place, document), nul.RULE) for place in nul.places(document)]
 
 
-def operation_id(route: APIRoute) -> str:
-    """Its name in the OpenAPI document: the name of its function."""
-    return route.name
-
-
 class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -179,11 +174,8 @@ class BodyLimit:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if is_upload(scope["method"], scope["path"]):
-            await self.app(scope, receive, send)  # which has a bound of its own
+        if scope["type"] != "http" or is_upload(scope["method"], scope["path"]):
+            await self.app(scope, receive, send)  # an upload has a bound of its own
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:

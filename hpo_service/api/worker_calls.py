@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Body, Request
+from fastapi import Body, Request
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -25,9 +25,9 @@ from hpo_service.api.documents import (
     ToldDocument,
     TrialDocument,
 )
-from hpo_service.api.http import StrictRoute, answer, operation_id
+from hpo_service.api.http import answer
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import STUDY_NAME, NumberPath, StudyPath, service_of, studies_of
+from hpo_service.api.parameters import STUDY_NAME, NumberPath, StudyPath, router_of, service_of, studies_of
 from hpo_service.api.problems import body_of, status_of
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations import asking, sealed_test, workers
@@ -89,14 +89,6 @@ def _result(result: bytes | HpoError) -> bytes:
     return b'{"status":200,"body":%s}' % result
 
 
-def _on_trial(verb: str) -> Callable[[Service, str, int, Any], StudyCall]:
-    return lambda service, study, number, body: workers.on_trial(service, verb, study, number, body)
-
-
-def _on_test(verb: str) -> Callable[[Service, str, int, Any], StudyCall]:
-    return lambda service, study, _, body: sealed_test.on_test(service, verb, study, body)
-
-
 _NEXT = {"worker_id": "gpu-3", "request_id": "01936f2e-7a1c-7c3e-9f37-2f6d3b1c9a56"}
 _ASK = {
     "worker_id": "gpu-3",
@@ -109,85 +101,46 @@ _TOLD = {"attempt": 1, "state": "COMPLETE", "values": [0.83]}
 _REPORT = {"attempt": 1, "reports": [{"step": 3, "value": 0.8, "metrics": {"train_loss": 0.4}}]}
 _FOUND = "trials, or none for now"
 
+_LOST = ("lease_lost", "trial_finished")
+_TOLD_OTHERWISE = ("lease_lost", "result_conflict")
+
+
+def _on_trial(
+    verb: str, body: type[BaseModel], document: type[BaseModel], says: str, conflicts: tuple[str, ...], *examples: Any
+) -> OnStudy:
+    def begin(service: Service, study: str, number: int, body: Any) -> StudyCall:
+        return workers.on_trial(service, verb, study, number, body)
+
+    return OnStudy(verb, f"{_TRIAL}:{verb}", body, begin, document, says, conflicts, examples)
+
+
+def _on_test(
+    verb: str, body: type[BaseModel], document: type[BaseModel] | None, says: str, conflicts: tuple[str, ...] = ()
+) -> OnStudy:
+    def begin(service: Service, study: str, _: int, body: Any) -> StudyCall:
+        return sealed_test.on_test(service, verb, study, body)
+
+    return OnStudy(f"{verb}_test", f"{_TEST}:{verb}", body, begin, document, says, conflicts)
+
+
+def _ask_study(service: Service, study: str, _: int, body: Any) -> StudyCall:
+    return asking.ask_study(service, study, body)
+
+
+_SUGGEST = {"attempt": 1, "parameters": {"lr": {"type": "float", "low": 1e-5, "high": 0.1, "log": True}}}
+_VALUES = "the values of these parameters, which are the trial's from now on"
+_NEXT_TOLD = "the trial, and what was asked for next"
+
 ON_STUDY = (
-    OnStudy(
-        "ask_study",
-        _STUDY + "/trials:ask",
-        Ask,
-        lambda service, study, _, body: asking.ask_study(service, study, body),
-        AskDocument,
-        _FOUND,
-        ("study_state",),
-        (_ASK,),
-    ),
-    OnStudy(
-        "report",
-        _TRIAL + ":report",
-        Reports,
-        _on_trial("report"),
-        KeptDocument,
-        "kept, with the pruning decision",
-        ("lease_lost", "trial_finished"),
-        (_REPORT,),
-    ),
-    OnStudy(
-        "heartbeat",
-        _TRIAL + ":heartbeat",
-        Heartbeat,
-        _on_trial("heartbeat"),
-        KeptDocument,
-        "the lease is kept",
-        ("lease_lost", "trial_finished"),
-        ({"attempt": 1},),
-    ),
-    OnStudy(
-        "suggest",
-        _TRIAL + ":suggest",
-        Suggest,
-        _on_trial("suggest"),
-        SuggestDocument,
-        "the values of these parameters, which are the trial's from now on",
-        ("lease_lost", "trial_finished"),
-        ({"attempt": 1, "parameters": {"lr": {"type": "float", "low": 1e-5, "high": 0.1, "log": True}}},),
-    ),
-    OnStudy(
-        "tell",
-        _TRIAL + ":tell",
-        Tell,
-        _on_trial("tell"),
-        ToldDocument,
-        "the trial, and what was asked for next",
-        ("lease_lost", "result_conflict"),
-        (_TOLD, {**_TOLD, "next": _NEXT}),
-    ),
-    OnStudy(
-        "release",
-        _TRIAL + ":release",
-        Release,
-        _on_trial("release"),
-        TrialDocument,
-        "the trial",
-        examples=({"attempt": 1, "reason": "preempted"},),
-    ),
-    OnStudy(
-        "heartbeat_test",
-        _TEST + ":heartbeat",
-        Heartbeat,
-        _on_test("heartbeat"),
-        KeptDocument,
-        "the lease is kept",
-        ("lease_lost", "trial_finished"),
-    ),
-    OnStudy(
-        "tell_test",
-        _TEST + ":tell",
-        TestResult,
-        _on_test("tell"),
-        None,
-        "the test as it reads",
-        ("lease_lost", "result_conflict"),
-    ),
-    OnStudy("release_test", _TEST + ":release", Release, _on_test("release"), None, "the test as it reads"),
+    OnStudy("ask_study", _STUDY + "/trials:ask", Ask, _ask_study, AskDocument, _FOUND, ("study_state",), (_ASK,)),
+    _on_trial("report", Reports, KeptDocument, "kept, with the pruning decision", _LOST, _REPORT),
+    _on_trial("heartbeat", Heartbeat, KeptDocument, "the lease is kept", _LOST, {"attempt": 1}),
+    _on_trial("suggest", Suggest, SuggestDocument, _VALUES, _LOST, _SUGGEST),
+    _on_trial("tell", Tell, ToldDocument, _NEXT_TOLD, _TOLD_OTHERWISE, _TOLD, {**_TOLD, "next": _NEXT}),
+    _on_trial("release", Release, TrialDocument, "the trial", (), {"attempt": 1, "reason": "preempted"}),
+    _on_test("heartbeat", Heartbeat, KeptDocument, "the lease is kept", _LOST),
+    _on_test("tell", TestResult, None, "the test as it reads", _TOLD_OTHERWISE),
+    _on_test("release", Release, None, "the test as it reads"),
 )
 
 ACROSS_STUDIES = (
@@ -268,7 +221,7 @@ _ANY_PATH = re.compile(
 
 # -- their routes -----------------------------------------------------------------------------------------
 
-router = APIRouter(tags=["trials"], route_class=StrictRoute, generate_unique_id_function=operation_id)
+router = router_of("trials")
 
 
 def _add_on_study(call: OnStudy) -> None:

@@ -188,7 +188,7 @@ def _folder_of_new_file(shown: str, file: Path) -> Finding:
 
 def _nearest_folder(file: Path) -> Path:
     """The lowest one above it that is there."""
-    return next(folder for folder in file.absolute().parents if folder.exists())
+    return next(folder for folder in Path(os.path.realpath(file)).parents if folder.exists())
 
 
 def _disk(url: str) -> Iterator[Finding]:

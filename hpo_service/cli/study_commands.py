@@ -207,18 +207,9 @@ def limits(
     json: AsJson = False,
 ) -> None:
     """Change the limits of a study; raising one makes a completed study active again."""
-    given = {
-        name: value
-        for name, value in {
-            "trials": trials,
-            "running": running,
-            "seconds": seconds,
-            "target": target,
-            "attempts": attempts,
-            "failures": failures,
-        }.items()
-        if value is not None
-    }
+    names = ("trials", "running", "seconds", "target", "attempts", "failures")
+    values = zip(names, (trials, running, seconds, target, attempts, failures), strict=True)
+    given = {name: value for name, value in values if value is not None}
     if not given:
         raise UsageError(f"name a limit to change, such as: hpo study limits {study} --trials 200")
     with connect(server) as client:

@@ -53,9 +53,6 @@ class Key:
     expires_at: float | None = None
     revoked_at: float | None = None
 
-    def sees(self, study: str) -> bool:
-        return self.studies is None or study in self.studies
-
     def state(self, now: float) -> str:
         """live, expired or revoked."""
         if self.revoked_at is not None:

@@ -8,6 +8,7 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -16,9 +17,8 @@ from hpo_service.domain.artifact import MOST_ARTIFACTS, SEALED_TEST, Artifact
 from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, TooLarge, Unavailable
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
-from hpo_service.logged_state import LoggedState
+from hpo_service.logged_state import LoggedState, carefully
 from hpo_service.objects.object_store import ObjectMissing, ObjectStore, Upload
-from hpo_service.operations.reaper import carefully
 from hpo_service.operations.sealed_test import test_of_study
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
@@ -156,10 +156,8 @@ class Artifacts:
         work.change(trial, holding, artifacts=names)
 
     async def _give_up(self, key: str) -> None:
-        try:
+        with suppress(HpoError):
             await self._service.write(lambda record: ArtifactRows(record.sql()).give_up(key))
-        except HpoError:
-            return
 
     def _check_size(self, size: int) -> None:
         if size > self._bounds.one:
@@ -225,14 +223,18 @@ class Artifacts:
             await carefully(self.sweep(), sweeping)
 
     async def sweep(self) -> None:
-        if self._store is None or not await asyncio.to_thread(self._service.database.read, _is_loose):
+        if self._store is None or not await asyncio.to_thread(
+            self._service.database.read, lambda record: ArtifactRows(record).is_loose()
+        ):
             return
         uptime, alone = self._service.database.uptime, not self._service.database.is_shared
         under_way = frozenset(self._under_way)
         await self._service.write(
             lambda record: ArtifactRows(record.sql()).abandon(uptime.server_id, under_way, alone=alone)
         )
-        while keys := await asyncio.to_thread(self._service.database.read, _gone):
+        while keys := await asyncio.to_thread(
+            self._service.database.read, lambda record: list(ArtifactRows(record).gone())
+        ):
             for key in keys:
                 await self._in_thread(partial(self._store.delete, key))
             await self._service.write(lambda record, keys=keys: ArtifactRows(record.sql()).forget(keys))  # type: ignore[misc]
@@ -259,11 +261,3 @@ def _kept(owner: Owner, name: str | None, record: Record, study: Study) -> list[
     else:
         record.trials.numbered(study, owner.number)
     return ArtifactRows(record).kept(study.id, owner.number, name)
-
-
-def _is_loose(record: Record) -> bool:
-    return ArtifactRows(record).is_loose()
-
-
-def _gone(record: Record) -> list[str]:
-    return list(ArtifactRows(record).gone())

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from hpo_service.logged_state import LoggedState
-from hpo_service.operations.reaper import carefully
+from hpo_service.logged_state import LoggedState, carefully
 from hpo_service.operations.service import Service
 from hpo_service.store.deletion import ANSWERS_AT_ONCE, Deletion
 from hpo_service.store.record import Record
@@ -38,7 +37,7 @@ async def clear_away(service: Service) -> None:
 
 
 async def clear_all(service: Service) -> None:
-    if not await asyncio.to_thread(service.database.read, _is_due):
+    if not await asyncio.to_thread(service.database.read, lambda record: Deletion(record).is_due()):
         return
     rows = FEWEST
     while (step := await service.write(partial(_step, rows))).study_id is not None:
@@ -49,10 +48,6 @@ async def clear_all(service: Service) -> None:
         elif step.seconds > LONG_SECONDS:
             rows = max(rows // 2, FEWEST)
         await asyncio.sleep(step.seconds)  # others come in between
-
-
-def _is_due(record: Record) -> bool:
-    return Deletion(record).is_due()
 
 
 def _step(rows: int, record: Transaction) -> Step:
@@ -71,7 +66,7 @@ async def _end(service: Service, study_id: int) -> None:
         if found:
             await service.write(partial(_delete_answers, found))
         after = found[-1] if len(found) == ANSWERS_AT_ONCE else None
-    await service.write(partial(_end_study, study_id))
+    await service.write(lambda record: Deletion(record.sql()).end(study_id))
 
 
 def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:
@@ -80,7 +75,3 @@ def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:
 
 def _delete_answers(request_ids: list[str], record: Transaction) -> None:
     Deletion(record.sql()).delete_answers(request_ids)
-
-
-def _end_study(study_id: int, record: Transaction) -> None:
-    Deletion(record.sql()).end(study_id)

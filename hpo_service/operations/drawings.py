@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from hpo_service.domain.errors import NotFound
 from hpo_service.domain.growing_space import EXPECTED, drawn_before
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.study import Study
@@ -58,9 +57,7 @@ class KnownStudy:
         self.tuner.absorb(page)
 
     def _page(self, record: Record) -> tuple[Study, list[HistoryTrial], int]:
-        study = record.study(self._name)
-        if study.id != self._id:
-            raise NotFound(f"there is no study {self._name!r} any more; another one has its name")
+        study = record.same_study(self._name, self._id)
         return study, *record.trials.history_page(study, self.seen, self._with_reports, PAGE)
 
 
@@ -106,10 +103,7 @@ class DrawnStudy(KnownStudy):
 
 
 def _search_space(record: Record, *, name: str, study_id: int, number: int) -> SearchSpace:
-    study = record.study(name)
-    if study.id != study_id:
-        raise NotFound(f"there is no study {name!r} any more; another one has its name")
-    return record.round(study, number).search_space
+    return record.round(record.same_study(name, study_id), number).search_space
 
 
 def is_of_draw(trial: HistoryTrial, drawn: Drawn) -> bool:
@@ -148,10 +142,7 @@ class Drawer:
         with self._changing:
             known = self._studies.get(study_id)
         if known is None:
-            study = database.read(lambda record: record.study(name))
-            if study.id != study_id:
-                raise NotFound(f"there is no study {name!r} any more; another one has its name")
-            known = DrawnStudy(study)
+            known = DrawnStudy(database.read(lambda record: record.same_study(name, study_id)))
         with self._changing:
             known = self._studies.setdefault(study_id, known)
             self._studies.move_to_end(study_id)

@@ -8,7 +8,6 @@ from hpo_service.domain.json_types import Json
 from hpo_service.operations.service import Service
 from hpo_service.reading.resources import worker_resource
 from hpo_service.store.record import Record
-from hpo_service.store.transaction import Transaction
 
 
 async def page(
@@ -26,10 +25,7 @@ async def page(
 
 
 async def drain(service: Service, worker_id: str) -> Json:
-    def in_transaction(record: Transaction) -> None:
-        record.drain_worker(worker_id)
-
     await service.save_seen_workers()
-    await service.write(in_transaction)
+    await service.write(lambda record: record.drain_worker(worker_id))
     service.asks.drain([worker_id])
     return await service.reads.here(lambda record: worker_resource(record.workers.one(worker_id)))

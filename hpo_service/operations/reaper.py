@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
-from hpo_service.domain.errors import HpoError
 from hpo_service.instruments import leases_expired
-from hpo_service.log_format import limited
-from hpo_service.logged_state import LoggedState
+from hpo_service.logged_state import LoggedState, carefully, fault_of
 from hpo_service.operations.service import LOOKED_AFTER_AT_ONCE, Service
 from hpo_service.store.outages import BEAT_SECONDS
 
@@ -71,29 +67,11 @@ async def reap_once(service: Service) -> None:
     faults: list[Exception] = []
     for start in range(0, len(overdue), LOOKED_AFTER_AT_ONCE):
         some = overdue[start : start + LOOKED_AFTER_AT_ONCE]
-        tried = await asyncio.gather(*(_tried(service.look_after([name])) for name in some))
+        tried = await asyncio.gather(*(fault_of(service.look_after([name])) for name in some))
         faults += [fault for fault in tried if fault is not None]
     if faults:
         raise faults[0]
     service.reaped_at = time.monotonic()
-
-
-async def _tried(work: Coroutine[Any, Any, None]) -> Exception | None:
-    try:
-        await work
-    except Exception as error:
-        return error
-    return None
-
-
-async def carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
-    error = await _tried(work)
-    if error is None:
-        outage.worked()
-    elif isinstance(error, HpoError):
-        outage.failed(error=error.detail)
-    elif limited.allows("a fault of the reaper"):
-        log.error("the reaper met a fault", exc_info=error)
 
 
 def _tell_of_expired(before: float) -> float:

@@ -176,7 +176,7 @@ async def delete(service: Service, name: str, force: bool) -> None:
                 f"{study.held} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
             )
         record.delete_study(study)
-        service.tuners.forget(study)
+        service.tuners.forget_all_of([study.id])
         record.changes.append(Change(altered(study, state=StudyState.CANCELLED), None))  # nobody waits for it any more
 
     await service.write(in_transaction, [name])

@@ -126,9 +126,6 @@ class Tuners:
         entry.tuner.absorb(shown)
         entry.seen = study.revision
 
-    def forget(self, study: Study) -> None:
-        self._drop(study.id)
-
     def forget_all_of(self, study_ids: Collection[int]) -> None:
         for study_id in study_ids:
             self._drop(study_id)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
-from hpo_service.domain.errors import HpoError
+from hpo_service.logged_state import LoggedState, carefully
 from hpo_service.store.record import Change, Record
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_SECONDS = 0.5
 
 FEW_TO_ASK = 16  # studies
-
-log = structlog.get_logger()
 
 
 class Seen(NamedTuple):
@@ -38,6 +34,7 @@ class Watch:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._looking: asyncio.Task[None] | None = None
+        self._outage = LoggedState("nobody can look for those who wait", "those who wait are looked for again")
         self._known: dict[str, tuple[int, int]] = {}  # id and revision of the studies that are waited for
 
     def begin(self) -> None:
@@ -50,18 +47,10 @@ class Watch:
         try:
             while (service.asks or service.feeds) and not service.leaving:
                 await asyncio.sleep(LOOK_EVERY_SECONDS)
-                await self._carefully()
+                await carefully(self.look(), self._outage)
         finally:
             self._looking = None
             self._known.clear()
-
-    async def _carefully(self) -> None:
-        try:
-            await self.look()
-        except HpoError as error:
-            log.warning("nobody could look for those who wait", error=error.detail)
-        except Exception:
-            log.exception("looking for those who wait met a fault")
 
     async def look(self) -> None:
         service = self._service

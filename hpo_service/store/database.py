@@ -129,7 +129,7 @@ class Database:
         except TimeoutError:
             found.append("the database has not answered within 5 seconds")
         if self._path is not None and self._path.exists():
-            free = shutil.disk_usage(self._path.parent).free
+            free = shutil.disk_usage(write_ahead_log.log_of(self._path).parent).free
             if free < LEAST_FREE_BYTES:
                 found.append(f"only {free // 2**20} MiB are free on the database's disk")
             found += write_ahead_log.faults(self._write_engine, self._path)
@@ -139,7 +139,8 @@ class Database:
         """Bytes of SQLite's write-ahead log, and free ones on its disk; PostgreSQL's are not to be seen from here."""
         if self._path is None:
             return None, None
-        return write_ahead_log.size(write_ahead_log.log_of(self._path)), shutil.disk_usage(self._path.parent).free
+        log = write_ahead_log.log_of(self._path)
+        return write_ahead_log.size(log), shutil.disk_usage(log.parent).free
 
     def cut_log(self) -> None:
         """Make SQLite's write-ahead log small again where it has grown."""

@@ -99,7 +99,7 @@ class DatabaseFile:
         self.path = path
         self.is_gone = False  # when it was last looked for
         self._name = os.path.abspath(path)
-        self._log = _log_of(path)
+        self._log, self._index = str(write_ahead_log.log_of(path)), str(write_ahead_log.index_of(path))
         self._beside: dict[str, Identity | None] = {}  # the log and its index, once they are there
         self._is_saved = False  # what the log holds, since it is gone
         self._noticing = threading.Lock()
@@ -128,7 +128,7 @@ class DatabaseFile:
         self._keeper = self._open.enter_context(closing(connect(self.path)))
         self._keeper.execute("PRAGMA busy_timeout=500")
         self._keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        self._beside = {name: Identity.at(name) for name in (self._log, self._log.removesuffix("-wal") + "-shm")}
+        self._beside = {name: Identity.at(name) for name in (self._log, self._index)}
         self._lock.note(" ".join(map(str, (*self.identity, *(self._beside[self._log] or ())))))
         self._log_name = self._open.enter_context(closing(NameOfOpen(self._log)))
         looking = threading.Thread(target=self._keep_looking, name="database file", daemon=True)
@@ -233,14 +233,9 @@ def _check_identity(name: str, expected: Identity) -> None:
 
 def _check_database_of_log(path: Path) -> None:
     """Raise Unavailable where a log is there without its database: an empty one would do away with all it holds."""
-    wanted = _log_of(path)
-    if write_ahead_log.size(wanted) and not write_ahead_log.size(wanted.removesuffix("-wal")):
+    wanted = write_ahead_log.log_of(path)
+    if write_ahead_log.size(wanted) and not write_ahead_log.size(path):
         raise Unavailable(
             f"{wanted} is there, but not the database that it is the log of: that was moved or removed without it. Put "
             "it back, and nothing is lost; to begin anew, remove the files ending in -wal and -shm"
         )
-
-
-def _log_of(path: Path) -> str:
-    """SQLite puts it beside the file itself, not beside a symlink to it."""
-    return os.path.realpath(path) + "-wal"

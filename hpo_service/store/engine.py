@@ -226,8 +226,10 @@ def raw(connection: sa.Connection, statement: str, values: Sequence[Any]) -> Any
         raise as_sqlalchemy(connection, error) from error
 
 
-def database_time(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the database's clock; SQLite runs in this process, so that its clock is ours."""
+def database_time(connection: sa.Connection, clock: Clock | None = None) -> float:
+    """Seconds since 1970 by this clock, or the database's; SQLite runs in this process, so that its clock is ours."""
+    if clock is not None:
+        return clock()
     if connection.dialect.name == "sqlite":
         return time.time()
     return float(raw(connection, "SELECT extract(epoch FROM clock_timestamp())", ())[0])

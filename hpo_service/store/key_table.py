@@ -95,7 +95,7 @@ class KeyTable:
             yield connection
 
     def _now(self, connection: sa.Connection) -> float:
-        return database_time(connection) if self._clock is None else self._clock()
+        return database_time(connection, self._clock)
 
     def _read(self, connection: sa.Connection, query: sa.Select[Any]) -> list[Key]:
         found, unreadable = [], []

@@ -224,13 +224,12 @@ class _Statements:
 
     @cache  # noqa: B019  # one of each dialect, for good
     def insert_trials(self, rows: int) -> str:
-        values = f"({', '.join([self._mark] * len(self._trial_columns))})"
-        columns = ", ".join(f'"{name}"' for name in self._trial_columns)
-        return f"INSERT INTO hpo_trials ({columns}) VALUES {', '.join([values] * rows)} RETURNING id, study_id, number"  # noqa: S608
+        return self._insert("hpo_trials", self._trial_columns, rows) + " RETURNING id, study_id, number"
 
-    def _insert(self, table: str, columns: Sequence[str]) -> str:
+    def _insert(self, table: str, columns: Sequence[str], rows: int = 1) -> str:
         names = ", ".join(f'"{name}"' for name in columns)
-        return f"INSERT INTO {table} ({names}) VALUES ({', '.join([self._mark] * len(columns))})"  # noqa: S608
+        values = f"({', '.join([self._mark] * len(columns))})"
+        return f"INSERT INTO {table} ({names}) VALUES {', '.join([values] * rows)}"  # noqa: S608
 
     def _update(self, table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
         changes = ", ".join(f'"{name}" = {self._mark}' for name in columns)

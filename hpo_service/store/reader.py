@@ -39,4 +39,4 @@ class Reader:
         if self._path is not None:
             database_file.check(self._path)
         with database_errors_translated(), self.engine.connect() as connection:
-            return work(Record(connection, database_time(connection) if self._clock is None else self._clock()))
+            return work(Record(connection, database_time(connection, self._clock)))

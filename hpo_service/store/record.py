@@ -19,7 +19,7 @@ from hpo_service.store import write_probe
 from hpo_service.store.outages import read_outages
 from hpo_service.store.report_rows import ReportRows
 from hpo_service.store.rows import ends_at, round_of, round_row, study_of, test_of, test_row
-from hpo_service.store.tables import OURS, answers, rounds, studies, tests, trials
+from hpo_service.store.tables import HELD, OURS, answers, rounds, studies, tests, trials
 from hpo_service.store.trial_rows import TrialRows
 from hpo_service.store.worker_rows import WorkerRows, batches
 
@@ -66,8 +66,7 @@ _ANSWER = sa.select(answers.c.answer).where(answers.c.call == _b("call"), answer
 
 
 _REQUIRED = sa.select(studies.c.requires).where(studies.c.requires.is_not(None), sa.not_(studies.c.deleted)).distinct()
-_HELD = studies.c.running + studies.c.replicates_running
-_TO_ASK = sa.select(studies.c.name, _HELD).where(OURS)
+_TO_ASK = sa.select(studies.c.name, HELD).where(OURS)
 _MAY_GIVE = sa.and_(
     studies.c.state == sa.literal_column("'ACTIVE'"),
     studies.c.kind.is_not(None),
@@ -184,13 +183,13 @@ class Record:
             kept = kept.where(studies.c.kind.in_(kinds))
         if only is not None:
             kept = kept.where(studies.c.name.in_(only))
-        idle = kept.where(_MAY_GIVE, sa.literal_column("0") == _HELD)
+        idle = kept.where(_MAY_GIVE, sa.literal_column("0") == HELD)
         found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
         if kinds is None or not WITH_TEST_SET.isdisjoint(kinds):
             found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
         if len(found) < limit:  # these have to be sorted, all of them
-            busy = kept.where(_MAY_GIVE, sa.literal_column("0") < _HELD)
-            found += self._some_to_ask(busy.order_by(_HELD, studies.c.id), limit - len(found))
+            busy = kept.where(_MAY_GIVE, sa.literal_column("0") < HELD)
+            found += self._some_to_ask(busy.order_by(HELD, studies.c.id), limit - len(found))
         return found[:limit]
 
     def _is_met_by(self, has: Mapping[str, str]) -> sa.ColumnElement[bool]:

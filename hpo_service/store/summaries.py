@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from hpo_service.domain.study import Study
 from hpo_service.store.record import Record
 from hpo_service.store.rows import nan_if_null
-from hpo_service.store.tables import reports, trials, workers
+from hpo_service.store.tables import OF_THE_SEARCH, reports, trials, workers
 from hpo_service.store.worker_rows import batches
 
 LARGEST_METRICS = 4096  # characters of what a trial was told with; larger ones are no figures for a table
 LONGEST_REASON = 500
-_OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 _METRICS_TEXT = sa.cast(trials.c.metrics, sa.Text)
 
 
@@ -64,7 +63,7 @@ class Summaries:
 
     def marks(self, study: Study) -> Sequence[TrialMark]:
         """Of all trials, by their numbers."""
-        value = sa.case((_OF_THE_SEARCH, trials.c.value))
+        value = sa.case((OF_THE_SEARCH, trials.c.value))
         query = sa.select(trials.c.number, trials.c.state, value).where(trials.c.study_id == study.id)
         return self._db.execute(query.order_by(trials.c.number)).all()  # type: ignore[return-value]
 
@@ -106,7 +105,7 @@ class Summaries:
         """Rows of the best COMPLETE trials by their first value, best first."""
         order = trials.c.value.desc() if study.spec.maximizes else trials.c.value
         query = sa.select(trials.c.id, trials.c.number, trials.c.state, trials.c.value).where(
-            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), _OF_THE_SEARCH
+            trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), OF_THE_SEARCH
         )
         return list(self._db.execute(query.order_by(order, trials.c.number).limit(count)))
 
@@ -140,7 +139,7 @@ class Summaries:
         count = sa.func.count()
         query = (
             sa.select(reason, count, sa.func.min(trials.c.number), sa.func.max(trials.c.number))
-            .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'FAIL'"), _OF_THE_SEARCH)
+            .where(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'FAIL'"), OF_THE_SEARCH)
             .group_by(reason)
             .order_by(count.desc(), sa.func.max(trials.c.number).desc())
             .limit(limit)

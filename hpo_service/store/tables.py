@@ -89,6 +89,7 @@ studies = sa.Table(
 # Studies that Optuna's own API wrote through its storage are not ours to give out.
 FROM_OPTUNA = "optuna"
 OURS = sa.and_(studies.c.created_with != sa.literal_column(f"'{FROM_OPTUNA}'"), sa.not_(studies.c.deleted))
+HELD = studies.c.running + studies.c.replicates_running
 
 _some(studies, "ix_hpo_studies_deleted", "id", where="deleted")
 # None of these holds a counter, which every call changes.
@@ -145,6 +146,8 @@ trials = sa.Table(
     sa.CheckConstraint("state <> 'RUNNING' OR lease_expires_at IS NOT NULL OR attempt = 0", name="lease"),
     sqlite_autoincrement=True,
 )
+
+OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 
 _some(trials, "ix_hpo_trials_retries", "study_id", "number", where="state = 'WAITING' AND attempt > 0")
 _some(trials, "ix_hpo_trials_queued", "study_id", "number", where="state = 'WAITING' AND attempt = 0")

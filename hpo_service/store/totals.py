@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hpo_service.domain.study import StudyState
 from hpo_service.domain.trial import TrialState
 from hpo_service.store.record import Record
-from hpo_service.store.tables import OURS, attempts, studies, tests, trials
+from hpo_service.store.tables import HELD, OURS, attempts, studies, tests, trials
 
 _BY_STATE = (
     sa.select(
@@ -20,7 +20,6 @@ _BY_STATE = (
     .where(OURS)
     .group_by(studies.c.state)
 )
-_HELD = studies.c.running + studies.c.replicates_running
 # Trials for workers: those that run, and those that an ACTIVE study would give out now. Rounds, which lie within the
 # spec, are not looked at.
 _WITHOUT_LIMIT = 1000  # that a study would give out whose limits say nothing
@@ -37,7 +36,7 @@ _MAY_RUN = sa.case(
 )
 _WOULD_BE_GIVEN = sa.case((studies.c.retries + _NEW > _MAY_RUN, _MAY_RUN), else_=studies.c.retries + _NEW)
 _GIVES_OUT = sa.and_(studies.c.state == sa.literal_column("'ACTIVE'"), sa.not_(studies.c.sealed))
-_FOR_WORKERS = _HELD + sa.case((_GIVES_OUT, studies.c.replicates_waiting + _WOULD_BE_GIVEN), else_=0)
+_FOR_WORKERS = HELD + sa.case((_GIVES_OUT, studies.c.replicates_waiting + _WOULD_BE_GIVEN), else_=0)
 _TRIALS_FOR_WORKERS = sa.select(sa.func.sum(_FOR_WORKERS)).where(OURS)
 _TESTS_FOR_WORKERS = (
     sa.select(sa.func.count())

@@ -16,13 +16,12 @@ from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial, TrialState, has_failed_in_training
 from hpo_service.store.report_rows import AS_TAKEN, PIECE
 from hpo_service.store.rows import floats, nan_if_null, trial_of
-from hpo_service.store.tables import reports, trials
+from hpo_service.store.tables import OF_THE_SEARCH, reports, trials
 from hpo_service.store.worker_rows import FINISHED_STATES, batches
 
 _b = sa.bindparam
 _CHANGED = sa.and_(trials.c.study_id == _b("study_id"), trials.c.revision > _b("revision"))
 _FINISHED = trials.c.state.in_(FINISHED_STATES)
-_OF_THE_SEARCH = trials.c.replicate_of.is_(None)
 # Trials that samplers know, as Trial.is_known_to_samplers says.
 _HISTORY = (
     sa.select(
@@ -30,7 +29,7 @@ _HISTORY = (
         *(trials.c["values"], trials.c.system_attrs, trials.c.round, trials.c.reason, trials.c.stop),
         *(trials.c.attempt, trials.c.revision),
     )
-    .where(_CHANGED, _OF_THE_SEARCH, sa.or_(trials.c.attempt > 0, _FINISHED))
+    .where(_CHANGED, OF_THE_SEARCH, sa.or_(trials.c.attempt > 0, _FINISHED))
     .order_by(trials.c.revision)
     .limit(_b("n"))
 )
@@ -48,12 +47,12 @@ _WAITING = sa.select(trials).where(
     trials.c.study_id == _b("study_id"), trials.c.state == sa.literal_column("'WAITING'")
 )
 _WAITING_FIRST = _WAITING.order_by(trials.c.number).limit(_b("n"))
-_RETRIES = _WAITING_FIRST.where(trials.c.attempt > sa.literal_column("0"), _OF_THE_SEARCH)
-_QUEUED = _WAITING_FIRST.where(trials.c.attempt == sa.literal_column("0"), _OF_THE_SEARCH)
-_REPLICATES_WAITING = _WAITING_FIRST.where(sa.not_(_OF_THE_SEARCH))
+_RETRIES = _WAITING_FIRST.where(trials.c.attempt > sa.literal_column("0"), OF_THE_SEARCH)
+_QUEUED = _WAITING_FIRST.where(trials.c.attempt == sa.literal_column("0"), OF_THE_SEARCH)
+_REPLICATES_WAITING = _WAITING_FIRST.where(sa.not_(OF_THE_SEARCH))
 _REPLICATES = (
     sa.select(trials.c.replicate_of, trials.c.seed, trials.c.state, trials.c.value)
-    .where(trials.c.study_id == _b("study_id"), sa.not_(_OF_THE_SEARCH))
+    .where(trials.c.study_id == _b("study_id"), sa.not_(OF_THE_SEARCH))
     .order_by(trials.c.number)
 )
 _PARAMS_SIZE = sa.func.length(sa.cast(trials.c.params, sa.Text))
@@ -68,7 +67,7 @@ _TRIAL_WITHOUT_METRICS = (
 
 def _is_complete(study: Study) -> sa.ColumnElement[bool]:
     """Of the trials of the search: replicates are never the best."""
-    return sa.and_(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), _OF_THE_SEARCH)
+    return sa.and_(trials.c.study_id == study.id, trials.c.state == sa.literal_column("'COMPLETE'"), OF_THE_SEARCH)
 
 
 class TrialRows:
@@ -104,7 +103,7 @@ class TrialRows:
     def finished(self, study: Study, every: int) -> list[SeenTrial]:
         """Those of the search whose number is divisible by `every`, without reports."""
         query = sa.select(*_SEEN).where(
-            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED),
+            *(trials.c.study_id == study.id, OF_THE_SEARCH, _FINISHED),
             trials.c.number % every == 0,
         )
         return [_seen(row) for row in self._db.execute(query.order_by(trials.c.number))]
@@ -118,7 +117,7 @@ class TrialRows:
         """Of each worker, how many trials it has told, and how many of these failed: of those who told the most."""
         groups = (trials.c.worker_id, trials.c.state, trials.c.reason, trials.c.stop)
         query = sa.select(*groups, sa.func.count().label("n")).where(
-            *(trials.c.study_id == study.id, _OF_THE_SEARCH, _FINISHED, trials.c.worker_id.is_not(None)),
+            *(trials.c.study_id == study.id, OF_THE_SEARCH, _FINISHED, trials.c.worker_id.is_not(None)),
         )
         found: dict[str, tuple[int, int]] = {}
         for worker_id, state, reason, stop, n in self._db.execute(query.group_by(*groups)):
@@ -181,7 +180,7 @@ class TrialRows:
         after: the (value, number) of the last one seen, of a replicate without its value.
         """
         sign = -1 if study.spec.maximizes else 1
-        key = sa.case((_OF_THE_SEARCH, trials.c.value * sign))
+        key = sa.case((OF_THE_SEARCH, trials.c.value * sign))
         query = sa.select(*_TRIAL_AND_SIZE).where(trials.c.study_id == study.id)
         if state is not None:
             query = query.where(trials.c.state == state)

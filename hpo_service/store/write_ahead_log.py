@@ -24,7 +24,12 @@ _READ_LOCKS = range(123, 128)
 
 
 def log_of(database: Path) -> Path:
-    return database.with_name(database.name + "-wal")
+    """Beside the file itself, not beside a symlink to it."""
+    return Path(os.path.realpath(database) + "-wal")
+
+
+def index_of(database: Path) -> Path:
+    return Path(os.path.realpath(database) + "-shm")
 
 
 def size(file: Path | str) -> int:
@@ -76,7 +81,7 @@ def readers(database: Path) -> list[int]:
     """
     found = set()
     try:
-        with database.with_name(database.name + "-shm").open("r+b") as shared:
+        with index_of(database).open("r+b") as shared:
             for byte in _READ_LOCKS:
                 wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
                 kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(shared, fcntl.F_GETLK, wanted))

@@ -86,7 +86,7 @@ class WriteBatch:
 
     def time(self) -> float:
         """The time as it is now: other calls of the batch may have taken long."""
-        return database_time(self.connection) if self._clock is None else self._clock()
+        return database_time(self.connection, self._clock)
 
     def outages(self) -> tuple[Outage, ...]:
         """What no lease is charged with, up to now. Raise MustWait."""

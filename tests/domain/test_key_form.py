@@ -75,13 +75,6 @@ def test_a_key_lives_until_its_end(expires_at: float | None, revoked_at: float |
     assert Key("id", "hash", "", Scope.READ, None, 0.0, expires_at, revoked_at).state(now) == state
 
 
-def test_a_key_bound_to_studies_sees_those_only() -> None:
-    bound = Key("id", "hash", "", Scope.READ, frozenset({"mine"}), 0.0)
-    assert (bound.sees("mine"), bound.sees("min"), bound.sees("mine2")) == (True, False, False)
-    assert Key("id", "hash", "", Scope.READ, None, 0.0).sees("anything")
-    assert not Key("id", "hash", "", Scope.READ, frozenset(), 0.0).sees("anything")
-
-
 @pytest.mark.parametrize(("text", "seconds"), [("45s", 45.0), ("90m", 5400.0), ("12h", 43_200.0), ("30d", 2_592_000.0)])
 def test_a_life_is_a_number_and_a_unit(text: str, seconds: float) -> None:
     assert keys.seconds_of(text) == seconds

@@ -211,15 +211,9 @@ def _split(dataset: Dataset, study_seed: int, training: int, validation: int, of
 def _networks(members: Sequence[Member], split: Split, in_function_space: bool) -> Network:
     architectures = [
         Architecture(
-            member.configuration.hidden_sizes,
-            split.classes,
-            member.configuration.activation,
-            member.configuration.batch_norm,
-            member.configuration.weight_init,
-            member.configuration.dropout,
-            member.configuration.weight_decay,
+            c.hidden_sizes, split.classes, c.activation, c.batch_norm, c.weight_init, c.dropout, c.weight_decay
         )
-        for member in members
+        for c in (member.configuration for member in members)
     ]
     rows = max(members[0].configuration.batch_size, EVALUATED_AT_ONCE)
     gram = split.gram if in_function_space else None

@@ -6,16 +6,20 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo_service.cli.exits import UsageError
+from hpo_service.cli.exits import CommandFailed, UsageError
 
 HPO = (sys.executable, "-P", "-m", "hpo_service")  # what every argv begins with
 _FILE = "fleet.json"
+LOOK_SECONDS = 0.5
+STOP_SECONDS = 300.0  # a node may be lost, which Slurm and Kubernetes learn late
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,21 @@ def options_of(fleet: Fleet, known: Mapping[str, str]) -> Mapping[str, str]:
             raise UsageError(f"--option {each!r}: on {fleet.engine} it is one of {', '.join(known)}, as NAME=TEXT")
         given[name] = text
     return {**known, **given}
+
+
+def output_of(program: str, *arguments: str, given: str | None = None) -> str:
+    if shutil.which(program) is None:
+        raise CommandFailed(f"{program} is not on the PATH")
+    command = [program, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    if done.returncode != 0:
+        raise CommandFailed(f"{program}: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout
+
+
+def wait_until_ended(noun: str, workers: Callable[[], list[FleetWorker]]) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while left := workers():
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"{noun} {left[0].id} is still {left[0].state} after {STOP_SECONDS:.0f} s")
+        time.sleep(LOOK_SECONDS)

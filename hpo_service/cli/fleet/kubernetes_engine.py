@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from hpo_service import __version__
-from hpo_service.cli.exits import CommandFailed
-from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, options_of
+from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, options_of, output_of, wait_until_ended
 
-LOOK_SECONDS = 0.5
 GRACE_SECONDS = 30  # from SIGTERM to SIGKILL
-STOP_SECONDS = 300.0  # a node may be lost, which Kubernetes learns late
 # What --option NAME=TEXT may say, and what holds without. server: as pods reach it; "": as it is reached from here.
 # namespace: "": that of kubectl's context; secret: holds worker.key; node: a label that nodes must have, KEY=TEXT;
 # cpu: for each, in Kubernetes' words, such as 500m; "": as many as --cpus says.
@@ -55,11 +49,7 @@ class KubernetesEngine:
     def down(self, fleet: Fleet) -> None:
         """Kubernetes sends SIGTERM, and SIGKILL after GRACE_SECONDS."""
         _kubectl(options_of(fleet, OPTIONS), "delete", "job", *fleet.ids, "--ignore-not-found", "--wait=false")
-        deadline = time.monotonic() + STOP_SECONDS
-        while left := self.workers(fleet):
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"pod {left[0].id} is still {left[0].state} after {STOP_SECONDS:.0f} s")
-            time.sleep(LOOK_SECONDS)
+        wait_until_ended("pod", lambda: self.workers(fleet))
 
 
 def job(fleet: Fleet) -> dict[str, Any]:
@@ -133,11 +123,5 @@ def _arguments(fleet: Fleet, server: str) -> list[str]:
 
 
 def _kubectl(options: Mapping[str, str], *arguments: str, given: str | None = None) -> str:
-    if shutil.which("kubectl") is None:
-        raise CommandFailed("kubectl is not on the PATH")
     where = ("--namespace", options["namespace"]) if options["namespace"] else ()
-    command = ["kubectl", *where, *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
-    if done.returncode != 0:
-        raise CommandFailed(f"kubectl: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
+    return output_of("kubectl", *where, *arguments, given=given)

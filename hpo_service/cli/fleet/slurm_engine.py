@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import time
+from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, output_of, wait_until_ended
 
-from hpo_service.cli.exits import CommandFailed
-from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker
-
-LOOK_SECONDS = 0.5
-STOP_SECONDS = 300.0  # a node may be lost, which Slurm learns late
 SAY_SECONDS = 60  # before the time limit
 
 # Also deploy/slurm/workers.sbatch.
@@ -38,14 +31,14 @@ class SlurmEngine:
     def up(self, fleet: Fleet) -> tuple[str, ...]:
         script = fleet.folder / "worker.sbatch"
         script.write_text(f"#!/bin/bash\n{SCRIPT}", encoding="utf-8")
-        said = _run("sbatch", *_options(fleet), str(script), *fleet.argv)
+        said = output_of("sbatch", *_options(fleet), str(script), *fleet.argv)
         return (said.strip().partition(";")[0],)
 
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
         """Slurm forgets a job some minutes after its end, and says so with an error."""
         if not fleet.ids:
             return []
-        rows = _run("squeue", "--me", "--noheader", "--array", "--format=%i|%F|%T|%N")
+        rows = output_of("squeue", "--me", "--noheader", "--array", "--format=%i|%F|%T|%N")
         found = [row.split("|") for row in rows.splitlines() if row.count("|") == 3]
         return [FleetWorker(id, state, node or None) for id, job, state, node in found if job in fleet.ids]
 
@@ -55,12 +48,8 @@ class SlurmEngine:
     def down(self, fleet: Fleet) -> None:
         """scancel: SIGTERM, and SIGKILL after the KillWait of slurm.conf."""
         if self.workers(fleet):
-            _run("scancel", *fleet.ids)
-        deadline = time.monotonic() + STOP_SECONDS
-        while left := self.workers(fleet):
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"job {left[0].id} is still {left[0].state} after {STOP_SECONDS:.0f} s")
-            time.sleep(LOOK_SECONDS)
+            output_of("scancel", *fleet.ids)
+        wait_until_ended("job", lambda: self.workers(fleet))
 
 
 def _options(fleet: Fleet) -> list[str]:
@@ -77,12 +66,3 @@ def _options(fleet: Fleet) -> list[str]:
         *gpus,
         *fleet.options,
     ]
-
-
-def _run(program: str, *arguments: str) -> str:
-    if shutil.which(program) is None:
-        raise CommandFailed(f"there is no Slurm here: {program} is not on the PATH")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
-    if done.returncode != 0:
-        raise CommandFailed(f"{program}: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
