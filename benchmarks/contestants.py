@@ -369,7 +369,7 @@ class Databases:
             try:
                 if Path(f"/proc/{backend}/comm").read_text().startswith("postgres"):
                     return processes.parent(backend)
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 pass
         return None
 

@@ -91,7 +91,7 @@ def _wait_for_command(folder: Path, attempt: int) -> Sequence[int]:
 def _is_there(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 
