@@ -154,7 +154,11 @@ def finish(seconds: float = 1.0) -> None:
 
 
 def take_over_logging(level: int = logging.WARNING) -> None:
-    """Lines of the standard library's loggers (uvicorn, asyncio, OpenTelemetry) go the same way, in the same form."""
+    """Lines of the standard library's loggers (uvicorn, asyncio, OpenTelemetry) go the same way, in the same form.
+
+    So do Python's warnings, such as NumPy's.
+    """
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [_ToOurs(level)]
 

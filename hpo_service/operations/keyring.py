@@ -95,7 +95,8 @@ class Keyring:
         self._read_at = began
         if self.table.unreadable != self._said:
             self._said = self.table.unreadable
-            log.warning("keys were changed to what is none; they open nothing", keys=self._said)
+            if self._said:
+                log.warning("keys were changed to what is none; they open nothing", keys=self._said)
 
     def _by_hash(self) -> Mapping[str, Key]:
         return {key.hash: key for key in self.table.live()} | self._private

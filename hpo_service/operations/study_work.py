@@ -95,7 +95,7 @@ class StudyWork:
     def lapse_one(self, trial: Trial) -> Trial:
         fail_as = self.fails_as(trial)
         attempts = self.study.spec.limits.attempts
-        holding = trial.holding.lapse(self.record.now, attempts, fail_as, self.record.outages())
+        holding = trial.holding.lapse(self.record.now, attempts, fail_as, self.record.outages(self.study))
         return trial if holding is None else self.change(trial, holding)
 
     def release(self, trial: Trial, attempt: int) -> Trial:
@@ -319,7 +319,7 @@ class StudyWork:
 
     def lapse_test(self, test: SealedTest) -> SealedTest:
         attempts = self.study.spec.limits.attempts
-        holding = test.holding.lapse(self.record.now, attempts, None, self.record.outages())
+        holding = test.holding.lapse(self.record.now, attempts, None, self.record.outages(self.study))
         return test if holding is None else self.change_test(test, holding)
 
     def change_test(self, test: SealedTest, holding: Holding, **fields: object) -> SealedTest:

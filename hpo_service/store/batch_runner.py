@@ -16,6 +16,7 @@ from hpo_service.store.engine import (
     Clock,
     begin,
     in_words_of_the_store,
+    is_full,
     is_lock_timeout,
     is_locked,
     one_line,
@@ -96,8 +97,8 @@ class BatchRunner:
             self.forget(batch)
             if isinstance(error, NotThisSession):
                 return self.run(calls, patient=True)
-            if len(calls) > 1 and isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
-                # One call's rows were refused at the end: each by itself, so that only that one is refused.
+            if len(calls) > 1 and (is_full(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)):
+                # One call's rows were refused at the end, or were too many: each by itself, so that only that one is.
                 return self._each_alone(calls)
             error = translated_error(error)
             self.notes.failed(calls, error)
@@ -134,6 +135,11 @@ class BatchRunner:
             self.forget(batch)
             raise
         return (batch, outcomes) if outcomes else None
+
+    def note_refusal(self, call: WriteCall) -> None:
+        """The database did not take it: no lease of its studies is charged with the time."""
+        for study in call.studies:
+            self._cache.refusals.note(study, time.perf_counter() - call.since if call.since else 0.0)
 
     def forget(self, batch: WriteBatch | None) -> None:
         """Nobody can be sure of anything that the batch has changed."""

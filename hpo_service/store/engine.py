@@ -100,19 +100,28 @@ def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
     path = sqlite_file(url)
     if path is None:
-        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS)
+        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS, isolation="repeatable read")
     return _sqlite(url, path, "BEGIN", read_only=True, pool_size=8, max_overflow=32)
 
 
-def _postgres(url: URL, pool_size: int, lock_seconds: float = 0.0, idle_seconds: int | None = None) -> sa.Engine:
-    """lock_seconds: how long a lock is waited for; 0: as long as statements may take."""
+def _postgres(
+    url: URL,
+    pool_size: int,
+    lock_seconds: float = 0.0,
+    idle_seconds: int | None = None,
+    isolation: str = "read committed",
+) -> sa.Engine:
+    """lock_seconds: how long a lock is waited for; 0: as long as statements may take.
+
+    isolation: who reads in several statements sees one state of the record by "repeatable read".
+    """
     idle = IDLE_IN_TRANSACTION_SECONDS if idle_seconds is None else idle_seconds
     settings = {
         "timezone": "UTC",
         # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
         "standard_conforming_strings": "on",
         "extra_float_digits": 1,
-        "default_transaction_isolation": "read\\ committed",
+        "default_transaction_isolation": isolation.replace(" ", "\\ "),
         "statement_timeout": 30_000,
         "idle_in_transaction_session_timeout": idle * 1000,
         "lock_timeout": round(lock_seconds * 1000),
@@ -202,6 +211,14 @@ def is_locked(error: sa.exc.OperationalError) -> bool:
     """Whether SQLite's file was locked by somebody else."""
     code = getattr(error.orig, "sqlite_errorcode", 0)
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk, or what the database may grow to, had no room for what was written."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == "53100"
 
 
 def is_lock_timeout(error: BaseException) -> bool:

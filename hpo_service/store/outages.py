@@ -74,6 +74,9 @@ class Uptime:
         if beat.others is not None:
             self._looked_at, self._others = beat.elapsed, beat.others
 
+    def elapsed(self) -> float:
+        return self._elapsed()
+
     def beat_at(self, now: float) -> Beat:
         return Beat(now, self._elapsed())
 
@@ -163,7 +166,7 @@ def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
 
 
 def carried_beat(beat: Beat, server_id: str) -> Statement:
-    """For PostgreSQL. It waits for nobody: a row in another server's hands, or gone, is left to the next one."""
+    """For PostgreSQL. It waits for nobody: where its row is in another server's hands, or gone, it returns none."""
     return _CARRIED, (beat.at, server_id)
 
 
@@ -193,14 +196,22 @@ _RECORD = {
 }
 _RECORDED = sa.select(outages.c.began, outages.c.ended)
 _SERVERS = sa.select(servers.c.server_id, servers.c.served_until)
-_BEATING = sa.update(servers).where(servers.c.server_id == _b("id")).values(served_until=_b("now"))
 _RUNNING: sa.ColumnElement[str] = sa.literal_column("'RUNNING'")
 _A_LEASE_IS_HELD = sa.or_(*(sa.exists().where(table.c.state == _RUNNING) for table in (trials, tests)))
-# On SQLite nobody else looks at it: it need not be written while no lease is held.
-_BEAT = {"sqlite": _BEATING.where(_A_LEASE_IS_HELD), "postgresql": _BEATING}
+_NEW_SERVER = postgresql.insert(servers).values(server_id=_b("id"), served_until=_b("now"))
+_BEAT = {
+    # Nobody else looks at it: it need not be written while no lease is held.
+    "sqlite": sa.update(servers)
+    .where(servers.c.server_id == _b("id"), _A_LEASE_IS_HELD)
+    .values(served_until=_b("now")),
+    # Another server may have taken the row away in this moment.
+    "postgresql": _NEW_SERVER.on_conflict_do_update(
+        index_elements=[servers.c.server_id], set_={"served_until": _NEW_SERVER.excluded.served_until}
+    ),
+}
 _CARRIED = (
     "UPDATE hpo_servers SET served_until = %s WHERE server_id IN "
-    "(SELECT server_id FROM hpo_servers WHERE server_id = %s FOR UPDATE SKIP LOCKED)"
+    "(SELECT server_id FROM hpo_servers WHERE server_id = %s FOR UPDATE SKIP LOCKED) RETURNING server_id"
 )
 # Rows that somebody else has in hand are left to them: nobody waits here.
 _gone = sa.select(servers.c.server_id).where(servers.c.server_id == _b("id"), servers.c.served_until == _b("at"))

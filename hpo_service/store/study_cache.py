@@ -19,6 +19,7 @@ from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Round, Study, StudySpec
 from hpo_service.domain.trial import Trial, TrialState
 from hpo_service.store.outages import KnownOutages, Uptime
+from hpo_service.store.refusals import Refusals
 from hpo_service.store.rows import with_counts
 from hpo_service.store.study_lock import DatabaseClock
 from hpo_service.store.trial_reports import TrialReports
@@ -154,6 +155,7 @@ class StudyCache:
         self.database_clock = DatabaseClock()
         self.uptime = Uptime()
         self.outages: KnownOutages | None = None
+        self.refusals = Refusals(self.uptime.elapsed)
         self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
 
     def meet_others(self, name: str) -> None:

@@ -198,14 +198,14 @@ class Transaction:
 
         Not those that this call itself has changed.
         """
-        lapsed = self._cached(study).lapsed(self.now, self.outages)
+        lapsed = self._cached(study).lapsed(self.now, lambda: self.outages(study))
         return [trial for trial in lapsed if (study.id, trial.number) not in self._trials]
 
     # -- outages ------------------------------------------------------------------------------------------
 
-    def outages(self) -> tuple[Outage, ...]:
-        """When workers could not be heard, through no fault of theirs. Raise MustWait."""
-        return self._batch.outages()
+    def outages(self, study: Study) -> tuple[Outage, ...]:
+        """When workers of the study could not be heard, through no fault of theirs. Raise MustWait."""
+        return self._batch.outages(study.name)
 
     def beat(self) -> Beat:
         """Note that this server serves, and what was missed before."""

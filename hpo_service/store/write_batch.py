@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo_service import instruments
-from hpo_service.domain.outage import Outage
+from hpo_service.domain.outage import Outage, disjoint
 from hpo_service.domain.trial import AttemptEnd
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import Clock, database_time, is_lock_timeout
@@ -88,14 +88,15 @@ class WriteBatch:
         """The time as it is now: other calls of the batch may have taken long."""
         return database_time(self.connection, self._clock)
 
-    def outages(self) -> tuple[Outage, ...]:
-        """What no lease is charged with, up to now. Raise MustWait."""
+    def outages(self, study: str) -> tuple[Outage, ...]:
+        """What no lease of the study is charged with, up to now. Raise MustWait."""
         if self._outages is None:
             known, uptime = self.cache.outages, self.cache.uptime
             if known is None or not known.is_fresh():
                 known = self.cache.outages = read_known(self.connection, uptime.server_id)
             self._outages = known.until(self.now, uptime.outage(self.now))
-        return self._outages
+        refused = self.cache.refusals.of(study, self.now)
+        return disjoint([*self._outages, *refused]) if refused else self._outages
 
     def is_draining(self, worker_id: str) -> bool:
         cache = self.cache
@@ -175,7 +176,7 @@ class WriteBatch:
             self.cache.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
             self.cache.draining_read_at = self.now
         self.cache.take_ids(self.rows.were_written(answers))
-        if self._beat is not None:
+        if self._beat is not None and answers[-2]:  # before the commit's; none where the row was not at hand
             self.cache.uptime.beaten(self._beat)
         self._committed()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from hpo_service.domain.errors import StudyHeld, Unavailable
 from hpo_service.store.engine import in_words_of_the_store
 from hpo_service.store.record import Change
 from hpo_service.store.transaction import Transaction
@@ -50,6 +51,12 @@ class Written(NamedTuple):
 
     calls: Sequence[WriteCall]
     outcomes: Sequence[Outcome]
+
+
+def is_refused(call: WriteCall, outcome: Outcome) -> bool:
+    """Whether the database did not take the call, or a part of it: no draw was late, nothing was written meanwhile."""
+    parts = outcome.result if outcome.error is None and isinstance(call.work, Parts) else (outcome,)
+    return any(type(part.error) in (Unavailable, StudyHeld) for part in parts)
 
 
 def failed(calls: Sequence[WriteCall], error: BaseException) -> Written:

@@ -37,6 +37,7 @@ _KEPT = Bounds(best=100, recent=50, sample=50)
 _LEAST_STARTUP, _MOST_STARTUP = 5, 10
 # A straggler below such a number keeps the hyperparameters from being found anew, but not for longer than this.
 _OVERDUE = 1.5
+_SQUARES_WITHIN = 1e150  # what is larger has no square
 _ANYWHERE, _AROUND_BEST, _BEST = 384, 28, 6
 _ROUNDS, _A_ROUND = (0.12, 0.048, 0.019), 80
 _NEAR_BEST = 0.1
@@ -285,6 +286,8 @@ def targets(losses: Floats) -> Floats:
     finite = np.sort(losses[np.isfinite(losses)])
     if not len(finite):
         return np.zeros(len(losses))
+    if (largest := float(np.abs(finite).max())) > _SQUARES_WITHIN:
+        return targets(losses / largest)
     better = (len(finite) + 1) // 2
     median = finite[better - 1]
     spread = math.sqrt(float(np.mean((finite[:better] - median) ** 2))) or 1.0

@@ -88,6 +88,12 @@ def test_a_divergence_bends_the_targets_no_more_than_its_rank() -> None:
     assert targets(np.array([math.inf, math.inf])) == pytest.approx([0, 0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_losses_as_large_as_numbers_go_are_fitted_like_small_ones() -> None:
+    small = np.array([-1.0, 0.5, 1.0, 0.25])
+    assert targets(small * 1.7e308) == pytest.approx(targets(small))
+
+
 def test_choices_are_told_apart_and_an_absent_parameter_rests() -> None:
     spec = spec_of("gp")
     cube = Cube(Axes(spec.search_space, spec.search_space))
