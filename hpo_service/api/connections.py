@@ -106,7 +106,7 @@ class Gate:
         self._sweeps = False
 
     def lets_in(self, connection: BoundedConnection) -> bool:
-        """When all places are taken, whoever has waited longest without ever finishing a request makes room."""
+        """When all places are taken, whoever is here longest for nothing makes room (`here_for_nothing_since`)."""
         if len(self.inside) >= self.bounds.connections and not self.makes_room():
             return False
         self.inside[connection] = None
@@ -116,12 +116,13 @@ class Gate:
         return True
 
     def makes_room(self) -> bool:
-        for connection in self.inside:
-            if not connection.has_sent_a_request:
-                self.leaves(connection)
-                connection.make_room()
-                return True
-        return False
+        since = {connection: connection.here_for_nothing_since() for connection in self.inside}
+        connection = min(self.inside, key=lambda each: since[each], default=None)
+        if connection is None or since[connection] == math.inf:
+            return False
+        self.leaves(connection)
+        connection.make_room()
+        return True
 
     def leaves(self, connection: BoundedConnection) -> None:
         self.inside.pop(connection, None)
@@ -200,6 +201,7 @@ class BoundedConnection(FastPathConnection):
         self._last_three = b""  # of a head, whose end may come in two pieces
         self._drained = 0
         self._lingers_until = 0.0  # at most; 0: it does not linger
+        self._came_at = 0.0
         self._is_deaf = False  # it is ending, or will be when those before are answered
         self._last_word: Callable[[], None] | None = None
 
@@ -208,7 +210,8 @@ class BoundedConnection(FastPathConnection):
         self.flow = OneAtATime(transport)
         transport.set_write_buffer_limits(UNREAD_ANSWERS)
         metrics.connections_open.inc()
-        self.due = self.loop.time() + self.gate.bounds.head_seconds
+        self._came_at = self.loop.time()
+        self.due = self._came_at + self.gate.bounds.head_seconds
         if not self.gate.lets_in(self):
             self._refuse(503, "unavailable", "there are too many connections; try again later")
 
@@ -347,8 +350,21 @@ class BoundedConnection(FastPathConnection):
     def make_room(self) -> None:
         if self._is_deaf:
             self.transport.abort()
+        elif self.has_sent_a_request:  # an answer to no request would be taken for that to the next one
+            self._hear_no_more()
+            self.transport.close()
         else:
             self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
+
+    def here_for_nothing_since(self) -> float:
+        """Since when no request was finished, or, without a key, all was answered and read. Infinite: it is at work."""
+        if self._is_deaf:
+            return -math.inf
+        if not self.has_sent_a_request:
+            return self._came_at
+        answered = self.cycle.response_complete and self._part is None and not self._backlog.size
+        is_idle = answered and not self.flow.write_paused and not self.is_known()
+        return self.due - self.gate.bounds.idle_seconds if is_idle else math.inf
 
     def is_known(self) -> bool:
         """Whether its last request was let in by a key."""

@@ -25,17 +25,21 @@ from hpo_service.api.connections import (
     BoundedConnection,
     Bounds,
 )
+from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.request_heads import MOST_HEADERS
 from hpo_service.instruments import registry
 from hpo_service.settings import Settings
 from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+WITH_A_KEY = b"GET /known HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers the length of the body; /endless with more than any buffer holds, /head with what it was told."""
+    if scope["path"] == "/known":
+        scope[KEY_STUDIES] = None  # as the door notes it of a key
     if scope["path"] == "/slow":
         await asyncio.sleep(1.5)
     size, more = 0, scope["path"] not in ("/early", "/closing")
@@ -292,7 +296,7 @@ def test_who_does_not_read_the_answer_is_closed(serve: Any) -> None:
 def test_when_all_places_are_taken_a_silent_one_makes_room_and_a_worker_stays(serve: Any) -> None:
     served = serve(connections=4, head_seconds=60)
     worker = served.connect()
-    worker.sendall(GET)
+    worker.sendall(WITH_A_KEY)
     assert answer_of(worker) == 200
     silent = [served.connect() for _ in range(3)]
     wait_for(lambda: served.connected() == 4)
@@ -300,7 +304,7 @@ def test_when_all_places_are_taken_a_silent_one_makes_room_and_a_worker_stays(se
     newcomer.sendall(GET)
     assert answer_of(newcomer) == 200
     assert status(read_to_the_end(silent[0])) == 503
-    worker.sendall(GET)
+    worker.sendall(WITH_A_KEY)
     assert answer_of(worker) == 200
 
 
@@ -308,7 +312,7 @@ def test_when_all_places_are_taken_by_workers_a_newcomer_is_told_to_come_back(se
     served = serve(connections=3)
     workers = [served.connect() for _ in range(3)]
     for worker in workers:
-        worker.sendall(GET)
+        worker.sendall(WITH_A_KEY)
         assert answer_of(worker) == 200
     refused = read_to_the_end(served.connect())
     assert status(refused) == 503
@@ -318,6 +322,23 @@ def test_when_all_places_are_taken_by_workers_a_newcomer_is_told_to_come_back(se
     newcomer = served.connect()
     newcomer.sendall(GET)
     assert answer_of(newcomer) == 200
+
+
+def test_idle_ones_that_no_key_has_let_in_make_room_the_longest_idle_first_and_read_nothing(serve: Any) -> None:
+    served = serve(connections=3)
+    worker, *strangers = [served.connect() for _ in range(3)]
+    worker.sendall(WITH_A_KEY)
+    assert answer_of(worker) == 200
+    for stranger in reversed(strangers):
+        stranger.sendall(GET)
+        assert answer_of(stranger) == 200
+    newcomers = [served.connect() for _ in strangers]
+    for newcomer, stranger in zip(newcomers, reversed(strangers), strict=True):
+        newcomer.sendall(WITH_A_KEY)
+        assert answer_of(newcomer) == 200
+        assert read_to_the_end(stranger) == b"", "an answer would be taken for that to its next call"
+    worker.sendall(WITH_A_KEY)
+    assert answer_of(worker) == 200
 
 
 def test_the_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_on_a_nearly_full_disk_what_is_large_takes_no_heartbeat_along(tmp_path: 
     upgrade(f"sqlite:///{tmp_path}/hpo.db")
     service = Service(f"sqlite:///{tmp_path}/hpo.db")
 
-    async def both() -> list[Any]:
+    async def both() -> tuple[Any, Any]:
         spec = {"name": "mine", "search_space": SPACE}
         await studies.create(service, StudySpec.model_validate(spec))
         await worker_calls.ask_study(service, "mine", Ask(worker_id="w", request_id="r", count=2))

@@ -72,11 +72,13 @@ def _attacked(place: Place, size: int, kinds: tuple[str, ...]) -> Outcome:
                 pass
             sent[kind] = said
         gained, silent = watch.end()
-        outcome = study.drained(size)
-    if gained > LARGEST_GAIN:
-        outcome.violations.append(f"the server stays small: it gained {gained} MB")
-    if silent > LONGEST_SILENCE:
-        outcome.violations.append(f"the server goes on answering: it was silent for {silent:.1f} s")
+        found = []
+        if gained > LARGEST_GAIN:
+            found.append(f"the server stays small: it gained {gained} MB")
+        if silent > LONGEST_SILENCE:
+            found.append(f"the server goes on answering: it was silent for {silent:.1f} s")
+        # One that was filled may not answer for minutes.
+        outcome = Outcome(size, violations=found) if found else study.drained(size)
     outcome.measured = f"+{gained} MB at the peak, silent for {silent:.1f} s"
     for kind, said in sent.items():
         outcome.notes.append(f"{kind}: {said['sent'] / 1e6:.0f} MB sent, {said['answers']} answers")
