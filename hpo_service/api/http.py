@@ -47,12 +47,14 @@ def in_pieces(first: bytes, rest: AsyncIterator[bytes] | None) -> Response:
     if rest is None:
         return answer(first)
 
-    async def whole() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in rest:
-            yield piece
+    return Stream(_whole(first, rest), media_type="application/json")
 
-    return Stream(whole(), media_type="application/json")
+
+async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    del first  # it is as large as a piece, and its reader may take minutes for the others
+    async for piece in rest:
+        yield piece
 
 
 def page_end(listing: str, key: Any) -> bytes:

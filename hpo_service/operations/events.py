@@ -52,16 +52,15 @@ async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[
     with service.feeds.followed(study, read) as feed:
         service.watch.begin()
         while not service.leaving:
-            news = feed.news
+            news, sent = feed.news, b""
             found = feed.since(after)
             if found is None:  # further back than the feed goes
                 try:
-                    page = await read(after)
+                    sent, after = _all_of(await read(after))
                 except NotFound:
                     return
-                found, after = page.events, page.upto
             elif found:
-                after = found[-1].revision
+                sent, after = _all_of(Page(found, found[-1].revision, more=False))
             elif feed.ended:
                 return
             else:
@@ -69,9 +68,13 @@ async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[
                     async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                         await news.wait()
                 except TimeoutError:
-                    yield b": still here\n\n"
-            for event in found:
-                yield event.sent
+                    sent = b": still here\n\n"
+            if sent:
+                yield sent  # all that is held while the reader takes its time, and counted (api/streams.py)
+
+
+def _all_of(page: Page) -> tuple[bytes, int]:
+    return b"".join(event.sent for event in page.events), page.upto
 
 
 def _since(record: Record, study: Study, study_id: int, after: int) -> Page:

@@ -21,8 +21,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from hpo_service.api import streams
 from hpo_service.api.connections import Bounds
-from hpo_service.api.streams import Stream
+from hpo_service.api.streams import Stream, Unread
 from hpo_service.client import BrokenOff, Client
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import StudySpec
@@ -127,8 +128,12 @@ def breaking() -> Iterator[str]:
         yield b"0,COMPLETE\r\n"
         raise NotFound("study 's' was deleted meanwhile")
 
+    yield from served(half)
+
+
+def served(pieces: Callable[[], AsyncIterator[bytes]]) -> Iterator[str]:
     async def answer(_request: Any) -> Stream:
-        return Stream(half(), media_type="text/csv")
+        return Stream(pieces(), media_type="text/csv")
 
     app = Starlette(routes=[Route("/v1/studies/s/trials:export", answer)])
     listener = socket.socket()
@@ -192,3 +197,44 @@ def test_the_command_says_so_ends_with_1_and_leaves_no_file(to: str, breaking: s
     assert "broke off before its end" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+LARGE_PIECE = 8 * 2**20  # more than a connection and its reader's kernel hold
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server whose streams are three large pieces; two that wait to be read are too much."""
+
+    async def three() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * LARGE_PIECE
+
+    monkeypatch.setattr(streams, "unread", Unread(LARGE_PIECE * 3 // 2))
+    yield from served(three)
+
+
+def reader_of(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
+    connection.sendall(b"GET /v1/studies/s/trials:export HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert connection.recv(12) == b"HTTP/1.1 200"
+    return connection
+
+
+def read_on(connection: socket.socket) -> int:
+    size = 0
+    while part := connection.recv(2**20):
+        size += len(part)
+    return size
+
+
+@pytest.mark.slow
+def test_when_too_much_waits_to_be_read_the_slowest_reader_gives_way_and_the_others_read_all(large: str) -> None:
+    slowest = reader_of(large)
+    time.sleep(0.2)  # its piece waits
+    another = reader_of(large)
+    assert read_on(another) > 3 * LARGE_PIECE
+    with pytest.raises(ConnectionResetError):
+        read_on(slowest)
+    assert read_on(reader_of(large)) > 3 * LARGE_PIECE, "what gave way is counted no more"

@@ -60,6 +60,7 @@ LOST = (
     "acknowledged results are recorded",
     "acknowledged reports are recorded",
     "acknowledged grants are recorded",
+    "the study goes on after the last fault",
 )
 
 DRILLS = [
@@ -396,7 +397,7 @@ DRILLS = [
         "thousand reports",
         *(60, 2000),
         "deletes-in-one-go",
-        *(2000, ("nobody waits for a deletion",)),
+        *(8000, ("nobody waits for a deletion",)),
     ),
     Drill(
         "A report costs the same however many steps its trial has",

@@ -166,13 +166,16 @@ class LoadedStudy:
     def drained(self, count: int) -> Outcome:
         """Let the study come to its end, and check; count: of the faults."""
         server = self.server
-        server.patiently("POST", "/v1/studies/s:pause")
-        given_out = sum(server.patiently("GET", "/v1/studies/s")["counts"].values())
-        limit = {"limits": {"trials": given_out + TRIALS_AFTER_THE_LAST_FAULT}}
-        server.patiently("PATCH", "/v1/studies/s", limit)
-        server.patiently("POST", "/v1/studies/s:resume")
-        faults = self.crew.drain(DRAIN_SECONDS_SABOTAGED if self.place.sabotage else DRAIN_SECONDS)
-        history = read_histories(self.crew.histories())
-        checker = Checker(history, read_record(server, "s"), self._early_ends)
+        try:
+            server.patiently("POST", "/v1/studies/s:pause")
+            given_out = sum(server.patiently("GET", "/v1/studies/s")["counts"].values())
+            limit = {"limits": {"trials": given_out + TRIALS_AFTER_THE_LAST_FAULT}}
+            server.patiently("PATCH", "/v1/studies/s", limit)
+            server.patiently("POST", "/v1/studies/s:resume")
+            faults = self.crew.drain(DRAIN_SECONDS_SABOTAGED if self.place.sabotage else DRAIN_SECONDS)
+            history = read_histories(self.crew.histories())
+            checker = Checker(history, read_record(server, "s"), self._early_ends)
+        except RuntimeError as refused:
+            return Outcome(count, violations=[f"the study goes on after the last fault: {refused}"])
         violations = [f"the drain: {fault}" for fault in faults] + checker.violations()
         return Outcome(count, history.acknowledged, history.unknown, violations)
