@@ -116,12 +116,16 @@ class Gate:
         return True
 
     def makes_room(self) -> bool:
-        since = {connection: connection.here_for_nothing_since() for connection in self.inside}
-        connection = min(self.inside, key=lambda each: since[each], default=None)
-        if connection is None or since[connection] == math.inf:
+        longest, since = None, math.inf
+        for connection in self.inside:
+            if (its_since := connection.here_for_nothing_since()) < since:
+                longest, since = connection, its_since
+            if since == -math.inf:
+                break
+        if longest is None:
             return False
-        self.leaves(connection)
-        connection.make_room()
+        self.leaves(longest)
+        longest.make_room()
         return True
 
     def leaves(self, connection: BoundedConnection) -> None:
@@ -352,18 +356,22 @@ class BoundedConnection(FastPathConnection):
             self.transport.abort()
         elif self.has_sent_a_request:  # an answer to no request would be taken for that to the next one
             self._hear_no_more()
-            self.transport.close()
+            self.transport.abort()  # it has read all: nothing is lost, and no reader can keep it open
         else:
             self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
 
     def here_for_nothing_since(self) -> float:
         """Since when no request was finished, or, without a key, all was answered and read. Infinite: it is at work."""
-        if self._is_deaf:
+        if self._lingers_until:  # it has its refusal, and reads it at best
             return -math.inf
+        if (
+            self._is_deaf or self.transport.is_closing()
+        ):  # its last answers are made or read: the sweep sees to it
+            return math.inf
         if not self.has_sent_a_request:
             return self._came_at
         answered = self.cycle.response_complete and self._part is None and not self._backlog.size
-        is_idle = answered and not self.flow.write_paused and not self.is_known()
+        is_idle = answered and not self.transport.get_write_buffer_size() and not self.is_known()
         return self.due - self.gate.bounds.idle_seconds if is_idle else math.inf
 
     def is_known(self) -> bool:

@@ -162,7 +162,7 @@ class FastPathConnection(HttpToolsProtocol):
         """Reset the connection: what was sent of an answer is not all of it."""
         end = self.transport.get_extra_info("socket")
         if end is not None and not self.transport.is_closing():
-            with socket.socket(fileno=os.dup(end.fileno())) as same:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
                 same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             self.transport.abort()
 

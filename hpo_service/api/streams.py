@@ -36,11 +36,11 @@ class Unread:
     def held(self, stream: Stream, size: int) -> Iterator[None]:
         self._waiting[stream] = size
         self._bytes += size
-        while self._bytes > self._most and len(self._waiting) > 1:
-            slowest = next(iter(self._waiting))
-            self._let_go(slowest)
-            slowest.break_off("its reader was the slowest, and too much waited to be read")
         try:
+            while self._bytes > self._most and len(self._waiting) > 1:
+                slowest = next(iter(self._waiting))
+                self._let_go(slowest)
+                slowest.break_off("its reader was the slowest, and too much waited to be read")
             yield
         finally:
             self._let_go(stream)
@@ -69,7 +69,9 @@ class Stream(StreamingResponse):
         try:
             async for piece in self.body_iterator:
                 await self._send_piece(send, piece.encode() if isinstance(piece, str) else piece)
+                del piece  # the next one may be long in coming
                 if self._is_broken_off:
+                    await asyncio.sleep(0)  # the connection hears of its end
                     return
         except (HpoError, ReadingProcessEnded) as error:
             if self._break_off is None:
@@ -83,7 +85,8 @@ class Stream(StreamingResponse):
         """In slices: the transport keeps a copy of what its reader has not taken."""
         with unread.held(self, len(piece)):
             for start in range(0, len(piece), SLICE):
-                await send({"type": "http.response.body", "body": piece[start : start + SLICE], "more_body": True})
+                if not self._is_broken_off:
+                    await send({"type": "http.response.body", "body": piece[start : start + SLICE], "more_body": True})
 
     def break_off(self, why: str) -> None:
         if self._break_off is not None:

@@ -40,6 +40,10 @@ _NO_PLACE = (
 )
 
 
+class UploadGivenUp(Unavailable):
+    """By who clears away; the database has refused nothing."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Whose artifacts: of a trial by its number, or of the study's sealed test."""
@@ -139,7 +143,7 @@ class Artifacts:
         self._hold(owner, artifact, work, (artifact.name,))
         self._check_total(owner, artifact, work, size)
         if not ArtifactRows(work.record.sql()).keep(kept, work.study.id, owner.number):
-            raise Unavailable("the upload took too long, and was given up meanwhile: send it again")
+            raise UploadGivenUp("the upload took too long, and was given up meanwhile: send it again")
         return artifact_resource(kept)
 
     def _hold(self, owner: Owner, artifact: Artifact, work: StudyWork, new: tuple[str, ...]) -> None:

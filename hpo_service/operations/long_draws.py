@@ -64,7 +64,7 @@ class LongDraws:
     async def turn(self, study: Study) -> AsyncIterator[bool]:
         """Whether it has come at once. Raise DrawFailed when it has not come in time."""
         here = self._studies.setdefault(study.id, _Study())
-        is_free = not here.turn.locked()
+        is_free = not here.calls  # a lock that was let go may be another one's already
         here.calls += 1
         try:
             try:

@@ -28,7 +28,7 @@ from hpo_service.store.study_cache import StudyCache
 from hpo_service.store.study_lock import MustWait, StudiesHeld
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.write_batch import WriteBatch
-from hpo_service.store.write_call import Outcome, Parts, Work, WriteCall, Written, asked_for, failed
+from hpo_service.store.write_call import Outcome, Parts, Work, WriteCall, Written, asked_for, failed, is_refused
 
 CONNECTION_IDLE_SECONDS = 1.0
 LOCKED_PATIENCE_SECONDS = 10.0
@@ -102,9 +102,9 @@ class BatchRunner:
                 return self._each_alone(calls)
             error = translated_error(error)
             self.notes.failed(calls, error)
-            return failed(calls, in_words_of_the_store(error))
+            return self.noted(failed(calls, in_words_of_the_store(error)))
         self.notes.committed(calls, has_begun, took, len(calls))
-        return Written(calls, outcomes)
+        return self.noted(Written(calls, outcomes))
 
     def _each_alone(self, calls: Sequence[WriteCall]) -> Written:
         written = []
@@ -112,7 +112,7 @@ class BatchRunner:
             try:
                 written.append(self.run([call], patient=True))
             except StudiesHeld:
-                written.append(failed([call], refusal(call.studies)))
+                written.append(self.noted(failed([call], refusal(call.studies))))
         return Written(calls, [outcome for one in written for outcome in one.outcomes])
 
     def run_ahead(self, calls: Sequence[WriteCall]) -> tuple[WriteBatch, list[Outcome]] | None:
@@ -136,10 +136,13 @@ class BatchRunner:
             raise
         return (batch, outcomes) if outcomes else None
 
-    def note_refusal(self, call: WriteCall) -> None:
-        """The database did not take it: no lease of its studies is charged with the time."""
-        for study in call.studies:
-            self._cache.refusals.note(study, time.perf_counter() - call.since if call.since else 0.0)
+    def noted(self, written: Written) -> Written:
+        """Note the calls that the database did not take: no lease of their studies is charged with the time."""
+        for call, outcome in zip(written.calls, written.outcomes, strict=True):
+            if is_refused(call, outcome):
+                for study in call.studies:
+                    self._cache.refusals.note(study, time.perf_counter() - call.since if call.since else 0.0)
+        return written
 
     def forget(self, batch: WriteBatch | None) -> None:
         """Nobody can be sure of anything that the batch has changed."""

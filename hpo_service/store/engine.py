@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -100,7 +100,7 @@ def reading_engine(url: URL) -> sa.Engine:
     """The engine of the readers, who never wait for the writer."""
     path = sqlite_file(url)
     if path is None:
-        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS, isolation="repeatable read")
+        return _postgres(url, pool_size=8, idle_seconds=READER_IDLE_SECONDS, isolation="REPEATABLE READ")
     return _sqlite(url, path, "BEGIN", read_only=True, pool_size=8, max_overflow=32)
 
 
@@ -109,11 +109,11 @@ def _postgres(
     pool_size: int,
     lock_seconds: float = 0.0,
     idle_seconds: int | None = None,
-    isolation: str = "read committed",
+    isolation: Literal["REPEATABLE READ"] | None = None,
 ) -> sa.Engine:
     """lock_seconds: how long a lock is waited for; 0: as long as statements may take.
 
-    isolation: who reads in several statements sees one state of the record by "repeatable read".
+    isolation: who reads in several statements sees one state of the record by REPEATABLE READ.
     """
     idle = IDLE_IN_TRANSACTION_SECONDS if idle_seconds is None else idle_seconds
     settings = {
@@ -121,7 +121,7 @@ def _postgres(
         # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
         "standard_conforming_strings": "on",
         "extra_float_digits": 1,
-        "default_transaction_isolation": isolation.replace(" ", "\\ "),
+        "default_transaction_isolation": "read\\ committed",
         "statement_timeout": 30_000,
         "idle_in_transaction_session_timeout": idle * 1000,
         "lock_timeout": round(lock_seconds * 1000),
@@ -134,6 +134,7 @@ def _postgres(
         pool_size=pool_size,
         max_overflow=32,
         pool_pre_ping=True,
+        isolation_level=isolation,
         connect_args={
             "connect_timeout": 5,
             "client_encoding": "UTF8",

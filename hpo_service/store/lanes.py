@@ -181,7 +181,8 @@ class ThreadLane:
     def _give_up_waiting(self, *, all_: bool = False) -> None:
         """Also tell those who have come while there was a look that it is over."""
         gone = self.aside.given_up(all_=all_)
-        self._deliver(Written([call for call, _ in gone], [Outcome(None, refused) for _, refused in gone]))
+        refused = Written([call for call, _ in gone], [Outcome(None, error) for _, error in gone])
+        self._deliver(self._runner.noted(refused))
 
 
 class FlightLane:
@@ -281,6 +282,7 @@ class FlightLane:
 
     def _land(self, written: Written) -> None:
         self._thread.flight = None
+        self._runner.noted(written)
         self._runner.turn.release()
         self._deliver(written)
 

@@ -198,6 +198,13 @@ class StudyCache:
         self.ids.clear()
         self.draining = None
 
+    def trials_were_taken(self, study_ids: Iterable[int]) -> None:
+        """The database has taken trials of these studies: what it has refused is over."""
+        if self.refusals:
+            for study_id in study_ids:
+                if study_id in self.studies:
+                    self.refusals.end(self.studies[study_id].study.name)
+
     def committed(self, touched: Iterable[int]) -> None:
         for study_id in touched:
             if study_id in self.studies:

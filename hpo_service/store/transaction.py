@@ -68,6 +68,7 @@ class Transaction:
             if study_id in cached:
                 cached[study_id].rounds[number] = round_
         for (study_id, _), trial in self._trials.items():
+            batch.trials_of.add(study_id)
             if study_id in cached:
                 cached[study_id].keep(trial)
         if self._lease_ends:

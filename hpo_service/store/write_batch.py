@@ -15,7 +15,7 @@ from hpo_service import instruments
 from hpo_service.domain.outage import Outage, disjoint
 from hpo_service.domain.trial import AttemptEnd
 from hpo_service.store import one_round_trip
-from hpo_service.store.engine import Clock, database_time, is_lock_timeout
+from hpo_service.store.engine import Clock, database_time, is_full, is_lock_timeout
 from hpo_service.store.outages import Beat, carried_beat, read_known
 from hpo_service.store.pending_rows import PendingRows
 from hpo_service.store.study_cache import StudyCache
@@ -28,8 +28,8 @@ _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE 
 class WriteBatch:
     """One transaction of the writer's connection.
 
-    touched: ids of the studies that kept calls have saved; shown: of those of which something outside of the store was
-    shown what is not committed yet.
+    touched: ids of the studies that kept calls have saved; trials_of: of those that they have saved trials of; shown:
+    of those of which something outside of the store was shown what is not committed yet.
     """
 
     failure: Exception | None = None  # of what kept calls have changed: no call's that was running
@@ -57,6 +57,7 @@ class WriteBatch:
         self.shared = shared
         self.rows = PendingRows()
         self.touched: set[int] = set()
+        self.trials_of: set[int] = set()
         self.shown: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
         # studies that are locked, or that the batch takes to be as they are known: then its lock finds out at the end
@@ -170,6 +171,8 @@ class WriteBatch:
         except sa.exc.OperationalError as error:
             if is_lock_timeout(error):
                 self._lock.was_held(error)
+            if is_full(error):
+                self._lock.was_not_so(error)  # once more in the thread, where each call runs by itself
             raise
         self._lock.was_as_known(lock)
         if self._reads_draining:
@@ -182,5 +185,6 @@ class WriteBatch:
 
     def _committed(self) -> None:
         self.cache.committed(self.touched)
+        self.cache.trials_were_taken(self.trials_of)
         if self.lease_ends:
             instruments.LeaseEnds.count(self.lease_ends.values())

@@ -20,7 +20,7 @@ from collections import deque
 from hpo_service.domain.errors import HpoError
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.lanes import LARGEST_BATCH, FlightLane, InlineLane, LoopLane, ThreadLane
-from hpo_service.store.write_call import WriteCall, Written, failed, is_refused
+from hpo_service.store.write_call import WriteCall, Written, failed
 
 # More than a round of four callers takes on two cores; the event loop counts in whole milliseconds.
 GATHERING_SECONDS = 0.002
@@ -67,9 +67,6 @@ class WriteScheduler:
 
     def _deliver(self, written: Written) -> None:
         """At the end of a batch, in the thread that has run it. Without calls it says only that the turn is over."""
-        for call, outcome in zip(written.calls, written.outcomes, strict=True):
-            if is_refused(call, outcome):
-                self._runner.note_refusal(call)
         if written.calls:
             self._done.append(written)
         if self._is_giving and threading.get_ident() == self._loop_thread:

@@ -32,6 +32,7 @@ from hpo_service.settings import Settings
 from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+LARGE = 8 * 2**20  # more than is on its way to a reader
 WITH_A_KEY = b"GET /known HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
@@ -56,7 +57,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.body", "body": b"%s=%s\n" % header, "more_body": True})
     for _ in range(2000 if scope["path"] == "/endless" else 0):
         await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-    await send({"type": "http.response.body", "body": b"%d" % size})
+    large = b"x" * LARGE if scope["path"] == "/large" else b""
+    await send({"type": "http.response.body", "body": b"%d%s" % (size, large)})
 
 
 class Served:
@@ -339,6 +341,15 @@ def test_idle_ones_that_no_key_has_let_in_make_room_the_longest_idle_first_and_r
         assert read_to_the_end(stranger) == b"", "an answer would be taken for that to its next call"
     worker.sendall(WITH_A_KEY)
     assert answer_of(worker) == 200
+
+
+def test_whose_last_answer_is_being_read_makes_no_room(serve: Any) -> None:
+    served = serve(connections=1, stall_seconds=60)
+    reader = served.connect()
+    reader.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert reader.recv(12) == b"HTTP/1.1 200"
+    assert status(read_to_the_end(served.connect())) == 503
+    assert len(read_to_the_end(reader)) > LARGE
 
 
 def test_the_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -392,3 +392,25 @@ def test_no_batch_waits_for_the_beats_row(service, other, elapsed, ran):
         assert ran == ["MainThread"]
 
     asyncio.run(some())
+
+
+def test_on_a_full_disk_a_batch_runs_again_where_each_call_is_tried_by_itself(service, ran, monkeypatch):
+    received = one_round_trip.Sent.received
+    errors = [sa.exc.OperationalError("COMMIT", (), psycopg.errors.DiskFull("no space left on device"))]
+
+    def full_once(self: Any) -> Any:
+        rows = received(self)
+        if errors:
+            raise errors.pop()
+        return rows
+
+    async def some() -> None:
+        await study(service)
+        ran.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(one_round_trip.Sent, "received", full_once)
+            patch.setattr(one_round_trip.Sent, "arrived", one_round_trip.Sent.arrived)
+            assert await asked(service)
+        assert ran == ["MainThread", "writer"]
+
+    asyncio.run(some())

@@ -51,6 +51,23 @@ def test_it_goes_on_until_the_next_call_can_be_here(refusals, elapsed):
     assert refusals.of("mine", 1000.0) == [Outage(1000.0 - TRIED_AGAIN_SECONDS, 1000.0)]
 
 
+def test_it_is_over_once_a_trial_of_the_study_was_written(refusals, elapsed):
+    """One call that is refused for its own sake, again and again, keeps no dead worker's lease."""
+    for _ in range(3):
+        refusals.note("mine", 0.25)
+        refusals.end("mine")
+        elapsed[0] += 1.0
+    assert refusals.of("mine", 1003.0) == [Outage(999.75, 1000.0), Outage(1000.75, 1001.0), Outage(1001.75, 1002.0)]
+
+
+def test_a_call_that_came_before_the_others_and_is_refused_after_them_counts_from_its_coming(refusals, elapsed):
+    refusals.note("mine", 0.5)
+    elapsed[0] += 1.0
+    refusals.note("mine", 8.0)
+    elapsed[0] += 9.0
+    assert refusals.of("mine", 1010.0) == [Outage(993.0, 1001.0)]
+
+
 def test_few_are_kept_of_few_studies(refusals, elapsed):
     for _ in range(3 * MOST_OF_A_STUDY):
         refusals.note("mine", 0.0)

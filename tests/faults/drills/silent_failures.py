@@ -103,12 +103,13 @@ def _answer(server: Server, method: str, path: str, body: Any = None) -> tuple[i
 
 
 def _take_all_places(server: Server, seen: _Seen) -> None:
-    """Connections that have asked once keep their places; those who come then are refused."""
+    """Workers' connections keep their places; those who come then are refused."""
     holding = []
     try:
         for _ in range(PLACES):
             connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
-            connection.request("GET", "/healthz")
+            body, headers = '{"attempt": 1}', {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/studies/s/trials/0:heartbeat", body, headers)
             if connection.getresponse().read() and connection.sock is not None:
                 holding.append(connection)
         for _ in range(NEWCOMERS):
