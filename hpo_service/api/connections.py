@@ -364,9 +364,7 @@ class BoundedConnection(FastPathConnection):
         """Since when no request was finished, or, without a key, all was answered and read. Infinite: it is at work."""
         if self._lingers_until:  # it has its refusal, and reads it at best
             return -math.inf
-        if (
-            self._is_deaf or self.transport.is_closing()
-        ):  # its last answers are made or read: the sweep sees to it
+        if self._is_deaf or self.transport.is_closing():  # its last answers are made or read: the sweep sees to it
             return math.inf
         if not self.has_sent_a_request:
             return self._came_at
