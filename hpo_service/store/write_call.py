@@ -55,8 +55,9 @@ class Written(NamedTuple):
 
 def is_refused(call: WriteCall, outcome: Outcome) -> bool:
     """Whether the database did not take the call, or a part of it: no draw was late, nothing was written meanwhile."""
-    parts = outcome.result if outcome.error is None and isinstance(call.work, Parts) else (outcome,)
-    return any(type(part.error) in (Unavailable, StudyHeld) for part in parts)
+    if outcome.error is not None:
+        return type(outcome.error) in (Unavailable, StudyHeld)
+    return isinstance(call.work, Parts) and any(is_refused(call, part) for part in outcome.result if part.error)
 
 
 def failed(calls: Sequence[WriteCall], error: BaseException) -> Written:

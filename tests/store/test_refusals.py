@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from hpo_service.domain.errors import TrialFinished, Unavailable
+from hpo_service.domain.errors import DrawFailed, StudyHeld, TrialFinished, Unavailable
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import StudySpec
 from hpo_service.operations import studies
@@ -19,7 +19,9 @@ from hpo_service.operations.calls import Ask, Heartbeat, Reports
 from hpo_service.operations.reaper import begin, reap_once
 from hpo_service.operations.service import Service
 from hpo_service.store import upgrade
+from hpo_service.store.engine import WrittenMeanwhile
 from hpo_service.store.refusals import MOST_OF_A_STUDY, MOST_STUDIES, TRIED_AGAIN_SECONDS, Refusals
+from hpo_service.store.write_call import Outcome, Parts, WriteCall, is_refused
 from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -168,3 +170,14 @@ def test_on_a_nearly_full_disk_what_is_large_takes_no_heartbeat_along(tmp_path: 
     service.close()
     assert isinstance(refused, Unavailable)
     assert kept["should_stop"] is False
+
+
+def test_a_part_of_a_batch_that_was_refused_counts_and_one_that_was_kept_does_not() -> None:
+    def refused(*errors: Exception | None) -> bool:
+        call = WriteCall(Parts([lambda _: None] * len(errors)), ["mine"], lambda _: None)
+        return is_refused(call, Outcome([Outcome(None, error) for error in errors], None))
+
+    assert refused(None, Unavailable("locked"))
+    assert refused(StudyHeld("held"))
+    assert not refused(None, None)
+    assert not refused(DrawFailed("too slow"), WrittenMeanwhile("twice"))
