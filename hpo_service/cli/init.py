@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,11 @@ def init(
         raise UsageError(f"{file}: the name of a study file to write ends in .toml")
     study, code = (SKLEARN, SKLEARN_CODE) if sklearn else (COMMAND, COMMAND_CODE) if command else (NETWORK, None)
     script = file.with_suffix(".py")
-    training = f" --objective {script}:objective" if sklearn else ""
+    quoted = shlex.quote(str(script))
+    training = f" --objective {shlex.quote(f'{script}:objective')}" if sklearn else ""
     if command:
-        training = f" -- python3 {script} --lr {{lr}} --layers {{layers}}"
-    run = f"{wording.hpo()} run {file}{training}"
+        training = f" -- python3 {quoted} --lr {{lr}} --layers {{layers}}"
+    run = f"{wording.hpo_run(file)}{training}"
     files = {file: study.format(name=study_name(file), run=run, script=script)}
     if code is not None:
         files[script] = code

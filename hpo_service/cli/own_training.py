@@ -59,7 +59,7 @@ class Training:
         if not labels.fit(self.labels, spec.requires):
             raise UsageError(
                 f"{file}: {spec.name} requires {labels.said(spec.requires)}; if this machine has it, say so:",
-                f"{wording.hpo()} run {file}{replace(self, labels=spec.requires).options}",
+                f"{wording.hpo_run(file)}{replace(self, labels=spec.requires).options}",
             )
         if not self.is_own and spec.kind not in OBJECTIVES:
             what = "no objective" if spec.kind is None else f"an objective of the kind {spec.kind!r}"
@@ -114,7 +114,7 @@ def _check_objective(place: str) -> None:
 def _ways_to_train(file: Path, spec: StudySpec) -> Iterator[str]:
     from hpo_service.domain.objectives import shown
 
-    run = f"  {wording.hpo()} run {file}"
+    run = f"  {wording.hpo_run(file)}"
     yield f"{run} --objective package.module:function"
     if not spec.define_by_run:
         arguments = " ".join(f"--{name} {{{name}}}" for name in spec.search_space.root if name.isidentifier())

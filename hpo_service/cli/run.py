@@ -266,7 +266,7 @@ def _log_folder(database: str) -> Path:
 def _how_to_go_on(job: Job, file: Path, database: str, training: Training) -> Iterator[str]:
     done = f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded" if job.study else ""
     yield f"interrupted{done} in {without_password(database)}"
-    yield f"go on: {wording.hpo()} run {file}{_option(database)}{training.options}"
+    yield f"go on: {wording.hpo_run(file)}{_option(database)}{training.options}"
 
 
 def _option(database: str) -> str:
@@ -296,7 +296,7 @@ def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
 
     figure = figure_of(job.study)
     if figure is not None and figure.next is not None:
-        yield f"{wording.hpo()} run {figure.next}{_option(database)}", "the next study"
+        yield f"{wording.hpo_run(figure.next)}{_option(database)}", "the next study"
 
 
 def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:

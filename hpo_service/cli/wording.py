@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,11 @@ def hpo() -> str:
     if called.name != "hpo" or shutil.which("hpo") is not None:
         return "hpo"
     inside = called.resolve().is_relative_to(Path.cwd())
-    return os.path.relpath(called) if inside else str(called)
+    return shlex.quote(os.path.relpath(called) if inside else str(called))
+
+
+def hpo_run(file: Path | str) -> str:
+    return f"{hpo()} run {shlex.quote(str(file))}"
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hpo_service.cli import wording
@@ -178,3 +180,11 @@ def test_a_confirmation_under_way_or_in_vain_is_told_as_such():
     assert "2 times each; so far:\nConfirmed: trial 3" in told(confirmed("RUNNING", t3=(0.8, 0.8)))
     assert "Confirmed: nothing." in told(confirmed())
     assert "onfirm" not in told(a_study())
+
+
+def test_what_is_to_be_typed_is_quoted_where_a_path_has_a_blank(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["/my tools/bin/hpo", "run"])
+    assert wording.hpo_run(Path("my study.toml")) == "'/my tools/bin/hpo' run 'my study.toml'"
+    monkeypatch.setattr("sys.argv", ["/tools/bin/hpo", "run"])
+    assert wording.hpo_run(Path("study.toml")) == "/tools/bin/hpo run study.toml"
