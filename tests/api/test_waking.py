@@ -269,9 +269,8 @@ async def revisions(stream: AsyncIterator[bytes], upto: int) -> list[int]:
     """The ids of the events, until one has this."""
     found: list[int] = []
     while not found or found[-1] < upto:
-        event = await anext(stream)
-        if event.startswith(b"event"):
-            found.append(int(event.partition(b"id: ")[2].split()[0]))
+        some = await anext(stream)
+        found += [int(line.removeprefix(b"id: ")) for line in some.splitlines() if line.startswith(b"id: ")]
     return found
 
 
