@@ -85,8 +85,9 @@ class Stream(StreamingResponse):
         """In slices: the transport keeps a copy of what its reader has not taken."""
         with unread.held(self, len(piece)):
             for start in range(0, len(piece), SLICE):
-                if not self._is_broken_off:
-                    await send({"type": "http.response.body", "body": piece[start : start + SLICE], "more_body": True})
+                if self._is_broken_off:
+                    return
+                await send({"type": "http.response.body", "body": piece[start : start + SLICE], "more_body": True})
 
     def break_off(self, why: str) -> None:
         if self._break_off is not None:

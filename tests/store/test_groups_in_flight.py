@@ -28,6 +28,7 @@ from hpo_service.store.outages import BEAT_SECONDS, LOOKS_AFTER_OTHERS_SECONDS, 
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
 from hpo_service.store.write_batch import WriteBatch
 from tests.patience import PATIENCE_SECONDS
+from tests.store.test_outages import Elapsed
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
@@ -315,16 +316,6 @@ def test_another_server_in_one_study_does_not_keep_a_server_from_going_ahead_in_
     threads: list[str] = []
     asyncio.run(shared_and_own())
     assert threads == ["MainThread", "writer", "MainThread"]
-
-
-class Elapsed:
-    """A clock that never jumps, to be turned."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
