@@ -33,7 +33,7 @@ from uvicorn.server import ServerState
 
 import hpo_service
 from hpo_service.api.app import create_app
-from hpo_service.api.connections import Bounds
+from hpo_service.api.connections import ConnectionBounds
 from hpo_service.settings import Settings
 
 try:
@@ -248,7 +248,7 @@ async def measure(url: str, database: str, show_climbs: bool) -> None:
     settings = Settings(database_url=url)
     application = create_app(settings, with_keys=False, with_reaper=False)
     async with application.router.lifespan_context(application):
-        protocol = Bounds.of(settings).protocol(FastPath(application))
+        protocol = ConnectionBounds.of(settings).protocol(FastPath(application))
         config = uvicorn.Config(application, log_level="critical", lifespan="off", ws="none", http=protocol)  # type: ignore[arg-type]
         config.load()
         made = config.http_protocol_class(

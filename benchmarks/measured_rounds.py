@@ -133,7 +133,13 @@ class Stand:
     """A contestant with a study of some size, its workers, and the account of how many trials there must be."""
 
     def __init__(
-        self, contestant: Contestant, load: Load, history: int, crew: Team, pace: Pace, postmaster: int | None = None
+        self,
+        contestant: Contestant,
+        load: Load,
+        history: int,
+        crew: Team,
+        pace: Pace,
+        postmaster: int | None = None,
     ) -> None:
         self.contestant, self.load, self.history = contestant, load, history
         self._team, self._pace, self._postmaster = crew, pace, postmaster

@@ -31,8 +31,8 @@ from hpo_service.domain.neural_network import configuration
 from hpo_worker.datasets import load
 from hpo_worker.nn.network import Architecture, Network
 from hpo_worker.nn.optimizers import Sgd
-from hpo_worker.side_by_side import companions
-from hpo_worker.trainer import MOST_TOGETHER, Member, TrialGroup
+from hpo_worker.side_by_side import extra_trials
+from hpo_worker.trainer import MAX_GROUP_SIZE, Member, TrialGroup
 
 try:
     import torch
@@ -146,7 +146,7 @@ def fastest(contestants: dict[str, Callable[[], object]], rounds: int = 60, step
     return best
 
 
-SIDE_BY_SIDE = f"{MOST_TOGETHER} together"
+SIDE_BY_SIDE = f"{MAX_GROUP_SIZE} together"
 OURS = ("pixels", "function space", SIDE_BY_SIDE)
 
 
@@ -163,13 +163,13 @@ def measure_step() -> None:
             "products": products_alone(sizes),
             "pixels": our_step(sizes, x, t),
             "function space": our_step(sizes, x, t, gram),
-            SIDE_BY_SIDE: our_step(sizes, x, t, gram, MOST_TOGETHER),
+            SIDE_BY_SIDE: our_step(sizes, x, t, gram, MAX_GROUP_SIZE),
             "book's style": lambda book=book: book_step(book, x, t, 0.01),
         }
         if torch:
             contestants["PyTorch"] = torch_step(sizes, x, t)
         seconds = fastest(contestants)
-        seconds[SIDE_BY_SIDE] /= MOST_TOGETHER
+        seconds[SIDE_BY_SIDE] /= MAX_GROUP_SIZE
         print(f"{shape:14}" + "".join(f"{seconds[name] * 1e6:16.0f}" for name in names))
         for ours in OURS:
             print(
@@ -213,7 +213,7 @@ def run_search(pool, params: Sequence[dict[str, float]], first_seed: int) -> tup
     running, given = [], 0
     while given < len(params):
         left = len(params) - given - 1
-        size = 1 + companions(left, running=1 + MOST_TOGETHER)
+        size = 1 + extra_trials(left, running=1 + MAX_GROUP_SIZE)
         running.append(pool.submit(train_some, 0, first_seed + given, params[given : given + size]))
         given += size
     found = [group.result() for group in running]

@@ -45,7 +45,7 @@ class Counter(Collector):
         yield family
 
 
-class Buckets:
+class HistogramCounts:
     """How often, up to which bound, and the sum."""
 
     __slots__ = ("bounds", "counts", "sum")
@@ -72,13 +72,13 @@ class Histogram(Collector):
     def __init__(self, name: str, says: str, bounds: Sequence[float] = SECONDS, label: str | None = None) -> None:
         """label: its values have buckets of their own, by `of`."""
         self._name, self._says, self._bounds, self._label = name, says, bounds, label
-        self._buckets: dict[str, Buckets] = {}
-        self._all = Buckets(bounds) if label else self.of("")
+        self._buckets: dict[str, HistogramCounts] = {}
+        self._all = HistogramCounts(bounds) if label else self.of("")
         self.observe = self._all.observe
         registry.register(self)
 
-    def of(self, value: str) -> Buckets:
-        return self._buckets.setdefault(value, Buckets(self._bounds))
+    def of(self, value: str) -> HistogramCounts:
+        return self._buckets.setdefault(value, HistogramCounts(self._bounds))
 
     @property
     def count(self) -> int:

@@ -46,7 +46,7 @@ async def fault_of(work: Coroutine[Any, Any, None]) -> Exception | None:
     return None
 
 
-async def carefully(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
+async def log_failures(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
     """Do what is done again and again, and log what comes of it."""
     error = await fault_of(work)
     if error is None:

@@ -23,14 +23,14 @@ from hpo_service.api import (
     trial_routes,
     worker_calls,
 )
+from hpo_service.api.auth import AuthMiddleware, Authorizer
 from hpo_service.api.dashboard import Dashboard
-from hpo_service.api.door import Admission, Door
 from hpo_service.api.http import BodyLimit
 from hpo_service.api.page_guard import PageGuard
 from hpo_service.api.readiness import Readiness
 from hpo_service.api.response_headers import ResponseHeaders
 from hpo_service.objects.object_store import open_store
-from hpo_service.operations.artifacts import Artifacts, Bounds
+from hpo_service.operations.artifacts import ArtifactBounds, Artifacts
 from hpo_service.operations.clearing_away import clear_away
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.keyring import Keyring
@@ -112,9 +112,9 @@ def create_app(
     openapi.complete(app)
     app.add_middleware(Dashboard, service=lambda: app.state.service)
     app.add_middleware(BodyLimit)
-    app.state.admission = Admission(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
+    app.state.admission = Authorizer(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
-        app.add_middleware(Door, admission=app.state.admission)
+        app.add_middleware(AuthMiddleware, admission=app.state.admission)
     else:
         app.add_middleware(PageGuard)
     app.state.access_log = settings.access_log
@@ -128,5 +128,5 @@ def _artifacts(service: Service, settings: Settings) -> Artifacts:
     file, place = service.database.file, settings.artifacts
     if place is None and file is not None:
         place = f"{file.path}.artifacts"
-    bounds = Bounds(settings.artifact_bytes, settings.artifact_total_bytes)
+    bounds = ArtifactBounds(settings.artifact_bytes, settings.artifact_total_bytes)
     return Artifacts(service, None if place is None else open_store(place), bounds)

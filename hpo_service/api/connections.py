@@ -48,7 +48,7 @@ SWEEP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ConnectionBounds:
     """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected.
 
     waiting_bytes: of requests that are not all here, or whose turn has not come, on all connections together.
@@ -66,7 +66,7 @@ class Bounds:
     most_linger_seconds: float = MOST_LINGER_SECONDS
 
     @classmethod
-    def of(cls, settings: Settings) -> Bounds:
+    def of(cls, settings: Settings) -> ConnectionBounds:
         return cls(
             settings.head_seconds,
             settings.body_seconds,
@@ -77,7 +77,7 @@ class Bounds:
 
     def protocol(self, fast_path: FastPath | None = None) -> Callable[..., asyncio.Protocol]:
         """What uvicorn makes a connection with; all of one server share a Gate, and the way past the application."""
-        return partial(BoundedConnection, Gate(self), fast_path)
+        return partial(BoundedConnection, ConnectionLimiter(self), fast_path)
 
 
 def _within_open_files(connections: int) -> int:
@@ -93,13 +93,13 @@ def _within_open_files(connections: int) -> int:
     return connections
 
 
-class Gate:
+class ConnectionLimiter:
     """All connections of a server: lets them in, and closes those whose time is over.
 
     One sweep for all of them, twice a second and only while there are any: a request costs no timer.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: ConnectionBounds) -> None:
         self.bounds = bounds
         self.inside: dict[BoundedConnection, None] = {}  # in the order in which they came
         self.waiting_bytes = 0
@@ -190,7 +190,7 @@ class BoundedConnection(FastPathConnection):
 
     flow: OneAtATime
 
-    def __init__(self, gate: Gate, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
+    def __init__(self, gate: ConnectionLimiter, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
         super().__init__(fast_path, *arguments, **options)
         self.gate = gate
         self.due = math.inf

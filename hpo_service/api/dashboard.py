@@ -65,7 +65,7 @@ class Dashboard:
         begun = False
         try:
             async with contextlib.aclosing(
-                self._service().reads.items_apart(partial(dashboard.answered, told, only, STYLESHEET))
+                self._service().reads.items_in_process(partial(dashboard.answered, told, only, STYLESHEET))
             ) as items:
                 async for item in items:
                     begun = True

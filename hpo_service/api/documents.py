@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, create_model
 
 from hpo_service.domain.json_types import Json
-from hpo_service.domain.narrowing import Change
+from hpo_service.domain.narrowing import RangeChange
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.study import Limits, Narrowing, PrunerConfig, SamplerConfig, StudyState
 from hpo_service.domain.trial import AttemptEnd, EndReason, TrialState
@@ -49,7 +49,7 @@ class RoundDocument(_Document):
     first_trial: int | None
     trials: int
     from_trials: list[int]
-    changes: list[Change]
+    changes: list[RangeChange]
 
 
 class ConfirmedDocument(_Document):

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from hpo_service.api import metrics, page_guard, request_heads, request_log, worker_calls
-from hpo_service.api.door import Admission
+from hpo_service.api.auth import Authorizer
 from hpo_service.api.http import LARGEST_BODY, strict_json
 from hpo_service.api.one_protocol import Parser
 from hpo_service.api.problems import problem_of, refused_body
@@ -57,7 +57,7 @@ class FastPath:
     def __init__(self, application: FastAPI) -> None:
         self.state = application.state
         self.access_log: bool = application.state.access_log
-        self.admission: Admission | None = application.state.admission
+        self.admission: Authorizer | None = application.state.admission
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -86,7 +86,7 @@ class FastPath:
                 call.begin(service, study, number, body).begin(service, done, caller_left)
             else:
                 only = None if cycle.key is None else cycle.key.studies
-                service.go_on(call.answer(service, body, only, caller_left), done)
+                service.run_in_task(call.answer(service, body, only, caller_left), done)
 
     async def _caller_left(self, cycle: FastCycle) -> bool:
         """Whether whoever waits has hung up, or his key opens nothing any more."""

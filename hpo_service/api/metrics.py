@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hpo_service import __version__, log_format
-from hpo_service.instruments import Buckets, Counter, Histogram, event_loop_lag_seconds, registry
+from hpo_service.instruments import Counter, Histogram, HistogramCounts, event_loop_lag_seconds, registry
 from hpo_service.operations.service import Service
 from hpo_service.reading.figures import Figures
 
@@ -114,7 +114,7 @@ def _describe(service: Service) -> None:
     _reading_pid = lambda: _NOWHERE if pid is None else pid  # noqa: E731
 
 
-_counted: dict[tuple[str, str, int], tuple[tuple[str, str, str], Buckets]] = {}
+_counted: dict[tuple[str, str, int], tuple[tuple[str, str, str], HistogramCounts]] = {}
 
 
 def count(route: str, method: str, status: int, seconds: float) -> None:

@@ -36,7 +36,7 @@ CONFLICTS = {
 }
 
 
-# What the door answers (hpo_service/api/door.py), and the header that goes with it.
+# What the door answers (hpo_service/api/auth.py), and the header that goes with it.
 _AT_THE_DOOR = (401, 403, 429)
 _HEADERS = {
     401: ("WWW-Authenticate", {"type": "string"}, "Bearer; on pages for browsers Basic too, the key as password"),

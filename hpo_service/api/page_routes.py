@@ -42,7 +42,7 @@ async def list_page(request: Request) -> Response:
 @router.get("/studies/{study:path}")
 async def study_page(request: Request, study: str) -> Response:
     try:
-        await service_of(request).reads.apart(partial(_find, study_name(study)))
+        await service_of(request).reads.in_process(partial(_find, study_name(study)))
     except NotFound as error:
         if not is_page(request.url.path, request.scope["headers"]):
             raise

@@ -10,7 +10,7 @@ from collections.abc import Callable
 MOST_BUCKETS = 10_000
 
 
-class Buckets:
+class TokenBuckets:
     """Each bucket holds up to `size` calls and gains `per_second`. The least used ones are forgotten first."""
 
     def __init__(self, size: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:

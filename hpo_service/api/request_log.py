@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service import log_format, tracing
 from hpo_service.api import metrics
-from hpo_service.api.door import KEY_ID
+from hpo_service.api.auth import KEY_ID
 from hpo_service.api.problems import problem
 from hpo_service.log_format import limited
 

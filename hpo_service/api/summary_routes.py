@@ -33,7 +33,7 @@ async def list_overview(request: Request, page_size: PageSize = 50, page_token_:
     """How each study stands: state, counts, best value and how it came about, workers, last activity, time left."""
     after = read_page_token("overview", page_token_, Annotated[int, Field(ge=0, le=2**62)])
     work = partial(summaries.overview, after=after or 0, size=page_size, only=studies_of(request))
-    items, key = await service_of(request).read_all_apart(work)
+    items, key = await service_of(request).read_all_in_process(work)
     return page(items, "overview", key)
 
 
@@ -41,7 +41,7 @@ async def list_overview(request: Request, page_size: PageSize = 50, page_token_:
 async def read_history(request: Request, study: StudyPath, points: Points = 2000) -> Response:
     """All trials where there are no more than `points`; else the steps of the best, what runs or waits, the best ones,
     and an even choice of the rest. `shown` of `trials` says how many; fewer, too, where they take more than 8 MiB."""
-    return answer(await service_of(request).read_apart(study, partial(summaries.history, points=points)))
+    return answer(await service_of(request).read_in_process(study, partial(summaries.history, points=points)))
 
 
 @router.get("/{study:segment}/curves", responses={**ok(CurvesDocument, "curves, thinned"), **responses(404, 422)})
@@ -50,16 +50,16 @@ async def read_curves(
 ) -> Response:
     """What the best COMPLETE trials have reported, best first, and then what those report that run, newest first."""
     work = partial(summaries.curves, best=best, running=running, points=points)
-    return answer(await service_of(request).read_apart(study, work))
+    return answer(await service_of(request).read_in_process(study, work))
 
 
 @router.get("/{study:segment}/failures", responses={**ok(FailuresDocument, "by reason"), **responses(404)})
 async def read_failures(request: Request, study: StudyPath) -> Response:
     """Why trials have failed, most frequent first; reasons that differ in numbers only count as one."""
-    return answer(await service_of(request).read_apart(study, summaries.failures))
+    return answer(await service_of(request).read_in_process(study, summaries.failures))
 
 
 @router.get("/{study:segment}/workers", responses={**ok(StudyWorkersDocument, "its workers"), **responses(404)})
 async def list_study_workers(request: Request, study: StudyPath) -> Response:
     """The workers that hold trials of the study, with their leases, or have been the last to hold one."""
-    return answer(await service_of(request).read_apart(study, summaries.workers))
+    return answer(await service_of(request).read_in_process(study, summaries.workers))

@@ -31,7 +31,7 @@ from hpo_service.cli.database_commands import db_app
 from hpo_service.cli.exits import OK, CommandFailed, fail, fail_unexpectedly, not_installed
 from hpo_service.cli.fleet.fleet_commands import fleet_app
 from hpo_service.cli.hidden_secrets import hide_secrets
-from hpo_service.cli.lifeline import hold_on_to_lifeline
+from hpo_service.cli.parent_death_pipe import exit_with_parent
 from hpo_service.cli.settings_in_force import check_environment
 from hpo_service.cli.token_commands import token_app
 from hpo_service.domain.errors import HpoError
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and given[:1] == ["agent"]:
         hide_secrets()
-    hold_on_to_lifeline()
+    exit_with_parent()
     try:
         check_environment(given)
         command_line(wanted=_wanted(given))(args=given, prog_name="hpo")

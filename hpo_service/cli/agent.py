@@ -16,14 +16,14 @@ from hpo_service.cli.own_training import check_command
 from hpo_service.client import Client, new_worker_id
 from hpo_service.client.retries import PATIENTLY
 from hpo_worker import log_lines
-from hpo_worker.brake import MAX_FAILURES, Brake
 from hpo_worker.command import CommandObjective
-from hpo_worker.goodbye import goodbye_client
+from hpo_worker.failure_limit import MAX_FAILURES, FailureLimit
 from hpo_worker.gpus import Gpus, gpus_of
-from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.heartbeat import HeartbeatSender
 from hpo_worker.label_option import Label, labels_of
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
+from hpo_worker.release_client import client_for_release
 from hpo_worker.shutdown import Leaving, Shutdown
 from hpo_worker.start import MaxFailures
 
@@ -63,29 +63,37 @@ def agent(
         raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
     space = read["search_space"]
     check_command(command, space)
-    brake = Brake(max_failures)
+    failure_limit = FailureLimit(max_failures)
     objective = CommandObjective(command, list(space), Outbox(), gpus_of(gpus))
-    team = Team(client, study, objective, worker_id, workers or len(objective.gpus) or 1, brake)
+    team = WorkerThreads(client, study, objective, worker_id, workers or len(objective.gpus) or 1, failure_limit)
     try:
         team.run()
     finally:
-        tally = sum((worker.tally for worker in team.workers), Counter[str]())
+        outcome_counts = sum((worker.outcome_counts for worker in team.workers), Counter[str]())
         if json:
-            say_json({"trials": dict(tally)}, indent=None)
+            say_json({"trials": dict(outcome_counts)}, indent=None)
         else:
-            log.info("trials", **tally)
-    if brake.failed and not brake.came_through:
-        raise CommandFailed(f"{wording.count(brake.failed, 'trial')} failed and none came through: {brake.last_reason}")
+            log.info("trials", **outcome_counts)
+    if failure_limit.failed and not failure_limit.came_through:
+        raise CommandFailed(
+            f"{wording.count(failure_limit.failed, 'trial')} failed and none came through: {failure_limit.last_reason}"
+        )
 
 
-class Team:
+class WorkerThreads:
     """As many workers as trials are to run at the same time, a thread each, with one heartbeat for all."""
 
     def __init__(
-        self, client: Client, study: str, objective: CommandObjective, worker_id: str, workers: int, brake: Brake
+        self,
+        client: Client,
+        study: str,
+        objective: CommandObjective,
+        worker_id: str,
+        workers: int,
+        failure_limit: FailureLimit,
     ) -> None:
         self.client, self.objective = client, objective
-        self.heartbeat = Heartbeat(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
+        self.heartbeat = HeartbeatSender(Client(client.server, retries=PATIENTLY.for_heartbeats()), objective.outbox)
         self.workers = [
             Worker(
                 client,
@@ -95,7 +103,7 @@ class Team:
                 worker_id=worker_id,
                 studies=[study],
                 until_done=True,
-                brake=brake,
+                failure_limit=failure_limit,
             )
             for _ in range(workers)
         ]
@@ -130,6 +138,6 @@ class Team:
     def _leave(self, is_patient: bool) -> None:
         """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
         self.objective.leave()
-        goodbye = goodbye_client(self.client.server, self.client.labels, is_patient)
+        goodbye = client_for_release(self.client.server, self.client.labels, is_patient)
         for worker in self.workers:
             worker.hand_back(goodbye)

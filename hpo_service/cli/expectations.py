@@ -16,7 +16,7 @@ WIDTH = 110  # of a claim's lines
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredExpectation:
     """One expectation, and the values that were measured for it; diverged: trials whose loss did not stay finite."""
 
     expected: Expected
@@ -88,7 +88,7 @@ _WORDS: Mapping[str, str] = {
 }
 
 _THRESHOLDS: Mapping[str, str] = {"below": "trials below", "above": "trials above", "share_above": "share above"}
-_TAKES: Mapping[Take, Callable[[Row], float]] = {
+_TAKES: Mapping[Take, Callable[[MeasuredExpectation], float]] = {
     "mean": lambda row: statistics.fmean(row.values),
     "median": lambda row: statistics.median(row.values),
     "highest": lambda row: max(row.values),
@@ -100,19 +100,19 @@ _TAKES: Mapping[Take, Callable[[Row], float]] = {
 }
 
 
-def _threshold(row: Row) -> float:
+def _threshold(row: MeasuredExpectation) -> float:
     assert row.expected.threshold is not None
     return row.expected.threshold
 
 
-def rows(figure: Figure, study: Json, trials: Sequence[Json]) -> list[Row]:
+def rows(figure: Figure, study: Json, trials: Sequence[Json]) -> list[MeasuredExpectation]:
     """trials: all of the study's."""
     return [_row(expected, study, trials) for expected in figure.expected]
 
 
-def _row(expected: Expected, study: Json, trials: Sequence[Json]) -> Row:
+def _row(expected: Expected, study: Json, trials: Sequence[Json]) -> MeasuredExpectation:
     if expected.measure in OF_TEST:
-        return Row(expected, list(_of_test(expected.measure, study.get("test") or {})))
+        return MeasuredExpectation(expected, list(_of_test(expected.measure, study.get("test") or {})))
     chosen = [trial for trial in trials if has_params(trial, expected.of)]
     if expected.round is not None:
         chosen = [trial for trial in chosen if trial["round"] == expected.round]
@@ -122,7 +122,7 @@ def _row(expected: Expected, study: Json, trials: Sequence[Json]) -> Row:
         complete = sorted(complete, key=lambda trial: sign * float(trial["values"][0]))[: expected.best]
     measured = (_of_trial(expected.measure, trial) for trial in complete)
     values = [value for value in measured if value is not None]
-    return Row(expected, values, sum(trial["reason"] == "diverged" for trial in chosen))
+    return MeasuredExpectation(expected, values, sum(trial["reason"] == "diverged" for trial in chosen))
 
 
 def has_params(trial: Json, params: Mapping[str, Any]) -> bool:
@@ -157,7 +157,7 @@ def _of_trial(measure: str, trial: Json) -> float | None:
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
-def beside(figure: Figure, found: Sequence[Row]) -> Iterator[str]:
+def beside(figure: Figure, found: Sequence[MeasuredExpectation]) -> Iterator[str]:
     """The claim, and below it the table: what, measured, reference, within."""
     if figure.claim:
         yield from textwrap.wrap(figure.claim, WIDTH)

@@ -47,7 +47,7 @@ MOST_REASONS = 5  # in the table, of trials that do not fit
 
 
 @dataclass
-class Row:
+class ImportedStudy:
     """What became of one study: source is its name there, study the one here, None where it was refused."""
 
     source: str
@@ -129,11 +129,11 @@ class Move:
         self._found = found
         self._name = name
 
-    def row(self, study: str) -> Row:
+    def row(self, study: str) -> ImportedStudy:
         from hpo_service.tuning.optuna_sources import CannotBeRead
         from hpo_service.tuning.optuna_studies import read_study
 
-        row = Row(study)
+        row = ImportedStudy(study)
         try:
             foreign = read_study(self._source, study)
             self._take(foreign, row)
@@ -147,7 +147,7 @@ class Move:
             row.refused = error.detail
         return row
 
-    def _take(self, foreign: ForeignStudy, row: Row) -> None:
+    def _take(self, foreign: ForeignStudy, row: ImportedStudy) -> None:
         origin = {"storage": self._source.name, "study": foreign.name}
         name, there = self._ours(foreign.name, origin)
         space = _search_space((there or foreign.fields)["search_space"])
@@ -303,11 +303,11 @@ def parts(trials: Sequence[ForeignTrial]) -> Iterator[list[ForeignTrial]]:
         yield part
 
 
-def _as_json(rows: Sequence[Row]) -> list[Json]:
+def _as_json(rows: Sequence[ImportedStudy]) -> list[Json]:
     return [{"from": fields.pop("source"), **fields} for fields in map(asdict, rows)]
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _table(rows: Sequence[ImportedStudy]) -> list[str]:
     """A line a study, and below it what was left."""
     cells = [("FROM", "STUDY", "TAKEN", "LEFT")]
     for row in rows:

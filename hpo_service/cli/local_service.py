@@ -16,7 +16,7 @@ from typing import Self
 
 from hpo_service.cli.exits import USAGE, CommandFailed, UsageError
 from hpo_service.cli.held_database import holder, sqlite_path
-from hpo_service.cli.lifeline import Lifeline
+from hpo_service.cli.parent_death_pipe import ParentDeathPipe
 from hpo_service.domain.key import draw, hash_of
 
 START_SECONDS = 60.0  # for a first start that makes the tables of a slow database
@@ -25,14 +25,14 @@ MOST_DEATHS = 3  # without a trial finished in between
 LOG_LINES = 8
 
 
-class Child:
+class ServiceProcess:
     """One `hpo …` process in a session of its own: Ctrl-C on the terminal reaches it only through its parent."""
 
     def __init__(
         self,
         arguments: Sequence[str],
         log: Path,
-        lifeline: Lifeline,
+        death_pipe: ParentDeathPipe,
         *,
         keep_open: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
@@ -48,8 +48,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if answers else output,
                 stderr=output,
-                env={**os.environ, **lifeline.environment(), **(environment or {})},
-                pass_fds=(lifeline.read_end, *keep_open),
+                env={**os.environ, **death_pipe.environment(), **(environment or {})},
+                pass_fds=(death_pipe.read_end, *keep_open),
                 start_new_session=True,
             )
 
@@ -94,13 +94,13 @@ class LocalService:
         self.url = ""
         self.token = draw()  # only these processes know it; it ends with them, and no record has it
         self._database, self._given_up = database, given_up
-        self._server: Child | None = None
-        self._worker: Child | None = None
+        self._server: ServiceProcess | None = None
+        self._worker: ServiceProcess | None = None
         self._worker_arguments: Sequence[str] = ()
         self._worker_environment: Mapping[str, str] = {}
         self._deaths = 0
         # the workers hold the server's lifeline as well: it goes last, when they have handed back their trials
-        self._server_lifeline, self._worker_lifeline = Lifeline(), Lifeline()
+        self._server_lifeline, self._worker_lifeline = ParentDeathPipe(), ParentDeathPipe()
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +115,7 @@ class LocalService:
     def start_server(self, port: int = 0) -> bool:
         """Start it and wait until it answers; False if somebody gave up meanwhile."""
         self._check_nobody_holds_it()
-        self._server = Child(
+        self._server = ServiceProcess(
             ["serve", "--host", "127.0.0.1", "--port", str(port), "--json"],
             self.server_log,
             self._server_lifeline,
@@ -153,7 +153,7 @@ class LocalService:
         self._start_workers()
 
     def _start_workers(self) -> None:
-        self._worker = Child(
+        self._worker = ServiceProcess(
             self._worker_arguments,
             self.worker_log,
             self._worker_lifeline,
@@ -195,7 +195,7 @@ class LocalService:
         self._start_workers()
         return f"the workers ended unexpectedly ({code}); they were started again"
 
-    def _count_death(self, name: str, child: Child, log: Path) -> str:
+    def _count_death(self, name: str, child: ServiceProcess, log: Path) -> str:
         self._deaths += 1
         code = child.exit_code or 0
         ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

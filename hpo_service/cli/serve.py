@@ -126,7 +126,7 @@ def _serve(
 
     from hpo_service import __version__, log_format, tracing
     from hpo_service.api.app import create_app
-    from hpo_service.api.connections import Bounds
+    from hpo_service.api.connections import ConnectionBounds
     from hpo_service.api.fast_path import FastPath
     from hpo_service.store.schema import newest_revision
 
@@ -147,7 +147,7 @@ def _serve(
         proxy_headers=False,  # who has sent a call is the address that it came from: anybody may write X-Forwarded-For
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
-        http=Bounds.of(settings).protocol(fast_path),  # type: ignore[arg-type]  # called like the class it makes
+        http=ConnectionBounds.of(settings).protocol(fast_path),  # type: ignore[arg-type]  # called like the class it makes
         ws="none",
         timeout_keep_alive=settings.idle_seconds,
     )
@@ -167,7 +167,7 @@ def _serve(
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             log.info("the server ends; who waits is sent home")
-            application.state.service.leave()  # else every long poll under way would hold the end up
+            application.state.service.begin_shutdown()  # else every long poll under way would hold the end up
             await super().shutdown(sockets)
 
     async def main() -> None:

@@ -17,19 +17,11 @@ from hpo_service.cli.exits import CommandFailed, UsageError
 from hpo_service.cli.options import AsJson, Server, StudyFilePath, StudyName, connect, print_result
 from hpo_service.cli.whole_files import write_pieces
 from hpo_service.domain.errors import Invalid, StudyExists
+from hpo_service.domain.study import StudyState
 
 app = typer.Typer(no_args_is_help=True, help="Create studies, look at them, and steer them.")
 
 Study = Mapping[str, Any]
-
-
-class StudyState(StrEnum):
-    ACTIVE = "ACTIVE"
-    PAUSED = "PAUSED"
-    STOPPING = "STOPPING"
-    STOPPED = "STOPPED"
-    COMPLETED = "COMPLETED"
-    CANCELLED = "CANCELLED"
 
 
 class ExportFormat(StrEnum):

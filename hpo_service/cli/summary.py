@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hpo_service.cli import wording
 from hpo_service.cli.confirmed_words import confirmation_lines, measure
-from hpo_service.cli.expectations import Row, beside, rows
+from hpo_service.cli.expectations import MeasuredExpectation, beside, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.client import Client
 from hpo_service.domain.errors import HpoError
@@ -29,7 +29,7 @@ class Observation:
     advice: Sequence[Json] = ()
     importances: Mapping[str, float | None] | None = None
     failures: Mapping[str, int] | None = None  # by reason
-    expected: Sequence[Row] = ()  # what metadata.figure asks for
+    expected: Sequence[MeasuredExpectation] = ()  # what metadata.figure asks for
     told: Mapping[int, float | str] = field(default_factory=dict)  # the values of the trials that were confirmed
 
 
@@ -61,7 +61,7 @@ def best_lines(client: Client, study: Json) -> list[str]:
     return ["", f"The best {wording.count(len(best), 'trial')}", *wording.columns(rows)]
 
 
-def _expected(client: Client, study: Json) -> list[Row]:
+def _expected(client: Client, study: Json) -> list[MeasuredExpectation]:
     figure = figure_of(study)
     if figure is None or not figure.expected:
         return []

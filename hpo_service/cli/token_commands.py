@@ -22,7 +22,7 @@ from hpo_service.domain.errors import Invalid
 from hpo_service.domain.key import Scope
 
 if TYPE_CHECKING:
-    from hpo_service.operations.keys import Drawn
+    from hpo_service.operations.keys import NewKey
     from hpo_service.store import KeyTable
 
 token_app = typer.Typer(no_args_is_help=True, help="Keys for callers.")
@@ -160,12 +160,12 @@ def _write(file: Path, token: str) -> None:
         raise CommandFailed(f"{file} cannot be written: {error.strerror}; no key was made") from None
 
 
-def _say_written(file: Path, drawn: Drawn | None, json: bool) -> None:
+def _say_written(file: Path, drawn: NewKey | None, json: bool) -> None:
     line = f"{file} holds such a key already" if drawn is None else f"{_described(drawn)}, in {file}"
     print_result(json, {"file": str(file), "created": drawn is not None}, [line])
 
 
-def _described(drawn: Drawn) -> str:
+def _described(drawn: NewKey) -> str:
     studies = drawn.key.studies
     where = "" if studies is None else f" of {', '.join(sorted(studies))}"
     return f"key {drawn.key.id} for {drawn.key.scope}{where}"

@@ -16,7 +16,11 @@ HpoError
 
 from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id
-from hpo_service.client.conclusion import (
+from hpo_service.client.artifact_mixin import KeepsArtifacts
+from hpo_service.client.event_stream import Event, parse_events
+from hpo_service.client.held_trial import HeldTrial
+from hpo_service.client.http_transport import write_json
+from hpo_service.client.objective_result import (
     Retry,
     TrialPruned,
     as_values,
@@ -24,18 +28,14 @@ from hpo_service.client.conclusion import (
     ended_by,
     failed_by,
     is_prune,
-    whole_text,
+    storable_text,
 )
-from hpo_service.client.event_stream import Event, parse_events
-from hpo_service.client.held_trial import HeldTrial
-from hpo_service.client.keeps_artifacts import KeepsArtifacts
 from hpo_service.client.objective_trial import AnyParameter, Definitions, ObjectiveTrial, TrialLink
 from hpo_service.client.recorded_trial import RecordedTrial
 from hpo_service.client.remote_study import RemoteStudy, new_worker_id
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.client.sdk import Client
 from hpo_service.client.stop_signal import StopSignal
-from hpo_service.client.wire import write_json
 from hpo_service.domain.errors import Forbidden, RateLimited, Unauthenticated
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import choice, integer, log_uniform, uniform
@@ -79,7 +79,7 @@ __all__ = [
     "new_request_id",
     "new_worker_id",
     "parse_events",
+    "storable_text",
     "uniform",
-    "whole_text",
     "write_json",
 ]

@@ -10,13 +10,13 @@ from email.utils import parsedate_to_datetime
 
 from pydantic_core import from_json
 
-from hpo_service.client.keep_alive import Answered
+from hpo_service.client.connection_pool import Answered
 from hpo_service.client.retries import Failure
 from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
 from hpo_service.domain.json_types import Json
 
-HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
 
 
 class Refused(HpoError):

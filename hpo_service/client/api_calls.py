@@ -1,4 +1,4 @@
-"""Every route of the contract as a method; the wire below them is in `wire.py`."""
+"""Every route of the contract as a method; the wire below them is in `http_transport.py`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode
 
 from hpo_service.client.answers import read_json
 from hpo_service.client.event_stream import Event, parse_events
+from hpo_service.client.http_transport import HttpTransport, given, pieces_of
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
-from hpo_service.client.wire import Wire, given, pieces_of
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params
 
@@ -40,7 +40,7 @@ class ApiCalls:
     ) -> None:
         """labels: what this machine has, for studies that require it; every ask carries them."""
         self.labels = dict(labels or {})
-        self._wire = Wire(server, token, timeout, retries, rng or random.Random())
+        self._wire = HttpTransport(server, token, timeout, retries, rng or random.Random())
         self.server = self._wire.server
         # Of parameters, by study and name, as the server has taken them; see objective_trial.py.
         self.definitions: dict[tuple[str, str], FloatParameter | IntParameter | CategoricalParameter] = {}
@@ -273,7 +273,7 @@ class ApiCalls:
             with what.open("rb") as file:
                 return self._wire.upload(path, file, os.fstat(file.fileno()).st_size)
 
-        return self._wire.persevere("PUT", send, retries)
+        return self._wire.call_with_retries("PUT", send, retries)
 
     def artifacts(self, study: str, number: int | None) -> list[Json]:
         items: list[Json] = self._wire.json("GET", _artifacts(study, number))["items"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo_service.client.api_calls import ApiCalls
-from hpo_service.client.conclusion import Retry, as_values, conclusion, ended_by, is_prune
-from hpo_service.client.keeps_artifacts import KeepsArtifacts
+from hpo_service.client.artifact_mixin import KeepsArtifacts
 from hpo_service.client.measures import with_floats
+from hpo_service.client.objective_result import Retry, as_values, conclusion, ended_by, is_prune
 from hpo_service.client.objective_trial import AnyParameter, ObjectiveTrial
 from hpo_service.domain.errors import HpoError, LeaseLost, TrialFinished
 from hpo_service.domain.json_types import Json
@@ -51,7 +51,7 @@ class DirectLink:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ObjectiveOutcome:
     """What came of an objective: the body of the tell, and what it raised."""
 
     result: Json
@@ -99,7 +99,7 @@ class HeldTrial(ObjectiveTrial, KeepsArtifacts):
         """Hand the trial back, for somebody else to train."""
         return with_floats(self._client.release(self.study, self.number, self.attempt, reason))
 
-    def train(self, objective: Objective) -> Ended:
+    def train(self, objective: Objective) -> ObjectiveOutcome:
         """Run the objective with the lease kept. Raise LeaseLost, TrialFinished; KeyboardInterrupt hands it back."""
         try:
             with _lease_kept(self._direct, self.lease_seconds, self.number):
@@ -114,8 +114,8 @@ class HeldTrial(ObjectiveTrial, KeepsArtifacts):
             if isinstance(error, Retry):
                 log.warning("trial %d of %s is to be tried again: %s", self.number, self.study, error)
             is_outcome = isinstance(error, Retry) or is_prune(error)
-            return Ended(ended_by(error, self.stop_reason), None if is_outcome else error)
-        return Ended(conclusion(value, self.last_value, self.obeyed))
+            return ObjectiveOutcome(ended_by(error, self.stop_reason), None if is_outcome else error)
+        return ObjectiveOutcome(conclusion(value, self.last_value, self.obeyed))
 
     def conclude(self, result: Json, then_ask_for: str | None = None) -> Json:
         """Tell it, or FAIL with the rule that it breaks, as too many values do. then_ask_for: as in `ApiCalls.tell`."""

@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from hpo_service.client.http_transport import write_json
 from hpo_service.client.stop_signal import StopSignal
-from hpo_service.client.wire import write_json
 from hpo_service.domain.choices import identity
 from hpo_service.domain.growing_space import same_definition
 from hpo_service.domain.json_types import Json

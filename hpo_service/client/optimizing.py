@@ -21,7 +21,7 @@ WAIT_SECONDS = 5.0  # for a trial, before it is asked for again: who is to end l
 RETRY_SECONDS = 1.0  # before a trial whose machine has failed is asked for again
 
 
-class GivesTrials(Protocol):
+class TrialSource(Protocol):
     """What is needed of a study."""
 
     @property
@@ -41,7 +41,7 @@ class Optimization:
     catch: what an objective may raise without an end of all.
     """
 
-    study: GivesTrials
+    study: TrialSource
     objective: Objective
     n_trials: int | None
     timeout: float | None

@@ -29,7 +29,7 @@ class Retries:
         return replace(self, longest=min(self.longest, 1.0))
 
 
-NEWS = 3  # failures of one call
+LOG_AFTER_FAILURES = 3  # failures of one call
 PATIENTLY = Retries()
 NEVER = Retries(deadline=0)
 
@@ -57,6 +57,6 @@ class Backoff:
         return wait if self.clock() - self.began + wait <= self.retries.deadline else None
 
     @property
-    def is_news(self) -> bool:
+    def should_log(self) -> bool:
         """Whether somebody may want to know: one lost connection is none."""
-        return self.failures >= NEWS
+        return self.failures >= LOG_AFTER_FAILURES

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from hpo_service.client.keep_alive import Answered
+from hpo_service.client.connection_pool import Answered
 
 _PIECE_BYTES = 65_536
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from hpo_service.domain.advice_input import Advice, AdviceInput
 from hpo_service.domain.advice_on_failures import failures, workers
 from hpo_service.domain.advice_on_pruning import pruning
 from hpo_service.domain.advice_on_ranges import constants, edges, hardly_matters, log_scales
 from hpo_service.domain.advice_on_results import few_trials, stagnation, within_noise
-from hpo_service.domain.seen_study import Advice, SeenStudy
 
 # In the order in which they are told.
-_KINDS: tuple[Callable[[SeenStudy], Iterator[Advice]], ...] = (
+_KINDS: tuple[Callable[[AdviceInput], Iterator[Advice]], ...] = (
     workers,
     failures,
     edges,
@@ -25,5 +25,5 @@ _KINDS: tuple[Callable[[SeenStudy], Iterator[Advice]], ...] = (
 )
 
 
-def advice(seen: SeenStudy) -> list[Advice]:
+def advice(seen: AdviceInput) -> list[Advice]:
     return [item for kind in _KINDS for item in kind(seen)]

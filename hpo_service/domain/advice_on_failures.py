@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hpo_service.domain.advice_input import Advice, AdviceInput, AdviceTrial
 from hpo_service.domain.choices import identity
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, NumericParameter, Value
-from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial
 from hpo_service.domain.trial import TrialState
 from hpo_service.domain.wording_of_numbers import shown
 
@@ -31,7 +31,7 @@ class _Region:
     failed: int
 
 
-def failures(seen: SeenStudy) -> Iterator[Advice]:
+def failures(seen: AdviceInput) -> Iterator[Advice]:
     """The region in which most trials fail that fail, where outside of it hardly any do."""
     if _bad_workers(seen):
         return
@@ -58,7 +58,7 @@ def failures(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _counts(trial: SeenTrial) -> bool:
+def _counts(trial: AdviceTrial) -> bool:
     """Not one that the service has ended: it says nothing of its params."""
     return trial.failed or trial.state is not TrialState.FAIL
 
@@ -111,7 +111,7 @@ def _log_likelihood(failed: int, trials: int) -> float:
     return sum(count * math.log(count / trials) for count in (failed, others) if count)
 
 
-def _suggestion(seen: SeenStudy, name: str, region: _Region) -> Json | None:
+def _suggestion(seen: AdviceInput, name: str, region: _Region) -> Json | None:
     """The side to cut, where the region lies at one; or the choice to leave out."""
     given = seen.space[name]
     if isinstance(given, CategoricalParameter):
@@ -124,7 +124,7 @@ def _suggestion(seen: SeenStudy, name: str, region: _Region) -> Json | None:
     return None
 
 
-def workers(seen: SeenStudy) -> Iterator[Advice]:
+def workers(seen: AdviceInput) -> Iterator[Advice]:
     for worker_id, (told, failed), (of_others, failed_others) in _bad_workers(seen):
         yield Advice(
             "workers",
@@ -142,7 +142,7 @@ def workers(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _bad_workers(seen: SeenStudy) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
+def _bad_workers(seen: AdviceInput) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
     """Who fails in most of its trials where the others hardly do, more often than chance would have it."""
     trials = sum(told for told, _ in seen.workers.values())
     failed = sum(fails for _, fails in seen.workers.values())

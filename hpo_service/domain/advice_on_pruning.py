@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial
+from hpo_service.domain.advice_input import Advice, AdviceInput, AdviceTrial
 
 FEWEST_CURVES = 20
 FEWEST_STEPS = 5  # of a trial
@@ -13,7 +13,7 @@ BEFORE_THE_FIRST = 5  # trials that run to their end before anything is judged
 WORTH_IT = 0.3  # of all steps
 
 
-def pruning(seen: SeenStudy) -> Iterator[Advice]:
+def pruning(seen: AdviceInput) -> Iterator[Advice]:
     """What a median pruner would have saved where it would have lost nothing."""
     curves = [trial for trial in seen.curves if len(trial.reports) >= FEWEST_STEPS and trial.value is not None]
     if seen.study.spec.pruner.name != "none" or not seen.has_one_direction or len(curves) < FEWEST_CURVES:
@@ -34,7 +34,7 @@ def pruning(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def replayed(curves: Sequence[SeenTrial], *, maximize: bool) -> tuple[int, list[SeenTrial]]:
+def replayed(curves: Sequence[AdviceTrial], *, maximize: bool) -> tuple[int, list[AdviceTrial]]:
     """How many steps would have run, and which trials to their end.
 
     A trial ends at the step at which its best so far is worse than the median of what the trials before had reported at

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from hpo_service.domain.advice_input import Advice, AdviceInput, AdviceTrial, can_vary, distinct
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.search_space import CategoricalParameter, NumericParameter
-from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary, distinct
 from hpo_service.domain.wording_of_numbers import shown
 
 AT_THE_EDGE = 0.1  # of the range
@@ -22,7 +22,7 @@ EXPLAINS = 0.5  # of the variance, before a fit says what matters
 NO_LOSS = 0.02  # of what it does not explain
 
 
-def edges(seen: SeenStudy) -> Iterator[Advice]:
+def edges(seen: AdviceInput) -> Iterator[Advice]:
     """The sides at which so many of the best trials crowd that it is no chance, nor the optimum just inside of it."""
     hardly = {advice.parameter for advice in hardly_matters(seen)}
     for name, searched in seen.space.items():
@@ -35,7 +35,7 @@ def edges(seen: SeenStudy) -> Iterator[Advice]:
                 yield _edge(seen, name, searched, side, crowd, len(distances))
 
 
-def _edge(seen: SeenStudy, name: str, searched: NumericParameter, side: str, crowd: int, of: int) -> Advice:
+def _edge(seen: AdviceInput, name: str, searched: NumericParameter, side: str, crowd: int, of: int) -> Advice:
     bound = searched.low if side == "low" else searched.high
     further = _further(seen, name, searched, side)
     beyond = "the objective takes nothing beyond" if further is None else f"search on to {shown(further)}"
@@ -64,13 +64,13 @@ def _by_chance(crowd: int, of: int) -> float:
     return sum(math.comb(of, k) * p**k * (1 - p) ** (of - k) for k in range(crowd, of + 1))
 
 
-def _still_improves(seen: SeenStudy, name: str, searched: NumericParameter, side: str) -> bool:
+def _still_improves(seen: AdviceInput, name: str, searched: NumericParameter, side: str) -> bool:
     """Whether the best crowd the very end, or trials at the edge are better the nearer they are to it.
 
     Else the best value lies inside, though near to the edge. Few trials there say nothing against it.
     """
 
-    def distance(trial: SeenTrial) -> float:
+    def distance(trial: AdviceTrial) -> float:
         place = place_of(searched, trial.params[name])
         return place if side == "low" else 1 - place
 
@@ -88,11 +88,11 @@ def _still_improves(seen: SeenStudy, name: str, searched: NumericParameter, side
     return wins > by_chance[0] + by_chance[1]
 
 
-def _is_better(seen: SeenStudy, one: SeenTrial, other: SeenTrial) -> bool:
+def _is_better(seen: AdviceInput, one: AdviceTrial, other: AdviceTrial) -> bool:
     return one.told > other.told if seen.maximizes else one.told < other.told
 
 
-def _further(seen: SeenStudy, name: str, searched: NumericParameter, side: str) -> float | None:
+def _further(seen: AdviceInput, name: str, searched: NumericParameter, side: str) -> float | None:
     """A bound ten times, or one width, further out, as far as the objective goes; None: it does not."""
     bound = searched.low if side == "low" else searched.high
     sign = 1 if side == "high" else -1
@@ -108,7 +108,7 @@ def _further(seen: SeenStudy, name: str, searched: NumericParameter, side: str) 
     return None if not math.isfinite(further) or math.isclose(further, bound) else further
 
 
-def log_scales(seen: SeenStudy) -> Iterator[Advice]:
+def log_scales(seen: AdviceInput) -> Iterator[Advice]:
     for name, given in seen.study.spec.search_space.items():
         if isinstance(given, CategoricalParameter) or given.log or given.low <= 0 or given.step not in (None, 1):
             continue
@@ -124,7 +124,7 @@ def log_scales(seen: SeenStudy) -> Iterator[Advice]:
             )
 
 
-def hardly_matters(seen: SeenStudy) -> Iterator[Advice]:
+def hardly_matters(seen: AdviceInput) -> Iterator[Advice]:
     """The parameters without which a smooth function of the others predicts the values no worse."""
     if not seen.has_one_direction:
         return
@@ -144,7 +144,7 @@ def hardly_matters(seen: SeenStudy) -> Iterator[Advice]:
                 )
 
 
-def constants(seen: SeenStudy) -> Iterator[Advice]:
+def constants(seen: AdviceInput) -> Iterator[Advice]:
     for name, given in seen.space.items():
         values = [trial.params[name] for trial in seen.completed if name in trial.params]
         if can_vary(given) and len(values) >= FEWEST_TO_VARY and distinct(values) == 1:

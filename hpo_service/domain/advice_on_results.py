@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from statistics import median_high
 
+from hpo_service.domain.advice_input import Advice, AdviceInput, AdviceTrial, can_vary
 from hpo_service.domain.choices import identity
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.search_space import AnyParameter, CategoricalParameter
-from hpo_service.domain.seen_study import Advice, SeenStudy, SeenTrial, can_vary
 from hpo_service.domain.steps import grid_size
 from hpo_service.domain.student import difference, variance
 from hpo_service.domain.study import StudyState
@@ -26,10 +26,10 @@ SURE = 1.96  # standard errors
 MOST_NAMED = 9
 
 
-def few_trials(seen: SeenStudy) -> Iterator[Advice]:
+def few_trials(seen: AdviceInput) -> Iterator[Advice]:
     varied = [name for name, given in seen.space.items() if can_vary(given)]
-    tally, study = seen.study.tally, seen.study
-    finished = tally.came_through + tally.fail
+    counts, study = seen.study.counts, seen.study
+    finished = counts.came_through + counts.fail
     to_come = study.spec.limits.trials if study.state in (StudyState.ACTIVE, StudyState.PAUSED) else None
     trials = max(finished, to_come or 0)
     wanted = A_PARAMETER * len(varied)
@@ -44,7 +44,7 @@ def few_trials(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _combinations(seen: SeenStudy) -> float:
+def _combinations(seen: AdviceInput) -> float:
     """How many points the search space has, at most."""
     return math.prod(map(_values, seen.study.spec.search_space.root.values()))
 
@@ -56,7 +56,7 @@ def _values(given: AnyParameter) -> float:
     return math.inf if step is None else grid_size(given.low, given.high, step)
 
 
-def within_noise(seen: SeenStudy) -> Iterator[Advice]:
+def within_noise(seen: AdviceInput) -> Iterator[Advice]:
     """That the best cannot be told from the next, where the noise is so large that it matters which one is taken."""
     if seen.study.confirmation is not None:
         yield from _tied(seen)
@@ -80,11 +80,11 @@ def within_noise(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _median(seen: SeenStudy) -> float:
+def _median(seen: AdviceInput) -> float:
     return median_high(trial.told for trial in seen.completed)
 
 
-def _off(one: SeenTrial, other: SeenTrial) -> float:
+def _off(one: AdviceTrial, other: AdviceTrial) -> float:
     return abs(difference(one.told, other.told))
 
 
@@ -92,7 +92,7 @@ def _named(numbers: list[int]) -> str:
     return f"{'trial' if len(numbers) == 1 else 'trials'} {', '.join(map(str, numbers))}"
 
 
-def _tied(seen: SeenStudy) -> Iterator[Advice]:
+def _tied(seen: AdviceInput) -> Iterator[Advice]:
     tied, winner = list(seen.ranking.tied), seen.ranking.winner
     if tied and not seen.study.is_confirming:
         yield Advice(
@@ -103,7 +103,7 @@ def _tied(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _noise(seen: SeenStudy) -> tuple[float, str] | None:
+def _noise(seen: AdviceInput) -> tuple[float, str] | None:
     """The standard deviation of one training, and what it is known from; None: the values show none."""
     groups: dict[object, list[float]] = {}
     for trial in seen.completed:
@@ -118,7 +118,7 @@ def _noise(seen: SeenStudy) -> tuple[float, str] | None:
     return (fitted[0], "a smooth fit") if fitted else None
 
 
-def stagnation(seen: SeenStudy) -> Iterator[Advice]:
+def stagnation(seen: AdviceInput) -> Iterator[Advice]:
     """That nothing better has come for long, where that says something: of a sampler that learns, or of a best alone.
 
     Of even draws it says nothing else: the best of 200 is as likely as not to be among the first 100, and that of 400
@@ -140,7 +140,7 @@ def stagnation(seen: SeenStudy) -> Iterator[Advice]:
         )
 
 
-def _stands_alone(seen: SeenStudy) -> bool:
+def _stands_alone(seen: AdviceInput) -> bool:
     """Whether the best is so far ahead of the second that they can hardly be neighbours."""
     if len(seen.best) < 2:
         return False

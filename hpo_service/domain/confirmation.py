@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpo_service.domain import measure
-from hpo_service.domain.altered import altered
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.student import difference, interval, mean, variance
 from hpo_service.domain.trial import TrialState
 
-_WAITING = ("queued", "retries")  # the counters of a study's tally that a WAITING trial counts in
+_WAITING = ("queued", "retries")  # the counters of a study's counts that a WAITING trial counts in
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Confirmation:
         return self.waiting + self.running > 0
 
     def moved(self, before: str | None, after: str | None) -> Confirmation:
-        """The same after a replicate went from one of the tally's counters to another; None: it came."""
+        """The same after a replicate went from one of the counts's counters to another; None: it came."""
         waiting = self.waiting - (before in _WAITING) + (after in _WAITING)
         running = self.running - (before == "running") + (after == "running")
-        return altered(self, waiting=waiting, running=running)
+        return fast_replace(self, waiting=waiting, running=running)
 
 
 @dataclass(frozen=True)

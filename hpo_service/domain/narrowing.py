@@ -33,7 +33,7 @@ EXPANDED = 10.0  # the most that a side of a logarithmic range moves in a round
 Bounds = Callable[[str], tuple[float | None, float | None]]
 
 
-class Change(BaseModel):
+class RangeChange(BaseModel):
     """What a round did to one side of a range, or to a list of choices."""
 
     model_config = STRICT
@@ -56,7 +56,7 @@ def narrow(
     *,
     expand: bool,
     bounds: Bounds = lambda name: (None, None),
-) -> tuple[SearchSpace, list[Change]]:
+) -> tuple[SearchSpace, list[RangeChange]]:
     """Return the next round's search space and what changed; without a kept trial nothing does.
 
     first: the ranges first given; current: this round's; kept: the params of the best trials; bounds: what the
@@ -65,7 +65,7 @@ def narrow(
     if not kept:
         return current, []
     ranges: dict[str, AnyParameter] = {}
-    changes: list[Change] = []
+    changes: list[RangeChange] = []
     for name, given in first.items():
         now = current[name] if name in current else given  # noqa: SIM401 - not a dict
         values = [params[name] for params in kept if name in params]
@@ -88,12 +88,12 @@ def _used_choices(
     given: CategoricalParameter,
     now: CategoricalParameter,
     values: Sequence[Value],
-    changes: list[Change],
+    changes: list[RangeChange],
 ) -> CategoricalParameter:
     used = [choice for choice in given.choices if index_of_choice(values, choice) is not None]
     if used != now.choices:
         kind: Literal["dropped", "kept"] = "dropped" if len(used) < len(now.choices) else "kept"
-        changes.append(Change(parameter=name, side="choices", kind=kind, before=list(now.choices), after=used))
+        changes.append(RangeChange(parameter=name, side="choices", kind=kind, before=list(now.choices), after=used))
     return given.model_copy(update={"choices": used})
 
 
@@ -104,7 +104,7 @@ def _spanned(
     values: Sequence[float],
     expand: bool,
     bounds: tuple[float | None, float | None],
-    changes: list[Change],
+    changes: list[RangeChange],
 ) -> NumericParameter:
     scale = _Scale(now.log)
     low, high = scale.into(now.low), scale.into(now.high)
@@ -130,7 +130,7 @@ def _spanned(
     ):
         if before != after:
             changes.append(
-                Change(
+                RangeChange(
                     parameter=name,
                     side="low" if side == "low" else "high",
                     kind="expanded" if outwards else "narrowed",

@@ -8,7 +8,7 @@ from typing import Any
 from hpo_service.domain.errors import StudySealed, StudyStateConflict
 from hpo_service.domain.objectives import WITH_TEST_SET, shown
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import Holding, TrialState
+from hpo_service.domain.trial import Lifecycle, TrialState
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class SealedTest:
 
     ensemble: int
     number: int
-    holding: Holding
+    lifecycle: Lifecycle
     worker_id: str | None = None
     result: dict[str, Any] | None = None
     finished_at: float | None = None
 
     @property
     def is_open(self) -> bool:
-        return not self.holding.state.is_finished
+        return not self.lifecycle.state.is_finished
 
 
 def check_may_be_tested(study: Study) -> None:
@@ -39,7 +39,7 @@ def check_may_be_tested(study: Study) -> None:
         )
     if study.state not in (StudyState.COMPLETED, StudyState.STOPPED):
         raise StudyStateConflict(f"the study is {study.state}; the test is for a COMPLETED or STOPPED one")
-    if study.tally.complete == 0:
+    if study.counts.complete == 0:
         raise StudyStateConflict("the study has no COMPLETE trial, so there is no best configuration to test")
 
 
@@ -49,4 +49,4 @@ def check_same_test(test: SealedTest, ensemble: int) -> None:
 
 
 def waiting_test(ensemble: int, number: int) -> SealedTest:
-    return SealedTest(ensemble, number, Holding(TrialState.WAITING))
+    return SealedTest(ensemble, number, Lifecycle(TrialState.WAITING))

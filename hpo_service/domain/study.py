@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from hpo_service.domain import neural_network, sizes
-from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudyStateConflict
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.labels import Labels
 from hpo_service.domain.measure import WHOLE, whole
-from hpo_service.domain.narrowing import Change
+from hpo_service.domain.narrowing import RangeChange
 from hpo_service.domain.objectives import OBJECTIVES
 from hpo_service.domain.refusal import STRICT, refuse
 from hpo_service.domain.sampler_facts import SamplerName
 from hpo_service.domain.search_space import SearchSpace
-from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import EndReason
+from hpo_service.domain.trial_counts import TrialCounts
 
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
 Caller = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,128}$")]
@@ -291,7 +291,7 @@ class Study:
     revision: int = 0
     version: int = 0
     touched: int = 0
-    tally: Tally = field(default_factory=Tally)
+    counts: TrialCounts = field(default_factory=TrialCounts)
     given_out: int = 0
     next_number: int = 0
     round: int = 0
@@ -327,12 +327,12 @@ class Study:
     @property
     def held(self) -> int:
         """How many trials are RUNNING, replicates too."""
-        return self.tally.running + (self.confirmation.running if self.confirmation else 0)
+        return self.counts.running + (self.confirmation.running if self.confirmation else 0)
 
     def differs_in_revision_only(self, other: Study) -> bool:
-        if self.tally is not other.tally:
+        if self.counts is not other.counts:
             return False  # as after most calls: found at once
-        return altered(self, revision=other.revision) == other
+        return fast_replace(self, revision=other.revision) == other
 
     def bound_to(self, dataset_sha256: str | None, *, has_shown_a_value: bool = True) -> Study:
         """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing.
@@ -343,7 +343,7 @@ class Study:
         if dataset_sha256 in (None, self.dataset_sha256) or self.spec.kind != neural_network.KIND:
             return self
         if self.dataset_sha256 is None:
-            return altered(self, dataset_sha256=dataset_sha256) if has_shown_a_value else self
+            return fast_replace(self, dataset_sha256=dataset_sha256) if has_shown_a_value else self
         raise StudyStateConflict(
             f"study {self.name!r} is bound to the dataset with the sha256 {self.dataset_sha256}, on which its first "
             f"trial was trained; this one has {dataset_sha256}. Give this worker the same files, or create another "
@@ -352,11 +352,11 @@ class Study:
 
     def with_failure(self, now: float, reason: str | None) -> Study:
         """The study after a trial of it was told as FAIL."""
-        if self.tally.came_through:
+        if self.counts.came_through:
             return self
         before = self.failures or Failures(0, now, None)
         reason = None if reason is None else reason[:LONGEST_REASON]
-        return altered(self, failures=altered(before, told=before.told + 1, reason=reason))
+        return fast_replace(self, failures=fast_replace(before, told=before.told + 1, reason=reason))
 
     @property
     def has_failed_too_often(self) -> bool:
@@ -364,7 +364,7 @@ class Study:
         failures, limit = self.failures, self.spec.limits.failures
         if failures is None or limit is None or self.state is not StudyState.ACTIVE:
             return False
-        return failures.told >= limit and not self.tally.came_through
+        return failures.told >= limit and not self.counts.came_through
 
     def limit_reached(self, now: float, best: float | None) -> bool:
         """Whether no new trial may be given out any more. best: the best first value so far."""
@@ -391,12 +391,12 @@ class Study:
         new = 2**31 if limits.trials is None else limits.trials - self.given_out
         if narrowing is not None and round is not None and round.round + 1 < narrowing.rounds:
             new = min(new, narrowing.trials_per_round - round.trials)
-        may = self.tally.retries + (0 if self.exhausted else max(new, 0))
+        may = self.counts.retries + (0 if self.exhausted else max(new, 0))
         if limits.running is not None:
-            may = max(0, min(may, limits.running - self.tally.running))
+            may = max(0, min(may, limits.running - self.counts.running))
         return replicates + may
 
-    def settled(self, now: float, best: float | None) -> StudyState:
+    def next_state(self, now: float, best: float | None) -> StudyState:
         """The state that what has happened leads to."""
         if self.state is StudyState.STOPPING and self.held == 0:
             return StudyState.STOPPED
@@ -410,7 +410,7 @@ class Study:
 
     def search_is_over(self, now: float, best: float | None) -> bool:
         """Whether it has nothing more to give out but replicates, and waits for no result."""
-        return self.has_been_stopped or (self.tally.unfinished_business == 0 and self.limit_reached(now, best))
+        return self.has_been_stopped or (self.counts.unfinished_business == 0 and self.limit_reached(now, best))
 
 
 @dataclass(frozen=True)
@@ -423,7 +423,7 @@ class Round:
     trials: int = 0
     finished: int = 0
     from_trials: tuple[int, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[RangeChange, ...] = ()
     revision: int = 0
 
     def is_given_out(self, narrowing: Narrowing | None) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import LeaseLost, ResultConflict, TrialFinished
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.search_space import Params
 
@@ -112,11 +112,11 @@ class Lease:
         return self.expires_at > now + self.duration or self.ends_at(outages) <= now
 
     def renewed(self, now: float) -> Lease:
-        return altered(self, expires_at=now + self.duration)
+        return fast_replace(self, expires_at=now + self.duration)
 
 
 @dataclass(frozen=True)
-class Holding:
+class Lifecycle:
     """Who holds a job (a trial, or the sealed test): the state machine of attempts and leases.
 
     attempt   the last one given out, 0 if none; the fencing token
@@ -132,8 +132,8 @@ class Holding:
     told: Told | None = None
     reason: str | None = None
 
-    def give_out(self, now: float, duration: float) -> Holding:
-        return altered(
+    def start_attempt(self, now: float, duration: float) -> Lifecycle:
+        return fast_replace(
             self,
             state=TrialState.RUNNING,
             attempt=self.attempt + 1,
@@ -142,14 +142,14 @@ class Holding:
             reason=None,
         )
 
-    def keep(self, attempt: int, now: float) -> Holding:
+    def keep(self, attempt: int, now: float) -> Lifecycle:
         """Report or heartbeat: renew the lease, or take it back when it lapsed and nobody else has the trial."""
         if self.state.is_finished:
             raise TrialFinished(f"the trial has finished as {self.state}")
         self._check_holder(attempt)
         assert self.lease is not None
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
-        return altered(
+        return fast_replace(
             self,
             state=TrialState.RUNNING,
             ended=None,
@@ -158,7 +158,7 @@ class Holding:
             reason=None,
         )
 
-    def finish(self, told: Told, state: TrialState, reason: str | None) -> Holding | None:
+    def finish(self, told: Told, state: TrialState, reason: str | None) -> Lifecycle | None:
         """Tell: take the result; None when this very result was told before."""
         if self.state.is_finished:
             if told.same(self.told):
@@ -166,9 +166,11 @@ class Holding:
             raise ResultConflict(f"the trial has finished as {self.state}, with another result or attempt")
         self._check_holder(told.attempt)
         lapsed = self.lapsed - 1 if self.ended is AttemptEnd.EXPIRED else self.lapsed
-        return altered(self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason)
+        return fast_replace(
+            self, state=state, ended=AttemptEnd.TOLD, lapsed=lapsed, lease=None, told=told, reason=reason
+        )
 
-    def retry(self, told: Told, reason: str | None, attempts: int, fail_as: str | None) -> Holding | None:
+    def retry(self, told: Told, reason: str | None, attempts: int, fail_as: str | None) -> Lifecycle | None:
         """Tell that the machine has failed: as a lease that runs out; None when this very call was made before."""
         if told.same(self.told):
             return None
@@ -179,12 +181,12 @@ class Holding:
         if fail_as is None and lapsed >= attempts:
             exhausted = EndReason.ATTEMPTS_EXHAUSTED
             fail_as = exhausted if reason is None else f"{exhausted}: {reason}"
-        ended = altered(self, ended=AttemptEnd.TOLD, lapsed=lapsed, told=told, reason=fail_as)
+        ended = fast_replace(self, ended=AttemptEnd.TOLD, lapsed=lapsed, told=told, reason=fail_as)
         if fail_as is None:
-            return altered(ended, state=TrialState.WAITING)
-        return altered(ended, state=TrialState.FAIL, lease=None)
+            return fast_replace(ended, state=TrialState.WAITING)
+        return fast_replace(ended, state=TrialState.FAIL, lease=None)
 
-    def release(self, attempt: int, fail_as: str | None) -> Holding | None:
+    def release(self, attempt: int, fail_as: str | None) -> Lifecycle | None:
         """Hand the trial back; None when there is nothing of this attempt to hand back.
 
         fail_as: why the trial ends as FAIL instead of waiting for somebody else.
@@ -192,10 +194,12 @@ class Holding:
         if self.state is not TrialState.RUNNING or attempt != self.attempt:
             return None
         if fail_as is not None:
-            return altered(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
-        return altered(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
+            return fast_replace(self, state=TrialState.FAIL, ended=AttemptEnd.RELEASED, lease=None, reason=fail_as)
+        return fast_replace(self, state=TrialState.WAITING, ended=AttemptEnd.RELEASED)
 
-    def lapse(self, now: float, attempts: int, fail_as: str | None, outages: Sequence[Outage] = ()) -> Holding | None:
+    def expire(
+        self, now: float, attempts: int, fail_as: str | None, outages: Sequence[Outage] = ()
+    ) -> Lifecycle | None:
         """The lease ran out: back to WAITING, or FAIL after as many attempts; None while it is held."""
         if self.state is not TrialState.RUNNING or self.lease is None or not self.lease.is_expired(now, outages):
             return None
@@ -203,7 +207,7 @@ class Holding:
         if fail_as is None and lapsed >= attempts:
             fail_as = EndReason.ATTEMPTS_EXHAUSTED
         if fail_as is not None:
-            return altered(
+            return fast_replace(
                 self,
                 state=TrialState.FAIL,
                 ended=AttemptEnd.EXPIRED,
@@ -211,11 +215,11 @@ class Holding:
                 lease=None,
                 reason=fail_as,
             )
-        return altered(self, state=TrialState.WAITING, ended=AttemptEnd.EXPIRED, lapsed=lapsed)
+        return fast_replace(self, state=TrialState.WAITING, ended=AttemptEnd.EXPIRED, lapsed=lapsed)
 
-    def fail_waiting(self, reason: str) -> Holding:
+    def fail_waiting(self, reason: str) -> Lifecycle:
         assert self.state is TrialState.WAITING
-        return altered(self, state=TrialState.FAIL, lease=None, reason=reason)
+        return fast_replace(self, state=TrialState.FAIL, lease=None, reason=reason)
 
     def _check_holder(self, attempt: int) -> None:
         if attempt != self.attempt or attempt == 0:
@@ -297,7 +301,7 @@ class Trial:
     study: str
     number: int
     params: Params
-    holding: Holding
+    lifecycle: Lifecycle
     seed: int
     id: int | None = None
     values: tuple[float, ...] | None = None
@@ -317,15 +321,15 @@ class Trial:
 
     @property
     def state(self) -> TrialState:
-        return self.holding.state
+        return self.lifecycle.state
 
     def drawn_by(self, sampler: str) -> str:
-        return drawn_by(self.state, self.holding.attempt, self.system_attrs, sampler)
+        return drawn_by(self.state, self.lifecycle.attempt, self.system_attrs, sampler)
 
     @property
     def is_known_to_samplers(self) -> bool:
         """Not while it is queued: nobody has chosen all its params yet. A replicate teaches nothing."""
-        return self.replicate_of is None and (self.holding.attempt > 0 or self.state.is_finished)
+        return self.replicate_of is None and (self.lifecycle.attempt > 0 or self.state.is_finished)
 
     def as_history(self, reports: Iterable[tuple[int, float]]) -> HistoryTrial:
         """reports: (step, value), by rising step."""
@@ -337,17 +341,17 @@ class Trial:
             reports=tuple(reports),
             system_attrs=self.system_attrs,
             round=self.round or 0,
-            failed_in_training=has_failed_in_training(self.state, self.holding.reason, self.stop),
-            was_given_out=self.holding.attempt > 0,
+            failed_in_training=has_failed_in_training(self.state, self.lifecycle.reason, self.stop),
+            was_given_out=self.lifecycle.attempt > 0,
         )
 
 
-_NEW = Trial("", 0, {}, Holding(TrialState.WAITING), seed=0)
+_NEW = Trial("", 0, {}, Lifecycle(TrialState.WAITING), seed=0)
 
 
 def new_trial(study: str, number: int, params: Params, system_attrs: dict[str, Any]) -> Trial:
     """A trial that nobody has been given yet; its seed is still to come."""
-    return altered(_NEW, study=study, number=number, params=params, system_attrs=system_attrs)
+    return fast_replace(_NEW, study=study, number=number, params=params, system_attrs=system_attrs)
 
 
 def drawn_by(state: TrialState, attempt: int, system_attrs: Mapping[str, Any], sampler: str) -> str:

@@ -17,7 +17,7 @@ from hpo_service.domain.artifact import MOST_ARTIFACTS, SEALED_TEST, Artifact
 from hpo_service.domain.errors import Fault, HpoError, Invalid, NotFound, TooLarge, Unavailable
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
-from hpo_service.logged_state import LoggedState, carefully
+from hpo_service.logged_state import LoggedState, log_failures
 from hpo_service.objects.object_store import ObjectMissing, ObjectStore, Upload
 from hpo_service.operations.sealed_test import test_of_study
 from hpo_service.operations.service import Service
@@ -57,7 +57,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ArtifactBounds:
     """one: the bytes of an artifact; total: of all that a study has."""
 
     one: int
@@ -67,7 +67,7 @@ class Bounds:
 class Artifacts:
     """Of one server."""
 
-    def __init__(self, service: Service, store: ObjectStore | None, bounds: Bounds) -> None:
+    def __init__(self, service: Service, store: ObjectStore | None, bounds: ArtifactBounds) -> None:
         self._service, self._store, self._bounds = service, store, bounds
         self._under_way: set[str] = set()
         self._places = UploadPlaces(UPLOADS_AT_ONCE)
@@ -150,14 +150,14 @@ class Artifacts:
         """Keep the lease, as a report does. new: names that the trial has from now on. Raise LeaseLost, …"""
         if owner.is_test:
             test = test_of_study(work)
-            work.change_test(test, test.holding.keep(artifact.attempt, work.record.now))
+            work.change_test(test, test.lifecycle.keep(artifact.attempt, work.record.now))
             return
         trial = work.record.trial(work.study, owner.number)
-        holding = trial.holding.keep(artifact.attempt, work.record.now)
+        lifecycle = trial.lifecycle.keep(artifact.attempt, work.record.now)
         names = tuple(sorted({*trial.artifacts, *new}))
         if artifact.name not in trial.artifacts and len(trial.artifacts) >= MOST_ARTIFACTS:
             raise Invalid([Fault("/name", f"the trial has {MOST_ARTIFACTS} artifacts, and is kept no more")])
-        work.change(trial, holding, artifacts=names)
+        work.change(trial, lifecycle, artifacts=names)
 
     async def _give_up(self, key: str) -> None:
         with suppress(HpoError):
@@ -224,7 +224,7 @@ class Artifacts:
         sweeping = LoggedState("artifacts that nobody has cannot be swept away", "they are swept away again")
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            await carefully(self.sweep(), sweeping)
+            await log_failures(self.sweep(), sweeping)
 
     async def sweep(self) -> None:
         if self._store is None or not await asyncio.to_thread(

@@ -16,11 +16,11 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
 from hpo_service.operations.calls import Ask, NextAsk
+from hpo_service.operations.change_poller import FEW_TO_ASK
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall, never
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.waiting import AnyStudy, Waiter
-from hpo_service.operations.watching import FEW_TO_ASK
 from hpo_service.reading.resources import (
     granted_test,
     granted_trial,
@@ -34,7 +34,7 @@ from hpo_service.store.transaction import Transaction
 CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
 
 
-class Look(NamedTuple):
+class AskResult(NamedTuple):
     """What one look for a trial found. final: waiting on would change nothing."""
 
     answer: Json
@@ -43,11 +43,11 @@ class Look(NamedTuple):
 
 def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
     """Ask one study for trials of any objective."""
-    look = partial(look_in_study, service, name, ask)
+    look = partial(ask_in_transaction, service, name, ask)
     began = time.monotonic()
 
-    def finish(caller_left: CallerLeft, found: Look) -> Json | Coroutine[Any, Any, Json]:
-        may_wait = not found.final and ask.wait_seconds > 0 and not service.leaving
+    def finish(caller_left: CallerLeft, found: AskResult) -> Json | Coroutine[Any, Any, Json]:
+        may_wait = not found.final and ask.wait_seconds > 0 and not service.is_shutting_down
         if not may_wait and service.knows(ask.worker_id):
             return found.answer
         # Entered at once: whatever changes from here on, after the look, wakes this caller.
@@ -64,23 +64,23 @@ async def ask_any(
     awaited = AnyStudy.of(ask.objectives, only, ask.labels)
 
     def asked_before(record: Record) -> tuple[Any, bool]:
-        service.heard_of(ask.worker_id, record.now, ask.labels)
+        service.record_worker_seen(ask.worker_id, record.now, ask.labels)
         return _answered_before(record, ask.request_id), record.workers.is_draining(ask.worker_id)
 
-    async def look() -> Look:
+    async def look() -> AskResult:
         remembered, draining = await asyncio.to_thread(service.database.read, asked_before)
         if remembered is not None:
             return _remembered(remembered, only)
         if draining:
-            return Look({"trials": [], "drain": True}, final=True)
+            return AskResult({"trials": [], "drain": True}, final=True)
         async for name in _to_ask(service, awaited):
-            if name in service.database.studies_aside:
+            if name in service.database.held_studies:
                 continue
             with contextlib.suppress(StudyHeld):  # the next one may have something, too
                 found = await service.write(partial(_ask_one_of_any, service, name, ask, only), [name])
                 if found.final:
                     return found
-        return Look({"trials": []}, final=False)
+        return AskResult({"trials": []}, final=False)
 
     waiting = _Waiting(service, ask, awaited, time.monotonic(), caller_left)
     return await waiting.until_found(None, look)
@@ -97,7 +97,7 @@ class _Waiting:
         self._entered = ExitStack()
         self._waiter: Waiter = self._entered.enter_context(service.asks.entered(awaited, ask.worker_id, ask.request_id))
 
-    async def until_found(self, found: Look | None, look: Callable[[], Awaitable[Look]]) -> Json:
+    async def until_found(self, found: AskResult | None, look: Callable[[], Awaitable[AskResult]]) -> Json:
         """Look again when there is reason to; at the end of the time once more, whatever has happened.
 
         found: by a look just before.
@@ -105,10 +105,10 @@ class _Waiting:
         with self._entered:
             while True:
                 if found is None:
-                    self._waiter.begin_to_look()
+                    self._waiter.clear_wakeup()
                     found = await look()
                 await self._service.save_new_worker(self._ask.worker_id)
-                if found.final or self._deadline <= time.monotonic() or self._service.leaving:
+                if found.final or self._deadline <= time.monotonic() or self._service.is_shutting_down:
                     break
                 # Who has hung up while waiting shall not be given a trial that nobody trains.
                 if await self._has_left_while_waiting():
@@ -119,7 +119,7 @@ class _Waiting:
 
     async def _has_left_while_waiting(self) -> bool:
         """Wait until there is reason to look, or the time is over; a caller who goes, or whose key does, is noticed."""
-        self._service.watch.begin()
+        self._service.change_poller.begin()
         self._service.long_polls += 1
         try:
             while not self._waiter.is_awake and (left := self._deadline - time.monotonic()) > 0:
@@ -147,17 +147,17 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
         few *= 16
 
 
-def look_in_study(service: Service, name: str, ask: NextAsk, record: Transaction) -> Look:
+def ask_in_transaction(service: Service, name: str, ask: NextAsk, record: Transaction) -> AskResult:
     """Look for trials in one study, inside a transaction."""
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
-        return Look(with_objectives(remembered, [study]), final=True)
+        return AskResult(with_objectives(remembered, [study]), final=True)
     if isinstance(ask, Ask):
-        service.heard_of(ask.worker_id, record.now, ask.labels)
+        service.record_worker_seen(ask.worker_id, record.now, ask.labels)
         _check_labels(study, ask)
     else:  # with the tell of a trial of this study, which nobody was given who does not fit
-        service.heard_of(ask.worker_id, record.now)
+        service.record_worker_seen(ask.worker_id, record.now)
     return give(service.work_on(record, study), ask)
 
 
@@ -170,12 +170,12 @@ def _check_labels(study: Study, ask: Ask) -> None:
         )
 
 
-def give(work: StudyWork, ask: NextAsk) -> Look:
+def give(work: StudyWork, ask: NextAsk) -> AskResult:
     """Give out what is asked for, and remember it."""
     record = work.record
     draining = record.is_draining(ask.worker_id)
     given = [] if draining else work.give(ask.count, ask.worker_id)
-    study = work.settle()
+    study = work.update_and_save()
     answer: Json = {
         "trials": [granted_trial(study, trial) for trial in given],
         "study_state": study.state,
@@ -184,28 +184,30 @@ def give(work: StudyWork, ask: NextAsk) -> Look:
         answer["drain"] = True
     if given:
         record.remember_answer(study, ask_call(study.id), ask.request_id, without_objectives(answer))
-    return Look(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
+    return AskResult(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
-def _ask_one_of_any(service: Service, name: str, ask: Ask, only: Collection[str] | None, record: Transaction) -> Look:
-    nothing = Look({"trials": []}, final=False)
+def _ask_one_of_any(
+    service: Service, name: str, ask: Ask, only: Collection[str] | None, record: Transaction
+) -> AskResult:
+    nothing = AskResult({"trials": []}, final=False)
     remembered = _answered_before(record, ask.request_id)
     if remembered is not None:
         return _remembered(remembered, only)
     study = record.find_study(name)
     if study is None or not labels.fit(ask.labels, study.spec.requires):
         return nothing
-    service.heard_of(ask.worker_id, record.now, ask.labels)
+    service.record_worker_seen(ask.worker_id, record.now, ask.labels)
     work = service.work_on(record, study)
     given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
     if not given and study.sealed:
         given = _give_test(work, ask)
-    study = work.settle()
+    study = work.update_and_save()
     if not given:
         return nothing
     answer = {"trials": given}
     record.remember_answer(study, "ask", ask.request_id, without_objectives(answer))
-    return Look(answer, final=True)
+    return AskResult(answer, final=True)
 
 
 def _answered_before(record: Record | Transaction, request_id: str) -> Json | None:
@@ -219,19 +221,19 @@ def may_see(only: Collection[str] | None, study: str) -> bool:
     return only is None or study in only
 
 
-def _remembered(answer: Json, only: Collection[str] | None) -> Look:
+def _remembered(answer: Json, only: Collection[str] | None) -> AskResult:
     """The answer once more, unless it gave out trials of a study that this caller may not see."""
     if not all(may_see(only, trial["study"]) for trial in answer["trials"]):
         raise Invalid([Fault("/request_id", "another caller has used it; draw a new one for each ask")])
-    return Look(answer, final=True)
+    return AskResult(answer, final=True)
 
 
 def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
     if ask.objectives is not None and work.study.spec.kind not in ask.objectives:
         return []
     test = work.record.sql().test(work.study)
-    if test is None or test.holding.state is not TrialState.WAITING:
+    if test is None or test.lifecycle.state is not TrialState.WAITING:
         return []
-    holding = test.holding.give_out(work.record.now, work.study.spec.lease_seconds)
-    given = work.change_test(test, holding, worker_id=ask.worker_id)
+    lifecycle = test.lifecycle.start_attempt(work.record.now, work.study.spec.lease_seconds)
+    given = work.change_test(test, lifecycle, worker_id=ask.worker_id)
     return [granted_test(work.study, given, work.record.trial(work.study, given.number))]

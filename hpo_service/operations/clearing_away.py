@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from hpo_service.logged_state import LoggedState, carefully
+from hpo_service.logged_state import LoggedState, log_failures
 from hpo_service.operations.service import Service
 from hpo_service.store.deletion import ANSWERS_AT_ONCE, Deletion
 from hpo_service.store.record import Record
@@ -33,7 +33,7 @@ async def clear_away(service: Service) -> None:
     clearing = LoggedState("what deleted studies have left cannot be cleared away", "it is cleared away again")
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
-        await carefully(clear_all(service), clearing)
+        await log_failures(clear_all(service), clearing)
 
 
 async def clear_all(service: Service) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
 from hpo_service.domain.errors import StudySealed, StudyStateConflict
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study, StudyState
-from hpo_service.domain.trial import DRAWN_BY, Holding, Trial, TrialState
+from hpo_service.domain.trial import DRAWN_BY, Lifecycle, Trial, TrialState
 from hpo_service.operations.calls import ConfirmRequest
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
@@ -20,13 +20,13 @@ async def confirm(service: Service, name: str, body: ConfirmRequest) -> tuple[Js
 
     def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
         work = service.work_on(record, record.study(name))
-        work.settle()
+        work.update_and_save()
         before = work.study.confirmation
         is_same = before is not None and (before.top, before.seeds) == (body.top, body.seeds)
         if not is_same:
             _check_may_be_confirmed(work.study)
             _begin(work, body)
-        study = work.settle()
+        study = work.update_and_save()
         return study_resource(record.sql(), study), etag(study), not is_same
 
     return await service.write(in_transaction, [name])
@@ -37,7 +37,7 @@ def _begin(work: StudyWork, asked: ConfirmRequest) -> None:
     study, best = work.study, work.record.sql().trials.best(work.study, asked.top)
     numbers = tuple(trial.number for trial in best)
     stopped = study.state is StudyState.STOPPED
-    work.study = altered(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))
+    work.study = fast_replace(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))
     # The seeds of numbers that no other trial has, one for all candidates.
     seeds = [work.seed(study.next_number + turn * len(best)) for turn in range(asked.seeds)]
     work.add([_replicate(trial, seed, study.spec.sampler.name) for seed in seeds for trial in best])
@@ -49,7 +49,7 @@ def _replicate(trial: Trial, seed: int, sampler: str) -> Trial:
         trial.study,
         0,
         trial.params,
-        Holding(TrialState.WAITING),
+        Lifecycle(TrialState.WAITING),
         seed,
         system_attrs={DRAWN_BY: trial.drawn_by(sampler)},
         replicate_of=trial.number,
@@ -69,5 +69,5 @@ def _check_may_be_confirmed(study: Study) -> None:
         raise StudyStateConflict("a study with several directions has no best trials to confirm")
     if study.state not in (StudyState.COMPLETED, StudyState.STOPPED):
         raise StudyStateConflict(f"the study is {study.state}; confirming is for a COMPLETED or STOPPED one")
-    if study.tally.complete == 0:
+    if study.counts.complete == 0:
         raise StudyStateConflict("the study has no COMPLETE trial, so there is none to confirm")

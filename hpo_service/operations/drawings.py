@@ -19,7 +19,7 @@ from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.operations.not_ready import Ready, Wanted
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
-from hpo_service.tuning.tuner import Drawn, Exhausted, Tuner
+from hpo_service.tuning.tuner import DrawnParams, Exhausted, Tuner
 
 PAGE = 2_000  # trials of a history that are read at once
 MOST_STUDIES = 50
@@ -68,7 +68,7 @@ class DrawnStudy(KnownStudy):
         super().__init__(study)
         self.in_use = threading.Lock()
         self._has_met_others = False  # params than those of a trial that was taken to run
-        self._taken_to_run: dict[int, Drawn] = {}  # and not yet found in the record
+        self._taken_to_run: dict[int, DrawnParams] = {}  # and not yet found in the record
         self._spaces: dict[int, SearchSpace] = {}
 
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
@@ -81,14 +81,14 @@ class DrawnStudy(KnownStudy):
         """Whether a trial that was taken to run was never given out, or with other params."""
         return self._has_met_others or any(each.number in self._taken_to_run for each in wanted)
 
-    def draw(self, wanted: Wanted, database: Readable) -> Drawn | None:
+    def draw(self, wanted: Wanted, database: Readable) -> DrawnParams | None:
         space = self._space(wanted.round, database)
         try:
             return self.tuner.draw(wanted.number, space, wanted.fixed)
         except Exhausted:
             return None
 
-    def take_to_run(self, wanted: Wanted, drawn: Drawn) -> None:
+    def take_to_run(self, wanted: Wanted, drawn: DrawnParams) -> None:
         running = HistoryTrial(
             wanted.number, TrialState.RUNNING, drawn.params, None, (), drawn.system_attrs, wanted.round
         )
@@ -106,7 +106,7 @@ def _search_space(record: Record, *, name: str, study_id: int, number: int) -> S
     return record.round(record.same_study(name, study_id), number).search_space
 
 
-def is_of_draw(trial: HistoryTrial, drawn: Drawn) -> bool:
+def is_of_draw(trial: HistoryTrial, drawn: DrawnParams) -> bool:
     """Whether it has the params that were drawn, with define_by_run as far as it has asked for them."""
     if EXPECTED not in drawn.system_attrs:
         return drawn.params == trial.params

@@ -16,7 +16,7 @@ from hpo_service.domain.errors import NotFound
 from hpo_service.domain.sizes import CARRIED_REPORTS
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
-from hpo_service.operations.feeds import Event, Page
+from hpo_service.operations.feeds import EncodedEvent, Page
 from hpo_service.operations.service import Service
 from hpo_service.reading.resources import round_resource, study_resource
 from hpo_service.reading.trial_pieces import read_together, whole_trial
@@ -50,8 +50,8 @@ async def _follow(service: Service, study: Study, after: int) -> AsyncGenerator[
 
     yield b"retry: 1000\n\n"
     with service.feeds.followed(study, read) as feed:
-        service.watch.begin()
-        while not service.leaving:
+        service.change_poller.begin()
+        while not service.is_shutting_down:
             news, sent = feed.news, b""
             found = feed.since(after)
             if found is None:  # further back than the feed goes
@@ -97,11 +97,11 @@ def _since(record: Record, study: Study, study_id: int, after: int) -> Page:
     return Page(sorted(events, key=lambda event: event.revision), upto, more)
 
 
-def _event(revision: int, kind: bytes, resource: bytes) -> Event:
-    return Event(revision, b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource))
+def _event(revision: int, kind: bytes, resource: bytes) -> EncodedEvent:
+    return EncodedEvent(revision, b"event: %s\nid: %d\ndata: %s\n\n" % (kind, revision, resource))
 
 
-def _with_last_reports(record: Record, study: Study, trials: Sequence[Trial]) -> list[Event]:
+def _with_last_reports(record: Record, study: Study, trials: Sequence[Trial]) -> list[EncodedEvent]:
     """The first of them, as many as are read at once, each with the last reports that fit into an event."""
     some = read_together(record, trials)
     texts = record.reports.texts_of(some) if len(some) > 1 else {}

@@ -19,9 +19,9 @@ async def pieces(service: Service, name: str, format: Format) -> AsyncIterator[b
     """Begin an export; raise NotFound before its first piece."""
     if format == "parquet":
         _check_parquet()
-        await service.read_apart(name, exported_rows.head)
-        return service.reads.items_apart(partial(parquet.pieces, name))
-    return _text(service, name, format, *await service.read_apart(name, exported_rows.head))
+        await service.read_in_process(name, exported_rows.head)
+        return service.reads.items_in_process(partial(parquet.pieces, name))
+    return _text(service, name, format, *await service.read_in_process(name, exported_rows.head))
 
 
 def _check_parquet() -> None:
@@ -35,6 +35,6 @@ async def _text(service: Service, name: str, format: Text, study_id: int, head: 
         yield head
     after: int | None = -1
     while after is not None:
-        piece, after = await service.reads.apart(partial(exported_rows.page, name, study_id, format, after))
+        piece, after = await service.reads.in_process(partial(exported_rows.page, name, study_id, format, after))
         if piece:
             yield piece

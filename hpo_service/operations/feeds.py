@@ -19,7 +19,7 @@ MOST_EVENTS = 1_000
 MOST_BYTES = 2**20
 
 
-class Event(NamedTuple):
+class EncodedEvent(NamedTuple):
     revision: int
     sent: bytes
 
@@ -27,7 +27,7 @@ class Event(NamedTuple):
 class Page(NamedTuple):
     """upto: the revision up to which these events are all; more: whether there are later ones already."""
 
-    events: list[Event]
+    events: list[EncodedEvent]
     upto: int
     more: bool
 
@@ -43,7 +43,7 @@ class Feed:
         self.followers = 0
         self.news = asyncio.Event()  # another one each time
         self._read = read
-        self._events: list[Event] = []
+        self._events: list[EncodedEvent] = []
         self._bytes = 0
         self._begins = self._upto = study.revision  # what is kept is all from the one to the other
         self._changed = asyncio.Event()
@@ -59,7 +59,7 @@ class Feed:
     def close(self) -> None:
         self._reading.cancel()
 
-    def since(self, after: int) -> list[Event] | None:
+    def since(self, after: int) -> list[EncodedEvent] | None:
         """What comes after that revision, as far as it was read; None where it has to be read anew."""
         if after < self._begins:
             return None
@@ -140,7 +140,7 @@ class Feeds:
         for feed in self._of.get(name, {}).values():
             feed.change()
 
-    def leave(self) -> None:
+    def wake_all(self) -> None:
         for feeds in self._of.values():
             for feed in feeds.values():
                 feed.wake()

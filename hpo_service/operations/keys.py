@@ -19,7 +19,7 @@ FIRST_LABEL = "first start"
 Keep = Callable[[str], None]  # puts a key where its owner finds it; what it raises undoes the key
 
 
-class Drawn(NamedTuple):
+class NewKey(NamedTuple):
     """A key in plain words, which nobody can read again, and what is recorded of it."""
 
     token: str
@@ -33,7 +33,7 @@ def create(
     life_seconds: float | None = None,
     label: str = "",
     keep: Keep | None = None,
-) -> Drawn:
+) -> NewKey:
     """Draw a key, for these studies or for all. Raise Invalid.
 
     keep: before it is recorded; a key that cannot be kept is none.
@@ -43,7 +43,7 @@ def create(
     return drawn
 
 
-def create_first(table: KeyTable, keep: Keep | None = None) -> Drawn | None:
+def create_first(table: KeyTable, keep: Keep | None = None) -> NewKey | None:
     """A key for everything if the record has never had any; of several servers that start at once, one draws it."""
     return _add(table, Scope.ADMIN, None, None, FIRST_LABEL, keep, only_as_the_first=True)
 
@@ -57,7 +57,7 @@ def _add(
     keep: Keep | None,
     *,
     only_as_the_first: bool,
-) -> Drawn | None:
+) -> NewKey | None:
     bound = None if studies is None else frozenset(studies)
     keys.check(label, bound)
     token = keys.draw()
@@ -69,7 +69,7 @@ def _add(
         return Key(secrets.token_hex(4), keys.hash_of(token), label, scope, bound, now, ends)
 
     key = table.add(made, only_as_the_first=only_as_the_first)
-    return None if key is None else Drawn(token, key)
+    return None if key is None else NewKey(token, key)
 
 
 def find_live(table: KeyTable, token: str) -> Key | None:

@@ -28,4 +28,4 @@ async def drain(service: Service, worker_id: str) -> Json:
     await service.save_seen_workers()
     await service.write(lambda record: record.drain_worker(worker_id))
     service.asks.drain([worker_id])
-    return await service.reads.here(lambda record: worker_resource(record.workers.one(worker_id)))
+    return await service.reads.in_thread(lambda record: worker_resource(record.workers.one(worker_id)))

@@ -15,7 +15,7 @@ from hpo_service.domain.errors import DrawFailed
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.study import Study
 from hpo_service.store.write_call import Work
-from hpo_service.tuning.drawing import Drawn
+from hpo_service.tuning.drawing import DrawnParams
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class Ready(NamedTuple):
     """drawn: None where the search space is exhausted."""
 
     wanted: Wanted
-    drawn: Drawn | None
+    drawn: DrawnParams | None
 
 
 Draws = Mapping[int, Ready]  # by the trial's number
@@ -47,7 +47,7 @@ class NotReady(Exception):
 
 
 @dataclass
-class InTwo(Exception):
+class SplitTellAndAsk(Exception):
     """A call that tells and asks: to be told by itself, and then to ask, since the draw takes long or has failed.
 
     joined: the answer to both, from the two; the second is None where asking has failed.

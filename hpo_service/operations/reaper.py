@@ -8,8 +8,8 @@ import time
 import structlog
 
 from hpo_service.instruments import leases_expired
-from hpo_service.logged_state import LoggedState, carefully, fault_of
-from hpo_service.operations.service import LOOKED_AFTER_AT_ONCE, Service
+from hpo_service.logged_state import LoggedState, fault_of, log_failures
+from hpo_service.operations.service import EXPIRED_AT_ONCE, Service
 from hpo_service.store.outages import BEAT_SECONDS
 
 PERIOD_SECONDS = 1.0
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 async def begin(service: Service) -> None:
     """Before the first call: what was missed while no server was there counts in no lease."""
     service.database.uptime.begin()
-    await carefully(service.beat(), _beating())
+    await log_failures(service.beat(), _beating())
 
 
 async def reap(service: Service) -> None:
@@ -37,7 +37,7 @@ async def _keep_beating(service: Service) -> None:
     while True:
         await asyncio.sleep(uptime.seconds_until_beat() or BEAT_SECONDS)
         if not uptime.seconds_until_beat():
-            await carefully(service.beat(), beating)
+            await log_failures(service.beat(), beating)
 
 
 def _beating() -> LoggedState:
@@ -53,21 +53,21 @@ async def _keep_looking(service: Service) -> None:
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        await carefully(reap_once(service), looking)
+        await log_failures(reap_once(service), looking)
         expired = _tell_of_expired(expired)
         if tick % SAVE_SEEN_EVERY == 0:
-            await carefully(service.save_seen_workers(), saving)
+            await log_failures(service.save_seen_workers(), saving)
         if tick % CUT_LOG_EVERY == 0:
-            await carefully(asyncio.to_thread(service.database.cut_log), cutting)
+            await log_failures(asyncio.to_thread(service.database.cut_log), cutting)
 
 
 async def reap_once(service: Service) -> None:
     """One study that cannot be looked after does not keep the others waiting."""
     overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
     faults: list[Exception] = []
-    for start in range(0, len(overdue), LOOKED_AFTER_AT_ONCE):
-        some = overdue[start : start + LOOKED_AFTER_AT_ONCE]
-        tried = await asyncio.gather(*(fault_of(service.look_after([name])) for name in some))
+    for start in range(0, len(overdue), EXPIRED_AT_ONCE):
+        some = overdue[start : start + EXPIRED_AT_ONCE]
+        tried = await asyncio.gather(*(fault_of(service.expire_overdue([name])) for name in some))
         faults += [fault for fault in tried if fault is not None]
     if faults:
         raise faults[0]

@@ -36,12 +36,12 @@ async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[
         if test is not None:
             check_same_test(test, body.ensemble)
         else:
-            work.settle()
+            work.update_and_save()
             check_may_be_tested(work.study)
             record.sql().add_test(work.study, waiting_test(body.ensemble, _winner(record.sql(), work.study)))
             work.study = replace(work.study, sealed=True)
             work.touch()
-        study = work.settle()
+        study = work.update_and_save()
         return study_resource(record.sql(), study), etag(study), test is None
 
     return await service.write(in_transaction, [name])
@@ -55,19 +55,19 @@ def _winner(record: Record, study: Study) -> int:
 
 def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
     """verb: a key of ON_TEST, which also says of what kind the body is."""
-    return StudyCall(name, partial(service.changed, name, partial(ON_TEST[verb], body)), light=False)
+    return StudyCall(name, partial(service.changed, name, partial(ON_TEST[verb], body)), runs_in_loop=False)
 
 
 def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
     test = test_of_study(work)
-    holding = test.holding.keep(call.attempt, work.record.now)
+    lifecycle = test.lifecycle.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256)
-    work.change_test(test, holding)
-    assert holding.lease is not None
+    work.change_test(test, lifecycle)
+    assert lifecycle.lease is not None
     return {
         "should_stop": False,
         "reason": None,
-        "lease_expires_at": time_text(holding.lease.expires_at),
+        "lease_expires_at": time_text(lifecycle.lease.expires_at),
         "study_state": work.study.state,
     }
 
@@ -77,21 +77,21 @@ def _tell(call: TestResult, work: StudyWork) -> Json | None:
     check_size("members", call.members, TELL_METRICS)
     test = test_of_study(work)
     result = call.model_dump(mode="json")
-    before = replace(test.holding, told=_told(test.result))
+    before = replace(test.lifecycle, told=_told(test.result))
     told = _told(result)
     assert told is not None
-    holding = before.finish(told, TrialState(call.state), call.reason)
-    if holding is not None:
+    lifecycle = before.finish(told, TrialState(call.state), call.reason)
+    if lifecycle is not None:
         work.bind(call.dataset_sha256)
-        work.change_test(test, holding, result=result)
+        work.change_test(test, lifecycle, result=result)
     return test_resource(work.record.sql(), work.study)
 
 
 def _release(call: Release, work: StudyWork) -> Json | None:
     test = test_of_study(work)
-    holding = test.holding.release(call.attempt, None)
-    if holding is not None:
-        work.change_test(test, holding)
+    lifecycle = test.lifecycle.release(call.attempt, None)
+    if lifecycle is not None:
+        work.change_test(test, lifecycle)
     return test_resource(work.record.sql(), work.study)
 
 

@@ -16,22 +16,22 @@ import structlog
 from hpo_service import tracing
 from hpo_service.domain.errors import HpoError, StudyHeld, Unavailable
 from hpo_service.domain.study import Study
+from hpo_service.operations.change_poller import ChangePoller
 from hpo_service.operations.drawing_process import DrawingProcess
 from hpo_service.operations.feeds import Feeds
 from hpo_service.operations.long_draws import PATIENCE_SECONDS, LongDraws, too_slow
-from hpo_service.operations.not_ready import Draws, InTwo, NotReady
+from hpo_service.operations.not_ready import Draws, NotReady, SplitTellAndAsk
 from hpo_service.operations.shared_readings import SharedReadings
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.tuners import Tuners
 from hpo_service.operations.waiting import AnyStudy, WaitingAsks
-from hpo_service.operations.watching import Watch
 from hpo_service.reading import readings
 from hpo_service.reading.figures import KnownFigures
 from hpo_service.reading.reading_process import ReadingProcess
 from hpo_service.reading.reads import Reads
 from hpo_service.store.database import Database
 from hpo_service.store.engine import Clock, WrittenMeanwhile
-from hpo_service.store.record import Change, Record
+from hpo_service.store.record import Record, StudyChange
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.worker_rows import SeenWorker
 from hpo_service.store.write_call import NO_DRAWS, Outcome, Parts, Work, WriteCall
@@ -40,11 +40,11 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
-Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # a read runs: `reads.here` or `reads.apart`
+Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # a read runs: `reads.in_thread` or `reads.in_process`
 Finish = Callable[[Any], Any]  # makes an answer of what a transaction returned, or a coroutine that has it later
 
 MOST_WORKERS_IN_MEMORY = 100_000
-LOOKED_AFTER_AT_ONCE = 50  # studies
+EXPIRED_AT_ONCE = 50  # studies
 FEW_PARTS = 16  # of one call, in the event loop
 
 
@@ -71,12 +71,12 @@ class Service:
                 process.file = self.database.file.identity
         self.figures = KnownFigures(self.database)
         self.long_draws = LongDraws(self.database, drawing)
-        self._going_on: set[asyncio.Task[None]] = set()  # calls that were not ready
+        self._running_tasks: set[asyncio.Task[None]] = set()  # calls that were not ready
         self.asks = WaitingAsks()
         self.feeds = Feeds()
-        self.watch = Watch(self)
+        self.change_poller = ChangePoller(self)
         self._to_ask = SharedReadings(self._read_studies_to_ask)
-        self.leaving = False
+        self.is_shutting_down = False
         self.reaped_at = time.monotonic()  # when the reaper last finished a look
         self.long_polls = 0  # asks that wait
         self.streams = 0  # of events
@@ -85,11 +85,11 @@ class Service:
         self._seen_lock = threading.Lock()
         self._saving = asyncio.Lock()
 
-    def leave(self) -> None:
+    def begin_shutdown(self) -> None:
         """Send everybody home who waits: the server is about to stop."""
-        self.leaving = True
-        self.asks.leave()
-        self.feeds.leave()
+        self.is_shutting_down = True
+        self.asks.wake_all()
+        self.feeds.wake_all()
 
     def close(self) -> None:
         self.database.close()
@@ -104,16 +104,16 @@ class Service:
         """The same, inside a transaction."""
         changing = self.work_on(record, record.study(name))
         result = work(changing)
-        changing.settle()
+        changing.update_and_save()
         return result
 
     def work_on(self, record: Transaction, study: Study) -> StudyWork:
         """Begin to work on a study: first take back what has lapsed."""
         work = StudyWork(record, study, self.tuners)
-        work.lapse()
+        work.expire()
         test = record.sql().test(study) if study.sealed else None
         if test is not None:
-            work.lapse_test(test)
+            work.expire_test_lease(test)
         return work
 
     async def write(
@@ -126,13 +126,15 @@ class Service:
     async def write_parts(self, parts: Parts, studies: Sequence[str]) -> list[Outcome]:
         """Several in one commit, each with its own outcome."""
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        light = len(parts) <= FEW_PARTS and not self.database.is_shared and all(map(self.is_light, studies))
+        runs_in_loop = (
+            len(parts) <= FEW_PARTS and not self.database.is_shared and all(map(self.can_run_in_loop, studies))
+        )
 
         def written(outcome: Outcome) -> None:
             self._wake(outcome.changes, studies)
             set_answer(answer, outcome.result, outcome.error)
 
-        self._submit(parts, studies, written, light)
+        self._submit(parts, studies, written, runs_in_loop)
         return await answer
 
     def begin(
@@ -141,16 +143,16 @@ class Service:
         studies: Sequence[str],
         done: Done,
         *,
-        light: bool = False,
+        runs_in_loop: bool = False,
         request_id: str | None = None,
         finish: Finish | None = None,
         again: bool = False,
     ) -> None:
         """Write without a task that waits: `done` takes the result or the error, later, in the event loop.
 
-        light: whether the work is short enough for the event loop itself. request_id: of an ask. finish: makes the
-        answer of the result, right after the commit; a coroutine has it later. again: it has been tried before, when
-        another server has written the same in that moment: now the work finds that and answers it.
+        runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. finish: makes
+        the answer of the result, right after the commit; a coroutine has it later. again: the second try, after another
+        server has written the same rows in that moment; now the work reads them.
         """
 
         def written(outcome: Outcome) -> None:
@@ -159,24 +161,24 @@ class Service:
             if error is None:
                 answer = result if finish is None else finish(result)
                 if isinstance(answer, CoroutineType):
-                    self.go_on(answer, done)
+                    self.run_in_task(answer, done)
                 else:
                     done(answer, None)
-            elif isinstance(error, NotReady | InTwo):
-                self.go_on(self._made_ready(work, studies, request_id, error, finish), done)
+            elif isinstance(error, NotReady | SplitTellAndAsk):
+                self.run_in_task(self._made_ready(work, studies, request_id, error, finish), done)
             elif isinstance(error, WrittenMeanwhile) and not again:
                 self.begin(work, studies, done, request_id=request_id, finish=finish, again=True)
             else:
                 done(None, error)
 
-        self._submit(work, studies, written, light, request_id)
+        self._submit(work, studies, written, runs_in_loop, request_id)
 
     def _submit(
         self,
         work: Work | Parts,
         studies: Sequence[str],
         done: Callable[[Outcome], None],
-        light: bool = False,
+        runs_in_loop: bool = False,
         request_id: str | None = None,
         draws: Draws = NO_DRAWS,
     ) -> None:
@@ -185,9 +187,9 @@ class Service:
         if trace is not None and not isinstance(work, Parts):
             work = tracing.carried(work)
         since = time.perf_counter()
-        self.database.submit(WriteCall(work, studies, done, False, light, request_id, draws, since, trace))
+        self.database.submit(WriteCall(work, studies, done, False, runs_in_loop, request_id, draws, since, trace))
 
-    def _wake(self, changes: Sequence[Change], studies: Sequence[str]) -> None:
+    def _wake(self, changes: Sequence[StudyChange], studies: Sequence[str]) -> None:
         """Wake whoever waits for what a call has changed."""
         if changes and self.asks:
             for change in changes:
@@ -203,7 +205,7 @@ class Service:
 
     # -- what is long to compute --------------------------------------------------------------------------
 
-    def go_on(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
+    def run_in_task(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
         """Run the rest of a call as a task of its own."""
 
         async def rest() -> None:
@@ -217,19 +219,19 @@ class Service:
                 done(result, None)
 
         task = asyncio.create_task(rest())
-        self._going_on.add(task)
-        task.add_done_callback(self._going_on.discard)
+        self._running_tasks.add(task)
+        task.add_done_callback(self._running_tasks.discard)
 
     async def _made_ready(
         self,
         work: Work,
         studies: Sequence[str],
         request_id: str | None,
-        needed: NotReady | InTwo,
+        needed: NotReady | SplitTellAndAsk,
         finish: Finish | None,
     ) -> Any:
         """Make ready what the call lacks, and run it again; again, when something else has changed meanwhile."""
-        if isinstance(needed, InTwo):
+        if isinstance(needed, SplitTellAndAsk):
             result = await self._in_two(needed, studies, request_id)
         elif needed.wanted:
             result = await self._with_draws(work, studies, request_id, needed)
@@ -274,10 +276,10 @@ class Service:
 
     async def _read_history(self, study: Study) -> None:
         """Show the writer's tuner what is in the record, read elsewhere."""
-        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.needs(study).apart)
+        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.needs(study).slow_draws)
         await self.write(lambda _: self.tuners.adopt(study, tuner, seen))
 
-    async def _in_two(self, two: InTwo, studies: Sequence[str], request_id: str | None) -> Any:
+    async def _in_two(self, two: SplitTellAndAsk, studies: Sequence[str], request_id: str | None) -> Any:
         """What is told is kept, whatever becomes of the ask."""
         told = await self.write(two.tell, studies)
         try:
@@ -287,7 +289,7 @@ class Service:
             return two.joined(told, None)
         return two.joined(told, asked)
 
-    def is_light(self, name: str) -> bool:
+    def can_run_in_loop(self, name: str) -> bool:
         """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
         study = self.database.remembered(name)
         return study is not None and self.tuners.has_nothing_to_read(study)
@@ -296,32 +298,32 @@ class Service:
 
     async def read(self, name: str, work: Callable[[Record, Study], T]) -> T:
         """Read the study as it is now, in a thread: a lease that has run out is taken back first."""
-        return await self._read(name, work, self.reads.here)
+        return await self._read(name, work, self.reads.in_thread)
 
-    async def read_apart(self, name: str, work: Callable[[Record, Study], T]) -> T:
+    async def read_in_process(self, name: str, work: Callable[[Record, Study], T]) -> T:
         """The same in the reading process."""
-        return await self._read(name, work, self.reads.apart)
+        return await self._read(name, work, self.reads.in_process)
 
     async def _read(self, name: str, work: Callable[[Record, Study], T], where: Where) -> T:
         overdue, result = await where(partial(readings.unless_overdue, name, work))
         if not overdue:
             return result  # type: ignore[no-any-return]
-        await self.look_after([name])
+        await self.expire_overdue([name])
         return await where(partial(readings.of_study, name, work))  # type: ignore[no-any-return]
 
     async def read_all(self, work: Callable[[Record], T]) -> T:
         """Read across studies, in a thread, after what time has changed."""
-        return await self._read_all(work, self.reads.here)
+        return await self._read_all(work, self.reads.in_thread)
 
-    async def read_all_apart(self, work: Callable[[Record], T]) -> T:
+    async def read_all_in_process(self, work: Callable[[Record], T]) -> T:
         """The same in the reading process."""
-        return await self._read_all(work, self.reads.apart)
+        return await self._read_all(work, self.reads.in_process)
 
     async def _read_all(self, work: Callable[[Record], T], where: Where) -> T:
         overdue, result = await where(partial(readings.unless_any_overdue, work))
         if not overdue:
             return result  # type: ignore[no-any-return]
-        await self.look_after_those_free(overdue)
+        await self.expire_overdue_unless_held(overdue)
         return await where(work)  # type: ignore[no-any-return]
 
     async def studies_to_ask(self, awaited: AnyStudy, limit: int) -> dict[str, int]:
@@ -334,25 +336,25 @@ class Service:
 
     # -- time ---------------------------------------------------------------------------------------------
 
-    async def look_after(self, names: Sequence[str]) -> None:
+    async def expire_overdue(self, names: Sequence[str]) -> None:
         """Do what time alone asks for: take back lapsed leases, end studies whose seconds are over."""
         for name in names:
-            await self.write(partial(self._look_after, name), [name])
+            await self.write(partial(self._expire_overdue_in, name), [name])
 
-    async def look_after_those_free(self, names: Sequence[str]) -> None:
+    async def expire_overdue_unless_held(self, names: Sequence[str]) -> None:
         """The same, but a study that somebody else holds is left as it stands: it keeps none of the others waiting."""
-        for start in range(0, len(names), LOOKED_AFTER_AT_ONCE):
-            some = names[start : start + LOOKED_AFTER_AT_ONCE]
-            free = [name for name in some if name not in self.database.studies_aside]
-            outcomes = await asyncio.gather(*(self.look_after([name]) for name in free), return_exceptions=True)
+        for start in range(0, len(names), EXPIRED_AT_ONCE):
+            some = names[start : start + EXPIRED_AT_ONCE]
+            free = [name for name in some if name not in self.database.held_studies]
+            outcomes = await asyncio.gather(*(self.expire_overdue([name]) for name in free), return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, StudyHeld):
                     raise outcome
 
-    def _look_after(self, name: str, record: Transaction) -> None:
+    def _expire_overdue_in(self, name: str, record: Transaction) -> None:
         study = record.find_study(name)
         if study is not None:
-            self.work_on(record, study).settle()
+            self.work_on(record, study).update_and_save()
 
     async def beat(self) -> None:
         """Show that this server can serve; what it has missed before counts in no lease."""
@@ -360,7 +362,7 @@ class Service:
 
     # -- workers ------------------------------------------------------------------------------------------
 
-    def heard_of(self, worker_id: str, now: float, labels: Mapping[str, str] | None = None) -> None:
+    def record_worker_seen(self, worker_id: str, now: float, labels: Mapping[str, str] | None = None) -> None:
         """Note that the worker was heard of; it is saved later, in a transaction of its own.
 
         labels: that it has said; None: it has said nothing of them.
@@ -394,7 +396,7 @@ class Service:
                 with self._seen_lock:
                     newer, self._seen = self._seen, seen
                 for worker_id, again in newer.items():
-                    self.heard_of(worker_id, *again)
+                    self.record_worker_seen(worker_id, *again)
                 raise
             if len(self._known) >= MOST_WORKERS_IN_MEMORY:
                 self._known.clear()

@@ -14,7 +14,6 @@ import structlog
 from pydantic import ValidationError
 
 from hpo_service.domain import sizes
-from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -24,6 +23,7 @@ from hpo_service.domain.errors import (
     StudyStateConflict,
     TooLarge,
 )
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.search_space import SearchSpace, check_choice_sizes
@@ -42,7 +42,7 @@ from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.reading import readings
 from hpo_service.reading.resources import etag, round_resource, study_resource
-from hpo_service.store.record import Change
+from hpo_service.store.record import StudyChange
 from hpo_service.store.transaction import Transaction
 from hpo_service.tuning import tuner
 
@@ -69,7 +69,7 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
         record.add_round(study, Round(0, spec.search_space, revision=1))
         work = StudyWork(record, study, service.tuners)
         work.touch()
-        study = work.settle()
+        study = work.update_and_save()
         return study_resource(record.sql(), study), etag(study), True
 
     if not tuner.is_quick(seeded):
@@ -112,7 +112,7 @@ def _check_rounds(rounds: int, space: SearchSpace) -> None:
 
 
 async def read(service: Service, name: str) -> tuple[bytes, str]:
-    return await service.read_apart(name, readings.study)
+    return await service.read_in_process(name, readings.study)
 
 
 async def page(
@@ -120,7 +120,7 @@ async def page(
 ) -> tuple[bytes, int | None]:
     """Return up to `size` studies after that id, of these names if only some are to be seen, and where to go on."""
     work = partial(readings.studies_page, state=state, after=after, size=size, only=only)
-    return await service.read_all_apart(work)
+    return await service.read_all_in_process(work)
 
 
 async def patch(service: Service, name: str, body: Patch, if_match: str | None) -> Tagged:
@@ -170,14 +170,16 @@ def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
 
 async def delete(service: Service, name: str, force: bool) -> None:
     def in_transaction(record: Transaction) -> None:
-        study = service.work_on(record, record.study(name)).settle()
+        study = service.work_on(record, record.study(name)).update_and_save()
         if study.held and not force:
             raise StudyStateConflict(
                 f"{study.held} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
             )
         record.delete_study(study)
         service.tuners.forget_all_of([study.id])
-        record.changes.append(Change(altered(study, state=StudyState.CANCELLED), None))  # nobody waits for it any more
+        record.changes.append(
+            StudyChange(fast_replace(study, state=StudyState.CANCELLED), None)
+        )  # nobody waits for it any more
 
     await service.write(in_transaction, [name])
 
@@ -192,7 +194,7 @@ async def act(service: Service, name: str, verb: str) -> Tagged:
             raise StudySealed("the test set of this study has been opened; it can no longer be cancelled")
         state = state_after(verb, study.state)
         if verb == "resume" and study.failures is not None:
-            work.study = altered(study, failures=None)  # the count starts anew
+            work.study = fast_replace(study, failures=None)  # the count starts anew
         if state is study.state:
             return
         moved.append(state)
@@ -229,7 +231,7 @@ async def _changed(service: Service, name: str, change: Any) -> Tagged:
     def in_transaction(record: Transaction) -> Tagged:
         work = service.work_on(record, record.study(name))
         change(work)
-        study = work.settle()
+        study = work.update_and_save()
         return study_resource(record.sql(), study), etag(study)
 
     return await service.write(in_transaction, [name])

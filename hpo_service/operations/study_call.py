@@ -21,7 +21,7 @@ async def never() -> bool:
 class StudyCall(NamedTuple):
     """transaction: what the call does, and returns as its answer. request_id: of an ask.
 
-    light: whether it needs nothing but what is in memory, where the study does.
+    runs_in_loop: whether it needs nothing but what is in memory, where the study does.
 
     finish: takes a way to see whether the caller has left, and what the transaction returned, right after the commit
     and in the event loop. It returns the answer, or a coroutine that has it later.
@@ -31,7 +31,7 @@ class StudyCall(NamedTuple):
     transaction: Callable[[Transaction], Any]
     request_id: str | None = None
     finish: Callable[[CallerLeft, Any], Json | Coroutine[Any, Any, Json]] | None = None
-    light: bool = True
+    runs_in_loop: bool = True
 
     def begin(self, service: Service, answered: Done, caller_left: CallerLeft = never) -> None:
         """Begin the call. answered: takes the answer and None, or None and the error, later in the event loop."""
@@ -39,7 +39,7 @@ class StudyCall(NamedTuple):
             self.transaction,
             (self.study,),
             answered,
-            light=self.light and service.is_light(self.study),
+            runs_in_loop=self.runs_in_loop and service.can_run_in_loop(self.study),
             request_id=self.request_id,
             finish=None if self.finish is None else partial(self.finish, caller_left),
         )

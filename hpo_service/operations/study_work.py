@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from hpo_service.domain.altered import altered
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.growing_space import without_draws
 from hpo_service.domain.narrowing import Bounds, how_many_to_keep, narrow
 from hpo_service.domain.objectives import built_in
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.sizes import GRANTED
 from hpo_service.domain.study import Round, Study, StudySpec, StudyState
-from hpo_service.domain.trial import AttemptEnd, EndReason, Holding, Trial, TrialState, new_trial, trial_seed
+from hpo_service.domain.trial import AttemptEnd, EndReason, Lifecycle, Trial, TrialState, new_trial, trial_seed
 from hpo_service.instruments import drawing
 from hpo_service.operations.answer_budget import AnswerBudget
 from hpo_service.operations.not_ready import NotReady, Wanted, draw_failed
 from hpo_service.operations.tuners import Tuners
 from hpo_service.reading.resources import why_paused
-from hpo_service.store.record import Change
-from hpo_service.store.rows import tally_field
+from hpo_service.store.record import StudyChange
+from hpo_service.store.rows import counter_of_state
 from hpo_service.store.transaction import Transaction
-from hpo_service.tuning.tuner import Drawn, Exhausted, Tuner
+from hpo_service.tuning.tuner import DrawnParams, Exhausted, Tuner
 
 KEEP_BY_HAND = 0.2
 
 
 class StudyWork:
-    """Read, change, and `settle` at the end."""
+    """Read, change, and `update_and_save` at the end."""
 
     def __init__(self, record: Transaction, study: Study, tuners: Tuners) -> None:
         self.record = record
@@ -37,29 +37,29 @@ class StudyWork:
         self._changed: dict[int, Trial] = {}
         self._noted = study.revision
         self._needs = tuners.needs(study)
-        if self._needs.shown:
-            tuners.take_over(record, study)
+        if self._needs.in_writer:
+            tuners.apply_foreign_changes(record, study)
 
     # -- trials -------------------------------------------------------------------------------------------
 
-    def change(self, before: Trial, holding: Holding, **fields: object) -> Trial:
-        """Write the trial with its new holding; count it; note how its attempt ended or that it goes on."""
-        finishes = holding.state.is_finished and not before.state.is_finished
+    def change(self, before: Trial, lifecycle: Lifecycle, **fields: object) -> Trial:
+        """Write the trial with its new lifecycle; count it; note how its attempt ended or that it goes on."""
+        finishes = lifecycle.state.is_finished and not before.state.is_finished
         if finishes:
             fields["finished_at"] = self.record.now
             if self.study.spec.define_by_run:
                 fields["system_attrs"] = without_draws(before.system_attrs)
-        after = altered(before, holding=holding, revision=self.study.revision + 1, **fields)
-        self._count(after, tally_field(before.holding), tally_field(holding))
+        after = fast_replace(before, lifecycle=lifecycle, revision=self.study.revision + 1, **fields)
+        self._count(after, counter_of_state(before.lifecycle), counter_of_state(lifecycle))
         if finishes:
             self._count_finished(after)
         self.record.save_trial(self.study, after)
         if finishes and after.replicate_of is not None:  # what the study's confirmation says has changed
             revision = self._next_revision()
-            self.study = altered(self.study, touched=revision)
+            self.study = fast_replace(self.study, touched=revision)
         self._changed[after.number] = after
-        if before.holding.attempt == holding.attempt > 0 and before.holding.ended is not holding.ended:
-            self._note_end(after, before.holding.ended, holding.ended)
+        if before.lifecycle.attempt == lifecycle.attempt > 0 and before.lifecycle.ended is not lifecycle.ended:
+            self._note_end(after, before.lifecycle.ended, lifecycle.ended)
         return after
 
     def _note_end(self, trial: Trial, before: AttemptEnd | None, end: AttemptEnd | None) -> None:
@@ -75,8 +75,8 @@ class StudyWork:
     def _add(self, new: Trial, **fields: object) -> Trial:
         number, revision = self.study.next_number, self.study.revision + 1
         seed = new.seed if new.replicate_of is not None else self.seed(number)
-        trial = altered(new, number=number, seed=seed, revision=revision, **fields)
-        self._count(trial, None, tally_field(trial.holding), next_number=number + 1)
+        trial = fast_replace(new, number=number, seed=seed, revision=revision, **fields)
+        self._count(trial, None, counter_of_state(trial.lifecycle), next_number=number + 1)
         self._changed[number] = trial
         if trial.state is TrialState.WAITING:
             self.record.note_waiting(self.study, trial)
@@ -86,21 +86,21 @@ class StudyWork:
     def seed(self, number: int) -> int:
         return trial_seed(self.study.spec.sampler.seed or 0, number)
 
-    def lapse(self) -> None:
+    def expire(self) -> None:
         """Take back the trials whose lease has run out."""
         if self.study.held:
-            for trial in self.record.lapsed_trials(self.study):
-                self.lapse_one(trial)
+            for trial in self.record.trials_with_expired_lease(self.study):
+                self.expire_lease(trial)
 
-    def lapse_one(self, trial: Trial) -> Trial:
+    def expire_lease(self, trial: Trial) -> Trial:
         fail_as = self.fails_as(trial)
         attempts = self.study.spec.limits.attempts
-        holding = trial.holding.lapse(self.record.now, attempts, fail_as, self.record.outages(self.study))
-        return trial if holding is None else self.change(trial, holding)
+        lifecycle = trial.lifecycle.expire(self.record.now, attempts, fail_as, self.record.outages(self.study))
+        return trial if lifecycle is None else self.change(trial, lifecycle)
 
     def release(self, trial: Trial, attempt: int) -> Trial:
-        holding = trial.holding.release(attempt, self.fails_as(trial))
-        return trial if holding is None else self.change(trial, holding)
+        lifecycle = trial.lifecycle.release(attempt, self.fails_as(trial))
+        return trial if lifecycle is None else self.change(trial, lifecycle)
 
     def bind(self, dataset_sha256: str | None, trial: Trial | None = None) -> None:
         """Bind the study to the data of its first trial that has reported or completed.
@@ -113,7 +113,7 @@ class StudyWork:
 
     def fail_all_waiting(self, reason: EndReason) -> None:
         for trial in self.record.sql().trials.waiting(self.study):
-            self.change(trial, trial.holding.fail_waiting(reason))
+            self.change(trial, trial.lifecycle.fail_waiting(reason))
 
     def fails_as(self, trial: Trial) -> str | None:
         """Why the trial ends as FAIL once nobody holds it; None: it is given out again."""
@@ -132,7 +132,7 @@ class StudyWork:
             return []
         waiting = self.study.confirmation.waiting if self.study.confirmation else 0
         of_the_search = self._may_give_of_the_search(count - min(count, waiting))
-        if of_the_search > 0 and self._needs.apart:
+        if of_the_search > 0 and self._needs.slow_draws:
             self._check_draws(of_the_search)
         budget = AnswerBudget(self.study, GRANTED)
         given = self._give_replicates(min(count, waiting), worker_id, budget)
@@ -144,20 +144,20 @@ class StudyWork:
         limit = self.study.spec.limits.running
         if self.study.has_been_stopped:
             return 0
-        return count if limit is None else max(0, min(count, limit - self.study.tally.running))
+        return count if limit is None else max(0, min(count, limit - self.study.counts.running))
 
     def _give_replicates(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
         given: list[Trial] = []
         for trial in self.record.sql().trials.replicates_waiting(self.study, count) if count else []:
             if not budget.has_room_for(trial):
                 break
-            if trial.holding.attempt:
+            if trial.lifecycle.attempt:
                 self.record.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
     def _give_retries(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
-        if not self.study.tally.retries or not count:
+        if not self.study.counts.retries or not count:
             return []
         given = []
         for trial in self.record.sql().trials.retries(self.study, count):
@@ -172,7 +172,7 @@ class StudyWork:
         if count <= 0:
             return []
         given: list[Trial] = []
-        if self.study.tally.queued:
+        if self.study.counts.queued:
             for trial in self.record.sql().trials.queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
                 if drawn is None or not budget.has_room_for(drawn):
@@ -198,8 +198,8 @@ class StudyWork:
 
     def _check_draws(self, count: int) -> None:
         """Raise NotReady, before anything has changed, when a draw that takes long is not at hand."""
-        count = min(count - min(count, self.study.tally.retries), self._new_trials_left())
-        queued = self.record.sql().trials.queued(self.study, count) if count > 0 and self.study.tally.queued else []
+        count = min(count - min(count, self.study.counts.retries), self._new_trials_left())
+        queued = self.record.sql().trials.queued(self.study, count) if count > 0 and self.study.counts.queued else []
         wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
         following = range(self.study.next_number, self.study.next_number + count - len(wanted))
         wanted += [Wanted(number, self.study.round, {}) for number in following]
@@ -213,22 +213,22 @@ class StudyWork:
     def _draw(self, number: int, queued: Trial | None) -> Trial | None:
         """The trial with its params; None when the search space is exhausted."""
         wanted = Wanted(number, self.study.round, {} if queued is None else queued.params)
-        drawn = self._at_hand(wanted) if self._needs.apart else self._drawn_now(wanted)
+        drawn = self._at_hand(wanted) if self._needs.slow_draws else self._drawn_now(wanted)
         if drawn is None:
-            self.study = altered(self.study, exhausted=True)
+            self.study = fast_replace(self.study, exhausted=True)
             return None
         if queued is None:
             return new_trial(self.study.name, number, drawn.params, drawn.system_attrs)
-        return altered(queued, params=drawn.params, system_attrs={**drawn.system_attrs, **queued.system_attrs})
+        return fast_replace(queued, params=drawn.params, system_attrs={**drawn.system_attrs, **queued.system_attrs})
 
-    def _at_hand(self, wanted: Wanted) -> Drawn | None:
+    def _at_hand(self, wanted: Wanted) -> DrawnParams | None:
         ready = self.record.draws.get(wanted.number)
         if ready is None or ready.wanted != wanted:
             raise NotReady(self.study, (wanted,))
-        drawn: Drawn | None = ready.drawn
+        drawn: DrawnParams | None = ready.drawn
         return drawn
 
-    def _drawn_now(self, wanted: Wanted) -> Drawn | None:
+    def _drawn_now(self, wanted: Wanted) -> DrawnParams | None:
         """Raise DrawFailed."""
         tuner = self.tuner() if self._needs.history else self.tuners.without_history(self.study)
         try:
@@ -245,7 +245,7 @@ class StudyWork:
         return self.tuners.up_to_date(self.record, self.study)
 
     def _show_tuner(self) -> None:
-        if not self._needs.shown:
+        if not self._needs.in_writer:
             return
         self.tuners.note(self.record, self._noted, self.study, self._changed.values())
         self._changed.clear()
@@ -254,14 +254,18 @@ class StudyWork:
     def _begin_new(self, trial: Trial, worker_id: str) -> Trial:
         current = self.round(self.study.round)
         first = trial.number if current.first_trial is None else current.first_trial
-        self._put_round(altered(current, trials=current.trials + 1, first_trial=first))
-        self.study = altered(self.study, given_out=self.study.given_out + 1)
+        self._put_round(fast_replace(current, trials=current.trials + 1, first_trial=first))
+        self.study = fast_replace(self.study, given_out=self.study.given_out + 1)
         return self._begin(trial, worker_id, round=current.round)
 
     def _begin(self, trial: Trial, worker_id: str, **fields: object) -> Trial:
-        holding = trial.holding.give_out(self.record.now, self.study.spec.lease_seconds)
+        lifecycle = trial.lifecycle.start_attempt(self.record.now, self.study.spec.lease_seconds)
         begun = {"worker_id": worker_id, "started_at": self.record.now, **fields}
-        after = self._add(trial, holding=holding, **begun) if trial.id is None else self.change(trial, holding, **begun)
+        after = (
+            self._add(trial, lifecycle=lifecycle, **begun)
+            if trial.id is None
+            else self.change(trial, lifecycle, **begun)
+        )
         self.record.begin_attempt(self.study, after)
         return after
 
@@ -269,11 +273,11 @@ class StudyWork:
 
     def grow(self, spec: StudySpec) -> None:
         """Take the search space of this spec, which has more parameters; the study's ETag changes."""
-        self.study = altered(self.study, spec=spec)
+        self.study = fast_replace(self.study, spec=spec)
         self._needs = self.tuners.needs(self.study)
         self.record.sql().save_search_space(self.study)
         self.touch()
-        self._put_round(altered(self.round(self.study.round), search_space=spec.search_space))
+        self._put_round(fast_replace(self.round(self.study.round), search_space=spec.search_space))
 
     # -- rounds -------------------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ class StudyWork:
             keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
         expand = spec.narrowing is not None and spec.narrowing.expand
         current = self.round(self.study.round)
-        best = self.record.sql().trials.best(self.study, how_many_to_keep(keep, self.study.tally.complete))
+        best = self.record.sql().trials.best(self.study, how_many_to_keep(keep, self.study.counts.complete))
         kept = [trial.params for trial in best]
         space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
         following = Round(
@@ -302,14 +306,14 @@ class StudyWork:
         self.record.add_round(self.study, following)
         self._rounds[following.round] = following
         self._changed_rounds.add(current.round)  # its counts go from the study into its own row
-        self.study = altered(self.study, round=following.round)
+        self.study = fast_replace(self.study, round=following.round)
         return following
 
     def _count_finished(self, trial: Trial) -> None:
         # Only where rounds follow by themselves does anybody ask how many have finished.
         if trial.round is not None and self.study.spec.narrowing is not None:
             its_round = self.round(trial.round)
-            self._put_round(altered(its_round, finished=its_round.finished + 1))
+            self._put_round(fast_replace(its_round, finished=its_round.finished + 1))
 
     def _put_round(self, changed: Round) -> None:
         self._rounds[changed.round] = changed
@@ -317,21 +321,21 @@ class StudyWork:
 
     # -- the sealed test ----------------------------------------------------------------------------------
 
-    def lapse_test(self, test: SealedTest) -> SealedTest:
+    def expire_test_lease(self, test: SealedTest) -> SealedTest:
         attempts = self.study.spec.limits.attempts
-        holding = test.holding.lapse(self.record.now, attempts, None, self.record.outages(self.study))
-        return test if holding is None else self.change_test(test, holding)
+        lifecycle = test.lifecycle.expire(self.record.now, attempts, None, self.record.outages(self.study))
+        return test if lifecycle is None else self.change_test(test, lifecycle)
 
-    def change_test(self, test: SealedTest, holding: Holding, **fields: object) -> SealedTest:
-        after = altered(test, holding=holding, **fields)
-        if holding.state.is_finished and test.is_open:
-            after = altered(after, finished_at=self.record.now)
+    def change_test(self, test: SealedTest, lifecycle: Lifecycle, **fields: object) -> SealedTest:
+        after = fast_replace(test, lifecycle=lifecycle, **fields)
+        if lifecycle.state.is_finished and test.is_open:
+            after = fast_replace(after, finished_at=self.record.now)
         self.record.sql().save_test(self.study, after)
-        if holding.ended is not test.holding.ended:
-            self.record.note_lease_end(self.study, "test", holding.attempt, holding.ended)
+        if lifecycle.ended is not test.lifecycle.ended:
+            self.record.note_lease_end(self.study, "test", lifecycle.attempt, lifecycle.ended)
         self._test_changed = True
         revision = self._next_revision()
-        self.study = altered(self.study, touched=revision)
+        self.study = fast_replace(self.study, touched=revision)
         return after
 
     # -- at the end ---------------------------------------------------------------------------------------
@@ -342,31 +346,31 @@ class StudyWork:
     def move_to(self, state: StudyState) -> None:
         """The study's own state changes; so does its ETag."""
         if state is not self.study.state:
-            self.study = altered(self.study, state=state)
+            self.study = fast_replace(self.study, state=state)
             self.touch()
 
     def touch(self) -> None:
         revision = self._next_revision()
-        self.study = altered(self.study, version=self.study.version + 1, touched=revision)
+        self.study = fast_replace(self.study, version=self.study.version + 1, touched=revision)
 
-    def settle(self) -> Study:
+    def update_and_save(self) -> Study:
         """Draw the consequences (a round that is over, a study that is done) and save."""
         if self.study.has_failed_too_often:
             self._pause_by_failures()
         best = self.best_for_target()
-        state = self.study.settled(self.record.now, best)
+        state = self.study.next_state(self.record.now, best)
         if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over(best):
             self.next_round()
         self.move_to(state)
         if self._changed_rounds:
             for number in sorted(self._changed_rounds):
-                self._save_round(altered(self._rounds[number], revision=self.study.revision + 1))
+                self._save_round(fast_replace(self._rounds[number], revision=self.study.revision + 1))
             self._changed_rounds.clear()
         if self.study is not self._as_saved:
             self.record.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
             if self._test_changed or not self.study.differs_in_revision_only(self._as_saved):
-                self.record.changes.append(Change(self.study, self._rounds.get(self.study.round)))
+                self.record.changes.append(StudyChange(self.study, self._rounds.get(self.study.round)))
             self._as_saved = self.study
         self._show_tuner()
         return self.study
@@ -374,12 +378,12 @@ class StudyWork:
     def _pause_by_failures(self) -> None:
         failures = self.study.failures
         assert failures is not None
-        self.study = altered(self.study, failures=altered(failures, paused_because=why_paused(failures)))
+        self.study = fast_replace(self.study, failures=fast_replace(failures, paused_because=why_paused(failures)))
         self.move_to(StudyState.PAUSED)
 
     def _save_round(self, changed: Round) -> None:
         if changed.round == self.study.round:
-            self.study = altered(
+            self.study = fast_replace(
                 self.study,
                 revision=changed.revision,
                 round_trials=changed.trials,
@@ -390,7 +394,7 @@ class StudyWork:
                 self.record.count_in_round(self.study, changed)
                 return
         else:
-            self.study = altered(self.study, revision=changed.revision)
+            self.study = fast_replace(self.study, revision=changed.revision)
         self.record.save_round(self.study, changed)
 
     def _round_is_over(self, best: float | None) -> bool:
@@ -403,17 +407,17 @@ class StudyWork:
         return current.is_given_out(narrowing) and current.finished >= current.trials
 
     def _next_revision(self) -> int:
-        self.study = altered(self.study, revision=self.study.revision + 1)
+        self.study = fast_replace(self.study, revision=self.study.revision + 1)
         return self.study.revision
 
     def _count(self, trial: Trial, before: str | None, after: str | None, **also: object) -> None:
         """The trial has taken the next revision, and gone from one counter to another."""
         counted: dict[str, object] = {}
         if before != after and trial.replicate_of is None:
-            counted["tally"] = self.study.tally.moved(before, after)
+            counted["counts"] = self.study.counts.moved(before, after)
         elif before != after and self.study.confirmation is not None:
             counted["confirmation"] = self.study.confirmation.moved(before, after)
-        self.study = altered(self.study, revision=trial.revision, **counted, **also)
+        self.study = fast_replace(self.study, revision=trial.revision, **counted, **also)
 
 
 def _bounds(spec: StudySpec) -> Bounds:

@@ -17,14 +17,14 @@ from hpo_service.tuning import tuner
 
 def suggest(work: StudyWork, number: int, call: Suggest) -> Json:
     trial = work.record.trial(work.study, number)
-    holding = trial.holding.keep(call.attempt, work.record.now)
+    lifecycle = trial.lifecycle.keep(call.attempt, work.record.now)
     if work.study.spec.define_by_run:
         _let_grow(work, call.parameters)
         params = {**trial.params, **_suggested(work, trial, call.parameters)}
     else:
         _check_known(work.study.spec.search_space, call.parameters)
         params = trial.params
-    work.change(trial, holding, params=params)
+    work.change(trial, lifecycle, params=params)
     return {"params": {name: params[name] for name in call.parameters if name in params}}
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import (
     Fault,
     Invalid,
@@ -14,6 +13,7 @@ from hpo_service.domain.errors import (
     StudyStateConflict,
     TrialFinished,
 )
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.json_pointer import escaped
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.parents import CannotExist, choices_of_parents
@@ -27,7 +27,7 @@ from hpo_service.domain.search_space import (
 )
 from hpo_service.domain.sizes import TELL_METRICS, check_size
 from hpo_service.domain.study import StudyState
-from hpo_service.domain.trial import DRAWN_BY, EndReason, Holding, Told, Trial, TrialState, new_trial, pruned_values
+from hpo_service.domain.trial import DRAWN_BY, EndReason, Lifecycle, Told, Trial, TrialState, new_trial, pruned_values
 from hpo_service.operations.calls import Enqueue, Import, ImportedTrial
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
@@ -43,18 +43,18 @@ Pieces = tuple[bytes, AsyncIterator[bytes] | None]  # the first one, and the oth
 
 async def read(service: Service, name: str, number: int) -> Pieces:
     """The trial as JSON, in pieces where it is large."""
-    first, inside = await service.read_apart(name, partial(trial_pieces.trial, number=number))
+    first, inside = await service.read_in_process(name, partial(trial_pieces.trial, number=number))
 
     async def rest(inside: Inside | None) -> AsyncIterator[bytes]:
         while inside is not None:
-            piece, inside = await service.read_apart(name, partial(trial_pieces.going_on, inside=inside))
+            piece, inside = await service.read_in_process(name, partial(trial_pieces.going_on, inside=inside))
             yield piece
 
     return first, None if inside is None else rest(inside)
 
 
 async def attempts(service: Service, name: str, number: int) -> bytes:
-    return await service.read_apart(name, partial(readings.attempts, number=number))
+    return await service.read_in_process(name, partial(readings.attempts, number=number))
 
 
 async def page(
@@ -68,14 +68,14 @@ async def page(
 ) -> Pieces:
     """Up to `size` trials, fewer where they are large. ending: what follows them, with the key to go on after."""
     read = partial(trial_pieces.page, state=state, order_by=order_by)
-    first, place, key = await service.read_apart(name, partial(read, place=Place(after, size)))
+    first, place, key = await service.read_in_process(name, partial(read, place=Place(after, size)))
     if place is None:
         return first + ending(key), None
 
     async def rest(place: Place | None) -> AsyncIterator[bytes]:
         key: Key | None = None
         while place is not None:
-            piece, place, key = await service.read_apart(name, partial(read, place=place))
+            piece, place, key = await service.read_in_process(name, partial(read, place=place))
             yield piece
         yield ending(key)
 
@@ -91,7 +91,7 @@ async def enqueue(service: Service, name: str, body: Enqueue) -> Json:
             raise StudyStateConflict(f"the study is {state}: nothing enqueued now would ever be given out")
         params = [_enqueued(work, trial.params, index) for index, trial in enumerate(body.trials)]
         waiting = new_trial(name, 0, {}, {DRAWN_BY: "enqueued"})
-        return work.add([altered(waiting, params=given) for given in params])
+        return work.add([fast_replace(waiting, params=given) for given in params])
 
     return await _added(service, name, "enqueue", body.request_id, make)
 
@@ -126,7 +126,7 @@ async def _added(
             raise StudySealed("the test set of this study has been opened; nothing can be added to it")
         work = service.work_on(record, study)
         added = make(work)
-        study = work.settle()
+        study = work.update_and_save()
         answer = {"trials": [trial_resource(study, trial, record.reports(study, trial)) for trial in added]}
         if request_id is not None:
             record.remember_answer(study, route, request_id, answer)
@@ -150,7 +150,7 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
         work.study.name,
         0,
         params,
-        Holding(state, reason=reason),
+        Lifecycle(state, reason=reason),
         seed=0,
         values=values,
         metrics=given.metrics,
@@ -231,9 +231,9 @@ async def stop(service: Service, name: str, number: int) -> Json:
         if trial.state.is_finished:
             raise TrialFinished(f"trial {number} has finished as {trial.state}")
         if trial.state is TrialState.WAITING:
-            trial = work.change(trial, trial.holding.fail_waiting(EndReason.STOPPED))
+            trial = work.change(trial, trial.lifecycle.fail_waiting(EndReason.STOPPED))
         elif trial.stop != EndReason.STOPPED:
-            trial = work.change(trial, trial.holding, stop=EndReason.STOPPED)
+            trial = work.change(trial, trial.lifecycle, stop=EndReason.STOPPED)
         return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
     return await service.change(name, change)
@@ -241,9 +241,9 @@ async def stop(service: Service, name: str, number: int) -> Json:
 
 async def importances(service: Service, name: str) -> bytes:
     """How much each parameter matters for the first value; the shares sum to 1."""
-    return await service.read_apart(name, readings.importances)
+    return await service.read_in_process(name, readings.importances)
 
 
 async def advice(service: Service, name: str) -> bytes:
     """What there is to say of the study, most important first."""
-    return await service.read_apart(name, readings.advice)
+    return await service.read_in_process(name, readings.advice)

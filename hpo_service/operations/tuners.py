@@ -12,7 +12,7 @@ from hpo_service.domain.study import Study, StudySpec
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.operations.not_ready import NotReady
 from hpo_service.store.transaction import Transaction
-from hpo_service.tuning.tuner import Tuner, draws_learn, is_quick
+from hpo_service.tuning.tuner import Tuner, is_quick, needs_history
 
 MOST_TUNERS = 200
 MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
@@ -27,13 +27,13 @@ MOST_READ_HERE = 1_000
 class Needs(NamedTuple):
     """What the draws and the judgements of a study need.
 
-    apart: a draw may take long, so that it is made outside of the writer. history: whoever draws has to know the trials
-    before. shown: the writer's tuner draws or judges by what trials have done.
+    slow_draws: a draw may take long, and is made outside of the writer. history: the sampler has to know the trials
+    before. in_writer: the writer's own tuner draws or prunes by what trials have done.
     """
 
-    apart: bool
+    slow_draws: bool
     history: bool
-    shown: bool
+    in_writer: bool
 
 
 @dataclass
@@ -63,9 +63,9 @@ class Tuners:
         if needs is None:
             if len(self._needs) >= MOST_NEEDS:
                 self._needs.clear()
-            apart, history = not is_quick(study.spec), draws_learn(study.spec)
-            shown = study.spec.pruner.name != "none" or (history and not apart)
-            needs = self._needs[key] = Needs(apart, history, shown)
+            slow_draws, history = not is_quick(study.spec), needs_history(study.spec)
+            in_writer = study.spec.pruner.name != "none" or (history and not slow_draws)
+            needs = self._needs[key] = Needs(slow_draws, history, in_writer)
         return needs
 
     def without_history(self, study: Study) -> Tuner:
@@ -74,7 +74,7 @@ class Tuners:
 
     def has_nothing_to_read(self, study: Study) -> bool:
         """Whether its calls have nothing to read for a draw or a judgement."""
-        if not self.needs(study).shown:
+        if not self.needs(study).in_writer:
             return True
         entry = self._known(study)
         return entry is not None and entry.seen == study.revision
@@ -90,20 +90,20 @@ class Tuners:
         return entry.tuner
 
     def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:
-        """Take a tuner that was shown the study up to this revision elsewhere, unless there is a better one."""
+        """Take a tuner that was in_writer the study up to this revision elsewhere, unless there is a better one."""
         entry = self._entry(study)
         if entry.seen < seen:
             entry.tuner, entry.seen = tuner, seen
-            tally = study.tally
-            added = BYTES_A_TRIAL * (tally.complete + tally.pruned + tally.fail)
+            counts = study.counts
+            added = BYTES_A_TRIAL * (counts.complete + counts.pruned + counts.fail)
             entry.weight += added
             self._weight += added
 
-    def take_over(self, record: Transaction, study: Study) -> None:
+    def apply_foreign_changes(self, record: Transaction, study: Study) -> None:
         """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
         entry = self._known(study)
         if entry is not None and entry.seen < study.revision:
-            trials = record.taken_over(study, entry.seen, study.spec.pruner.name != "none")
+            trials = record.foreign_changes_since(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
                 self._show(record, study, entry, trials)
 
@@ -117,13 +117,13 @@ class Tuners:
         self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in known])
 
     def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
-        record.shown.add(study.id)
-        shown = list(trials)
-        finished = [trial for trial in shown if trial.state.is_finished]
+        record.changed_tuners.add(study.id)
+        in_writer = list(trials)
+        finished = [trial for trial in in_writer if trial.state.is_finished]
         weight = sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
         entry.weight += weight
         self._weight += weight
-        entry.tuner.absorb(shown)
+        entry.tuner.absorb(in_writer)
         entry.seen = study.revision
 
     def forget_all_of(self, study_ids: Collection[int]) -> None:
@@ -149,7 +149,7 @@ class Tuners:
         if entry is None:
             self._drop(study.id)
             weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
-            tuner = Tuner(study.spec, draws=not self.needs(study).apart)
+            tuner = Tuner(study.spec, draws=not self.needs(study).slow_draws)
             entry = _Entry(tuner, weight, study.spec)
             self._entries[study.id] = entry
             self._weight += weight

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from hpo_service.domain import labels
 from hpo_service.domain.study import Study
-from hpo_service.store.record import Change
+from hpo_service.store.record import StudyChange
 
 EVERYBODY = 2**31
 
@@ -26,7 +26,7 @@ class Waiter:
     was_served: bool = False
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin_to_look(self) -> None:
+    def clear_wakeup(self) -> None:
         """Take note from here on of what happens while one looks."""
         self._woken.clear()
 
@@ -89,7 +89,7 @@ class WaitingAsks:
     def __init__(self) -> None:
         self._of_study: dict[str, WaitingList] = {}
         self._of_any: dict[AnyStudy, WaitingList] = {}
-        self._last: dict[str, Change] = {}  # of the studies that somebody waits for
+        self._last: dict[str, StudyChange] = {}  # of the studies that somebody waits for
 
     def __bool__(self) -> bool:
         return bool(self._of_study or self._of_any)
@@ -137,7 +137,7 @@ class WaitingAsks:
             if gone.was_served and other.request_id == gone.request_id:
                 other.wake()  # the call was repeated: it has its answer now
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: StudyChange) -> None:
         study = change.study
         if study.name in self._of_study:
             self._last[study.name] = change
@@ -148,17 +148,17 @@ class WaitingAsks:
                 if count and awaited.admits(study):
                     waiting.wake(count)
 
-    def _wake_those_of(self, name: str, change: Change) -> None:
+    def _wake_those_of(self, name: str, change: StudyChange) -> None:
         study = change.study
         goes_home = study.sealed or not study.state.waits
         self._of_study[name].wake(EVERYBODY if goes_home else study.may_give(change.round))
 
-    def gone(self, name: str) -> None:
+    def deleted(self, name: str) -> None:
         """The study was deleted."""
         if name in self._of_study:
             self._of_study[name].wake(EVERYBODY)
 
-    def may_be_served(self, awaited: AnyStudy, count: int) -> None:
+    def wake_any(self, awaited: AnyStudy, count: int) -> None:
         """So many studies have something for those who wait for any."""
         if awaited in self._of_any:
             self._of_any[awaited].wake(count)
@@ -169,7 +169,7 @@ class WaitingAsks:
             if waiter.worker_id in workers:
                 waiter.wake()
 
-    def leave(self) -> None:
+    def wake_all(self) -> None:
         for waiter in self._all():
             waiter.wake()
 

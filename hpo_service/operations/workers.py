@@ -15,9 +15,9 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import EndReason, Told, Trial, TrialState, pruned_values
-from hpo_service.operations.asking import Look, give, look_in_study, may_see
+from hpo_service.operations.asking import AskResult, ask_in_transaction, give, may_see
 from hpo_service.operations.calls import Batch, BatchCall, Heartbeat, NextAsk, Release, Reports, Result, Tell
-from hpo_service.operations.not_ready import InTwo, NotReady
+from hpo_service.operations.not_ready import NotReady, SplitTellAndAsk
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
 from hpo_service.operations.study_work import StudyWork
@@ -40,7 +40,7 @@ def _act(service: Service, verb: str, number: int, body: Any, work: StudyWork) -
     """Make the change, and note that the trial's worker was heard of."""
     worker_id = work.record.trial(work.study, number).worker_id
     if worker_id is not None:
-        service.heard_of(worker_id, work.record.now)
+        service.record_worker_seen(worker_id, work.record.now)
     return ON_TRIAL[verb](work, number, body)
 
 
@@ -60,7 +60,7 @@ async def batch(service: Service, calls: Batch, only: Collection[str] | None = N
         return await _batch(service, calls.calls, refused)
     except StudyHeld as refusal:
         names = {call.study for call in calls.calls} - hidden
-        held = names & service.database.studies_aside
+        held = names & service.database.held_studies
         if held in (set(), names):
             raise
         return await _batch(service, calls.calls, {**refused, **dict.fromkeys(held, refusal)})
@@ -115,12 +115,12 @@ def _part(service: Service, call: BatchCall, place: int, budget: _AnswerBudget, 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
     new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
     trial = work.record.trial(work.study, number)
-    holding = trial.holding.keep(call.attempt, work.record.now)
+    lifecycle = trial.lifecycle.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256, None if new else trial)
     if trial.stop is None and work.study.spec.pruner.name != "none" and trial.replicate_of is None:
-        return _kept(work.study, _report_to_pruner(work, work.change(trial, holding), new))
+        return _kept(work.study, _report_to_pruner(work, work.change(trial, lifecycle), new))
     work.record.put_reports(work.study, trial, dict(new))
-    return _kept(work.study, work.change(trial, holding))
+    return _kept(work.study, work.change(trial, lifecycle))
 
 
 def _report_to_pruner(work: StudyWork, trial: Trial, new: list[tuple[int, KeptReport]]) -> Trial:
@@ -140,23 +140,23 @@ def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
-    return work.change(trial, trial.holding, system_attrs=attrs, stop=EndReason.PRUNED if verdict.prune else None)
+    return work.change(trial, trial.lifecycle, system_attrs=attrs, stop=EndReason.PRUNED if verdict.prune else None)
 
 
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
     trial = work.record.trial(work.study, number)
-    holding = trial.holding.keep(call.attempt, work.record.now)
+    lifecycle = trial.lifecycle.keep(call.attempt, work.record.now)
     work.bind(call.dataset_sha256, trial)
-    return _kept(work.study, work.change(trial, holding))
+    return _kept(work.study, work.change(trial, lifecycle))
 
 
 def _kept(study: Study, trial: Trial) -> Json:
     reason = EndReason.STUDY_CANCELLED if study.state is StudyState.CANCELLED else trial.stop
-    assert trial.holding.lease is not None
+    assert trial.lifecycle.lease is not None
     return {
         "should_stop": reason is not None,
         "reason": reason,
-        "lease_expires_at": time_text(trial.holding.lease.expires_at),
+        "lease_expires_at": time_text(trial.lifecycle.lease.expires_at),
         "study_state": study.state,
     }
 
@@ -171,12 +171,12 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     if call.retry:
         return _tell_retry(work, trial, told, call, size)
     state, values, reason = outcome(told, call.reason)
-    holding = trial.holding.finish(told, state, reason)
-    if holding is not None:
+    lifecycle = trial.lifecycle.finish(told, state, reason)
+    if lifecycle is not None:
         work.bind(call.dataset_sha256, None if state is TrialState.COMPLETE else trial)
         if state is TrialState.PRUNED and values is None:
             values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
-        trial = work.change(trial, holding, values=values, metrics=call.metrics, weight=size)
+        trial = work.change(trial, lifecycle, values=values, metrics=call.metrics, weight=size)
         if state is TrialState.FAIL and trial.stop != EndReason.STOPPED and trial.replicate_of is None:
             work.note_failure(reason)
     return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
@@ -184,11 +184,11 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
 
 def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
     """The machine has failed: the trial waits for another one, unless it has waited too often."""
-    holding = trial.holding.retry(told, call.reason, work.study.spec.limits.attempts, work.fails_as(trial))
-    if holding is not None:
+    lifecycle = trial.lifecycle.retry(told, call.reason, work.study.spec.limits.attempts, work.fails_as(trial))
+    if lifecycle is not None:
         work.bind(call.dataset_sha256, trial)
-        last = {"metrics": call.metrics, "weight": size} if holding.state.is_finished else {}
-        trial = work.change(trial, holding, **last)
+        last = {"metrics": call.metrics, "weight": size} if lifecycle.state.is_finished else {}
+        trial = work.change(trial, lifecycle, **last)
     return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
 
 
@@ -209,18 +209,18 @@ def _told_and_asked(
 ) -> Json:
     """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened.
 
-    Raise InTwo where the draw takes long, or fails: what was told does not wait for that.
+    Raise SplitTellAndAsk where the draw takes long, or fails: what was told does not wait for that.
     """
     study = record.study(name)
-    if service.tuners.needs(study).apart:
+    if service.tuners.needs(study).slow_draws:
         raise _in_two(service, study, number, call, following)
     remembered = record.answer(ask_call(study.id), following.request_id)
     work = service.work_on(record, study)
     told = _act(service, "tell", number, call, work)
-    work.settle()  # a round may end with this result, or the study
+    work.update_and_save()  # a round may end with this result, or the study
     if remembered is not None:
         return {**told, "next": with_objectives(remembered, [study])}
-    service.heard_of(following.worker_id, record.now)
+    service.record_worker_seen(following.worker_id, record.now)
     try:
         given = give(work, following).answer
     except DrawFailed:
@@ -228,13 +228,13 @@ def _told_and_asked(
     return {**told, "next": given}
 
 
-def _in_two(service: Service, study: Study, number: int, call: Tell, following: NextAsk) -> InTwo:
-    def joined(told: Json, look: Look | None) -> Json:
+def _in_two(service: Service, study: Study, number: int, call: Tell, following: NextAsk) -> SplitTellAndAsk:
+    def joined(told: Json, look: AskResult | None) -> Json:
         nothing = {"trials": [], "study_state": study.state}
         return {**told, "next": nothing if look is None else look.answer}
 
     tell = partial(service.changed, study.name, partial(_act, service, "tell", number, call))
-    return InTwo(tell, partial(look_in_study, service, study.name, following), joined)
+    return SplitTellAndAsk(tell, partial(ask_in_transaction, service, study.name, following), joined)
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:

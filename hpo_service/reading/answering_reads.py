@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 HEAD = struct.Struct("!QBI")
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """Of a frame: first what the server sends, then what it is sent."""
 
     READ = 1  # a pickled function of a Record: answered with what it returns
@@ -103,19 +103,19 @@ def _answer_readings(
     if path is not None and file is not None:
         database_file.expect(path, file)
     readings = Readings(line, Reader(url))
-    readings.send(0, Kind.READY)
+    readings.send(0, FrameKind.READY)
     while frame := received(incoming):
         readings.take(*frame)
 
 
-def received(incoming: BufferedReader) -> tuple[int, Kind, bytes] | None:
+def received(incoming: BufferedReader) -> tuple[int, FrameKind, bytes] | None:
     """None: the other side has gone."""
     try:
         head = incoming.read(HEAD.size)
         if len(head) < HEAD.size:
             return None
         number, kind, length = HEAD.unpack(head)
-        return number, Kind(kind), incoming.read(length)
+        return number, FrameKind(kind), incoming.read(length)
     except OSError:
         return None
 
@@ -132,9 +132,9 @@ class Readings:
         self._dropped: set[int] = set()  # of the busy ones
         self._iterators: dict[int, Iterator[Any]] = {}  # of those that are not
 
-    def take(self, number: int, kind: Kind, payload: bytes) -> None:
+    def take(self, number: int, kind: FrameKind, payload: bytes) -> None:
         with self._changing:
-            if kind is Kind.DROP:
+            if kind is FrameKind.DROP:
                 self._drop(number)
                 return
             self._busy.add(number)
@@ -148,27 +148,29 @@ class Readings:
         if iterator is not None:
             self._threads.submit(_close, iterator)
 
-    def _answer(self, number: int, kind: Kind, payload: bytes) -> None:
+    def _answer(self, number: int, kind: FrameKind, payload: bytes) -> None:
         iterator: Iterator[Any] | None = None
-        answer: tuple[Kind, bytes] | None = None
+        answer: tuple[FrameKind, bytes] | None = None
         try:
             if number in self._dropped:
                 return
-            if kind is Kind.READ:
+            if kind is FrameKind.READ:
                 answer = _encoded(self._database.read(pickle.loads(payload)))  # noqa: S301  # from our own server
             else:
                 iterator = (
-                    self._iterators.pop(number) if kind is Kind.NEXT else iter(pickle.loads(payload)(self._database))  # noqa: S301
+                    self._iterators.pop(number)
+                    if kind is FrameKind.NEXT
+                    else iter(pickle.loads(payload)(self._database))  # noqa: S301
                 )
                 answer = _encoded(next(iterator))
         except StopIteration:
-            iterator, answer = None, (Kind.END, b"")
+            iterator, answer = None, (FrameKind.END, b"")
         except BaseException as error:
-            iterator, answer = None, (Kind.ERROR, _encoded_error(error))
+            iterator, answer = None, (FrameKind.ERROR, _encoded_error(error))
         finally:
             self._done(number, iterator, answer)
 
-    def _done(self, number: int, iterator: Iterator[Any] | None, answer: tuple[Kind, bytes] | None) -> None:
+    def _done(self, number: int, iterator: Iterator[Any] | None, answer: tuple[FrameKind, bytes] | None) -> None:
         with self._changing:
             self._busy.discard(number)
             dropped = number in self._dropped
@@ -180,15 +182,15 @@ class Readings:
         elif answer is not None:
             self.send(number, *answer)
 
-    def send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+    def send(self, number: int, kind: FrameKind, payload: bytes = b"") -> None:
         """Others' answers may come between its parts."""
         view = memoryview(payload)
         while len(view) > PART_BYTES:
-            self._send_frame(number, Kind.PART, view[:PART_BYTES])
+            self._send_frame(number, FrameKind.PART, view[:PART_BYTES])
             view = view[PART_BYTES:]
         self._send_frame(number, kind, view)
 
-    def _send_frame(self, number: int, kind: Kind, part: memoryview) -> None:
+    def _send_frame(self, number: int, kind: FrameKind, part: memoryview) -> None:
         with self._sending:
             try:
                 self._line.sendall(HEAD.pack(number, kind, len(part)) + part)
@@ -200,8 +202,8 @@ def _close(iterator: Any) -> None:
     getattr(iterator, "close", lambda: None)()
 
 
-def _encoded(value: Any) -> tuple[Kind, bytes]:
-    return (Kind.BYTES, value) if type(value) is bytes else (Kind.VALUE, pickle.dumps(value))
+def _encoded(value: Any) -> tuple[FrameKind, bytes]:
+    return (FrameKind.BYTES, value) if type(value) is bytes else (FrameKind.VALUE, pickle.dumps(value))
 
 
 def _encoded_error(error: BaseException) -> bytes:

@@ -48,8 +48,8 @@ def columns_of(study: Study) -> list[str]:
 
 def _row(columns: Sequence[str], trial: Trial) -> Row:
     row: Row = dict.fromkeys(columns)
-    row.update(number=trial.number, state=str(trial.state), attempt=trial.holding.attempt, worker_id=trial.worker_id)
-    row.update(round=trial.round, seed=trial.seed, reason=trial.holding.reason, replicate_of=trial.replicate_of)
+    row.update(number=trial.number, state=str(trial.state), attempt=trial.lifecycle.attempt, worker_id=trial.worker_id)
+    row.update(round=trial.round, seed=trial.seed, reason=trial.lifecycle.reason, replicate_of=trial.replicate_of)
     row.update(started_at=time_if_any(trial.started_at), finished_at=time_if_any(trial.finished_at))
     row.update(zip(columns[2:], map(to_json, trial.values or ()), strict=False))
     row.update({f"params_{name}": value for name, value in trial.params.items()})

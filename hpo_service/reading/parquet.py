@@ -89,13 +89,13 @@ def _columns(study: Study) -> list[Column]:
         ("state", pa.string(), lambda trial: str(trial.state)),
         *((column, pa.float64(), _value(index)) for index, column in enumerate(values)),
         *(_param(name, study.spec.search_space[name]) for name in study.spec.search_space.names()),
-        ("attempt", pa.int64(), lambda trial: trial.holding.attempt),
+        ("attempt", pa.int64(), lambda trial: trial.lifecycle.attempt),
         ("worker_id", pa.string(), lambda trial: trial.worker_id),
         ("round", pa.int64(), lambda trial: trial.round),
         ("seed", pa.int64(), lambda trial: trial.seed),
         ("started_at", time, lambda trial: _time(trial.started_at)),
         ("finished_at", time, lambda trial: _time(trial.finished_at)),
-        ("reason", pa.string(), lambda trial: trial.holding.reason),
+        ("reason", pa.string(), lambda trial: trial.lifecycle.reason),
         ("replicate_of", pa.int64(), lambda trial: trial.replicate_of),
     ]
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from hpo_service.instruments import Counter, reading_process_restarts
-from hpo_service.reading.answering_reads import HEAD, Kind, decoded_error
+from hpo_service.reading.answering_reads import HEAD, FrameKind, decoded_error
 from hpo_service.store.inode_lock import Identity
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
@@ -78,7 +78,7 @@ class ReadingProcess:
     async def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot there; raise what it raises, or ReadingProcessEnded."""
         number = next(self._numbers)
-        answer = self._ask(number, Kind.READ, work)
+        answer = self._ask(number, FrameKind.READ, work)
         try:
             return await answer  # type: ignore[no-any-return]
         finally:
@@ -87,16 +87,16 @@ class ReadingProcess:
     async def items(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What `work` yields there, made one item ahead of who takes them."""
         number = next(self._numbers)
-        answer = self._ask(number, Kind.OPEN, work)
+        answer = self._ask(number, FrameKind.OPEN, work)
         item: Any = None
         try:
             while (item := await answer) is not _END:
-                answer = self._ask(number, Kind.NEXT)
+                answer = self._ask(number, FrameKind.NEXT)
                 yield item
         finally:
             self._forget(number, ended=item is _END)
 
-    def _ask(self, number: int, kind: Kind, work: Any = None) -> asyncio.Future[Any]:
+    def _ask(self, number: int, kind: FrameKind, work: Any = None) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._line is None:
             answer.set_exception(ReadingProcessEnded())
@@ -111,9 +111,9 @@ class ReadingProcess:
         if answer is not None and answer.done() and not answer.cancelled():
             answer.exception()  # seen, though by nobody
         if not ended:
-            self._send(number, Kind.DROP)
+            self._send(number, FrameKind.DROP)
 
-    def _send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+    def _send(self, number: int, kind: FrameKind, payload: bytes = b"") -> None:
         if self._line is not None:
             self._line.write(HEAD.pack(number, kind, len(payload)) + payload)
 
@@ -154,7 +154,7 @@ class ReadingProcess:
             self.restarts.inc()
         try:
             incoming, self._line = await asyncio.open_unix_connection(sock=ours)
-            self._send(0, Kind.OPEN, pickle.dumps((self._database_url, self.file)))
+            self._send(0, FrameKind.OPEN, pickle.dumps((self._database_url, self.file)))
             with contextlib.suppress(asyncio.IncompleteReadError, OSError):
                 await self._take_answers(incoming)
         finally:
@@ -167,15 +167,15 @@ class ReadingProcess:
         while True:
             number, kind, length = HEAD.unpack(await incoming.readexactly(HEAD.size))
             payload = await incoming.readexactly(length)
-            if kind == Kind.READY:
+            if kind == FrameKind.READY:
                 self.is_up = True
                 if self._has_died:
                     log.info(f"{self.name} is back", pid=self.pid)
             elif number in self._waiting:
-                self._take(number, Kind(kind), payload)
+                self._take(number, FrameKind(kind), payload)
 
-    def _take(self, number: int, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.PART:
+    def _take(self, number: int, kind: FrameKind, payload: bytes) -> None:
+        if kind is FrameKind.PART:
             self._parts.setdefault(number, []).append(payload)
             return
         parts = self._parts.pop(number, None)
@@ -183,12 +183,12 @@ class ReadingProcess:
         answer = self._waiting.pop(number)
         if answer.done():
             return
-        if kind is Kind.ERROR:
+        if kind is FrameKind.ERROR:
             answer.set_exception(decoded_error(whole))
-        elif kind is Kind.END:
+        elif kind is FrameKind.END:
             answer.set_result(_END)
         else:
-            answer.set_result(whole if kind is Kind.BYTES else pickle.loads(whole))  # noqa: S301  # from our own process
+            answer.set_result(whole if kind is FrameKind.BYTES else pickle.loads(whole))  # noqa: S301  # from our own process
 
     def _end(self) -> None:
         self.is_up, self.pid = False, None

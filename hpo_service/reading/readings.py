@@ -13,8 +13,8 @@ from typing import TypeVar
 from pydantic_core import to_json
 
 from hpo_service.domain.advice import advice as advice_on
+from hpo_service.domain.advice_input import AdviceInput, AdviceTrial, searched_space
 from hpo_service.domain.errors import StudyStateConflict
-from hpo_service.domain.seen_study import SeenStudy, SeenTrial, searched_space
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.reading.resources import attempt_resource, confirmed, etag, study_resource
@@ -77,9 +77,9 @@ def importances(record: Record, study: Study) -> bytes:
     # Optuna is loaded when somebody asks: it takes a second, and most of the memory
     from hpo_service.tuning.importances import importances as importances_of
 
-    if study.tally.complete < 2:
-        raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.tally.complete}")
-    some = record.trials.finished(study, math.ceil(study.tally.complete / MOST_JUDGED) or 1)
+    if study.counts.complete < 2:
+        raise StudyStateConflict(f"importances need two COMPLETE trials; the study has {study.counts.complete}")
+    some = record.trials.finished(study, math.ceil(study.counts.complete / MOST_JUDGED) or 1)
     trials = [
         HistoryTrial(trial.number, trial.state, trial.params, None if trial.value is None else (trial.value,))
         for trial in some
@@ -91,12 +91,12 @@ def advice(record: Record, study: Study) -> bytes:
     return to_json({"items": [asdict(item) for item in advice_on(seen_study(record, study))]})
 
 
-def seen_study(record: Record, study: Study) -> SeenStudy:
+def seen_study(record: Record, study: Study) -> AdviceInput:
     """The study as advice is given on it: of a large one a sample."""
     from hpo_service.tuning.smooth_fit import smooth_fits  # NumPy, loaded when somebody asks
 
     trials = record.trials.finished(study, math.ceil(study.next_number / MOST_SEEN) or 1)
-    seen = SeenStudy(
+    seen = AdviceInput(
         study,
         searched_space(study.spec.search_space, [round_.search_space for round_ in record.rounds(study)]),
         trials,
@@ -109,7 +109,7 @@ def seen_study(record: Record, study: Study) -> SeenStudy:
     fits = smooth_fits(seen.space, trials, maximize=study.spec.maximizes)
     several = min(max(FEWEST_BEST, math.ceil(complete / 10)), MOST_BEST)
     best = [
-        SeenTrial(each.number, each.state, each.params, each.values[0])
+        AdviceTrial(each.number, each.state, each.params, each.values[0])
         for each in record.trials.best(study, several)
         if each.values
     ]

@@ -23,16 +23,16 @@ class Reads:
         """process: without it, or when it dies, threads read."""
         self._database, self._process = database, process
 
-    async def here(self, work: Callable[[Record], T]) -> T:
+    async def in_thread(self, work: Callable[[Record], T]) -> T:
         return await asyncio.to_thread(self._database.read, work)
 
-    async def apart(self, work: Callable[[Record], T]) -> T:
+    async def in_process(self, work: Callable[[Record], T]) -> T:
         if self._process is not None and self._process.is_up:
             with contextlib.suppress(ReadingProcessEnded):
                 return await self._process.read(work)
-        return await self.here(work)
+        return await self.in_thread(work)
 
-    async def items_apart(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
+    async def items_in_process(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What `work` yields.
 
         If the process dies before the first item a thread begins anew; later ReadingProcessEnded is raised.

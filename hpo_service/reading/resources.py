@@ -16,8 +16,8 @@ from hpo_service.domain.confirmation import Ranking, confirmation_resource, rank
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.study import Failures, Round, Study
-from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import BECAUSE, Report, Trial, TrialState
+from hpo_service.domain.trial_counts import TrialCounts
 from hpo_service.store.record import Record
 from hpo_service.store.report_rows import AttemptRow
 from hpo_service.store.rows import jsonable
@@ -61,7 +61,7 @@ def study_resource(record: Record, study: Study) -> Json:
         **study.spec.model_dump(mode="json"),
         "state": study.state,
         "state_reason": study.state_reason,
-        "counts": counts_by_state(study.tally),
+        "counts": counts_by_state(study.counts),
         **_best(record, study),
         "rounds": [round_resource(round_) for round_ in record.rounds(study)],
         "test": test_resource(record, study) if study.sealed else None,
@@ -71,13 +71,13 @@ def study_resource(record: Record, study: Study) -> Json:
     }
 
 
-def counts_by_state(tally: Tally) -> dict[str, int]:
+def counts_by_state(counts: TrialCounts) -> dict[str, int]:
     return {
-        "WAITING": tally.queued + tally.retries,
-        "RUNNING": tally.running,
-        "COMPLETE": tally.complete,
-        "PRUNED": tally.pruned,
-        "FAIL": tally.fail,
+        "WAITING": counts.queued + counts.retries,
+        "RUNNING": counts.running,
+        "COMPLETE": counts.complete,
+        "PRUNED": counts.pruned,
+        "FAIL": counts.fail,
     }
 
 
@@ -106,7 +106,7 @@ def _outcome(trial: Trial) -> Json:
         "number": trial.number,
         "params": trial.params,
         "values": jsonable(trial.values),
-        "attempt": trial.holding.attempt,
+        "attempt": trial.lifecycle.attempt,
     }
 
 
@@ -135,18 +135,18 @@ def round_resource(round_: Round) -> Json:
 
 
 def trial_resource(study: Study, trial: Trial, reports: Sequence[Report]) -> Json:
-    holding = trial.holding
+    lifecycle = trial.lifecycle
     return {
         "study": trial.study,
         "number": trial.number,
-        "state": holding.state,
+        "state": lifecycle.state,
         "params": trial.params,
         "values": jsonable(trial.values),
-        "attempt": holding.attempt,
+        "attempt": lifecycle.attempt,
         "worker_id": trial.worker_id,
         "reports": [report_resource(report) for report in reports],
         "metrics": trial.metrics,
-        "reason": holding.reason,
+        "reason": lifecycle.reason,
         "round": trial.round,
         "seed": trial.seed,
         "started_at": time_if_any(trial.started_at),
@@ -194,13 +194,13 @@ def granted_trial(study: Study, trial: Trial) -> Json:
     return {
         "study": study.name,
         "number": trial.number,
-        "attempt": trial.holding.attempt,
+        "attempt": trial.lifecycle.attempt,
         "params": trial.params,
         "seed": trial.seed,
         "objective": study.spec.objective,
         "reports": [],
         "artifacts": list(trial.artifacts),
-        "lease": _lease(trial.holding.lease),
+        "lease": _lease(trial.lifecycle.lease),
     }
 
 
@@ -224,13 +224,13 @@ def granted_test(study: Study, test: SealedTest, best: Trial) -> Json:
         "study": study.name,
         "number": None,
         "purpose": "test",
-        "attempt": test.holding.attempt,
+        "attempt": test.lifecycle.attempt,
         "params": best.params,
         "seed": best.seed,
         "ensemble": test.ensemble,
         "objective": study.spec.objective,
         "reports": [],
-        "lease": _lease(test.holding.lease),
+        "lease": _lease(test.lifecycle.lease),
     }
 
 
@@ -242,19 +242,19 @@ def test_resource(record: Record, study: Study) -> Json | None:
     test = record.test(study)
     if test is None:
         return None
-    if test.holding.state is not TrialState.COMPLETE:
+    if test.lifecycle.state is not TrialState.COMPLETE:
         return {
-            "state": test.holding.state,
+            "state": test.lifecycle.state,
             "ensemble": test.ensemble,
-            "attempt": test.holding.attempt,
+            "attempt": test.lifecycle.attempt,
             "worker_id": test.worker_id,
-            "reason": test.holding.reason,
+            "reason": test.lifecycle.reason,
         }
     result = test.result or {}
     best = record.trials.numbered(study, test.number)
     objective = {name: value for name, value in (study.spec.objective or {}).items() if name != "kind"}
     return {
-        "state": test.holding.state,
+        "state": test.lifecycle.state,
         "test_accuracy": result["test_accuracy"],
         "validation_accuracy": result["validation_accuracy"],
         "gap": result["validation_accuracy"] - result["test_accuracy"],

@@ -167,7 +167,7 @@ def failures(record: Record, study: Study) -> bytes:
         group["first_trial"] = min(group["first_trial"], first)
         group["last_trial"] = max(group["last_trial"], last)
     items = sorted(groups.values(), key=lambda group: -group["count"])[:REASONS_SHOWN]
-    return to_json({"total": study.tally.fail, "items": items})
+    return to_json({"total": study.counts.fail, "items": items})
 
 
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -221,7 +221,7 @@ def _line(summaries: Summaries, study: Study, workers: int, now: float) -> Json:
         "state": study.state,
         "state_reason": study.state_reason,
         "directions": spec.directions,
-        "counts": counts_by_state(study.tally),
+        "counts": counts_by_state(study.counts),
         "limits": spec.limits.model_dump(mode="json"),
         "best": {"number": best[0].number, "value": measure.to_json(best[0].value)} if best else None,
         "best_so_far": [[number, measure.to_json(value)] for number, value in _last_steps(best)],
@@ -252,14 +252,14 @@ def _active_at(study: Study, recent: Sequence[LastChange]) -> float:
 
 def _seconds_left(study: Study, recent: Sequence[LastChange], now: float) -> float | None:
     """Until a limit is reached, at the pace of the trials that finished last; None where nobody can say."""
-    limits, tally = study.spec.limits, study.tally
+    limits, counts = study.spec.limits, study.counts
     if study.state is not StudyState.ACTIVE:
         return None
     found: list[float] = []
     if limits.seconds is not None:
         found.append(study.created_at + limits.seconds - now)
     finished = sorted(change.finished_at for change in recent if change.finished_at is not None)
-    if limits.trials is not None and len(finished) > 1 and tally.running:
-        open_trials = limits.trials - study.given_out + tally.unfinished_business
+    if limits.trials is not None and len(finished) > 1 and counts.running:
+        open_trials = limits.trials - study.given_out + counts.unfinished_business
         found.append(open_trials * (now - finished[0]) / len(finished))
     return max(0.0, min(found)) if found else None

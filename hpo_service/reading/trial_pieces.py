@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from pydantic_core import to_json
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.errors import Fault, Invalid, NotFound
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import Trial
 from hpo_service.reading.resources import trial_resource
@@ -66,7 +66,7 @@ def _begin(record: Record, study: Study, found: Trial) -> Piece:
     piece = head + b",".join(texts)
     if following is None:
         return piece + rest, None
-    return piece, Inside(study.id, altered(found, metrics=None), following, rest)
+    return piece, Inside(study.id, fast_replace(found, metrics=None), following, rest)
 
 
 def _around_reports(study: Study, found: Trial) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""Runs batches on the writer's one connection, one batch at a time, in whatever thread has the turn."""
+"""Runs batches on the writer's one connection, one at a time, in the thread that holds the write lock."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ from hpo_service.store.engine import (
     one_line,
     translated_error,
 )
+from hpo_service.store.held_studies import refusal
 from hpo_service.store.one_round_trip import NotThisSession
-from hpo_service.store.studies_aside import refusal
 from hpo_service.store.study_cache import StudyCache
-from hpo_service.store.study_lock import MustWait, StudiesHeld
+from hpo_service.store.study_lock import StudyLockTimeout, WouldBlock
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.write_batch import WriteBatch
-from hpo_service.store.write_call import Outcome, Parts, Work, WriteCall, Written, asked_for, failed, is_refused
+from hpo_service.store.write_call import FinishedBatch, Outcome, Parts, Work, WriteCall, asked_for, failed, is_refused
 
 CONNECTION_IDLE_SECONDS = 1.0
 LOCKED_PATIENCE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.005
 
-Undone = Callable[[Collection[int]], None]
+OnRollback = Callable[[Collection[int]], None]
 
 
 class Locked(Exception):
-    """Somebody else holds the file's lock, and it was not to be waited for."""
+    """Another process holds the lock of SQLite's file, and `wait_for_lock` is false."""
 
 
 class BatchRunner:
-    """turn: to be held by whoever runs a batch, until its calls have their outcomes.
+    """write_lock: held while a batch runs, until its calls have their outcomes.
 
-    is_wanted: by the writer's thread, which would not get it between two batches of the event loop.
+    thread_is_waiting: the writer thread wants the lock; it would not get it between two batches of the event loop.
     """
 
     def __init__(
-        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, undone: Undone
+        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, undone: OnRollback
     ) -> None:
         """clock: None is the database's own. file: SQLite's, which has to be in its place before anything is
         acknowledged. undone: told the ids of studies of which something was shown that has not come to be.
         """
         self.engine = engine
         self.is_shared = engine.dialect.name != "sqlite"  # other servers may write the same database
-        self.turn = threading.Lock()
-        self.is_wanted = False
+        self.write_lock = threading.Lock()
+        self.thread_is_waiting = False
         self.commit_seconds = 0.0  # what a commit takes, on the average of the last few
         self.notes = BatchNotes()
         self._cache = cache
         self._clock = clock
         self._file = file
-        self._undone = undone
+        self._on_rollback = undone
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
 
     @property
     def is_at_work(self) -> bool:
-        return self.is_wanted or self.turn.locked()
+        return self.thread_is_waiting or self.write_lock.locked()
 
-    def run(self, calls: Sequence[WriteCall], *, patient: bool) -> Written:
-        """Run them in one transaction. patient: whether to wait for the file's lock; else raise Locked.
+    def run(self, calls: Sequence[WriteCall], *, wait_for_lock: bool) -> FinishedBatch:
+        """Run the calls in one transaction and commit. What the database refuses is an outcome of its call.
 
-        Raise StudiesHeld.
+        wait_for_lock: for SQLite's file lock; else raise Locked. Raise StudyLockTimeout.
         """
         batch = None
         try:
-            connection = self._begun(patient)
+            connection = self._begun(wait_for_lock)
             has_begun = time.perf_counter()
             batch = WriteBatch(connection, self._cache, self._clock, shared=self.is_shared)
             batch.lock(*asked_for(calls))
@@ -91,53 +91,53 @@ class BatchRunner:
         except Locked:
             raise
         except BaseException as error:
-            self.let_go()
-            if isinstance(error, StudiesHeld):
+            self.release_connection()
+            if isinstance(error, StudyLockTimeout):
                 raise
             self.forget(batch)
             if isinstance(error, NotThisSession):
-                return self.run(calls, patient=True)
+                return self.run(calls, wait_for_lock=True)
             if len(calls) > 1 and (is_full(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)):
                 # One call's rows were refused at the end, or were too many: each by itself, so that only that one is.
                 return self._each_alone(calls)
             error = translated_error(error)
             self.notes.failed(calls, error)
-            return self.noted(failed(calls, in_words_of_the_store(error)))
+            return self.record_refusals(failed(calls, in_words_of_the_store(error)))
         self.notes.committed(calls, has_begun, took, len(calls))
-        return self.noted(Written(calls, outcomes))
+        return self.record_refusals(FinishedBatch(calls, outcomes))
 
-    def _each_alone(self, calls: Sequence[WriteCall]) -> Written:
+    def _each_alone(self, calls: Sequence[WriteCall]) -> FinishedBatch:
         written = []
         for call in calls:
             try:
-                written.append(self.run([call], patient=True))
-            except StudiesHeld:
-                written.append(self.noted(failed([call], refusal(call.studies))))
-        return Written(calls, [outcome for one in written for outcome in one.outcomes])
+                written.append(self.run([call], wait_for_lock=True))
+            except StudyLockTimeout:
+                written.append(self.record_refusals(failed([call], refusal(call.studies))))
+        return FinishedBatch(calls, [outcome for one in written for outcome in one.outcomes])
 
-    def run_ahead(self, calls: Sequence[WriteCall]) -> tuple[WriteBatch, list[Outcome]] | None:
-        """Run them, on what is known and without a lock, until one needs something of the database.
+    def run_optimistically(self, calls: Sequence[WriteCall]) -> tuple[WriteBatch, list[Outcome]] | None:
+        """Run the calls on the cache, without a lock, up to the first one that needs SQL. Nothing is sent yet.
 
-        Return the batch, which is to be sent, and the outcomes of those before; None where the first one does.
+        Return the batch to be sent and the outcomes of the calls in it; None if already the first one needs SQL.
         """
         connection = self._connection_at_hand()
         if connection is None:
             return None
-        batch = WriteBatch(connection, self._cache, self._clock, shared=True, goes_ahead=True)
+        batch = WriteBatch(connection, self._cache, self._clock, shared=True, optimistic=True)
         outcomes: list[Outcome] = []
         try:
             batch.lock(*asked_for(calls))
             for call in calls:
                 outcomes.append(self._run_call(batch, call))  # noqa: PERF401 - those before one that fails are kept
-        except MustWait:
+        except WouldBlock:
             pass
         except BaseException:
             self.forget(batch)
             raise
         return (batch, outcomes) if outcomes else None
 
-    def noted(self, written: Written) -> Written:
-        """Note the calls that the database did not take: no lease of their studies is charged with the time."""
+    def record_refusals(self, written: FinishedBatch) -> FinishedBatch:
+        """Record calls refused with Unavailable or StudyHeld: leases of their studies are prolonged by that time."""
         for call, outcome in zip(written.calls, written.outcomes, strict=True):
             if is_refused(call, outcome):
                 for study in call.studies:
@@ -145,14 +145,14 @@ class BatchRunner:
         return written
 
     def forget(self, batch: WriteBatch | None) -> None:
-        """Nobody can be sure of anything that the batch has changed."""
+        """The batch failed: empty the study cache, and drop the tuners that have seen its trials."""
         self._cache.forget_all()
         if batch is not None:
-            self.undo(batch)
+            self.discard_tuners(batch)
 
-    def undo(self, batch: WriteBatch) -> None:
-        if batch.shown:
-            self._undone(batch.shown)
+    def discard_tuners(self, batch: WriteBatch) -> None:
+        if batch.changed_tuners:
+            self._on_rollback(batch.changed_tuners)
 
     def _run_call(self, batch: WriteBatch, call: WriteCall) -> Outcome:
         if isinstance(call.work, Parts):
@@ -175,11 +175,11 @@ class BatchRunner:
         return Outcome(result, None, transaction.changes)
 
     def _refuse(self, batch: WriteBatch, transaction: Transaction, error: BaseException) -> None:
-        """Raise the error where nobody in this batch can be sure of anything: the connection, the disk, or what calls
-        before have changed.
+        """Roll back one refused call. Raise its error, which fails the whole batch, if it is the connection's or the
+        disk's, or if rows of earlier calls could not be written.
         """
-        if transaction.shown:
-            self._undone(transaction.shown)
+        if transaction.changed_tuners:
+            self._on_rollback(transaction.changed_tuners)
         if batch.failure is not None:
             raise batch.failure
         refuses_rows = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
@@ -190,7 +190,7 @@ class BatchRunner:
 
     # -- the connection -----------------------------------------------------------------------------------
 
-    def _begun(self, patient: bool) -> sa.Connection:
+    def _begun(self, wait_for_lock: bool) -> sa.Connection:
         """Begin a transaction on the connection of the last batch, unless that failed or was long ago.
 
         From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
@@ -200,10 +200,10 @@ class BatchRunner:
             self._file.check_all()
         connection = self._connection_at_hand()
         if connection is None:
-            self.let_go()
+            self.release_connection()
             self._connection = connection = self.engine.connect()
             self._used_at = time.monotonic()
-        self._begin(connection, patient)
+        self._begin(connection, wait_for_lock)
         return connection
 
     def _connection_at_hand(self) -> sa.Connection | None:
@@ -213,8 +213,8 @@ class BatchRunner:
         self._used_at = now
         return self._connection
 
-    def _begin(self, connection: sa.Connection, patient: bool) -> None:
-        """The writer's connection itself waits for nobody: a lock that is held is waited for here, in short steps."""
+    def _begin(self, connection: sa.Connection, wait_for_lock: bool) -> None:
+        """BEGIN; while SQLite's file is locked, try again every 5 ms for up to 10 s, or raise Locked at once."""
         deadline = time.monotonic() + LOCKED_PATIENCE_SECONDS
         while True:
             try:
@@ -222,9 +222,9 @@ class BatchRunner:
                 return
             except sa.exc.OperationalError as error:
                 if not is_locked(error):
-                    self.let_go()
+                    self.release_connection()
                     raise
-                if not patient:
+                if not wait_for_lock:
                     raise Locked from None
                 if time.monotonic() > deadline:
                     raise
@@ -232,14 +232,14 @@ class BatchRunner:
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def _has_been_ended(self) -> bool:
-        """Whether the database has something to say although nobody asked: that it goes, or has gone."""
+        """Whether the idle connection is readable: PostgreSQL is closing it, or has closed it."""
         if self._connection is None:
             return False
         heard = select.poll()
         heard.register(self._connection.connection.dbapi_connection.fileno(), select.POLLIN)  # type: ignore[union-attr]
         return bool(heard.poll(0))
 
-    def let_go(self) -> None:
+    def release_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

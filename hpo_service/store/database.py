@@ -13,7 +13,7 @@ from hpo_service import tracing
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.study import Study
 from hpo_service.store import write_ahead_log
-from hpo_service.store.batch_runner import BatchRunner, Undone
+from hpo_service.store.batch_runner import BatchRunner, OnRollback
 from hpo_service.store.database_file import DatabaseFile
 from hpo_service.store.engine import Clock, database_errors_translated, database_url, sqlite_file, writing_engine
 from hpo_service.store.outages import Uptime
@@ -36,11 +36,11 @@ def _nothing(_: object) -> None: ...
 class Database:
     """Open for one server process. `write` runs a function on a Transaction, `read` on a Record."""
 
-    def __init__(self, url: str, clock: Clock | None = None, undone: Undone = _nothing) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, on_rollback: OnRollback = _nothing) -> None:
         """clock: seconds since 1970 for tests; by default the database's own.
 
-        undone: told the ids of studies of which calls have shown it something (`Transaction.shown`) that has not come
-        to be.
+        on_rollback: called with the ids of the studies whose tuners saw trials that were not committed
+        (`Transaction.changed_tuners`).
         Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
         """
         self.url = database_url(url)
@@ -59,7 +59,7 @@ class Database:
             self._reader = Reader(self.url, clock)
             opening.callback(self._reader.close)
             self._cache = StudyCache()
-            self._runner = BatchRunner(self._write_engine, self._cache, clock, self.file, undone)
+            self._runner = BatchRunner(self._write_engine, self._cache, clock, self.file, on_rollback)
             self._scheduler = WriteScheduler(self._runner)
             opening.callback(self._scheduler.thread.close)
             if self.file is not None:
@@ -108,9 +108,9 @@ class Database:
         return self._cache.uptime
 
     @property
-    def studies_aside(self) -> frozenset[str]:
+    def held_studies(self) -> frozenset[str]:
         """Studies that somebody else holds, so that calls on them will most likely be refused."""
-        return self._scheduler.thread.aside.names
+        return self._scheduler.thread.held_studies.names
 
     def read(self, work: Callable[[Record], T]) -> T:
         """Run `work` on a snapshot; it must not write."""

@@ -1,12 +1,11 @@
-"""Where batches are run: three lanes, of which one at a time has the turn.
+"""Three ways to run a batch of calls; whoever holds the runner's write lock is the only one that runs one.
 
-    inline     SQLite, calls that wait for nothing: in the event loop, which brings them. To hand them to a thread and
-               back costs more than they do.
-    in flight  PostgreSQL, the same calls: run in the event loop on what is known, sent in one round trip with their
-               lock and their commit, and answered when the event loop hears of it (`study_lock.py`).
-    thread     all others, and whatever has to be waited for: a slow disk, a lock, an answer of PostgreSQL.
+    inline    SQLite, short calls (`runs_in_loop`): in the event loop. A thread and back would cost more than they do.
+    pipeline  PostgreSQL, short calls: run in the event loop on the cached studies, then sent in one round trip (lock,
+              rows, commit); the event loop is told when the answer is there (optimistic locking: `study_lock.py`).
+    thread    all others, and whatever has to be waited for: a slow disk, a lock, an answer of PostgreSQL.
 
-An event loop's lane returns how many of the calls it has taken; those that it leaves are for the thread.
+The event loop's lane returns how many of the calls it has taken; the thread lane takes those that are left.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ import sqlalchemy as sa
 from hpo_service.domain.errors import Unavailable
 from hpo_service.store.batch_runner import BatchRunner, Locked
 from hpo_service.store.engine import database_errors_translated, in_words_of_the_store
+from hpo_service.store.held_studies import HeldStudies
 from hpo_service.store.one_round_trip import NotThisSession, Sent
-from hpo_service.store.studies_aside import StudiesAside
-from hpo_service.store.study_lock import MustWait, OutOfDate, StudiesHeld, held_by_others
+from hpo_service.store.study_lock import OptimisticLockFailed, StudyLockTimeout, WouldBlock, held_by_others
 from hpo_service.store.write_batch import WriteBatch
-from hpo_service.store.write_call import Outcome, WriteCall, Written, asked_for, failed
+from hpo_service.store.write_call import FinishedBatch, Outcome, WriteCall, asked_for, failed
 
 LARGEST_BATCH = 64
-QUICK_COMMIT_SECONDS = 0.01  # on the average of the last few: above it, no commit is waited for but in the thread
-LOOK_AFTER_SECONDS = 1.0  # whether what is on its way has nobody left to land it
+QUICK_COMMIT_SECONDS = 0.01  # average commit time above which the event loop does not wait for one itself
+LOOK_AFTER_SECONDS = 1.0  # how often the writer thread checks whether the event loop of a sent batch has ended
 
-Deliver = Callable[[Written], None]  # takes a batch's outcomes in the thread that has run it
+Deliver = Callable[[FinishedBatch], None]  # called with a batch's outcomes in the thread that has run it
 
 
 class LoopLane(Protocol):
@@ -48,27 +47,31 @@ class InlineLane:
 
     def take(self, calls: Sequence[WriteCall]) -> int:
         runner = self._runner
-        if runner.is_wanted or runner.commit_seconds > QUICK_COMMIT_SECONDS or not runner.turn.acquire(blocking=False):
+        if (
+            runner.thread_is_waiting
+            or runner.commit_seconds > QUICK_COMMIT_SECONDS
+            or not runner.write_lock.acquire(blocking=False)
+        ):
             return 0
         try:
-            written = runner.run(calls, patient=False)
+            written = runner.run(calls, wait_for_lock=False)
         except Locked:
             return 0
         finally:
-            runner.turn.release()
+            runner.write_lock.release()
         self._deliver(written)
         return len(calls)
 
 
 class ThreadLane:
-    """A study that somebody else holds for long is set aside with its calls (`studies_aside.py`); the others go on."""
+    """The writer thread. After a lock timeout it parks the calls on the locked studies and runs the others."""
 
     def __init__(self, runner: BatchRunner, deliver: Deliver) -> None:
         self._runner, self._deliver_others = runner, deliver
         self._queue: queue.SimpleQueue[Sequence[WriteCall] | None] = queue.SimpleQueue()
         self.is_closed = False
-        self.aside = StudiesAside()
-        self.flight: Flight | None = None  # what the other lane has on its way
+        self.held_studies = HeldStudies()
+        self.flight: InFlightBatch | None = None  # the batch that the pipeline lane has sent
         self._thread = Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -79,7 +82,7 @@ class ThreadLane:
         self._queue.put(calls)
 
     def put_again(self, calls: Sequence[WriteCall]) -> None:
-        """Calls that were begun before it closed, to be run with their studies locked."""
+        """Queue calls whose optimistic batch failed; unlike `put`, also accepted during shutdown."""
         self._queue.put(calls)
 
     def close(self) -> None:
@@ -95,31 +98,31 @@ class ThreadLane:
                 batch, last = self._gather(first)
                 if batch:
                     self._run_batch(batch)
-                if self.aside.seconds_until_look() == 0:
-                    self._look_at_those_aside()
+                if self.held_studies.seconds_until_check() == 0:
+                    self._check_held_studies()
         finally:
-            with self._turn():
-                pass  # what was on its way has landed, and may have come back to be run again
+            with self._write_lock():
+                pass  # a sent batch has its answer now, and may have been queued to run again
             with suppress(queue.Empty):
                 while (rest := self._queue.get_nowait()) is not None:
                     self._run_batch(list(rest))
             self._give_up_waiting(all_=True)
-            with self._turn():
-                self._runner.let_go()
+            with self._write_lock():
+                self._runner.release_connection()
 
-    def _deliver(self, written: Written) -> None:
-        """Answer those who are answered in this thread; the others are for the event loop."""
+    def _deliver(self, written: FinishedBatch) -> None:
+        """Call `done` here for calls with `anywhere`; the others are delivered in the event loop."""
         outcomes = list(zip(written.calls, written.outcomes, strict=True))
         for call, outcome in outcomes:
             if call.anywhere:
                 call.done(outcome)
         others = [each for each in outcomes if not each[0].anywhere]
-        self._deliver_others(Written([call for call, _ in others], [of for _, of in others]))
+        self._deliver_others(FinishedBatch([call for call, _ in others], [of for _, of in others]))
 
     def _next(self) -> Sequence[WriteCall] | None:
-        """The next calls; none when it is time to look at those aside, and None at the end."""
+        """The next calls; empty when it is time to check the held studies, None at the end."""
         try:
-            return self._queue.get(timeout=self.aside.seconds_until_look())
+            return self._queue.get(timeout=self.held_studies.seconds_until_check())
         except queue.Empty:
             return ()
 
@@ -136,42 +139,42 @@ class ThreadLane:
         return batch, False
 
     def _run_batch(self, calls: list[WriteCall]) -> None:
-        if self.aside.names:
-            self.aside.wait(call for call in calls if self.aside.concerns(call))
-            calls = [call for call in calls if not self.aside.concerns(call)]
-        written = Written((), ())
-        with self._turn():
+        if self.held_studies.names:
+            self.held_studies.wait(call for call in calls if self.held_studies.concerns(call))
+            calls = [call for call in calls if not self.held_studies.concerns(call)]
+        written = FinishedBatch((), ())
+        with self._write_lock():
             try:
                 if calls:
-                    written = self._runner.run(calls, patient=True)
-            except StudiesHeld:
-                self.aside.add(asked_for(calls)[0])
-                self.aside.wait(calls)
+                    written = self._runner.run(calls, wait_for_lock=True)
+            except StudyLockTimeout:
+                self.held_studies.add(asked_for(calls)[0])
+                self.held_studies.wait(calls)
         self._deliver(written)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for the turn. A batch in flight is landed by the event loop; where that has ended, here."""
+    def _write_lock(self) -> Iterator[None]:
+        """Wait for the write lock. A sent batch is completed by the event loop, or here where that has ended."""
         runner = self._runner
-        runner.is_wanted = True
-        while not runner.turn.acquire(timeout=LOOK_AFTER_SECONDS):
+        runner.thread_is_waiting = True
+        while not runner.write_lock.acquire(timeout=LOOK_AFTER_SECONDS):
             if self.flight is not None and not self.flight.loop.is_running():
-                self.flight.land_without_loop()
-        runner.is_wanted = False
+                self.flight.complete_without_loop()
+        runner.thread_is_waiting = False
         try:
             yield
         finally:
-            runner.turn.release()
+            runner.write_lock.release()
 
-    def _look_at_those_aside(self) -> None:
-        with self._turn():
-            free = self.aside.looked(self._held(sorted(self.aside.wanted())))
+    def _check_held_studies(self) -> None:
+        with self._write_lock():
+            free = self.held_studies.checked(self._held(sorted(self.held_studies.wanted())))
         self._give_up_waiting()
         for start in range(0, len(free), LARGEST_BATCH):
             self._run_batch(free[start : start + LARGEST_BATCH])
 
     def _held(self, names: Sequence[str]) -> set[str]:
-        """Where the database is away nobody is: the calls that wait will be told so."""
+        """Which of these studies are locked; none if the database is down: then the calls run, and are refused."""
         try:
             with self._runner.engine.connect() as connection:
                 return held_by_others(connection, names)
@@ -179,119 +182,119 @@ class ThreadLane:
             return set()
 
     def _give_up_waiting(self, *, all_: bool = False) -> None:
-        """Also tell those who have come while there was a look that it is over."""
-        gone = self.aside.given_up(all_=all_)
-        refused = Written([call for call, _ in gone], [Outcome(None, error) for _, error in gone])
-        self._deliver(self._runner.noted(refused))
+        """Refuse with StudyHeld the calls that have waited for a held study for a second, or are too many; or all."""
+        gone = self.held_studies.expired(all_=all_)
+        refused = FinishedBatch([call for call, _ in gone], [Outcome(None, error) for _, error in gone])
+        self._deliver(self._runner.record_refusals(refused))
 
 
-class FlightLane:
+class PipelineLane:
     def __init__(self, runner: BatchRunner, thread: ThreadLane, deliver: Deliver) -> None:
         self._runner, self._thread, self._deliver = runner, thread, deliver
 
     def take(self, calls: Sequence[WriteCall]) -> int:
-        """Calls on studies that are held go to the thread, where they wait."""
+        """Send a batch of these calls; return how many were taken. Calls on held studies are queued for the thread."""
         runner = self._runner
-        if runner.is_wanted or not runner.turn.acquire(blocking=False):
+        if runner.thread_is_waiting or not runner.write_lock.acquire(blocking=False):
             return 0
-        if not self._thread.aside.names:
-            return self._depart(calls)
-        is_aside = [self._thread.aside.concerns(call) for call in calls]
-        others = [place for place, aside in enumerate(is_aside) if not aside]
+        if not self._thread.held_studies.names:
+            return self._run_and_send(calls)
+        is_held = [self._thread.held_studies.concerns(call) for call in calls]
+        others = [place for place, held_studies in enumerate(is_held) if not held_studies]
         if not others:
-            runner.turn.release()
+            runner.write_lock.release()
             return 0
-        departed = self._depart([calls[place] for place in others])
+        departed = self._run_and_send([calls[place] for place in others])
         if departed == 0:
             return 0
         until = others[departed] if departed < len(others) else len(calls)
-        left = [call for call, aside in zip(calls[:until], is_aside[:until], strict=True) if aside]
+        left = [call for call, held_studies in zip(calls[:until], is_held[:until], strict=True) if held_studies]
         if left:
             self._thread.put_again(left)
         return until
 
-    def _depart(self, calls: Sequence[WriteCall]) -> int:
-        """Run what can be run on what is known, and send it; at its landing the turn is over."""
+    def _run_and_send(self, calls: Sequence[WriteCall]) -> int:
+        """Run the calls on the cache and send the batch. The write lock stays held until its results have come."""
         try:
-            begun = self._runner.run_ahead(calls)
+            begun = self._runner.run_optimistically(calls)
         except BaseException:
-            self._runner.turn.release()
+            self._runner.write_lock.release()
             raise
         if begun is None:
-            self._runner.turn.release()
+            self._runner.write_lock.release()
             return 0
         batch, outcomes = begun
         some = calls[: len(outcomes)]
         try:
             with database_errors_translated():
                 sent = batch.sent()
-        except MustWait:
+        except WouldBlock:
             self._runner.forget(batch)
-            self._runner.turn.release()
+            self._runner.write_lock.release()
             return 0
         except Exception as error:
             self._runner.forget(batch)
-            self._runner.let_go()
+            self._runner.release_connection()
             self._runner.notes.failed(some, error)
-            self._land(failed(some, in_words_of_the_store(error)))
+            self._complete_batch(failed(some, in_words_of_the_store(error)))
         else:
-            flight = Flight(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter())
+            flight = InFlightBatch(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter())
             self._thread.flight = flight
             flight.watch()
         return len(some)
 
-    def arrived(self, flight: Flight) -> None:
-        """Take what PostgreSQL says so far; when that is all, the calls have their answers."""
+    def on_socket_ready(self, flight: InFlightBatch) -> None:
+        """Called when the socket is ready. After the last result: deliver the outcomes, run again, or 503."""
         runner, calls = self._runner, flight.calls
         was_out = flight.sent.is_out
         try:
             with database_errors_translated():
-                if not flight.sent.arrived():
+                if not flight.sent.receive_available():
                     if flight.sent.is_out and not was_out:
                         flight.watch()
                     return
-                flight.batch.arrived(flight.sent)
+                flight.batch.read_results(flight.sent)
         except NotThisSession:
             runner.forget(flight.batch)
             self._run_again(flight)
-        except OutOfDate as reason:
-            if isinstance(reason, StudiesHeld):
-                self._thread.aside.add(asked_for(calls)[0])
-            runner.undo(flight.batch)
+        except OptimisticLockFailed as reason:
+            if isinstance(reason, StudyLockTimeout):
+                self._thread.held_studies.add(asked_for(calls)[0])
+            runner.discard_tuners(flight.batch)
             self._run_again(flight)
         except Exception as error:
             runner.forget(flight.batch)
             self._disconnect(flight)
             runner.notes.failed(calls, error)
-            self._land(failed(calls, in_words_of_the_store(error)))
+            self._complete_batch(failed(calls, in_words_of_the_store(error)))
         else:
             took = time.perf_counter() - flight.began
             runner.notes.committed(calls, flight.began, took, len(calls))
             flight.unwatch()
-            self._land(Written(calls, flight.outcomes))
+            self._complete_batch(FinishedBatch(calls, flight.outcomes))
 
-    def _run_again(self, flight: Flight) -> None:
-        """With the lock held: nothing of it was written."""
+    def _run_again(self, flight: InFlightBatch) -> None:
+        """Nothing of the batch was written: queue its calls for the thread, which locks their studies."""
         self._disconnect(flight)
         self._thread.put_again(flight.calls)
-        self._land(Written((), ()))
+        self._complete_batch(FinishedBatch((), ()))
 
-    def _disconnect(self, flight: Flight) -> None:
+    def _disconnect(self, flight: InFlightBatch) -> None:
         flight.unwatch()  # before the socket's number can be another's
-        self._runner.let_go()
+        self._runner.release_connection()
 
-    def _land(self, written: Written) -> None:
+    def _complete_batch(self, written: FinishedBatch) -> None:
         self._thread.flight = None
-        self._runner.noted(written)
-        self._runner.turn.release()
+        self._runner.record_refusals(written)
+        self._runner.write_lock.release()
         self._deliver(written)
 
 
 @dataclass(eq=False)
-class Flight:
-    """A batch that was sent to PostgreSQL, all of it, and is not waited for. began: by time.perf_counter."""
+class InFlightBatch:
+    """A batch that was sent to PostgreSQL and has no answer yet. began: by time.perf_counter."""
 
-    lane: FlightLane
+    lane: PipelineLane
     loop: asyncio.AbstractEventLoop
     calls: Sequence[WriteCall]
     outcomes: Sequence[Outcome]
@@ -301,12 +304,12 @@ class Flight:
     _watched: tuple[int, bool] | None = None
 
     def watch(self) -> None:
-        """Have the event loop say when PostgreSQL has something to read, or takes more."""
+        """Have the event loop call `on_socket_ready` when the socket is readable (or writable: more to send)."""
         self.unwatch()
         self._watched = (self.sent.socket, not self.sent.is_out)
-        self.loop.add_reader(self.sent.socket, self.lane.arrived, self)
+        self.loop.add_reader(self.sent.socket, self.lane.on_socket_ready, self)
         if not self.sent.is_out:
-            self.loop.add_writer(self.sent.socket, self.lane.arrived, self)
+            self.loop.add_writer(self.sent.socket, self.lane.on_socket_ready, self)
 
     def unwatch(self) -> None:
         watched, self._watched = self._watched, None
@@ -315,7 +318,7 @@ class Flight:
             if watched[1]:
                 self.loop.remove_writer(watched[0])
 
-    def land_without_loop(self) -> None:
+    def complete_without_loop(self) -> None:
         with suppress(sa.exc.DBAPIError, NotThisSession):
             self.sent.received()
-        self.lane.arrived(self)
+        self.lane.on_socket_ready(self)

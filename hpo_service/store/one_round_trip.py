@@ -140,7 +140,7 @@ class Sent:
         pgconn.pipeline_sync()
         self._left = len(self._new) + len(statements)  # results that have not come yet
         self._results: list[Any] = []
-        # whether all has left; else it goes on when the socket is writable, by looking whether it has `arrived`
+        # Whether all has left; if not, `receive_available` sends the rest when the socket is writable.
         self.is_out = not pgconn.flush()
         self._is_all_here = False
 
@@ -159,7 +159,7 @@ class Sent:
         """What becomes readable when there is more to take."""
         return int(self._pgconn.socket)
 
-    def arrived(self) -> bool:
+    def receive_available(self) -> bool:
         """Take what has come, without waiting; return whether that was all of it."""
         try:
             self._take()
@@ -173,7 +173,7 @@ class Sent:
         while not self._is_all_here:
             poll.register(self.socket, select.POLLIN if self.is_out else select.POLLIN | select.POLLOUT)
             poll.poll()
-            self.arrived()
+            self.receive_available()
         try:
             return self._rows()
         except self._driver.Error as error:

@@ -24,7 +24,7 @@ from hpo_service.store.trial_rows import TrialRows
 from hpo_service.store.worker_rows import WorkerRows, batches
 
 
-class Change(NamedTuple):
+class StudyChange(NamedTuple):
     """What somebody may have waited for: the study as it is now, and its round where a call has looked at it."""
 
     study: Study

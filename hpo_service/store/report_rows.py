@@ -120,7 +120,7 @@ class ReportRows:
             AttemptRow(row.attempt, row.worker_id, row.started_at, row.ended_at, row.end)
             for row in self._db.execute(query.order_by(attempts.c.attempt))
         ]
-        last, ended = trial.holding.attempt, trial.holding.ended
+        last, ended = trial.lifecycle.attempt, trial.lifecycle.ended
         if (found and found[-1].attempt == last) or trial.worker_id is None or trial.started_at is None:
             return found
         at = None if ended is None else trial.finished_at

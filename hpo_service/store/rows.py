@@ -11,15 +11,15 @@ from typing import Any
 from pydantic_core import to_json
 
 from hpo_service.domain import measure
-from hpo_service.domain.altered import altered
 from hpo_service.domain.confirmation import Confirmation
-from hpo_service.domain.narrowing import Change
+from hpo_service.domain.fast_replace import fast_replace
+from hpo_service.domain.narrowing import RangeChange
 from hpo_service.domain.sealed_test import SealedTest
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.sizes import MIB
 from hpo_service.domain.study import Failures, Round, Study, StudySpec, StudyState
-from hpo_service.domain.tally import Tally
-from hpo_service.domain.trial import AttemptEnd, Holding, Lease, Told, Trial, TrialState
+from hpo_service.domain.trial import AttemptEnd, Lease, Lifecycle, Told, Trial, TrialState
+from hpo_service.domain.trial_counts import TrialCounts
 from hpo_service.store.bounded_cache import BoundedCache
 
 TALLY_FIELD = {
@@ -30,11 +30,11 @@ TALLY_FIELD = {
 }
 
 
-def tally_field(holding: Holding) -> str:
+def counter_of_state(lifecycle: Lifecycle) -> str:
     """The counter of the study that this trial counts in."""
-    if holding.state is TrialState.WAITING:
-        return "retries" if holding.attempt else "queued"
-    return TALLY_FIELD[holding.state]
+    if lifecycle.state is TrialState.WAITING:
+        return "retries" if lifecycle.attempt else "queued"
+    return TALLY_FIELD[lifecycle.state]
 
 
 def study_of(row: Any) -> Study:
@@ -43,11 +43,11 @@ def study_of(row: Any) -> Study:
 
 def with_counters(study: Study, row: Any) -> Study:
     """The study with what its trials change, as the row has it."""
-    return altered(
+    return fast_replace(
         study,
         **dict(zip(_OF_STUDY, _of_study(row), strict=True)),
         state=StudyState(row.state),
-        tally=Tally(*_of_tally(row)),
+        counts=TrialCounts(*_of_counts(row)),
         failures=None if row.failures is None else Failures(**json.loads(row.failures)),
         confirmation=_confirmation(row),
     )
@@ -78,7 +78,7 @@ def with_counts(round_: Round, study: Study) -> Round:
     """The round with its counts, where the study has newer ones."""
     if round_.round != study.round or study.round_revision <= round_.revision:
         return round_
-    return altered(round_, trials=study.round_trials, finished=study.round_finished, revision=study.round_revision)
+    return fast_replace(round_, trials=study.round_trials, finished=study.round_finished, revision=study.round_revision)
 
 
 def round_of(row: Any, study: Study) -> Round:
@@ -89,7 +89,7 @@ def round_of(row: Any, study: Study) -> Round:
         trials=row.trials,
         finished=row.finished,
         from_trials=tuple(row.from_trials),
-        changes=tuple(Change.model_validate(change) for change in row.changes),
+        changes=tuple(RangeChange.model_validate(change) for change in row.changes),
         revision=row.revision,
     )
     return with_counts(as_written, study)
@@ -110,7 +110,7 @@ def trial_of(row: Any, study: Study) -> Trial:
         study=study.name,
         number=row.number,
         params=row.params,
-        holding=_holding(row, study, told),
+        lifecycle=_holding(row, study, told),
         seed=row.seed,
         values=floats(row.values),
         metrics=row.metrics,
@@ -149,14 +149,14 @@ def trial_cells(trial: Trial) -> tuple[Any, ...]:
 
 def changing_cells(trial: Trial) -> tuple[Any, ...]:
     """The same for CHANGING_COLUMNS."""
-    holding, values, told = trial.holding, jsonable(trial.values), trial.holding.told
+    lifecycle, values, told = trial.lifecycle, jsonable(trial.values), trial.lifecycle.told
     return (
-        str(holding.state),
-        holding.attempt,
-        None if holding.ended is None else str(holding.ended),
-        holding.lapsed,
-        None if holding.lease is None else holding.lease.expires_at,
-        holding.reason,
+        str(lifecycle.state),
+        lifecycle.attempt,
+        None if lifecycle.ended is None else str(lifecycle.ended),
+        lifecycle.lapsed,
+        None if lifecycle.lease is None else lifecycle.lease.expires_at,
+        lifecycle.reason,
         json_text(trial.params),
         None if values is None else json_text(values),
         None if trial.values is None or not trial.values else trial.values[0],
@@ -188,7 +188,7 @@ def test_of(row: Any, study: Study) -> SealedTest:
     return SealedTest(
         ensemble=row.ensemble,
         number=row.number,
-        holding=_holding(row, study, None),
+        lifecycle=_holding(row, study, None),
         worker_id=row.worker_id,
         result=row.result,
         finished_at=row.finished_at,
@@ -196,25 +196,25 @@ def test_of(row: Any, study: Study) -> SealedTest:
 
 
 def test_row(test: SealedTest) -> dict[str, Any]:
-    holding = test.holding
+    lifecycle = test.lifecycle
     return {
         "ensemble": test.ensemble,
         "number": test.number,
-        "state": str(holding.state),
-        "attempt": holding.attempt,
-        "attempt_end": None if holding.ended is None else str(holding.ended),
-        "lapsed": holding.lapsed,
-        "lease_expires_at": None if holding.lease is None else holding.lease.expires_at,
-        "reason": holding.reason,
+        "state": str(lifecycle.state),
+        "attempt": lifecycle.attempt,
+        "attempt_end": None if lifecycle.ended is None else str(lifecycle.ended),
+        "lapsed": lifecycle.lapsed,
+        "lease_expires_at": None if lifecycle.lease is None else lifecycle.lease.expires_at,
+        "reason": lifecycle.reason,
         "worker_id": test.worker_id,
         "result": test.result,
         "finished_at": test.finished_at,
     }
 
 
-def _holding(row: Any, study: Study, told: Told | None) -> Holding:
+def _holding(row: Any, study: Study, told: Told | None) -> Lifecycle:
     expires_at = row.lease_expires_at
-    return Holding(
+    return Lifecycle(
         state=TrialState(row.state),
         attempt=row.attempt,
         ended=None if row.attempt_end is None else AttemptEnd(row.attempt_end),
@@ -237,13 +237,13 @@ def nan_if_null(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-# What a study's trials change of it: these, by the names that they have in Study and in Tally, and a few more.
+# What a study's trials change of it: these, by the names that they have in Study and in TrialCounts, and a few more.
 _OF_STUDY = (
     *("revision", "version", "touched", "given_out", "next_number", "round"),
     *("round_trials", "round_finished", "round_revision", "exhausted", "sealed", "dataset_sha256"),
 )
 _OF_TALLY = ("queued", "retries", "running", "complete", "pruned", "fail")
-_of_study, _of_tally = attrgetter(*_OF_STUDY), attrgetter(*_OF_TALLY)
+_of_study, _of_counts = attrgetter(*_OF_STUDY), attrgetter(*_OF_TALLY)
 _OF_CONFIRMATION = ("confirmation", "replicates_waiting", "replicates_running")
 STUDY_COUNTERS = ("state", "failures", *_OF_STUDY, *_OF_TALLY, *_OF_CONFIRMATION)
 
@@ -252,7 +252,7 @@ def counter_cells(study: Study) -> tuple[Any, ...]:
     """What the driver takes for STUDY_COUNTERS."""
     failures = None if study.failures is None else json_text(vars(study.failures))
     confirmation = _confirmation_cells(study.confirmation)
-    return (str(study.state), failures, *_of_study(study), *_of_tally(study.tally), *confirmation)
+    return (str(study.state), failures, *_of_study(study), *_of_counts(study.counts), *confirmation)
 
 
 def _confirmation_cells(confirmation: Confirmation | None) -> tuple[str | None, int, int]:

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpo_service.domain.altered import altered
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.sizes import MIB, size_of
 from hpo_service.domain.study import Round, Study, StudySpec
@@ -44,7 +44,7 @@ class CachedStudy:
     earliest: float = math.inf
     latest: float = -math.inf
     # What another server has changed, as it was last taken over: from a revision to the next, these trials.
-    taken_over: tuple[int, int, list[Trial]] = (0, 0, [])
+    foreign_changes_since: tuple[int, int, list[Trial]] = (0, 0, [])
     # About how many bytes it takes, as counted after the last commit; how many of them the spec, and what of each trial
     # may be large: its metrics and its reports, where it has any.
     weight: int = 0
@@ -60,7 +60,7 @@ class CachedStudy:
             self.uncounted.add(trial.number)
         if trial.state.is_finished:
             self.finished.append(trial.number)
-        lease = trial.holding.lease
+        lease = trial.lifecycle.lease
         if trial.state is TrialState.RUNNING and lease is not None:
             self.earliest = min(self.earliest, lease.expires_at)
             self.latest = max(self.latest, lease.expires_at)
@@ -69,13 +69,13 @@ class CachedStudy:
         self.reports.pop(number, None)
         self.uncounted.add(number)
 
-    def take_over(self, study: Study, changed: list[Trial]) -> None:
+    def apply_foreign_changes(self, study: Study, changed: list[Trial]) -> None:
         """Take what another server has made of the study, and the trials that it has changed."""
-        self.taken_over = (self.study.revision, study.revision, changed)
+        self.foreign_changes_since = (self.study.revision, study.revision, changed)
         self.study = study
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
         for trial in changed:
-            self.keep(altered(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
+            self.keep(fast_replace(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
             self.drop_reports(trial.number)
 
     def forget_old(self) -> None:
@@ -114,7 +114,7 @@ class CachedStudy:
         trial, reports = self.trials.get(number), self.reports.get(number)
         return (0 if trial is None else OBJECTS * trial.weight) + (0 if reports is None else reports.weight)
 
-    def lighten(self, by: int) -> int:
+    def evict_bytes(self, by: int) -> int:
         """Let go of so many bytes, if it can: what has finished, then reports of what runs; return how many."""
         before = self.weight
         while self.finished and before - self.weight < by:
@@ -135,7 +135,7 @@ class CachedStudy:
         """RUNNING trials whose lease has run out, by number. outages: asked for where one may have."""
         if self.earliest > now and self.latest <= now + self.study.spec.lease_seconds:
             return []
-        held = [(trial, trial.holding.lease) for trial in self.running() if trial.holding.lease is not None]
+        held = [(trial, trial.lifecycle.lease) for trial in self.running() if trial.lifecycle.lease is not None]
         missed = outages() if held else ()
         self.earliest = min((lease.ends_at(missed) for _, lease in held), default=math.inf)
         self.latest = max((lease.expires_at for _, lease in held), default=-math.inf)
@@ -158,14 +158,14 @@ class StudyCache:
         self.refusals = Refusals(self.uptime.elapsed)
         self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
 
-    def meet_others(self, name: str) -> None:
+    def note_foreign_write(self, name: str) -> None:
         """Another server has written the study."""
         self._others_wrote.pop(name, None)
         self._others_wrote[name] = time.monotonic()  # the latest is the last
         while len(self._others_wrote) > MOST_STUDIES:
             del self._others_wrote[next(iter(self._others_wrote))]
 
-    def has_met_others(self, name: str, seconds: float) -> bool:
+    def had_foreign_write(self, name: str, seconds: float) -> bool:
         """Whether another server was met with in the study so lately."""
         return time.monotonic() - self._others_wrote.get(name, -math.inf) <= seconds
 
@@ -180,7 +180,7 @@ class StudyCache:
         for (study_id, number), key in ids.items():
             cached = self.studies.get(study_id)
             if cached is not None and number in cached.trials:
-                cached.trials[number] = altered(cached.trials[number], id=key)
+                cached.trials[number] = fast_replace(cached.trials[number], id=key)
 
     def forget(self, study_id: int) -> None:
         cached = self.studies.pop(study_id, None)
@@ -215,4 +215,4 @@ class StudyCache:
         while len(self.studies) > MOST_STUDIES or (self.weight > MOST_BYTES and len(self.studies) > 1):
             self.forget(next(iter(self.studies)))
         if self.weight > MOST_BYTES:
-            self.weight -= next(iter(self.studies.values())).lighten(self.weight - MOST_BYTES)
+            self.weight -= next(iter(self.studies.values())).evict_bytes(self.weight - MOST_BYTES)

@@ -68,15 +68,15 @@ LATE_SECONDS = 0.05  # a reading of the clock may be
 AGED_SECONDS = 0.5  # between the time by which a batch that goes ahead has run and its lock
 
 
-class MustWait(BaseException):
+class WouldBlock(BaseException):
     """Something has to be waited for where nothing may be. No call's error: none may catch it."""
 
 
-class OutOfDate(BaseException):
+class OptimisticLockFailed(BaseException):
     """The batch has gone ahead on something that was not so. No call's error: none may catch it."""
 
 
-class StudiesHeld(OutOfDate):
+class StudyLockTimeout(OptimisticLockFailed):
     """Somebody else has held one of the batch's studies for longer than a batch takes."""
 
 
@@ -92,13 +92,13 @@ class DatabaseClock:
         self._read_at = -math.inf
         self._last = -math.inf
 
-    def was_read(self, shown: float) -> float:
+    def take_reading(self, shown: float) -> float:
         """Take a reading; return the time to go by."""
         self._shown, self._read_at = shown, time.monotonic()
         self._last = shown if shown < self._last - LATE_SECONDS else max(shown, self._last)
         return self._last
 
-    def reckoned(self) -> float | None:
+    def estimated_now(self) -> float | None:
         """None when it has not been read lately. Never later than the clock itself."""
         passed = time.monotonic() - self._read_at
         if passed >= CLOCK_SECONDS:
@@ -132,7 +132,7 @@ class StudyLock:
         """names: of the studies, in order, so that nobody waits in a circle.
 
         requests: (study, request_id) of who asks it: what was answered to them is read along.
-        ahead: whether to go ahead, and raise MustWait where that cannot be; else the lock is held on return.
+        ahead: whether to go ahead, and raise WouldBlock where that cannot be; else the lock is held on return.
         """
         self._connection = connection
         self._cache = cache
@@ -141,12 +141,12 @@ class StudyLock:
         self._known = {name: (study.id, study.revision) for name, study in known.items()}
         self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
-        shared = [name for name in names if cache.has_met_others(name, ALONE_SECONDS)]
+        shared = [name for name in names if cache.had_foreign_write(name, ALONE_SECONDS)]
         self.time: float | None = None  # of the lock
         if ahead:
-            self.time = cache.database_clock.reckoned()
+            self.time = cache.database_clock.estimated_now()
             if self.time is None or shared or len(known) < len(names):
-                raise MustWait
+                raise WouldBlock
         else:
             self._hold([name for name in shared if name in known])
 
@@ -159,25 +159,25 @@ class StudyLock:
             _, locked, *rest = one_round_trip.run(self._connection, statements)
         except sa.exc.OperationalError as error:
             if is_lock_timeout(error):
-                raise StudiesHeld from error
+                raise StudyLockTimeout from error
             raise
-        taken_over, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
+        foreign_changes_since, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
         found = {}
         for *cells, shown in locked:
             study = _read_study(cells)
             found[study.name] = study
             assert shown is not None
-            self.time = self._cache.database_clock.was_read(float(shown))
+            self.time = self._cache.database_clock.take_reading(float(shown))
         again = [tuple(cell.decode() for cell in row if cell is not None) for rows in answered for row in rows]
         self.asked_before.update({(call, request_id): json.loads(answer) for call, request_id, answer in again})
         for name, known in self._known.items():
             if _is(found.get(name), known):
                 continue
-            self._cache.meet_others(name)
-            if not self._take_over(found.get(name), taken_over.get(name)):
+            self._cache.note_foreign_write(name)
+            if not self._apply_foreign_changes(found.get(name), foreign_changes_since.get(name)):
                 self._cache.forget_study(name)
 
-    def as_known(self) -> one_round_trip.Statement:
+    def lock_if_unchanged(self) -> one_round_trip.Statement:
         """Lock the studies in the statement before others, and fail unless all is as the batch went ahead on."""
         ids, revisions = zip(*self._known.values(), strict=True)
         known = one_round_trip.numbers(ids), one_round_trip.numbers(revisions)
@@ -188,24 +188,24 @@ class StudyLock:
         calls, requests = map(one_round_trip.array, zip(*self._keys, strict=True))
         return _LOCK_TO_ASK, (*expected, calls, requests, *known)
 
-    def was_as_known(self, rows: one_round_trip.Rows) -> None:
+    def read_lock_result(self, rows: one_round_trip.Rows) -> None:
         ((shown, _),) = rows
         assert shown is not None
-        self._cache.database_clock.was_read(float(shown))
+        self._cache.database_clock.take_reading(float(shown))
 
-    def was_not_so(self, error: Exception) -> NoReturn:
+    def fail_stale(self, error: Exception) -> NoReturn:
         for name in self._names:
             self._cache.forget_study(name)
             if _OTHERS_WROTE in str(error):
-                self._cache.meet_others(name)
-        raise OutOfDate from error
+                self._cache.note_foreign_write(name)
+        raise OptimisticLockFailed from error
 
     def was_held(self, error: Exception) -> NoReturn:
         for name in self._names:
             self._cache.forget_study(name)
-        raise StudiesHeld from error
+        raise StudyLockTimeout from error
 
-    def _take_over(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
+    def _apply_foreign_changes(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
         """Bring what is known of a study up to its row; False where all of it has to be read again."""
         if row is None or changed is None or len(changed) >= MOST_TAKEN_OVER:
             return False
@@ -219,7 +219,7 @@ class StudyLock:
         its_trials = [trial_of(_read_trial(cells), study) for cells in changed]
         if any(trial.round not in (None, row.round) for trial in its_trials):
             return False  # an earlier round's counts have changed too
-        cached.take_over(study, its_trials)
+        cached.apply_foreign_changes(study, its_trials)
         return True
 
 

@@ -36,7 +36,7 @@ class LastChange(NamedTuple):
     lease_expires_at: float | None
 
 
-class Curve(NamedTuple):
+class ThinnedCurve(NamedTuple):
     """reports: how many there are in all; points: some of them, (step, value), the first and the last among them."""
 
     reports: int
@@ -116,7 +116,7 @@ class Summaries:
 
     # -- reports ------------------------------------------------------------------------------------------
 
-    def curve(self, trial_id: int, points: int) -> Curve:
+    def curve(self, trial_id: int, points: int) -> ThinnedCurve:
         """About so many points of a trial's reports, as far from each other as they can be."""
         counted = sa.select(sa.func.count(), sa.func.max(reports.c.step)).where(reports.c.trial_id == trial_id)
         count, last = self._db.execute(counted).one()
@@ -129,7 +129,7 @@ class Summaries:
                 sa.or_(placed.c.place % every == 1, placed.c.step == last)
             )
         found = sorted((step, nan_if_null(value)) for step, value in self._db.execute(query))
-        return Curve(count, found)
+        return ThinnedCurve(count, found)
 
     # -- sums ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""What one call sees and changes of the record.
+"""One call's reads and writes inside a batch.
 
-It reads what it has changed itself, then what is in memory of the study (`study_cache.py`), then SQL. What it changes
+It reads its own changes first, then the study cache (`study_cache.py`), then SQL. What it changes
 lies here until it is kept; a call that is refused drops it. Only a trial's reports and a tuner are changed in place:
 then they are forgotten, and read again. Whoever needs SQL after all asks for it by name, `transaction.sql()`: what
 waits is written first, inside of a savepoint of the call.
@@ -14,16 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hpo_service.domain.altered import altered
 from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import NotFound
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.outage import Outage
 from hpo_service.domain.study import Round, Study
 from hpo_service.domain.trial import AttemptEnd, HistoryTrial, Report, Trial, TrialState
 from hpo_service.store.engine import raw
 from hpo_service.store.outages import Beat, beat
 from hpo_service.store.pending_rows import PendingRows, TrialKey
-from hpo_service.store.record import Change, Record
+from hpo_service.store.record import Record, StudyChange
 from hpo_service.store.study_cache import CachedStudy
 from hpo_service.store.tables import answers
 from hpo_service.store.trial_reports import KeptReport, TrialReports
@@ -33,15 +33,15 @@ from hpo_service.store.write_batch import WriteBatch
 class Transaction:
     """One call's view of the record inside of its batch; `now` is the database's clock.
 
-    draws: that the call brings along, by the trial's number. changes: what somebody may have waited for. shown: ids of
-    the studies of which something outside of the store was shown what the call has changed.
+    draws: made before, by the trial's number. changes: studies that waiting asks are woken for after the commit.
+    changed_tuners: ids of the studies whose tuner has seen what this call has changed.
     """
 
     def __init__(self, batch: WriteBatch, draws: Mapping[int, Any]) -> None:
         self.now = batch.now
         self.draws = draws
-        self.changes: list[Change] = []
-        self.shown: set[int] = set()
+        self.changes: list[StudyChange] = []
+        self.changed_tuners: set[int] = set()
         self._batch = batch
         self._cache = batch.cache
         self._rows = PendingRows()
@@ -73,7 +73,7 @@ class Transaction:
                 cached[study_id].keep(trial)
         if self._lease_ends:
             batch.lease_ends.update(self._lease_ends)
-        batch.shown |= self.shown
+        batch.changed_tuners |= self.changed_tuners
 
     def refuse(self) -> None:
         """Drop all that the call has changed. Of reports the cache holds what is costly to copy: read them again."""
@@ -87,7 +87,7 @@ class Transaction:
             self._cache.forget(study_id)
 
     def sql(self) -> Record:
-        """The record in SQL, as it is with all that waits until now. Raise MustWait."""
+        """The record in SQL, as it is with all that waits until now. Raise WouldBlock."""
         connection = self._batch.connection
         if not self.has_savepoint:
             self._batch.flush()
@@ -96,7 +96,7 @@ class Transaction:
         ids = self._rows.flush(connection, self._trial_id)
         for key, trial in self._trials.items():
             if trial.id is None:
-                self._trials[key] = altered(trial, id=ids.get(key) or self._cache.trial_id(*key))
+                self._trials[key] = fast_replace(trial, id=ids.get(key) or self._cache.trial_id(*key))
         return Record(connection, self.now)
 
     def _trial_id(self, study_id: int, number: int) -> int | None:
@@ -114,13 +114,13 @@ class Transaction:
     def find_study(self, name: str) -> Study | None:
         known = self._cache.ids.get(name)
         if known is not None:
-            if self._batch.trusts(name):
+            if self._batch.cache_is_current(name):
                 return self._studies.get(known) or self._cache.studies[known].study
             self._cache.forget(known)
         found = self.sql().find_study(name)
         if found is None:
             return None
-        self._batch.verified.add(name)
+        self._batch.locked_or_assumed_current.add(name)
         self._cached(found)
         return found
 
@@ -147,9 +147,9 @@ class Transaction:
         self.sql().delete_study(study)
         self._cache.forget(study.id)
 
-    def taken_over(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
+    def foreign_changes_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
         """What history_since would read, where it is what was just taken over from another server; else None."""
-        before, after, changed = self._cached(study).taken_over
+        before, after, changed = self._cached(study).foreign_changes_since
         if (before, after) != (revision, study.revision):
             return None
         return [
@@ -194,7 +194,7 @@ class Transaction:
         self._trials[key] = trial
         (self._rows.new_trials if key in self._rows.new_trials else self._rows.trials)[key] = trial
 
-    def lapsed_trials(self, study: Study) -> list[Trial]:
+    def trials_with_expired_lease(self, study: Study) -> list[Trial]:
         """RUNNING trials whose lease has run out, or was set by a clock that has since stepped back.
 
         Not those that this call itself has changed.
@@ -205,7 +205,7 @@ class Transaction:
     # -- outages ------------------------------------------------------------------------------------------
 
     def outages(self, study: Study) -> tuple[Outage, ...]:
-        """When workers of the study could not be heard, through no fault of theirs. Raise MustWait."""
+        """When workers of the study could not be heard, through no fault of theirs. Raise WouldBlock."""
         return self._batch.outages(study.name)
 
     def beat(self) -> Beat:
@@ -238,7 +238,7 @@ class Transaction:
                 known = TrialReports()
             else:
                 record = self.sql()
-                known = TrialReports(record.reports.kept(altered(trial, id=self._trial_id(*key))))
+                known = TrialReports(record.reports.kept(fast_replace(trial, id=self._trial_id(*key))))
             if trial.number in cached.trials or key in self._trials:
                 self._put_reports(cached, key, known)
         return known
@@ -269,7 +269,7 @@ class Transaction:
 
     def end_attempt(self, study: Study, trial: Trial, end: AttemptEnd) -> None:
         """Write how the trial's last attempt has ended: another one may follow."""
-        attempt = trial.holding.attempt
+        attempt = trial.lifecycle.attempt
         self._rows.ended[study.id, trial.number, attempt] = (trial.worker_id, trial.started_at, self.now, end)
         self.note_lease_end(study, trial.number, attempt, end)
 
@@ -283,8 +283,8 @@ class Transaction:
 
     def resume_attempt(self, study: Study, trial: Trial) -> None:
         """It has not ended after all, or as the trial itself."""
-        self._rows.ended[study.id, trial.number, trial.holding.attempt] = None
-        self.note_lease_end(study, trial.number, trial.holding.attempt, None)
+        self._rows.ended[study.id, trial.number, trial.lifecycle.attempt] = None
+        self.note_lease_end(study, trial.number, trial.lifecycle.attempt, None)
 
     # -- answers, by request_id ---------------------------------------------------------------------------
 

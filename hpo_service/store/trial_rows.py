@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hpo_service.domain.altered import altered
+from hpo_service.domain.advice_input import AdviceTrial
 from hpo_service.domain.confirmation import Replicate
 from hpo_service.domain.errors import NotFound
-from hpo_service.domain.seen_study import SeenTrial
+from hpo_service.domain.fast_replace import fast_replace
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import HistoryTrial, Trial, TrialState, has_failed_in_training
 from hpo_service.store.report_rows import AS_TAKEN, PIECE
@@ -100,7 +100,7 @@ class TrialRows:
         found = self._db.execute(_REPLICATES, {"study_id": study.id})
         return [Replicate(of, seed, TrialState(state), value) for of, seed, state, value in found]
 
-    def finished(self, study: Study, every: int) -> list[SeenTrial]:
+    def finished(self, study: Study, every: int) -> list[AdviceTrial]:
         """Those of the search whose number is divisible by `every`, without reports."""
         query = sa.select(*_SEEN).where(
             *(trials.c.study_id == study.id, OF_THE_SEARCH, _FINISHED),
@@ -127,7 +127,7 @@ class TrialRows:
                 found[worker_id] = told + n, fails + n * failed
         return found
 
-    def with_curves(self, study: Study, some: Sequence[SeenTrial], most_steps: int) -> list[SeenTrial]:
+    def with_curves(self, study: Study, some: Sequence[AdviceTrial], most_steps: int) -> list[AdviceTrial]:
         """These trials with their reports; without those of which there are more than so many."""
         numbers = [trial.number for trial in some]
         ids = self._db.execute(
@@ -140,7 +140,7 @@ class TrialRows:
             rows = self._db.execute(query.order_by(reports.c.step).limit(most_steps + 1)).all()
             if len(rows) <= most_steps:
                 curve = tuple((step, nan_if_null(value)) for step, value in rows)
-                found.append(altered(trial, reports=curve))
+                found.append(fast_replace(trial, reports=curve))
         return found
 
     def in_state(self, study: Study, state: str) -> list[Trial]:
@@ -265,7 +265,7 @@ def _history_trial(row: Any, curve: tuple[tuple[int, float], ...]) -> HistoryTri
     )
 
 
-def _seen(row: Any) -> SeenTrial:
+def _seen(row: Any) -> AdviceTrial:
     state = TrialState(row.state)
     value = row.value if state is TrialState.COMPLETE else None
-    return SeenTrial(row.number, state, row.params, value, has_failed_in_training(state, row.reason, row.stop))
+    return AdviceTrial(row.number, state, row.params, value, has_failed_in_training(state, row.reason, row.stop))

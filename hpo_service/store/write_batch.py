@@ -19,7 +19,7 @@ from hpo_service.store.engine import Clock, database_time, is_full, is_lock_time
 from hpo_service.store.outages import Beat, carried_beat, read_known
 from hpo_service.store.pending_rows import PendingRows
 from hpo_service.store.study_cache import StudyCache
-from hpo_service.store.study_lock import AnswerKey, MustWait, StudyLock
+from hpo_service.store.study_lock import AnswerKey, StudyLock, WouldBlock
 
 DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
 _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
@@ -28,11 +28,11 @@ _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE 
 class WriteBatch:
     """One transaction of the writer's connection.
 
-    touched: ids of the studies that kept calls have saved; trials_of: of those that they have saved trials of; shown:
-    of those of which something outside of the store was shown what is not committed yet.
+    touched: ids of the studies that its calls have saved; trials_of: of those of which they have saved trials;
+    changed_tuners: of those whose tuner has seen trials that are not committed yet.
     """
 
-    failure: Exception | None = None  # of what kept calls have changed: no call's that was running
+    failure: Exception | None = None  # writing the rows of earlier calls has failed, and so does the batch
     _has_rows = False
     _lock: StudyLock | None = None
     _now: float | None = None
@@ -47,30 +47,30 @@ class WriteBatch:
         clock: Clock | None,
         *,
         shared: bool,
-        goes_ahead: bool = False,
+        optimistic: bool = False,
     ) -> None:
         """clock: None is the database's own. shared: whether other servers may write the same database.
 
-        goes_ahead: without a lock, see StudyLock.
+        optimistic: without a lock, see StudyLock.
         """
         self.cache = cache
         self.shared = shared
         self.rows = PendingRows()
         self.touched: set[int] = set()
         self.trials_of: set[int] = set()
-        self.shown: set[int] = set()
+        self.changed_tuners: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
-        # studies that are locked, or that the batch takes to be as they are known: then its lock finds out at the end
-        self.verified: set[str] = set()
+        # Studies whose cache may be used: locked, or assumed to be current until the lock statement checks them.
+        self.locked_or_assumed_current: set[str] = set()
         self._connection = connection
         self._clock = clock
-        self._goes_ahead = goes_ahead
+        self._optimistic = optimistic
 
     @property
     def connection(self) -> sa.Connection:
-        """The connection, with the studies locked. Raise MustWait."""
-        if self._goes_ahead:
-            raise MustWait
+        """The connection, with the studies locked. Raise WouldBlock."""
+        if self._optimistic:
+            raise WouldBlock
         return self._connection
 
     @property
@@ -90,7 +90,7 @@ class WriteBatch:
         return database_time(self.connection, self._clock)
 
     def outages(self, study: str) -> tuple[Outage, ...]:
-        """What no lease of the study is charged with, up to now. Raise MustWait."""
+        """What no lease of the study is charged with, up to now. Raise WouldBlock."""
         if self._outages is None:
             known, uptime = self.cache.outages, self.cache.uptime
             if known is None or not known.is_fresh():
@@ -109,13 +109,13 @@ class WriteBatch:
         return worker_id in cache.draining
 
     def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
-        """Keep other servers from these studies, or look whether the batch may go ahead without; raise MustWait.
+        """Keep other servers from these studies, or look whether the batch may go ahead without; raise WouldBlock.
 
         requests: (study, request_id) of who asks it.
         """
         if self.shared and names:
-            self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._goes_ahead)
-            self.verified.update(names)
+            self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._optimistic)
+            self.locked_or_assumed_current.update(names)
 
     def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
         """Whether it is known what was answered under this key, and what; None: nothing."""
@@ -132,11 +132,11 @@ class WriteBatch:
         else:
             self.rows, self._has_rows = rows, True
 
-    def trusts(self, name: str) -> bool:
-        return not self.shared or name in self.verified
+    def cache_is_current(self, name: str) -> bool:
+        return not self.shared or name in self.locked_or_assumed_current
 
     def flush(self) -> None:
-        """Write what kept calls have changed, so that SQL sees it. Raise MustWait."""
+        """Write what kept calls have changed, so that SQL sees it. Raise WouldBlock."""
         connection = self.connection
         try:
             self.cache.take_ids(self.rows.flush(connection, self.cache.trial_id))
@@ -149,32 +149,32 @@ class WriteBatch:
         self._committed()
 
     def sent(self) -> one_round_trip.Sent:
-        """All of a batch that goes ahead, on its way: lock, what its calls have changed, commit. Raise MustWait."""
+        """All of a batch that goes ahead, on its way: lock, what its calls have changed, commit. Raise WouldBlock."""
         if self._lock is None or self.rows.others_need_ids():
-            raise MustWait
+            raise WouldBlock
         self._reads_draining = abs(self.now - self.cache.draining_read_at) >= DRAINING_SECONDS / 2
         draining = [_DRAINING] if self._reads_draining else []
         uptime = self.cache.uptime
         self._beat = uptime.beat_to_carry(self.now)
         beat = [carried_beat(self._beat, uptime.server_id)] if self._beat is not None else []
         written = self.rows.statements(self.cache.trial_id)
-        statements = [("BEGIN", ()), self._lock.as_known(), *draining, *written, *beat, ("COMMIT", ())]
+        statements = [("BEGIN", ()), self._lock.lock_if_unchanged(), *draining, *written, *beat, ("COMMIT", ())]
         return one_round_trip.send(self._connection, statements)
 
-    def arrived(self, sent: one_round_trip.Sent) -> None:
-        """Take the answers to what was sent. Raise OutOfDate when nothing of it was written."""
+    def read_results(self, sent: one_round_trip.Sent) -> None:
+        """Read the results of the sent batch. Raise OptimisticLockFailed when nothing of it was written."""
         assert self._lock is not None
         try:
             _, lock, *answers = sent.received()
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
-            self._lock.was_not_so(error)
+            self._lock.fail_stale(error)
         except sa.exc.OperationalError as error:
             if is_lock_timeout(error):
                 self._lock.was_held(error)
             if is_full(error):
-                self._lock.was_not_so(error)  # once more in the thread, where each call runs by itself
+                self._lock.fail_stale(error)  # once more in the thread, where each call runs by itself
             raise
-        self._lock.was_as_known(lock)
+        self._lock.read_lock_result(lock)
         if self._reads_draining:
             self.cache.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
             self.cache.draining_read_at = self.now

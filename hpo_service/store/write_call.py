@@ -1,4 +1,4 @@
-"""What the writer is given, and what it gives back."""
+"""What the write scheduler is given and gives back: a WriteCall, its Outcome, a FinishedBatch of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hpo_service.domain.errors import StudyHeld, Unavailable
 from hpo_service.store.engine import in_words_of_the_store
-from hpo_service.store.record import Change
+from hpo_service.store.record import StudyChange
 from hpo_service.store.transaction import Transaction
 
 Work = Callable[[Transaction], Any]
@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
 
     result: Any
     error: BaseException | None
-    changes: Sequence[Change] = ()
+    changes: Sequence[StudyChange] = ()
 
 
 class Parts(tuple[Work, ...]):
@@ -30,23 +30,23 @@ class Parts(tuple[Work, ...]):
 class WriteCall(NamedTuple):
     """Work in a transaction that holds these studies.
 
-    done: takes the outcome after the commit, in the event loop; anywhere: in whatever thread has run it. light: whether
-    the work is short enough for the event loop. request_id: of an ask. draws: that it brings along, by the trial's
-    number. since: when it came, by time.perf_counter; trace: what it is part of.
+    done: called with the outcome after the commit, in the event loop; anywhere: in the thread that has run the batch.
+    runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. draws: made before,
+    by the trial's number. since: when it was submitted (time.perf_counter). trace: the tracing context it belongs to.
     """
 
     work: Work | Parts
     studies: Sequence[str]
     done: Callable[[Outcome], None]
     anywhere: bool = False
-    light: bool = False
+    runs_in_loop: bool = False
     request_id: str | None = None
     draws: Mapping[int, Any] = NO_DRAWS
     since: float = 0.0
     trace: object = None
 
 
-class Written(NamedTuple):
+class FinishedBatch(NamedTuple):
     """A batch that was committed, or refused as a whole."""
 
     calls: Sequence[WriteCall]
@@ -60,8 +60,8 @@ def is_refused(call: WriteCall, outcome: Outcome) -> bool:
     return isinstance(call.work, Parts) and any(is_refused(call, part) for part in outcome.result if part.error)
 
 
-def failed(calls: Sequence[WriteCall], error: BaseException) -> Written:
-    return Written(calls, [Outcome(None, in_words_of_the_store(error))] * len(calls))
+def failed(calls: Sequence[WriteCall], error: BaseException) -> FinishedBatch:
+    return FinishedBatch(calls, [Outcome(None, in_words_of_the_store(error))] * len(calls))
 
 
 def asked_for(calls: Sequence[WriteCall]) -> tuple[list[str], list[tuple[str, str]]]:

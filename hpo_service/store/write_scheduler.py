@@ -1,12 +1,11 @@
-"""Decides when the calls that wait are written, and by which lane; brings their outcomes back to the event loop.
+"""Decides when submitted calls are written, and in which lane; delivers their outcomes in the event loop.
 
-Calls of one turn of the loop go together, and those of one batch come together: waking a thread costs as much as a
-call's own work. If all of them are light, the event loop's lane takes them at once; while another batch is being
-written, they wait.
+Calls of one iteration of the event loop form a batch, since waking a thread costs as much as a call's own work. If all
+of them have `runs_in_loop`, the event loop's lane runs them at once; while another batch is being written, they wait.
 
-Those who have just been answered are given a moment to call again: else the callers fall into two halves that are
-written by turns, with twice as many commits. Where the writing is done in the event loop, and the callers take longer
-to come again than two commits take, they are not waited for: the one half is written while the other is on its way.
+After a batch of several calls the next one waits up to 2 ms, so that the callers just answered can join it: else they
+fall into two halves that are written alternately, with twice as many commits. Where batches are written in the event
+loop itself, and callers take longer than two commits to call again, nobody waits for them.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from collections import deque
 
 from hpo_service.domain.errors import HpoError
 from hpo_service.store.batch_runner import BatchRunner
-from hpo_service.store.lanes import LARGEST_BATCH, FlightLane, InlineLane, LoopLane, ThreadLane
-from hpo_service.store.write_call import WriteCall, Written, failed
+from hpo_service.store.lanes import LARGEST_BATCH, InlineLane, LoopLane, PipelineLane, ThreadLane
+from hpo_service.store.write_call import FinishedBatch, WriteCall, failed
 
-# More than a round of four callers takes on two cores; the event loop counts in whole milliseconds.
+# Longest wait for callers that were just answered to call again. Event loop timers have a resolution of 1 ms.
 GATHERING_SECONDS = 0.002
-WORTH_COMMITS = 2  # callers are waited for as long as so many commits take, on the average (docs/decisions/0021)
+# On SQLite a batch is gathered only where that has lately taken at most so many commits (docs/decisions/0021).
+WORTH_COMMITS = 2
 TRIED_AGAIN = 16  # batches, until it is looked at anew whether callers have become quicker
 
 
@@ -33,11 +33,11 @@ class WriteScheduler:
         self._runner = runner
         self.thread = ThreadLane(runner, self._deliver)
         self._loop_lane: LoopLane = (
-            FlightLane(runner, self.thread, self._deliver) if runner.is_shared else InlineLane(runner, self._deliver)
+            PipelineLane(runner, self.thread, self._deliver) if runner.is_shared else InlineLane(runner, self._deliver)
         )
         self._queued: list[WriteCall] = []
-        self._all_light = True
-        self._done: deque[Written] = deque()
+        self._all_run_in_loop = True
+        self._done: deque[FinishedBatch] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._is_giving = False
@@ -49,13 +49,13 @@ class WriteScheduler:
         self.waiting = 0  # calls without an answer yet
 
     def submit(self, call: WriteCall) -> None:
-        """In the event loop; `call.done` is called there, too."""
+        """Queue a call, in the event loop, which runs it on its next iteration and calls `call.done`."""
         self.waiting += 1
         if not self._queued:
             self._be_in(asyncio.get_running_loop())
         self._queued.append(call)
-        if not call.light:
-            self._all_light = False
+        if not call.runs_in_loop:
+            self._all_run_in_loop = False
         if len(self._queued) == self._expected and self._loop is not None:
             self._loop.call_soon(self._write_queued)
 
@@ -65,12 +65,12 @@ class WriteScheduler:
             self._loop, self._loop_thread = loop, threading.get_ident()
         loop.call_soon(self._write_queued)
 
-    def _deliver(self, written: Written) -> None:
-        """At the end of a batch, in the thread that has run it. Without calls it says only that the turn is over."""
+    def _deliver(self, written: FinishedBatch) -> None:
+        """Called in the thread that has run a batch. Without calls it says only that the write lock is free again."""
         if written.calls:
             self._done.append(written)
         if self._is_giving and threading.get_ident() == self._loop_thread:
-            return  # who hands over takes it
+            return  # an inline batch: _give_to_loop_lane, which called us, answers it
         if threading.get_ident() == self._loop_thread:
             self._batch_is_over()
         elif (self._done or self._queued) and self._loop is not None:
@@ -80,13 +80,13 @@ class WriteScheduler:
     def _write_queued(self) -> None:
         if not self._queued:
             return
-        if self._all_light:
+        if self._all_run_in_loop:
             if len(self._queued) < self._expected:
-                return  # they are handed over when more are here, or have not come
+                return  # written when the expected calls have come, or the gathering timer is over
             self._end_gathering()
             if self._give_to_loop_lane() or self._runner.is_at_work:
-                return  # those that are left are handed over when the batch under way has ended
-        calls, self._queued, self._all_light = self._queued, [], True
+                return  # the rest is written when the batch that runs now has ended
+        calls, self._queued, self._all_run_in_loop = self._queued, [], True
         try:
             self.thread.put(calls)
         except HpoError as error:
@@ -94,7 +94,7 @@ class WriteScheduler:
             self._give_answers()
 
     def _give_to_loop_lane(self) -> bool:
-        some = self._queued[:LARGEST_BATCH]  # others shall not have to wait for a crowd
+        some = self._queued[:LARGEST_BATCH]  # a large batch would keep the event loop from other calls
         if self.thread.is_closed:
             return False
         self._is_giving = True
@@ -105,7 +105,7 @@ class WriteScheduler:
         if not taken:
             return False
         del self._queued[:taken]
-        self._all_light = taken == len(some)
+        self._all_run_in_loop = taken == len(some)
         if self._done and self._is_worth_gathering():
             self._gather()
         self._give_answers()
@@ -114,7 +114,7 @@ class WriteScheduler:
         return True
 
     def _batch_is_over(self) -> None:
-        """A batch has been written elsewhere, or has come back."""
+        """In the event loop, after a batch that did not run in it: answer its calls, then start the next one."""
         if self._done and (self._runner.is_shared or self._is_worth_gathering()):
             self._gather()
         self._give_answers()
@@ -127,7 +127,7 @@ class WriteScheduler:
                 self.waiting -= 1
                 call.done(outcome)
 
-    # -- who may come again in a moment -------------------------------------------------------------------
+    # -- waiting for callers that were just answered -------------------------------------------------------------------
 
     def _is_worth_gathering(self) -> bool:
         self._batches += 1
@@ -137,7 +137,7 @@ class WriteScheduler:
         return WORTH_COMMITS * self._runner.commit_seconds
 
     def _gather(self) -> None:
-        """Let as many come together, for a moment, as are answered now and as are waiting."""
+        """Start the gathering timer: the next batch waits for as many calls as are now answered or queued."""
         assert self._loop is not None
         self._end_gathering()
         calls = sum(len(written.calls) for written in self._done) + len(self._queued)
@@ -150,7 +150,7 @@ class WriteScheduler:
         self._write_queued()
 
     def _end_gathering(self) -> None:
-        """All who were expected are here, or the moment is over."""
+        """The expected calls have come, or the timer is over: note how long that took."""
         if self._gathering is not None:
             self._gathering.cancel()
             self._expected, self._gathering = 0, None

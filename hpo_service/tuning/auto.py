@@ -14,7 +14,7 @@ from hpo_service.domain.search_space import CategoricalParameter, Params, Search
 from hpo_service.domain.trial import BECAUSE, DRAWN_BY, HistoryTrial
 from hpo_service.domain.wording_of_numbers import count
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.drawing import Drawn, Sampler
+from hpo_service.tuning.drawing import DrawnParams, Sampler
 from hpo_service.tuning.gp import GaussianProcess
 from hpo_service.tuning.tpe import Tpe, tpe
 
@@ -37,7 +37,7 @@ class Auto:
         self._gp.absorb(trial)
         self._tpe.absorb(trial)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         finished, running = self._gp.known(axes)
         if finished >= _MOST_FINISHED:
             because = f"{_MOST_FINISHED:,} trials have finished: as good, and quicker"
@@ -61,12 +61,12 @@ class Always:
     def absorb(self, trial: HistoryTrial) -> None:
         self._sampler.absorb(trial)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         return chosen(self._sampler.draw(number, axes, fixed), self._name, self._because)
 
 
-def chosen(drawn: Drawn, name: str, because: str) -> Drawn:
-    return Drawn(drawn.params, {**drawn.system_attrs, DRAWN_BY: name, BECAUSE: because})
+def chosen(drawn: DrawnParams, name: str, because: str) -> DrawnParams:
+    return DrawnParams(drawn.params, {**drawn.system_attrs, DRAWN_BY: name, BECAUSE: because})
 
 
 def auto(seed: int, directions: Sequence[str], space: SearchSpace) -> Sampler:

@@ -30,22 +30,22 @@ from numpy.typing import NDArray
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.past_trials import NO_STEP, Bools, Change, Floats, Integers, PastTrials
+from hpo_service.tuning.past_trials import NO_STEP, Bools, Floats, HistoryChange, Integers, PastTrials
 
 MOST_GOOD = 25
 RUNNING = 64
 
 
 @dataclass(frozen=True)
-class Bounds:
+class HistoryBounds:
     best: int
     recent: int
     sample: int
 
 
-FOR_MIXTURES = Bounds(best=64, recent=192, sample=96)
+FOR_MIXTURES = HistoryBounds(best=64, recent=192, sample=96)
 # Optuna's samplers take longer over each trial, and a Gaussian process takes the cube of their number.
-FOR_OPTUNA = Bounds(best=64, recent=32, sample=64)
+FOR_OPTUNA = HistoryBounds(best=64, recent=32, sample=64)
 
 # By which finished trials are ordered, best first: those that are COMPLETE by value, then the PRUNED ones by how far
 # they came and how they stood there, then those that have FAILED in training. The number makes it strict.
@@ -56,7 +56,7 @@ COMPLETE, PRUNED, FAILED = range(3)
 class BoundedHistory:
     """finished: how many trials it has learned from, kept or not; touched: whose place has changed since `settle`."""
 
-    def __init__(self, directions: Sequence[str], space: SearchSpace, bounds: Bounds) -> None:
+    def __init__(self, directions: Sequence[str], space: SearchSpace, bounds: HistoryBounds) -> None:
         self._bounds = bounds
         self._signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
         self.past = PastTrials(len(directions), space)
@@ -77,12 +77,12 @@ class BoundedHistory:
 
     def absorb(self, trial: HistoryTrial) -> None:
         change = self.past.put(trial)
-        if change is Change.REVISED:
+        if change is HistoryChange.REVISED:
             self._axes = None  # what was final has changed: begin anew at the next draw
-        elif change is Change.NEWS and self._axes is not None:
+        elif change is HistoryChange.NEWS and self._axes is not None:
             self._place(trial, self._axes)
 
-    def enter(self, axes: Axes) -> bool:
+    def restrict_to(self, axes: Axes) -> bool:
         """See the trials in the ranges of these axes from now on; whether they were others until now."""
         if axes is self._axes:
             return False
@@ -108,10 +108,10 @@ class BoundedHistory:
         insort(self._best, self._key(trial))
         insort(self._recent, number)
         if len(self._recent) > self._bounds.recent:
-            self._unname(self._recent.pop(0))
+            self._move_to_rest(self._recent.pop(0))
         if len(self._signs) == 1:
             if len(self._best) > self._bounds.best:
-                self._unname(self._best.pop()[3])
+                self._move_to_rest(self._best.pop()[3])
         elif len(self._best) > 4 * self._bounds.best:
             self._keep_the_least_dominated()
 
@@ -135,15 +135,15 @@ class BoundedHistory:
 
     def _key(self, trial: HistoryTrial) -> Key:
         if trial.state is TrialState.COMPLETE and trial.values:
-            return COMPLETE, _orderly(self._signs[0] * trial.values[0]), 0.0, trial.number
+            return COMPLETE, _nan_to_inf(self._signs[0] * trial.values[0]), 0.0, trial.number
         if trial.state is TrialState.FAIL:
             return FAILED, 0.0, 0.0, trial.number
         if not trial.reports:
             return PRUNED, 1.0, 0.0, trial.number
         step, value = trial.reports[-1]
-        return PRUNED, -step, _orderly(self._signs[0] * value), trial.number
+        return PRUNED, -step, _nan_to_inf(self._signs[0] * value), trial.number
 
-    def _unname(self, number: int) -> None:
+    def _move_to_rest(self, number: int) -> None:
         self._named[number] -= 1
         if self._named[number]:
             return
@@ -167,7 +167,7 @@ class BoundedHistory:
         order = sorted(range(len(complete)), key=lambda i: (dominated_by[i], -complete[i][3]))
         stay = {complete[i] for i in order[: 2 * self._bounds.best]}
         for key in [key for key in self._best if key not in stay]:
-            self._unname(key[3])
+            self._move_to_rest(key[3])
         self._best = sorted(stay)
 
     # -- all at once --------------------------------------------------------------------------------------
@@ -215,9 +215,9 @@ class BoundedHistory:
         steps, values = self.past.last_reports()
         steps, values = steps[numbers], values[numbers]
         no_step = steps == NO_STEP
-        first = np.where(complete, _orderlies(sign * self.past.told()[numbers]), np.where(no_step, 1.0, -steps))
+        first = np.where(complete, _nans_to_inf(sign * self.past.told()[numbers]), np.where(no_step, 1.0, -steps))
         first = np.where(failed, 0.0, first)
-        second = np.where(complete | no_step | failed, 0.0, _orderlies(sign * values))
+        second = np.where(complete | no_step | failed, 0.0, _nans_to_inf(sign * values))
         return np.where(complete, COMPLETE, np.where(failed, FAILED, PRUNED)), first, second
 
     # -- what is kept -------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class BoundedHistory:
         return number in self._sampled
 
     @property
-    def each_stands_for(self) -> float:
+    def sample_weight(self) -> float:
         """For how many trials one of the sample stands, itself included."""
         return self._count_of_rest / max(len(self._rest), 1)
 
@@ -251,7 +251,7 @@ class BoundedHistory:
     def running_numbers(self) -> list[int]:
         return self._running[-RUNNING:]
 
-    def chosen_below(self, number: int) -> list[int]:
+    def kept_as_of(self, number: int) -> list[int]:
         """Those that would be kept if only the trials below this number had finished; of one direction."""
         assert self._axes is not None
         usable = self.past.are_inside(self._axes) & self._usable()
@@ -271,9 +271,9 @@ def _hash(number: Word) -> Word:
     return word ^ word >> 31
 
 
-def _orderly(value: float) -> float:
+def _nan_to_inf(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _orderlies(values: Floats) -> Floats:
+def _nans_to_inf(values: Floats) -> Floats:
     return np.where(np.isnan(values), np.inf, values)

@@ -20,8 +20,8 @@ import numpy as np
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.drawing import Drawn, positions, short_seed
-from hpo_service.tuning.optuna_study import Notes, RecalledCmaEs, SearchSpaceTransform, StudyInMemory, frozen
+from hpo_service.tuning.drawing import DrawnParams, positions, short_seed
+from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, ResumedCmaEs, SearchSpaceTransform, frozen
 
 
 class CmaEs:
@@ -51,7 +51,7 @@ class CmaEs:
         if self._axes is not None:
             self._place(trial, self._axes)
 
-    def _enter(self, axes: Axes) -> None:
+    def _restrict_to(self, axes: Axes) -> None:
         if axes is self._axes:
             return
         self._axes = axes
@@ -70,19 +70,19 @@ class CmaEs:
         if ours and note.get("sampled", True) and axes.numbers_of(trial.params) is not None:
             self._generations[note["generation"]].add(trial.number)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        self._enter(axes)
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
+        self._restrict_to(axes)
         position = positions(self._seed, number)
         if not axes.variable or len(self._finished) < self._startup:
-            return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
+            return DrawnParams(axes.complete(fixed, lambda axis: axis.at(position())))
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
         self._catch_up(axes, joint)
-        sampler = RecalledCmaEs(seed=short_seed(self._seed, number), **self._options)
+        sampler = ResumedCmaEs(seed=short_seed(self._seed, number), **self._options)
         sampler.optimizer = self._optimizer
         generation = self._optimizer.generation
         # Not enough to close this generation: `_catch_up` would have. So the sampler only asks.
         notes = Notes()
-        study = StudyInMemory([self._direction], [], notes=notes)
+        study = InMemoryStudy([self._direction], [], notes=notes)
         drawn = sampler.sample_relative(study, frozen(number, TrialState.RUNNING, {}, {}), joint)
 
         def value_of(axis: Axis) -> Value:
@@ -95,7 +95,7 @@ class CmaEs:
             note["x"] = notes.of_trial["x_for_tell"]
         if fixed:  # what an enqueue gave is no sample of the distribution
             note["sampled"] = False
-        return Drawn(axes.complete(fixed, value_of), {"cmaes": note})
+        return DrawnParams(axes.complete(fixed, value_of), {"cmaes": note})
 
     def _catch_up(self, axes: Axes, joint: dict[str, Any]) -> None:
         """Tell the optimizer every generation that is closed, and the one that closes now."""
@@ -103,7 +103,7 @@ class CmaEs:
         transform = SearchSpaceTransform(joint, transform_step=not with_margin, transform_0_1=True)
         if self._optimizer is None:
             # By a sampler of its own: this takes random numbers, and a restarted server does it later.
-            self._optimizer = RecalledCmaEs(seed=0, **self._options).new_optimizer(transform, self._direction)
+            self._optimizer = ResumedCmaEs(seed=0, **self._options).new_optimizer(transform, self._direction)
         while (told := self._told.get(self._optimizer.generation)) is not None:
             self._tell(transform, axes, told)
         members = sorted(self._generations.get(self._optimizer.generation, ()))

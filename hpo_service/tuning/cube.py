@@ -73,7 +73,7 @@ class Cube:
         """(D,): the middle of each numeric axis, and any choices."""
         row = uniforms(len(self), seed, number, "middle")
         row[self.is_numeric] = 0.5
-        middle: Floats = self.settled(row[None])[0]
+        middle: Floats = self.snapped(row[None])[0]
         return middle
 
     def spread(self, seed: int, number: int) -> Floats:
@@ -81,18 +81,18 @@ class Cube:
         shift = uniforms(len(self), seed, 0, "spread")
         root = _harmonious(len(self))
         steps = root ** -np.arange(1.0, len(self) + 1)
-        point: Floats = self.settled(((shift + number * steps) % 1.0)[None])[0]
+        point: Floats = self.snapped(((shift + number * steps) % 1.0)[None])[0]
         return point
 
     def anywhere(self, count: int, seed: int, number: int) -> Floats:
         """(count, D), uniformly."""
-        return self.settled(uniforms(count * len(self), seed, number, "anywhere").reshape(count, len(self)))
+        return self.snapped(uniforms(count * len(self), seed, number, "anywhere").reshape(count, len(self)))
 
     def around(self, points: Floats, each: int, reach: Floats | float, seed: int, number: int, purpose: str) -> Floats:
         """(N × each, D): points moved by a normal step of this reach on each axis, and some choices by chance."""
         shape = (len(points) * each, len(self))
         random = uniforms(2 * shape[0] * shape[1], seed, number, purpose).reshape(2, *shape)
-        return self.settled(self._moved(self.positions(np.repeat(points, each, axis=0)), random, reach))
+        return self.snapped(self._moved(self.positions(np.repeat(points, each, axis=0)), random, reach))
 
     def _moved(self, positions: Floats, random: Floats, reach: Floats | float) -> Floats:
         numeric = self.is_numeric
@@ -121,7 +121,7 @@ class Cube:
                 positions[:, at] = (places[:, at] + 0.5) / each.cells
         return positions
 
-    def settled(self, positions: Floats) -> Floats:
+    def snapped(self, positions: Floats) -> Floats:
         """(N, D): the places that these positions mean; NaN where a parameter does not exist."""
         places = np.empty_like(positions)
         for at, each in enumerate(self._each):

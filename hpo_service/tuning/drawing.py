@@ -24,7 +24,7 @@ class Exhausted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnParams:
     """system_attrs: JSON to be kept with the trial, for whoever draws the next ones."""
 
     params: Params
@@ -35,7 +35,7 @@ class Sampler(Protocol):
     def absorb(self, trial: HistoryTrial) -> None:
         """Take note of a new or changed trial."""
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         """The params of trial `number`: a function of the study's seed, the number and what was absorbed."""
 
 

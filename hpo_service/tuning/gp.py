@@ -26,14 +26,14 @@ from scipy.special import erfcx, ndtr, ndtri
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.bounded_history import COMPLETE, BoundedHistory, Bounds
+from hpo_service.tuning.bounded_history import COMPLETE, BoundedHistory, HistoryBounds
 from hpo_service.tuning.cube import Cube
-from hpo_service.tuning.drawing import Drawn, Sampler, positions
+from hpo_service.tuning.drawing import DrawnParams, Sampler, positions
 from hpo_service.tuning.gaussian_process import NO_NOISE, NOISE, Floats, Hyperparameters, Posterior, fitted
 from hpo_service.tuning.later_gains import LaterGains
 from hpo_service.tuning.tpe import tpe
 
-_KEPT = Bounds(best=100, recent=50, sample=50)
+_KEPT = HistoryBounds(best=100, recent=50, sample=50)
 _LEAST_STARTUP, _MOST_STARTUP = 5, 10
 # A straggler below such a number keeps the hyperparameters from being found anew, but not for longer than this.
 _OVERDUE = 1.5
@@ -94,33 +94,33 @@ class GaussianProcess:
 
     def known(self, axes: Axes) -> tuple[int, int]:
         """How many trials inside these ranges have finished, and how many run."""
-        self._enter(axes)
+        self._restrict_to(axes)
         return self._history.finished, len(self._history.running_numbers())
 
     def sees_finely(self, number: int, axes: Axes) -> bool:
         """Whether noise is little beside what sets the trials apart; else what looks fine near the best is noise."""
-        self._enter(axes)
+        self._restrict_to(axes)
         if not len(self._cube) or self._least_loss() is None:
             return False
         at = self._hyperparameters(number, self._history.running_numbers())
         return at.noise < _LITTLE_NOISE * at.signal
 
-    def _enter(self, axes: Axes) -> None:
-        if self._history.enter(axes):
+    def _restrict_to(self, axes: Axes) -> None:
+        if self._history.restrict_to(axes):
             self._axes, self._cube = axes, Cube(axes)
             self._rows: dict[int, Floats] = {}
             self._fitted_upto = self._neighbours_fitted_upto = _NEVER
 
-    def draw(self, number: int, axes: Axes, fixed: Params, *, near_best: bool = False) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params, *, near_best: bool = False) -> DrawnParams:
         """near_best: by a process of the trials around the best alone, and there."""
-        self._enter(axes)
+        self._restrict_to(axes)
         point = self._cube.params(self._point(number, fixed, near_best)) if len(self._cube) else {}
         position = positions(self._seed, number)
 
         def value_of(axis: Axis) -> Value:
             return point[axis.name] if axis.name in point else axis.at(position())
 
-        return Drawn(axes.complete(fixed, value_of))
+        return DrawnParams(axes.complete(fixed, value_of))
 
     # -- which point --------------------------------------------------------------------------------------
 
@@ -216,14 +216,14 @@ class GaussianProcess:
     def _hyperparameters(self, number: int, running: list[int]) -> Hyperparameters:
         upto = _settled_size(number, running, _REFITTED_AT)
         if upto != self._fitted_upto:
-            self._at = self._fitted(self._history.chosen_below(upto))
+            self._at = self._fitted(self._history.kept_as_of(upto))
             self._fitted_upto = upto
         return self._at
 
     def _hyperparameters_near_best(self, number: int, running: list[int], whole: Hyperparameters) -> Hyperparameters:
         upto = _settled_size(number, running, _NEIGHBOURS_REFITTED_AT)
         if upto != self._neighbours_fitted_upto:
-            numbers = self._neighbours(self._history.chosen_below(upto), whole)
+            numbers = self._neighbours(self._history.kept_as_of(upto), whole)
             self._at_near_best = self._fitted(numbers, self._cube.extent(self._places(numbers)))
             self._neighbours_fitted_upto = upto
         return self._at_near_best
@@ -272,8 +272,8 @@ class GaussianProcess:
 
 def _settled_size(number: int, running: Sequence[int], sizes: Sequence[int]) -> int:
     """The largest of these sizes of the history below which nothing runs any more; 0 where there is none."""
-    settled = min(running[0] if running else number, number)
-    place = bisect_right(sizes, max(settled, int(number / _OVERDUE)))
+    snapped = min(running[0] if running else number, number)
+    place = bisect_right(sizes, max(snapped, int(number / _OVERDUE)))
     return sizes[place - 1] if place else 0
 
 

@@ -14,7 +14,7 @@ from hpo_service.domain.choices import identity
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes, Choices, OrderedChoices
-from hpo_service.tuning.drawing import Drawn, Exhausted, positions
+from hpo_service.tuning.drawing import DrawnParams, Exhausted, positions
 
 MOST_CONTEXTS = 100_000
 
@@ -138,26 +138,26 @@ class GridSearch:
         if self._axes is not None:
             self._take(trial.params)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         """Raise Exhausted when every point is taken, unless some params were given and only the others are drawn."""
         if fixed:
             position = positions(self._seed, number)
-            return Drawn(axes.complete(fixed, lambda axis: axis.point(int(position() * (axis.size or 1)))))
-        self._enter(axes)
+            return DrawnParams(axes.complete(fixed, lambda axis: axis.point(int(position() * (axis.size or 1)))))
+        self._restrict_to(axes)
         while self._next < self._grid.size:
             rank = self._order[self._next]
             if rank not in self._taken:
                 point = self._grid.point(rank)
-                return Drawn(axes.complete(point, lambda axis: axis.point(0)), {"grid_index": rank})
+                return DrawnParams(axes.complete(point, lambda axis: axis.point(0)), {"grid_index": rank})
             self._next += 1
         raise Exhausted(f"all {self._grid.size} points of the grid have been drawn")
 
     def has(self, params: Params, axes: Axes) -> bool:
         """Whether a trial with these params is known."""
-        self._enter(axes)
+        self._restrict_to(axes)
         return self._grid.rank(params) in self._taken
 
-    def _enter(self, axes: Axes) -> None:
+    def _restrict_to(self, axes: Axes) -> None:
         if self._axes is axes:
             return
         self._axes = axes

@@ -12,7 +12,7 @@ from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, 
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axis, axis
-from hpo_service.tuning.optuna_study import StudyInMemory, frozen
+from hpo_service.tuning.optuna_study import InMemoryStudy, frozen
 
 # The best of the trials: a tenth, or of few trials as many as tell something, at most half. With 50 random trials of
 # six parameters the one that matters most comes out first in 20 of 20 studies, and by a tenth alone in 13; with 20
@@ -67,7 +67,7 @@ def _divergences(spec: StudySpec, axes: Mapping[str, Axis], trials: Sequence[His
         numbers = {name: some.number_of(trial.params[name]) for name, some in axes.items()}
         known = {name: number for name, number in numbers.items() if number is not None}
         past.append(frozen(trial.number, trial.state, known, distributions, trial.values[:1]))
-    found = PedAnovaImportanceEvaluator(target_quantile=best).evaluate(StudyInMemory(spec.directions[:1], past))
+    found = PedAnovaImportanceEvaluator(target_quantile=best).evaluate(InMemoryStudy(spec.directions[:1], past))
     # Optuna scales all by the square of how many trials were among the best, which differs from group to group.
     share = _share_of_best(best, [trial.values[0] for trial in trials if trial.values], maximize=spec.maximizes)
     return {name: found.get(name, 0.0) / share**2 for name in axes}

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
-from hpo_service.tuning.drawing import Drawn, positions, short_seed
-from hpo_service.tuning.optuna_study import Notes, StudyInMemory, frozen
+from hpo_service.tuning.drawing import DrawnParams, positions, short_seed
+from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, frozen
 
 _GENERATION = "NSGAIISampler:generation"
 _PARENTS = "NSGAIISampler:parent:"
@@ -49,7 +49,7 @@ class Nsga2:
         if self._axes is not None:
             self._place(trial, self._axes)
 
-    def _enter(self, axes: Axes) -> None:
+    def _restrict_to(self, axes: Axes) -> None:
         if axes is self._axes:
             return
         self._axes = axes
@@ -82,15 +82,15 @@ class Nsga2:
             system_attrs={_GENERATION: generation},
         )
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        self._enter(axes)
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
+        self._restrict_to(axes)
         latest = max(self._generations, default=0)
         full = len(self._generations.get(latest, ())) >= self._population
         generation = latest + 1 if full else latest
         notes = Notes(
             {f"{_PARENTS}{of}": self._parents[of] for of in (generation - 1, generation) if of in self._parents}
         )
-        study = StudyInMemory(self._directions, self._shown(generation), notes=notes)
+        study = InMemoryStudy(self._directions, self._shown(generation), notes=notes)
         now = frozen(number, TrialState.RUNNING, {}, {}, system_attrs={_GENERATION: generation})
         sampler = NSGAIISampler(seed=short_seed(self._seed, number), **self._options)
         joint = {axis.name: axes.distributions[axis.name] for axis in axes.variable}
@@ -103,7 +103,7 @@ class Nsga2:
         note: dict[str, Any] = {"space": axes.digest, "generation": generation}
         if f"{_PARENTS}{generation}" in notes.of_study:
             note["parents"] = notes.of_study[f"{_PARENTS}{generation}"]
-        return Drawn(axes.complete(fixed, value_of), {"nsgaii": note})
+        return DrawnParams(axes.complete(fixed, value_of), {"nsgaii": note})
 
     def _shown(self, generation: int) -> list[FrozenTrial]:
         shown: dict[int, FrozenTrial] = {}

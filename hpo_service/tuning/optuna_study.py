@@ -24,8 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain.trial import TrialState as State
 
-__all__ = ["DIRECTIONS", "STATES", "FrozenStudy", "Notes", "RecalledCmaEs", "SearchSpaceTransform", "StudyInMemory"]
-__all__ += ["WORSE_THAN_ANY", "frozen", "tpe_with_so_many_good"]
+__all__ = ["DIRECTIONS", "STATES", "FrozenStudy", "InMemoryStudy", "Notes", "ResumedCmaEs", "SearchSpaceTransform"]
+__all__ += ["WORSE_THAN_ANY", "frozen", "tpe_with_n_good"]
 
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 
@@ -58,7 +58,7 @@ class Notes:
         return {**self._study_attrs, **self.of_study}
 
 
-class StudyInMemory(Study):
+class InMemoryStudy(Study):
     def __init__(
         self, directions: Sequence[str], trials: list[FrozenTrial], name: str = "", notes: Notes | None = None
     ) -> None:
@@ -76,7 +76,7 @@ class StudyInMemory(Study):
         return copy.deepcopy(trials) if deepcopy else trials
 
 
-class RecalledCmaEs(CmaEsSampler):
+class ResumedCmaEs(CmaEsSampler):
     """Optuna's sampler, going on from an optimizer in memory."""
 
     optimizer: Any = None
@@ -88,7 +88,7 @@ class RecalledCmaEs(CmaEsSampler):
         return copy.deepcopy(self.optimizer)
 
 
-def tpe_with_so_many_good(good: int, **options: Any) -> TPESampler:
+def tpe_with_n_good(good: int, **options: Any) -> TPESampler:
     """Optuna's sampler, which else takes a tenth of the trials that it sees as good."""
     sampler = TPESampler(**options)
     sampler._gamma = lambda _: good

@@ -31,7 +31,7 @@ _FAILED_IN_TRAINING = len(_STATES)
 NO_STEP = -(2**62)
 
 
-class Change(Enum):
+class HistoryChange(Enum):
     """What a trial that is put does to what was known: it is new or goes on, or it was final and is no more."""
 
     NOTHING = auto()
@@ -52,7 +52,7 @@ class PastTrials:
         """One more than the highest number."""
         return len(self._states)
 
-    def put(self, trial: HistoryTrial) -> Change:
+    def put(self, trial: HistoryTrial) -> HistoryChange:
         number = trial.number
         code = _FAILED_IN_TRAINING if trial.failed_in_training else _CODES[trial.state]
         row = [column.code(trial.params) for column in self._columns]
@@ -63,12 +63,12 @@ class PastTrials:
             self._extend(number + 1 - len(self._states))
         before = self._states[number]
         if before == code and step == self._last_steps[number] and self._is(number, row):
-            return Change.NOTHING
+            return HistoryChange.NOTHING
         self._states[number] = code
         self._last_steps[number] = step
         for column, entry in zip(self._floats, row, strict=True):
             column[number] = entry
-        return Change.REVISED if before and _STATES[before - 1].is_finished else Change.NEWS
+        return HistoryChange.REVISED if before and _STATES[before - 1].is_finished else HistoryChange.NEWS
 
     def _is(self, number: int, row: list[float]) -> bool:
         return all(

@@ -61,7 +61,7 @@ class NoPruner:
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class PruningSteps:
     """At which steps a verdict is due: from `warmup` on, at the first report in each interval."""
 
     warmup: int
@@ -91,7 +91,7 @@ class PercentilePruner:
         self._sign = -1.0 if maximize else 1.0
         self._percentile = percentile
         self._startup = max(n_startup_trials, 1)
-        self._checkpoints = Checkpoints(n_warmup_steps, interval_steps)
+        self._checkpoints = PruningSteps(n_warmup_steps, interval_steps)
         self._fewest = n_min_trials
         self._counted = bytearray()  # by trial number
         self._complete = 0
@@ -260,7 +260,7 @@ class ThresholdPruner:
     ) -> None:
         self._lower = -math.inf if lower is None else lower
         self._upper = math.inf if upper is None else upper
-        self._checkpoints = Checkpoints(n_warmup_steps, interval_steps)
+        self._checkpoints = PruningSteps(n_warmup_steps, interval_steps)
 
     def absorb(self, trial: HistoryTrial) -> None:
         pass
@@ -317,7 +317,7 @@ class WilcoxonPruner:
 
 
 @dataclass(frozen=True)
-class Kind:
+class PrunerKind:
     make: Callable[[StudySpec, Mapping[str, Any]], Pruner]
     options: Options
     rules: Callable[[Mapping[str, Any], str], list[Fault]] = lambda params, place: []
@@ -367,14 +367,14 @@ def _patient(spec: StudySpec, params: Mapping[str, Any]) -> Pruner:
     return PatientPruner(spec.maximizes, params["patience"], params.get("min_delta", 0.0), inner)
 
 
-PRUNERS: Mapping[str, Kind] = {
-    "none": Kind(lambda spec, params: NoPruner(), {}),
-    "median": Kind(lambda spec, params: PercentilePruner(spec.maximizes, 50.0, **params), _PERCENTILE),
-    "percentile": Kind(
+PRUNERS: Mapping[str, PrunerKind] = {
+    "none": PrunerKind(lambda spec, params: NoPruner(), {}),
+    "median": PrunerKind(lambda spec, params: PercentilePruner(spec.maximizes, 50.0, **params), _PERCENTILE),
+    "percentile": PrunerKind(
         lambda spec, params: PercentilePruner(spec.maximizes, **params),
         {"percentile": number(0, 100, required=True), **_PERCENTILE},
     ),
-    "halving": Kind(
+    "halving": PrunerKind(
         lambda spec, params: HalvingPruner(spec.maximizes, **params),
         {
             "min_resource": integer(1),
@@ -383,7 +383,7 @@ PRUNERS: Mapping[str, Kind] = {
             "bootstrap_count": integer(0),
         },
     ),
-    "hyperband": Kind(
+    "hyperband": PrunerKind(
         lambda spec, params: HyperbandPruner(spec.maximizes, spec.name, **params),
         {
             "min_resource": integer(1),
@@ -393,17 +393,17 @@ PRUNERS: Mapping[str, Kind] = {
         },
         _hyperband_rules,
     ),
-    "patient": Kind(
+    "patient": PrunerKind(
         _patient,
         {"patience": integer(0, required=True), "min_delta": AT_LEAST_ZERO, "wrapped": or_null(_PRUNER)},
         _patient_rules,
     ),
-    "threshold": Kind(
+    "threshold": PrunerKind(
         lambda spec, params: ThresholdPruner(**params),
         {"lower": or_null(ANY_NUMBER), "upper": or_null(ANY_NUMBER), **_INTERVALS},
         _threshold_rules,
     ),
-    "wilcoxon": Kind(
+    "wilcoxon": PrunerKind(
         lambda spec, params: WilcoxonPruner(spec.maximizes, **params),
         {"p_threshold": number(0, 1), "n_startup_steps": integer(0)},
     ),

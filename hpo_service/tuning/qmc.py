@@ -13,7 +13,7 @@ import numpy as np
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.drawing import Drawn
+from hpo_service.tuning.drawing import DrawnParams
 
 
 class QuasiRandom:
@@ -30,11 +30,11 @@ class QuasiRandom:
     def absorb(self, trial: HistoryTrial) -> None:
         self._next = max(self._next, trial.system_attrs.get("qmc_index", -1) + 1)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         index = self._next
         if index < self._sequence.num_generated:
             self._sequence.reset()
         if index > self._sequence.num_generated:
             self._sequence.fast_forward(index - self._sequence.num_generated)
         positions = dict(zip(axes.names, self._sequence.random(1)[0].tolist(), strict=True))
-        return Drawn(axes.complete(fixed, lambda axis: axis.at(positions[axis.name])), {"qmc_index": index})
+        return DrawnParams(axes.complete(fixed, lambda axis: axis.at(positions[axis.name])), {"qmc_index": index})

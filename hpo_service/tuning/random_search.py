@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import HistoryTrial
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.drawing import Drawn, positions
+from hpo_service.tuning.drawing import DrawnParams, positions
 
 
 class RandomSearch:
@@ -15,6 +15,6 @@ class RandomSearch:
     def absorb(self, trial: HistoryTrial) -> None:
         pass  # nothing is learned
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         position = positions(self._seed, number)
-        return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
+        return DrawnParams(axes.complete(fixed, lambda axis: axis.at(position())))

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hpo_service.domain.advice_input import AdviceTrial, SmoothFit
 from hpo_service.domain.advice_on_ranges import place_of
 from hpo_service.domain.choices import identity
 from hpo_service.domain.search_space import AnyParameter, CategoricalParameter, Value
-from hpo_service.domain.seen_study import SeenTrial, SmoothFit
 
 Floats = npt.NDArray[np.float64]
 Space = Mapping[str, AnyParameter]
@@ -31,7 +31,7 @@ CLOSE = 0.3  # of the nearest neighbours
 NOISY = 0.8  # of the error with the smallest ridge: where smoothing helps so much, there is noise
 
 
-def smooth_fits(space: Space, trials: Sequence[SeenTrial], *, maximize: bool) -> list[SmoothFit]:
+def smooth_fits(space: Space, trials: Sequence[AdviceTrial], *, maximize: bool) -> list[SmoothFit]:
     """One of the parameters that every trial has; and one of those that have a conditional one, for each such group."""
     complete = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
     fits = []
@@ -45,9 +45,9 @@ def smooth_fits(space: Space, trials: Sequence[SeenTrial], *, maximize: bool) ->
     return fits
 
 
-def _groups(space: Space, complete: Sequence[SeenTrial]) -> Iterator[tuple[list[str], list[SeenTrial]]]:
+def _groups(space: Space, complete: Sequence[AdviceTrial]) -> Iterator[tuple[list[str], list[AdviceTrial]]]:
     """The largest group first: parameters that all of these trials have, and the trials."""
-    by_trials: dict[tuple[int, ...], list[SeenTrial]] = {}
+    by_trials: dict[tuple[int, ...], list[AdviceTrial]] = {}
     for name in space:
         having = [trial for trial in complete if name in trial.params]
         by_trials.setdefault(tuple(trial.number for trial in having), having)
@@ -56,7 +56,7 @@ def _groups(space: Space, complete: Sequence[SeenTrial]) -> Iterator[tuple[list[
             yield [name for name in space if all(name in trial.params for trial in having)], having
 
 
-def _fit(space: Space, names: Sequence[str], trials: Sequence[SeenTrial], *, maximize: bool) -> SmoothFit | None:
+def _fit(space: Space, names: Sequence[str], trials: Sequence[AdviceTrial], *, maximize: bool) -> SmoothFit | None:
     losses, scale = _losses(np.array([trial.value for trial in trials], dtype=np.float64), maximize=maximize)
     columns = {name: _columns(space[name], [trial.params[name] for trial in trials]) for name in names}
     varied = {name: each for name, each in columns.items() if _spread(each) >= SPREAD}

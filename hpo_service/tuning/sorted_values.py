@@ -30,7 +30,7 @@ class SortedValues:
         self._size += 1
         self._added.append(value)
 
-    def _settle(self) -> None:
+    def _merge_added(self) -> None:
         if len(self._added) >= _MANY:
             self._sort_all()
         for value in self._added:
@@ -63,7 +63,7 @@ class SortedValues:
 
     def remove(self, value: float) -> None:
         """value: one that was added."""
-        self._settle()
+        self._merge_added()
         place = bisect_left(self._highs, value)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, value)]
@@ -76,7 +76,7 @@ class SortedValues:
     def below(self, value: float) -> int:
         """How many are smaller."""
         if self._added:
-            self._settle()
+            self._merge_added()
         place = bisect_left(self._highs, value)
         smaller = sum(len(chunk) for chunk in self._chunks[:place])
         return smaller + (bisect_left(self._chunks[place], value) if place < len(self._chunks) else 0)
@@ -84,7 +84,7 @@ class SortedValues:
     def _find(self, rank: int) -> tuple[int, int]:
         """In which chunk it is, and where there."""
         if self._added:
-            self._settle()
+            self._merge_added()
         for place, chunk in enumerate(self._chunks):
             if rank < len(chunk):
                 return place, rank

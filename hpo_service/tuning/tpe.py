@@ -17,12 +17,12 @@ from optuna.trial import FrozenTrial
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
+from hpo_service.tuning.bad_trials import BadTrials
 from hpo_service.tuning.bounded_history import FAILED, FOR_MIXTURES, FOR_OPTUNA, MOST_GOOD, BoundedHistory, Key
-from hpo_service.tuning.drawing import Drawn, Sampler, positions, short_seed, uniforms
-from hpo_service.tuning.optuna_study import WORSE_THAN_ANY, StudyInMemory, frozen, tpe_with_so_many_good
+from hpo_service.tuning.drawing import DrawnParams, Sampler, positions, short_seed, uniforms
+from hpo_service.tuning.optuna_study import WORSE_THAN_ANY, InMemoryStudy, frozen, tpe_with_n_good
 from hpo_service.tuning.parzen import Coordinate, Coordinates, Mixture
 from hpo_service.tuning.past_trials import ABSENT
-from hpo_service.tuning.worse_trials import Others
 
 # Candidates nearer than this count as equal: how a sum rounds depends on the machine, and the draw shall not.
 _NEAR = 1e-4
@@ -53,19 +53,19 @@ class Tpe:
         self._jointly = multivariate is not False
         self._liar = constant_liar
         self._history = BoundedHistory([direction], space, FOR_MIXTURES)
-        self._sides: Sides | None = None
+        self._sides: GoodBadSplit | None = None
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
-        if self._history.enter(axes):
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
+        if self._history.restrict_to(axes):
             self._sides = None
         if self._history.finished < self._startup:
             position = positions(self._seed, number)
-            return Drawn(axes.complete(fixed, lambda axis: axis.at(position())))
+            return DrawnParams(axes.complete(fixed, lambda axis: axis.at(position())))
         if self._sides is None:
-            self._sides = Sides(axes, self._history, self._liar)
+            self._sides = GoodBadSplit(axes, self._history, self._liar)
         sides = self._sides
         sides.catch_up()
         together = [axis.name for axis in axes.variable if axis.name not in fixed] if self._jointly else []
@@ -78,12 +78,12 @@ class Tpe:
                 return drawn[axis.name]
             return self._draw(number, sides, [axis.name])[axis.name]
 
-        return Drawn(axes.complete(fixed, value_of))
+        return DrawnParams(axes.complete(fixed, value_of))
 
-    def _draw(self, number: int, sides: Sides, names: Sequence[str]) -> dict[str, Value]:
+    def _draw(self, number: int, sides: GoodBadSplit, names: Sequence[str]) -> dict[str, Value]:
         """Of some candidates from the good trials' mixture, the one that the others' explains the least."""
         on = sides.on(names)
-        best, rest = sides.good_mixture(on), sides.others_mixture(on)
+        best, rest = sides.good_mixture(on), sides.bad_mixture(on)
         shape = (1 + len(names), self._candidates)
         uniform = uniforms(shape[0] * shape[1], self._seed, number, names[0]).reshape(shape)
         candidates = best.sample(uniform)
@@ -94,7 +94,7 @@ class Tpe:
         return on.values(candidates[:, first])
 
 
-class Sides:
+class GoodBadSplit:
     """The good trials and the others in one round's ranges: their places on its axes, and their mixtures."""
 
     def __init__(self, axes: Axes, history: BoundedHistory, with_running: bool) -> None:
@@ -106,11 +106,11 @@ class Sides:
         self._rows = {name: row for row, name in enumerate(names)}
         self._best: list[Key] = []
         self._good: dict[int, list[float]] = {}
-        self._others: dict[int, list[float]] = {}
+        self._bad: dict[int, list[float]] = {}
         self._on: dict[tuple[str, ...], Coordinates] = {}
         self._good_mixtures: dict[Coordinates, Mixture] = {}
         self._fitted: set[Coordinates] = set()  # those whose mixture is the good ones' as they are now
-        self._others_mixtures: dict[Coordinates, Others] = {}
+        self._bad_mixtures: dict[Coordinates, BadTrials] = {}
 
     def catch_up(self) -> None:
         """Move what has changed places since the last time."""
@@ -126,13 +126,13 @@ class Sides:
             self._fitted.clear()
         for number in touched:
             if number in self._good or not history.keeps(number, self._with_running):
-                self._others.pop(number, None)
-            elif number not in self._others:
-                self._others[number] = self._places(number)
-        for on, others in list(self._others_mixtures.items()):
-            others.stale |= touched
-            if len(others.stale) > _STALE:
-                del self._others_mixtures[on]
+                self._bad.pop(number, None)
+            elif number not in self._bad:
+                self._bad[number] = self._places(number)
+        for on, bad in list(self._bad_mixtures.items()):
+            bad.stale |= touched
+            if len(bad.stale) > _STALE:
+                del self._bad_mixtures[on]
                 self._good_mixtures.pop(on, None)
         touched.clear()
 
@@ -157,20 +157,20 @@ class Sides:
         having = [on.of(places) for places in self._good.values() if on.has(places)]
         return mixture.fit(np.array(having).reshape(-1, len(on.each)).T)
 
-    def others_mixture(self, on: Coordinates) -> Mixture:
+    def bad_mixture(self, on: Coordinates) -> Mixture:
         """One of the sample stands for its share of what is left out, so that all weigh what all would."""
-        if on not in self._others_mixtures:
-            self._others_mixtures[on] = Others(on)
-            self._others_mixtures[on].stale.update(self._others)
-        others = self._others_mixtures[on]
-        for number in sorted(others.stale):
-            places = self._others.get(number)
+        if on not in self._bad_mixtures:
+            self._bad_mixtures[on] = BadTrials(on)
+            self._bad_mixtures[on].stale.update(self._bad)
+        bad = self._bad_mixtures[on]
+        for number in sorted(bad.stale):
+            places = self._bad.get(number)
             if places is not None and on.has(places):
-                others.put(number, on.of(places), self._history.is_sampled(number))
+                bad.put(number, on.of(places), self._history.is_sampled(number))
             else:
-                others.drop(number)
-        others.stale.clear()
-        return others.mixture(self._history.each_stands_for)
+                bad.drop(number)
+        bad.stale.clear()
+        return bad.mixture(self._history.sample_weight)
 
 
 class OptunaTpe:
@@ -185,15 +185,15 @@ class OptunaTpe:
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
 
-    def draw(self, number: int, axes: Axes, fixed: Params) -> Drawn:
+    def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         history = self._history
-        history.enter(axes)
+        history.restrict_to(axes)
         # Optuna counts a tenth of the trials it sees as good; it sees a part of them.
         most = MOST_GOOD if len(self._directions) <= _FEW_DIRECTIONS else MOST_GOOD_OF_MANY
         good = min(math.ceil(0.1 * history.finished), most)
-        sampler = tpe_with_so_many_good(good, seed=short_seed(self._seed, number), **self._options)
+        sampler = tpe_with_n_good(good, seed=short_seed(self._seed, number), **self._options)
         numbers = [*history.finished_numbers(), *history.running_numbers()]
-        study = StudyInMemory(self._directions, [_frozen(history.past[each], axes) for each in numbers])
+        study = InMemoryStudy(self._directions, [_frozen(history.past[each], axes) for each in numbers])
         now = frozen(number, TrialState.RUNNING, {}, {})
         joint = sampler.infer_relative_search_space(study, now)
         joint = {name: axes.distributions[name] for name in joint if name not in fixed}
@@ -206,7 +206,7 @@ class OptunaTpe:
                 return axis.nearest(drawn[axis.name])
             return axis.nearest(sampler.sample_independent(study, now, axis.name, axis.distribution()))
 
-        return Drawn(axes.complete(fixed, value_of))
+        return DrawnParams(axes.complete(fixed, value_of))
 
 
 def _frozen(trial: HistoryTrial, axes: Axes) -> FrozenTrial:

@@ -19,12 +19,12 @@ from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, axis
-from hpo_service.tuning.drawing import Drawn, Exhausted, uniforms
+from hpo_service.tuning.deduplication import Deduplicator, is_deduplicated
+from hpo_service.tuning.drawing import DrawnParams, Exhausted, uniforms
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
-from hpo_service.tuning.unrepeated import Unrepeated, draws_are_unrepeated
 
-__all__ = ["Drawn", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "draws_learn", "is_quick"]
+__all__ = ["DrawnParams", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "is_quick", "needs_history"]
 
 
 def check(spec: StudySpec) -> list[Fault]:
@@ -32,17 +32,17 @@ def check(spec: StudySpec) -> list[Fault]:
     return [*check_sampler(spec), *check_pruner(spec)]
 
 
-def draws_learn(spec: StudySpec) -> bool:
+def needs_history(spec: StudySpec) -> bool:
     """Whether whoever draws has to know the trials before: its sampler learns from them, or may not repeat them."""
-    return SAMPLER_FACTS[spec.sampler.name].learns or draws_are_unrepeated(spec.search_space)
+    return SAMPLER_FACTS[spec.sampler.name].learns or is_deduplicated(spec.search_space)
 
 
-def unrepeated(spec: StudySpec) -> Unrepeated | None:
+def unrepeated(spec: StudySpec) -> Deduplicator | None:
     """None: any draw will do, or a grid, which repeats nothing."""
-    if spec.sampler.name == "grid" or not draws_are_unrepeated(spec.search_space):
+    if spec.sampler.name == "grid" or not is_deduplicated(spec.search_space):
         return None
     facts = SAMPLER_FACTS[spec.sampler.name]
-    return Unrepeated(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
+    return Deduplicator(spec.sampler.seed or 0, near=facts.learns and not facts.draws_ahead)
 
 
 def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
@@ -89,7 +89,7 @@ class Tuner:
             self._axes = Axes(self._spec.search_space, self._spec.search_space, self._shared)
         return trial
 
-    def draw(self, number: int, space: SearchSpace, fixed: Params) -> Drawn:
+    def draw(self, number: int, space: SearchSpace, fixed: Params) -> DrawnParams:
         """The params of trial `number` within this round's `space`; raise Exhausted when a grid has no point left.
 
         fixed: taken as they are, and their parents so that they exist.
@@ -103,23 +103,23 @@ class Tuner:
         if fixed and self._spec.search_space.has_conditions():
             fixed = {**self._parents(number, fixed), **fixed}
         if fixed and self._axes.are_complete(fixed):
-            return Drawn(self._axes.complete(fixed, lambda axis: axis.point(0)))
+            return DrawnParams(self._axes.complete(fixed, lambda axis: axis.point(0)))
         return self._sampler_draws(number, fixed)
 
-    def _draw_aside(self, number: int, fixed: Params) -> Drawn:
+    def _draw_aside(self, number: int, fixed: Params) -> DrawnParams:
         """All parameters that are known, for the trial to ask for. fixed: also names that are not."""
         known = {name: value for name, value in fixed.items() if name in self._space}
-        drawn = Drawn(known) if self._axes.are_complete(known) else self._sampler_draws(number, known)
+        drawn = DrawnParams(known) if self._axes.are_complete(known) else self._sampler_draws(number, known)
         attrs = set_aside({**drawn.params, **fixed}, {*self._shared, *fixed})
-        return Drawn({}, {**drawn.system_attrs, **attrs})
+        return DrawnParams({}, {**drawn.system_attrs, **attrs})
 
-    def _sampler_draws(self, number: int, fixed: Params) -> Drawn:
+    def _sampler_draws(self, number: int, fixed: Params) -> DrawnParams:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
         # Where trials lack parameters, nobody knows which combinations there are.
         if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
-        return self._unrepeated.instead_of(drawn, number, self._axes)
+        return self._unrepeated.deduplicated(drawn, number, self._axes)
 
     def _parents(self, number: int, fixed: Params) -> Params:
         """A choice for each parent that is not fixed, of those under which all that is fixed exists."""

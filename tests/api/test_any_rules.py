@@ -123,17 +123,17 @@ class Model:
             if trial.state == "RUNNING" and trial.held_until <= now:
                 trial.ran_out += 1
                 self._back(trial, exhausted=trial.ran_out >= ATTEMPTS)
-        self.settle()
+        self.update_and_save()
 
     def give_back(self, trial: Trial) -> None:
         trial.given_back = True
         self._back(trial, exhausted=False)
-        self.settle()
+        self.update_and_save()
 
     def _back(self, trial: Trial, exhausted: bool) -> None:
         trial.state = "FAIL" if exhausted or self.state in ("STOPPING", "CANCELLED") else "WAITING"
 
-    def settle(self) -> None:
+    def update_and_save(self) -> None:
         unfinished = any(trial.is_retry or trial.state == "RUNNING" for trial in self.trials)
         if self.state == "STOPPING" and self.count("RUNNING") == 0:
             self.state = "STOPPED"
@@ -145,7 +145,7 @@ class Model:
         for trial in self.trials:
             if trial.state == "WAITING":
                 trial.state = "FAIL"
-        self.settle()
+        self.update_and_save()
 
     def best(self) -> int | None:
         complete = [
@@ -198,7 +198,7 @@ class StudyMachine(RuleBasedStateMachine):
             self._given(given)
         if expected:
             self.remembered[request] = [(given["number"], given["attempt"]) for given in answer["trials"]]
-        self.model.settle()
+        self.model.update_and_save()
         assert answer["study_state"] == self.model.state
 
     def _given(self, given: dict[str, Any]) -> None:
@@ -282,7 +282,7 @@ class StudyMachine(RuleBasedStateMachine):
             else:
                 last = [trial.reports[max(trial.reports)]] if trial.reports else None
                 trial.state, trial.values = state, (last if state == "PRUNED" else values)
-            self.model.settle()
+            self.model.update_and_save()
         if then_ask and answer.status_code == 200:
             self._check_given(request, self.model.can_give(then_ask), answer.json()["next"])
         else:
@@ -347,7 +347,7 @@ class StudyMachine(RuleBasedStateMachine):
         assert self._code(answer) == ("200" if allowed else "study_state")
         if allowed:
             self.model.state = "PAUSED" if verb == "pause" else "ACTIVE"
-            self.model.settle()
+            self.model.update_and_save()
 
     # Both end most of what can happen: seldom, and not at first.
     @precondition(lambda self: len(self.model.trials) >= 5)
@@ -392,7 +392,7 @@ class StudyMachine(RuleBasedStateMachine):
         self.model.limit, self.model.running = limit, running
         if self.model.state == "COMPLETED" and self.model.left() > 0:
             self.model.state = "ACTIVE"
-        self.model.settle()
+        self.model.update_and_save()
 
     @precondition(lambda self: self.model.state == "ACTIVE")
     @rule()

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from hpo_service.api import streams
-from hpo_service.api.connections import Bounds
+from hpo_service.api.connections import ConnectionBounds
 from hpo_service.api.streams import Stream, Unread
 from hpo_service.client import BrokenOff, Client
 from hpo_service.domain.errors import NotFound
@@ -138,7 +138,7 @@ def served(pieces: Callable[[], AsyncIterator[bytes]]) -> Iterator[str]:
     app = Starlette(routes=[Route("/v1/studies/s/trials:export", answer)])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    bounds = Bounds.of(Settings(database_url="sqlite:///unused.db"))
+    bounds = ConnectionBounds.of(Settings(database_url="sqlite:///unused.db"))
     config = uvicorn.Config(app, http=bounds.protocol(None), lifespan="off", log_level="critical")  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -23,7 +23,7 @@ from hpo_service.api.connections import (
     LARGEST_END,
     LARGEST_HEAD,
     BoundedConnection,
-    Bounds,
+    ConnectionBounds,
 )
 from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.request_heads import MOST_HEADERS
@@ -62,7 +62,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Served:
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: ConnectionBounds) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             echo,
@@ -103,7 +103,7 @@ def serve() -> Iterator[Callable[..., Served]]:
                 "stall_seconds": 60,
                 "connections": 100,
             }
-            served = Served(Bounds(**{**usual, **bounds}))
+            served = Served(ConnectionBounds(**{**usual, **bounds}))
             started.callback(served.stop)
             return served
 
@@ -355,7 +355,7 @@ def test_whose_last_answer_is_being_read_makes_no_room(serve: Any) -> None:
 def test_the_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPO_HEAD_SECONDS", "1.5")
     monkeypatch.setenv("HPO_CONNECTIONS", "7")
-    bounds = Bounds.of(Settings())
+    bounds = ConnectionBounds.of(Settings())
     assert (bounds.head_seconds, bounds.body_seconds, bounds.connections) == (1.5, 30, 7)
 
 
@@ -365,7 +365,7 @@ def test_no_more_connections_than_files_can_be_opened() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
-        assert Bounds.of(Settings(connections=before[1])).connections == before[1] - 128
+        assert ConnectionBounds.of(Settings(connections=before[1])).connections == before[1] - 128
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,4 +1,4 @@
-"""Failures have a brake: a study of which nothing comes through pauses, and says why."""
+"""Failures have a failure_limit: a study of which nothing comes through pauses, and says why."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
 from hpo_service.api.app import create_app
-from hpo_service.api.connections import Bounds
+from hpo_service.api.connections import ConnectionBounds
 from hpo_service.api.fast_path import FastPath
 from hpo_service.domain.key import Scope
 from hpo_service.instruments import group_calls
@@ -74,7 +74,7 @@ class Served:
 
         async with application.router.lifespan_context(application):
             self.service = application.state.service
-            protocol = Bounds.of(self.settings).protocol(FastPath(application))
+            protocol = ConnectionBounds.of(self.settings).protocol(FastPath(application))
             config = uvicorn.Config(seen, log_level="critical", lifespan="off", ws="none", http=protocol)  # type: ignore[arg-type]
             self.server = uvicorn.Server(config)
             self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ class Served:
         return socket.create_connection(self._listener.getsockname(), timeout=PATIENCE_SECONDS)
 
     def stop(self) -> None:
-        self.service.leave()
+        self.service.begin_shutdown()
         self.server.should_exit = True
         self._thread.join()
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hpo_service.api import door
+from hpo_service.api import auth
 from hpo_service.api.app import create_app
-from hpo_service.api.door import WRONG_KEYS
-from hpo_service.api.rate_limits import MOST_BUCKETS, Buckets, neighbourhood
+from hpo_service.api.auth import WRONG_KEYS
+from hpo_service.api.rate_limits import MOST_BUCKETS, TokenBuckets, neighbourhood
 from hpo_service.domain.errors import Unavailable
 from hpo_service.domain.key import Scope, draw, hash_of
 from hpo_service.operations import keyring, keys
@@ -338,7 +338,7 @@ def test_no_key_is_in_the_metrics(guarded: Guarded) -> None:
 @pytest.fixture
 def nothing_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the calls take, no wrong key is let through again meanwhile."""
-    monkeypatch.setattr(door, "WRONG_KEYS_PER_SECOND", 1e-6)
+    monkeypatch.setattr(auth, "WRONG_KEYS_PER_SECOND", 1e-6)
 
 
 @pytest.mark.slow
@@ -377,7 +377,7 @@ def test_a_rate_limit_holds_for_each_key_and_for_nobody_by_default(database_url:
 
 def test_a_bucket_gives_its_size_at_once_and_then_its_rate() -> None:
     now = [0.0]
-    buckets = Buckets(3, 2.0, lambda: now[0])
+    buckets = TokenBuckets(3, 2.0, lambda: now[0])
     assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a") == pytest.approx(0.5)
     assert buckets.take("b") == 0
@@ -389,7 +389,7 @@ def test_a_bucket_gives_its_size_at_once_and_then_its_rate() -> None:
 
 
 def test_buckets_of_many_addresses_take_bounded_memory() -> None:
-    buckets = Buckets(3, 2.0)
+    buckets = TokenBuckets(3, 2.0)
     for number in range(MOST_BUCKETS + 100):
         buckets.take(str(number))
     assert len(buckets._levels) == MOST_BUCKETS

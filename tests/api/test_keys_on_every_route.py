@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from hpo_service.api import door
+from hpo_service.api import auth
 from hpo_service.api.app import create_app
 from hpo_service.api.dashboard import PATHS
 from hpo_service.domain.key import Scope, draw
@@ -205,7 +205,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         url = request.getfixturevalue("migrated")()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "WRONG_KEYS", 100_000)  # on a quick machine there are more of them here than are taken
+        patch.setattr(auth, "WRONG_KEYS", 100_000)  # on a quick machine there are more of them here than are taken
         app = create_app(Settings(database_url=url))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Served(client, made_callers(url))

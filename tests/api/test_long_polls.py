@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from hpo_service.api.app import create_app
-from hpo_service.operations import asking, watching
+from hpo_service.operations import asking, change_poller
 from hpo_service.settings import Settings
 from tests.patience import PATIENCE_SECONDS
 
@@ -100,9 +100,9 @@ def limit(server: Server, name: str, **limits: Any) -> None:
 def only_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told, or waits for all of its time: neither it nor anybody else looks meanwhile."""
 
-    async def no_look(_watch: watching.Watch) -> None: ...
+    async def no_look(_watch: change_poller.ChangePoller) -> None: ...
 
-    monkeypatch.setattr(watching.Watch, "look", no_look)
+    monkeypatch.setattr(change_poller.ChangePoller, "poll", no_look)
     monkeypatch.setattr(asking, "CALLER_LOOKED_AT_SECONDS", 3600.0)
 
 

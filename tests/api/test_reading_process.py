@@ -267,7 +267,7 @@ def test_a_reading_that_nobody_waits_for_is_dropped_and_the_next_ones_are_answer
     path = f"/v1/studies/{name}/trials:export?format=parquet"
 
     async def given_up() -> None:
-        items = service(api.client).reads.items_apart(partial(reading_process_parquet, name))
+        items = service(api.client).reads.items_in_process(partial(reading_process_parquet, name))
         await anext(items)
         await items.aclose()
 

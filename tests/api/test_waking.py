@@ -51,7 +51,7 @@ def run(database_url: str) -> Callable[..., Any]:
                     return await test(*[opened[k % servers] for k in range(test.__code__.co_argcount)])
             finally:
                 for service in opened:
-                    service.leave()
+                    service.begin_shutdown()
                 await asyncio.sleep(0)
                 for service in opened:
                     await asyncio.to_thread(service.close)
@@ -121,7 +121,7 @@ def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
 
 
 @pytest.mark.slow
-def test_no_more_are_woken_than_may_be_served(run):
+def test_no_more_are_woken_than_wake_any(run):
     async def test(service: Busy) -> None:
         await created(service, limits={"running": 2})
         await asked(service)
@@ -327,7 +327,7 @@ def test_who_follows_is_not_held_when_the_study_goes_or_the_server(run):
         await asyncio.sleep(0.2)
         await studies.delete(service, "s", force=False)
         assert await ends[0] is None
-        service.leave()
+        service.begin_shutdown()
         assert await ends[1] is None
 
     run(test)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo_service.cli import lifeline, local_service
+from hpo_service.cli import local_service, parent_death_pipe
 from tests.patience import PATIENCE_SECONDS
 
 STUDY = """\
@@ -436,4 +436,4 @@ def test_a_server_that_cannot_start_says_why_and_the_password_stays_hidden(run):
 
 
 def test_the_grace_of_a_child_is_as_long_as_its_parent_waits():
-    assert lifeline.GRACE_SECONDS == local_service.STOP_SECONDS
+    assert parent_death_pipe.GRACE_SECONDS == local_service.STOP_SECONDS

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpo_service.client import NEVER, PATIENTLY, Client, Retries, Unreachable, wire
+from hpo_service.client import NEVER, PATIENTLY, Client, Retries, Unreachable, http_transport
 from hpo_service.domain.errors import LeaseLost, StudyStateConflict, Unavailable
 
 ASKED = {"trials": [], "study_state": "ACTIVE"}
@@ -140,7 +140,7 @@ def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:
 def test_a_call_that_fails_again_and_again_is_said_in_a_sentence(client, script, answering, monkeypatch):
     # A logger of the test's own: a command that ran in this process may have set up the others for itself.
     said: list[str] = []
-    monkeypatch.setattr(wire, "log", SimpleNamespace(warning=lambda text, *of_it: said.append(text % of_it)))
+    monkeypatch.setattr(http_transport, "log", SimpleNamespace(warning=lambda text, *of_it: said.append(text % of_it)))
     answering(*[answering.lost] * 4, answering.answer(body={"version": "1"}))
     client.version()
     assert len(said) == 2, "one lost connection is no news, and neither are two"

@@ -51,7 +51,7 @@ PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "",
         (
             *("conclusion", "ended_by", "failed_by", "is_prune", "as_values", "StopSignal", "TrialLink"),
-            *("new_worker_id", "new_request_id", "error_of", "in_one_line", "whole_text", "write_json"),
+            *("new_worker_id", "new_request_id", "error_of", "in_one_line", "storable_text", "write_json"),
             *("Json", "AnyParameter", "Definitions", "FINAL_STATES"),
         ),
     ),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo_service.domain.outage import SHORTEST_OUTAGE_SECONDS, Outage, disjoint
-from hpo_service.domain.trial import Holding, Lease, TrialState
+from hpo_service.domain.trial import Lease, Lifecycle, TrialState
 
 LEASE = Lease(expires_at=1000.0, duration=60.0)  # renewed at 940
 
@@ -73,10 +73,10 @@ def test_a_lease_set_by_a_clock_that_has_stepped_back_is_over_whatever_was_misse
 
 
 def test_a_trial_does_not_lapse_in_an_outage() -> None:
-    holding = Holding(TrialState.WAITING).give_out(940.0, 60.0)
+    lifecycle = Lifecycle(TrialState.WAITING).start_attempt(940.0, 60.0)
     outage = [Outage(950.0, 2000.0)]
-    assert holding.lapse(2000.0, 1, None, outage) is None
-    assert holding.lapse(2059.9, 1, None, outage) is None
-    lapsed = holding.lapse(2060.0, 1, None, outage)
+    assert lifecycle.expire(2000.0, 1, None, outage) is None
+    assert lifecycle.expire(2059.9, 1, None, outage) is None
+    lapsed = lifecycle.expire(2060.0, 1, None, outage)
     assert lapsed is not None
     assert lapsed.reason == "attempts_exhausted"

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 
 from hpo_service.domain.errors import HpoError, LeaseLost, ResultConflict, StudyStateConflict, TrialFinished
 from hpo_service.domain.study import Limits, Study, StudySpec, StudyState, state_after
-from hpo_service.domain.tally import Tally
 from hpo_service.domain.trial import (
     AttemptEnd,
-    Holding,
     Lease,
+    Lifecycle,
     Told,
     TrialState,
     pruned_values,
     trial_seed,
 )
+from hpo_service.domain.trial_counts import TrialCounts
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
@@ -70,7 +70,7 @@ def study(state: str = "ACTIVE", **fields: Any) -> Study:
         ({"target": 0.5}, {}, 0, math.inf, True),
         ({"target": 0.5}, {"direction": "minimize"}, 0, 0.6, False),
         ({"target": 0.5}, {"direction": "minimize"}, 0, 0.5, True),
-        ({"running": 1}, {"tally": Tally(running=1)}, 0, None, False),
+        ({"running": 1}, {"counts": TrialCounts(running=1)}, 0, None, False),
         ({}, {"exhausted": True}, 0, None, True),
     ],
 )
@@ -79,27 +79,27 @@ def test_when_a_limit_is_reached(limits: Any, fields: Any, now: float, best: flo
 
 
 @pytest.mark.parametrize(
-    ("state", "given_out", "tally", "sealed", "settled"),
+    ("state", "given_out", "counts", "sealed", "settled"),
     [
-        ("ACTIVE", 1, Tally(running=1), False, "ACTIVE"),
-        ("ACTIVE", 1, Tally(retries=1), False, "ACTIVE"),
-        ("ACTIVE", 1, Tally(queued=1), False, "COMPLETED"),
-        ("ACTIVE", 1, Tally(), False, "COMPLETED"),
-        ("ACTIVE", 0, Tally(), False, "ACTIVE"),
-        ("COMPLETED", 0, Tally(), False, "ACTIVE"),
-        ("COMPLETED", 0, Tally(), True, "COMPLETED"),
-        ("PAUSED", 1, Tally(), False, "PAUSED"),
-        ("STOPPING", 0, Tally(running=1), False, "STOPPING"),
-        ("STOPPING", 0, Tally(), False, "STOPPED"),
-        ("STOPPED", 0, Tally(), False, "STOPPED"),
-        ("CANCELLED", 1, Tally(), False, "CANCELLED"),
+        ("ACTIVE", 1, TrialCounts(running=1), False, "ACTIVE"),
+        ("ACTIVE", 1, TrialCounts(retries=1), False, "ACTIVE"),
+        ("ACTIVE", 1, TrialCounts(queued=1), False, "COMPLETED"),
+        ("ACTIVE", 1, TrialCounts(), False, "COMPLETED"),
+        ("ACTIVE", 0, TrialCounts(), False, "ACTIVE"),
+        ("COMPLETED", 0, TrialCounts(), False, "ACTIVE"),
+        ("COMPLETED", 0, TrialCounts(), True, "COMPLETED"),
+        ("PAUSED", 1, TrialCounts(), False, "PAUSED"),
+        ("STOPPING", 0, TrialCounts(running=1), False, "STOPPING"),
+        ("STOPPING", 0, TrialCounts(), False, "STOPPED"),
+        ("STOPPED", 0, TrialCounts(), False, "STOPPED"),
+        ("CANCELLED", 1, TrialCounts(), False, "CANCELLED"),
     ],
 )
 def test_what_has_happened_settles_the_state(
-    state: str, given_out: int, tally: Tally, sealed: bool, settled: str
+    state: str, given_out: int, counts: TrialCounts, sealed: bool, settled: str
 ) -> None:
-    found = study(state, limits={"trials": 1}, given_out=given_out, tally=tally, sealed=sealed)
-    assert found.settled(1000.0, None) == settled
+    found = study(state, limits={"trials": 1}, given_out=given_out, counts=counts, sealed=sealed)
+    assert found.next_state(1000.0, None) == settled
 
 
 @pytest.mark.parametrize(
@@ -168,26 +168,26 @@ class OneTrial(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.holding = Holding(TrialState.WAITING)
+        self.lifecycle = Lifecycle(TrialState.WAITING)
         self.result: tuple[int, float] | None = None
         self.given: list[int] = []
         self.released: set[int] = set()  # or told to be tried again
         self.last_retried: int | None = None
 
     def _take_back(self) -> None:
-        self.holding = self.holding.lapse(self.now, self.ATTEMPTS, None) or self.holding
+        self.lifecycle = self.lifecycle.expire(self.now, self.ATTEMPTS, None) or self.lifecycle
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.9, 10.0, 11.0, -5.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self._take_back()
 
-    @precondition(lambda self: self.holding.state is TrialState.WAITING)
+    @precondition(lambda self: self.lifecycle.state is TrialState.WAITING)
     @rule()
     def is_given_out(self) -> None:
-        self.holding = self.holding.give_out(self.now, self.LEASE)
-        assert self.holding.attempt not in self.given, "an attempt is given once"
-        self.given.append(self.holding.attempt)
+        self.lifecycle = self.lifecycle.start_attempt(self.now, self.LEASE)
+        assert self.lifecycle.attempt not in self.given, "an attempt is given once"
+        self.given.append(self.lifecycle.attempt)
 
     @rule(
         attempt=st.integers(0, 6),
@@ -195,25 +195,25 @@ class OneTrial(RuleBasedStateMachine):
         value=st.sampled_from([1.0, 2.0]),
     )
     def calls(self, attempt: int, call: str, value: float) -> None:
-        before = self.holding
+        before = self.lifecycle
         holds = not before.state.is_finished and self.given[-1:] == [attempt] and attempt not in self.released
         try:
             if call == "keep":
-                self.holding = before.keep(attempt, self.now)
+                self.lifecycle = before.keep(attempt, self.now)
             elif call == "tell":
                 told = Told(attempt, TrialState.COMPLETE, (value,))
-                self.holding = before.finish(told, TrialState.COMPLETE, None) or before
+                self.lifecycle = before.finish(told, TrialState.COMPLETE, None) or before
             elif call == "retry":
                 again = Told(attempt, TrialState.FAIL, None)
-                self.holding = before.retry(again, "full", self.ATTEMPTS, None) or before
+                self.lifecycle = before.retry(again, "full", self.ATTEMPTS, None) or before
             else:
-                self.holding = before.release(attempt, None) or before
+                self.lifecycle = before.release(attempt, None) or before
         except HpoError as error:
             refused: HpoError | None = error
         else:
             refused = None
         if refused is not None:
-            assert self.holding is before
+            assert self.lifecycle is before
             assert not holds
             finished = TrialFinished if call == "keep" else ResultConflict
             expected = finished if before.state.is_finished else LeaseLost
@@ -226,8 +226,8 @@ class OneTrial(RuleBasedStateMachine):
             assert self.result == (attempt, value), "only the very same result is taken again"
         elif call == "keep":
             assert holds
-            assert self.holding.state is TrialState.RUNNING
-        elif self.holding is not before:
+            assert self.lifecycle.state is TrialState.RUNNING
+        elif self.lifecycle is not before:
             assert holds
             self.released.add(attempt)
             if call == "retry":
@@ -237,20 +237,20 @@ class OneTrial(RuleBasedStateMachine):
 
     @invariant()
     def there_is_one_result_and_one_holder(self) -> None:
-        holding = self.holding
-        assert holding.attempt == len(self.given)
-        assert 0 <= holding.lapsed <= self.ATTEMPTS
-        assert (holding.state is TrialState.COMPLETE) is (self.result is not None)
-        if holding.state is TrialState.FAIL:
-            assert holding.lapsed == self.ATTEMPTS
-            told = holding.ended is AttemptEnd.TOLD
-            assert holding.reason == ("attempts_exhausted: full" if told else "attempts_exhausted")
-        if holding.state is TrialState.RUNNING:
-            assert holding.ended is None
-            assert holding.lease is not None
-        if holding.state is TrialState.WAITING and holding.attempt:
-            assert holding.ended is not None
-            assert (holding.ended is AttemptEnd.TOLD) is (self.last_retried == holding.attempt)
+        lifecycle = self.lifecycle
+        assert lifecycle.attempt == len(self.given)
+        assert 0 <= lifecycle.lapsed <= self.ATTEMPTS
+        assert (lifecycle.state is TrialState.COMPLETE) is (self.result is not None)
+        if lifecycle.state is TrialState.FAIL:
+            assert lifecycle.lapsed == self.ATTEMPTS
+            told = lifecycle.ended is AttemptEnd.TOLD
+            assert lifecycle.reason == ("attempts_exhausted: full" if told else "attempts_exhausted")
+        if lifecycle.state is TrialState.RUNNING:
+            assert lifecycle.ended is None
+            assert lifecycle.lease is not None
+        if lifecycle.state is TrialState.WAITING and lifecycle.attempt:
+            assert lifecycle.ended is not None
+            assert (lifecycle.ended is AttemptEnd.TOLD) is (self.last_retried == lifecycle.attempt)
 
 
 test_a_trial_has_one_holder_and_one_result_whatever_is_called = OneTrial.TestCase

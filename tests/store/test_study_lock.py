@@ -98,7 +98,7 @@ def test_a_search_of_two_servers_draws_what_one_would(pair, postgres_url, pruner
             report = {"attempt": 1, "reports": [{"step": 0, "value": (number * 0.37) % 1}]}
             asyncio.run(worker_calls.report(next_server, "mine", number, Reports.model_validate(report)))
             tell(server, number)
-        assert servers[0].database.read(lambda record: record.study("mine").tally.complete) == 24
+        assert servers[0].database.read(lambda record: record.study("mine").counts.complete) == 24
         return servers[0].database.read(
             lambda record: [trial.params for trial in record.trials.complete(record.study("mine"))]
         )
@@ -119,22 +119,22 @@ def monotonic(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_the_databases_clock_is_reckoned_on_and_does_not_go_back_by_what_readings_are_late(monotonic):
     clock = DatabaseClock()
-    assert clock.reckoned() is None
-    assert clock.was_read(1000.0) == 1000.0
+    assert clock.estimated_now() is None
+    assert clock.take_reading(1000.0) == 1000.0
     monotonic[0] += 2
-    assert clock.reckoned() == 1002.0
-    assert clock.was_read(1001.99) == 1002.0
+    assert clock.estimated_now() == 1002.0
+    assert clock.take_reading(1001.99) == 1002.0
     monotonic[0] += 0.001
-    assert clock.reckoned() == 1002.0
+    assert clock.estimated_now() == 1002.0
     monotonic[0] += 1
-    assert clock.reckoned() == pytest.approx(1002.991)
+    assert clock.estimated_now() == pytest.approx(1002.991)
 
 
 def test_a_clock_that_was_put_back_is_followed_and_an_old_reading_is_none(monotonic):
     clock = DatabaseClock()
-    clock.was_read(1000.0)
+    clock.take_reading(1000.0)
     back = 1000.0 - 2 * LATE_SECONDS
-    assert clock.was_read(back) == back
-    assert clock.reckoned() == back
+    assert clock.take_reading(back) == back
+    assert clock.estimated_now() == back
     monotonic[0] += CLOCK_SECONDS
-    assert clock.reckoned() is None
+    assert clock.estimated_now() is None

@@ -54,11 +54,11 @@ def change_all(service: Service, record: Transaction) -> None:
     work = service.work_on(record, record.study("mine"))
     trial = record.trial(work.study, 0)
     record.put_reports(work.study, trial, {1: checked_report(1, 0.75, None)})
-    work.change(trial, trial.holding.release(1, None))  # type: ignore[arg-type]
+    work.change(trial, trial.lifecycle.release(1, None))  # type: ignore[arg-type]
     assert record.trial(work.study, 0).state is TrialState.WAITING
     assert work.give(2, "w")
     work.next_round()
-    work.settle()
+    work.update_and_save()
     assert seen(record)[0].next_number == 2
     assert [number for number, _ in seen(record)[3]] == []  # another attempt begins without reports
 

@@ -15,8 +15,8 @@ from hpo_service.domain.search_space import Params, SearchSpace
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes
-from hpo_service.tuning.bounded_history import RUNNING, BoundedHistory, Bounds
-from hpo_service.tuning.past_trials import Change, PastTrials
+from hpo_service.tuning.bounded_history import RUNNING, BoundedHistory, HistoryBounds
+from hpo_service.tuning.past_trials import HistoryChange, PastTrials
 from hpo_service.tuning.tuner import Tuner
 
 SPACE = SearchSpace.model_validate(
@@ -26,7 +26,7 @@ SPACE = SearchSpace.model_validate(
         "kind": {"type": "categorical", "choices": ["a", True, 1, None]},
     }
 )
-BOUNDS = Bounds(best=6, recent=4, sample=5)
+BOUNDS = HistoryBounds(best=6, recent=4, sample=5)
 
 
 @st.composite
@@ -53,7 +53,7 @@ def kept(history: BoundedHistory, count: int) -> tuple[Any, ...]:
         sorted(key[3] for key in history.best(6)),
         [number for number in numbers if history.keeps(number, with_running=True)],
         [number for number in numbers if history.is_sampled(number)],
-        history.each_stands_for,
+        history.sample_weight,
     )
 
 
@@ -61,7 +61,7 @@ def history_of(some: Sequence[HistoryTrial], axes: Axes, direction: str = "minim
     history = BoundedHistory([direction], SPACE, BOUNDS)
     for trial in some:
         history.absorb(trial)
-    history.enter(axes)
+    history.restrict_to(axes)
     return history
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_left_out_before_the_bounds_are_reached() -> None:
     for count in range(11):
         history = history_of(some[:count], Axes(SPACE, SPACE))
         assert [n for n in range(count) if history.keeps(n, with_running=False)] == list(range(count))
-        assert history.each_stands_for in (0, 1)
+        assert history.sample_weight in (0, 1)
 
 
 def test_the_sample_stands_for_all_that_is_left_out() -> None:
@@ -95,7 +95,7 @@ def test_the_sample_stands_for_all_that_is_left_out() -> None:
     history = history_of(some, Axes(SPACE, SPACE))
     sampled = [n for n in range(100) if history.is_sampled(n)]
     assert len(sampled) == BOUNDS.sample
-    assert BOUNDS.best + BOUNDS.recent + history.each_stands_for * len(sampled) == 100
+    assert BOUNDS.best + BOUNDS.recent + history.sample_weight * len(sampled) == 100
 
 
 def test_of_many_running_trials_the_latest_repel() -> None:
@@ -115,8 +115,8 @@ def test_of_many_running_trials_the_latest_repel() -> None:
 def test_a_trial_comes_back_from_its_columns_as_it_went_in(some: list[HistoryTrial]) -> None:
     past = PastTrials(1, SPACE)
     for trial in some:
-        assert past.put(trial) is Change.NEWS
-        assert past.put(trial) is Change.NOTHING
+        assert past.put(trial) is HistoryChange.NEWS
+        assert past.put(trial) is HistoryChange.NOTHING
     for trial in some:
         back = past[trial.number]
         assert (back.state, back.values) == (trial.state, trial.values)

@@ -15,7 +15,7 @@ from hpo_service.domain.trial import BECAUSE, HistoryTrial, TrialState
 from hpo_service.tuning import gaussian_process, gp
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.cube import Cube
-from hpo_service.tuning.drawing import Drawn
+from hpo_service.tuning.drawing import DrawnParams
 from hpo_service.tuning.gaussian_process import NOISE, Hyperparameters, Posterior, fitted
 from hpo_service.tuning.gp import _log_improvement, targets
 from hpo_service.tuning.later_gains import LaterGains
@@ -210,7 +210,7 @@ def test_where_no_trial_below_a_size_has_finished_a_draw_near_the_best_is_made_a
     assert "around the best" in str(tuner.draw(522, spec.search_space, {}).system_attrs[BECAUSE])
 
 
-def loss_told(drawn: Drawn, number: int, noise: float = 0.0) -> HistoryTrial:
+def loss_told(drawn: DrawnParams, number: int, noise: float = 0.0) -> HistoryTrial:
     rate, units = math.log10(float(drawn.params["rate"])), math.log2(float(drawn.params["units"]))  # type: ignore[arg-type]
     loss = noise + (rate + 3) ** 2 + math.sin(3 * units) + 0.5 * (drawn.params["kind"] == 1)
     return HistoryTrial(number, TrialState.COMPLETE, drawn.params, (loss,), (), drawn.system_attrs)

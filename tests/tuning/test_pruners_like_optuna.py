@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hpo_service.domain.measure import from_json
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.optuna_study import Notes, StudyInMemory, frozen
+from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, frozen
 from hpo_service.tuning.sorted_values import SortedValues
 from hpo_service.tuning.tuner import Tuner, check
 
@@ -106,7 +106,7 @@ def compare(name: str, params: dict[str, Any], kind: Any, direction: str, curves
         past.append(frozen(number, ended, {}, {}, told, reports, theirs_attrs))
 
 
-class Study(StudyInMemory):
+class Study(InMemoryStudy):
     """With what Hyperband's and Wilcoxon's pruners ask of a study besides its trials."""
 
     def __init__(self, directions: list[str], trials: list[Any], name: str, notes: Notes) -> None:

@@ -119,7 +119,7 @@ class WritableRows(OptunaRows):
         self.save_trial(before)
 
     def _count(self, study_id: int, before: str | None, after: str, **also: Any) -> Any:
-        """Move the study's tally and revision; return the row as it is then."""
+        """Move the study's counts and revision; return the row as it is then."""
         changes: dict[str, Any] = {"revision": studies.c.revision + 1, **also}
         if before != after:
             if before is not None:

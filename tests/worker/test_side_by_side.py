@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpo_service.domain.neural_network import OPTIMIZERS, NetworkConfiguration, configuration
 from hpo_worker.datasets import Dataset, load
-from hpo_worker.trainer import MOST_TOGETHER, Diverged, EpochReport, Member, TrialGroup, can_train_together, train
+from hpo_worker.trainer import MAX_GROUP_SIZE, Diverged, EpochReport, Member, TrialGroup, can_train_together, train
 
 
 def mnist() -> Dataset:
@@ -48,7 +48,7 @@ def together(
             end = min(member.configuration.epochs, leaving.get(member.seed, 99))
             if report is not None and group.epoch < end:
                 staying.append(place)
-        group.go_on_with(staying)
+        group.retain(staying)
     return reports
 
 
@@ -120,7 +120,7 @@ def test_the_articles_network_reports_the_same_bits_in_company(optimizer: str) -
 
     found = together(members, mnist(), leaving={1: 1})
 
-    assert len(members) == MOST_TOGETHER
+    assert len(members) == MAX_GROUP_SIZE
     for seed, member in enumerate(members):
         assert found[seed] == alone(member, seed, mnist())[: 1 if seed == 1 else 3]
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from hpo_service.client import Client, Retries
-from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.heartbeat import HeartbeatSender
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from tests.patience import PATIENCE_SECONDS
@@ -327,11 +327,11 @@ SOON = Retries(initial=0.01, longest=0.05, deadline=5)
 
 @pytest.fixture
 def work(server):
-    """Run a worker with this objective until the study is over; return its tally."""
+    """Run a worker with this objective until the study is over; return its outcome_counts."""
 
     def run(objective, studies=("s",), retries=SOON):
         outbox = Outbox()
-        heartbeat = Heartbeat(Client(server, retries=retries), outbox)
+        heartbeat = HeartbeatSender(Client(server, retries=retries), outbox)
         heartbeat.start()
         worker = Worker(
             Client(server, retries=SOON),
@@ -344,6 +344,6 @@ def work(server):
             rng=random.Random(1),
         )
         worker.run()
-        return dict(worker.tally)
+        return dict(worker.outcome_counts)
 
     return run

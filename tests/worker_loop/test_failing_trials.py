@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from hpo_service.client import Client, HeldTrial, Retry
-from hpo_worker.brake import Brake, TooManyFailures
 from hpo_worker.datasets import DatasetMissing
-from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.failure_limit import FailureLimit, TooManyFailures
+from hpo_worker.heartbeat import HeartbeatSender
 from hpo_worker.loop import Worker
 from hpo_worker.objective import NeuralNetwork
 from hpo_worker.outbox import Outbox
@@ -30,7 +30,7 @@ def stand_in():
 def worker(server):
     def make(objective, max_failures=5):
         outbox = Outbox()
-        heartbeat = Heartbeat(Client(server, retries=SOON), outbox)
+        heartbeat = HeartbeatSender(Client(server, retries=SOON), outbox)
         heartbeat.start()
         return Worker(
             Client(server, retries=SOON),
@@ -40,7 +40,7 @@ def worker(server):
             worker_id="me",
             studies=("s",),
             until_done=True,
-            brake=Brake(max_failures),
+            failure_limit=FailureLimit(max_failures),
             rng=random.Random(1),
         )
 
@@ -87,7 +87,7 @@ def test_trials_that_were_stopped_are_no_failures_of_the_worker(worker, stand_in
 
     work = worker(objective)
     work.run()
-    assert dict(work.tally) == {"FAIL": MANY}
+    assert dict(work.outcome_counts) == {"FAIL": MANY}
 
 
 def test_a_network_that_diverges_is_a_finding_and_no_failure_of_the_worker(worker, stand_in):
@@ -116,7 +116,7 @@ def test_a_retry_is_told_as_one_and_counted_nowhere(worker, stand_in, monkeypatc
     work.run()
     assert {json.dumps(told["reason"]) for told in stand_in.told.values()} == {'"the disk is full"'}
     assert all(told["retry"] for told in stand_in.told.values())
-    assert (work.brake.failed, work.brake.came_through) == (0, 0)
+    assert (work.failure_limit.failed, work.failure_limit.came_through) == (0, 0)
 
 
 # With the real server

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from hpo_service.client import NEVER, Client
-from hpo_worker.heartbeat import Heartbeat
-from hpo_worker.loop import Ask, Worker
+from hpo_worker.heartbeat import HeartbeatSender
+from hpo_worker.loop import Worker, WorkRequest
 from hpo_worker.objective import NeuralNetwork
 from hpo_worker.outbox import HeldJob, Outbox
 
@@ -26,7 +26,7 @@ def outbox():
 
 @pytest.fixture
 def worker(client, outbox):
-    return Worker(client, Heartbeat(client, outbox), outbox, NeuralNetwork(None), worker_id="me", studies=("s",))
+    return Worker(client, HeartbeatSender(client, outbox), outbox, NeuralNetwork(None), worker_id="me", studies=("s",))
 
 
 def hold_all(client, outbox):
@@ -45,7 +45,7 @@ def test_all_trials_go_back_in_one_call(worker, client, outbox, stand_in):
 
     assert sorted(stand_in.released) == [(number, 1) for number in range(4)]
     assert [verb for verb, _ in stand_in.calls] == ["ask", "batch"]
-    assert worker.tally == {"released": 4}
+    assert worker.outcome_counts == {"released": 4}
     assert outbox.jobs == []
 
 
@@ -66,11 +66,11 @@ def test_a_trial_that_is_not_there_any_more_keeps_no_other_from_going_back(worke
     worker.hand_back(client)
 
     assert sorted(number for number, _ in stand_in.released) == [1, 2, 3]
-    assert worker.tally == {"released": 3}
+    assert worker.outcome_counts == {"released": 3}
 
 
 def test_trials_whose_grant_was_on_its_way_go_back_too(worker, client, stand_in):
-    worker.asking = Ask("s", 0.0, "the request", 4)
+    worker.asking = WorkRequest("s", 0.0, "the request", 4)
     client.ask("me", "s", count=4, request_id="the request")
 
     worker.hand_back(client)

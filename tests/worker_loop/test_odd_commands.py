@@ -9,7 +9,7 @@ import pytest
 
 from hpo_service.client import Client
 from hpo_worker.command import CommandObjective
-from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.heartbeat import HeartbeatSender
 from hpo_worker.loop import Worker
 from hpo_worker.outbox import Outbox
 from tests.worker_loop.conftest import SOON, StandIn
@@ -26,7 +26,7 @@ def run(server, stand_in):
 
     def run(program: str):
         outbox = Outbox()
-        heartbeat = Heartbeat(Client(server, retries=SOON), outbox)
+        heartbeat = HeartbeatSender(Client(server, retries=SOON), outbox)
         heartbeat.start()
         objective = CommandObjective([sys.executable, "-c", program], ["x"], outbox)
         Worker(

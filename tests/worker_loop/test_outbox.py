@@ -71,7 +71,7 @@ def test_the_result_goes_at_once_and_after_its_reports():
     outbox.finish(job, {"state": "COMPLETE", "values": [0.5]})
     assert said(outbox, 0.0) == [("report", [0]), ("tell", [])]
     take_all(outbox, 0.0)
-    assert job.settled
+    assert job.is_resolved
     assert outbox.jobs == []
 
 
@@ -122,7 +122,7 @@ def test_a_trial_that_is_gone_is_dropped_with_all_that_was_to_be_said_of_it(code
     outbox.report(job, 0, 0.5)
     take_all(outbox, 1.0, 409, {"code": code, "detail": "gone"})
     assert job.lost == code
-    assert job.settled
+    assert job.is_resolved
     assert outbox.jobs == []
 
 
@@ -134,7 +134,7 @@ def test_a_result_told_again_after_a_lost_answer_is_not_a_lost_trial():
     report, tell = outbox.calls(0.0)
     outbox.take(report, 409, {"code": "trial_finished", "detail": "by this very tell"}, 1.0)
     outbox.take(tell, 200, {"number": 0}, 1.0)
-    assert job.settled
+    assert job.is_resolved
     assert job.lost is None
 
 
@@ -145,7 +145,7 @@ def test_a_result_that_breaks_a_rule_is_told_as_a_failure_with_the_rule():
     take_all(outbox, 0.0, 422, {"code": "invalid", "detail": "two directions, one value"})
     assert job.result == {"state": "FAIL", "reason": "two directions, one value"}
     take_all(outbox, 0.0)
-    assert job.settled
+    assert job.is_resolved
     assert job.lost is None
 
 
@@ -154,7 +154,7 @@ def test_a_refused_failure_is_not_told_for_ever():
     job = held(outbox)
     outbox.finish(job, {"state": "FAIL", "reason": "x"})
     take_all(outbox, 0.0, 422, {"code": "invalid", "detail": "no"})
-    assert job.settled
+    assert job.is_resolved
     assert job.lost == "invalid"
 
 
@@ -164,7 +164,7 @@ def test_a_refused_report_is_not_sent_again():
     outbox.report(job, -1, 0.5)
     take_all(outbox, 1.0, 422, {"code": "invalid", "detail": "step is negative"})
     assert job.reports == {}
-    assert not job.settled
+    assert not job.is_resolved
 
 
 def test_the_answer_to_a_report_stops_the_trial():

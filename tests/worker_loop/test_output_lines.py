@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo_worker.output_lines import LONGEST_QUOTE, NotUnderstood, Reported, Result, quoted, read_line
+from hpo_worker.output_lines import LONGEST_QUOTE, NotUnderstood, Reported, ResultLine, quoted, read_line
 
 NAN = [
     "nan",
@@ -33,15 +33,15 @@ INF = ["inf", "Inf", "INF", "Infinity", "infinity", "+inf", "+Inf", "+Infinity",
 @pytest.mark.parametrize("word", NAN)
 @pytest.mark.parametrize("form", ['{"value": %s}', '{"value":%s}\r\n', '{"value": "%s"}', "{'value': np.float64(%s)}"])
 def test_nan_in_any_spelling_is_nan(form, word):
-    ((value,),) = [result.values for result in read_line(form % word) if isinstance(result, Result)]
+    ((value,),) = [result.values for result in read_line(form % word) if isinstance(result, ResultLine)]
     assert math.isnan(value)
 
 
 @pytest.mark.parametrize("word", INF)
 @pytest.mark.parametrize("form", ['{"value": %s}', '{"values": ["%s"]}', "{'value': %s}"])
 def test_infinity_in_any_spelling_is_infinite(form, word):
-    assert read_line(form % word) == [Result((math.inf,), {})]
-    assert read_line(form % f"-{word.removeprefix('+')}") == [Result((-math.inf,), {})]
+    assert read_line(form % word) == [ResultLine((math.inf,), {})]
+    assert read_line(form % f"-{word.removeprefix('+')}") == [ResultLine((-math.inf,), {})]
 
 
 REPORTS = [
@@ -105,22 +105,22 @@ def test_a_line_reports(line, report):
 
 @pytest.mark.parametrize(("line", "value", "metrics"), RESULTS)
 def test_a_line_is_the_result(line, value, metrics):
-    assert read_line(line) == [Result((value,), metrics)]
+    assert read_line(line) == [ResultLine((value,), metrics)]
 
 
 def test_several_directions_have_several_values():
-    assert read_line('{"values": [0.9, "-inf"]}') == [Result((0.9, -math.inf), {})]
-    assert read_line("{'values': array([0.9, 1. ])}") == [Result((0.9, 1.0), {})]
+    assert read_line('{"values": [0.9, "-inf"]}') == [ResultLine((0.9, -math.inf), {})]
+    assert read_line("{'values': array([0.9, 1. ])}") == [ResultLine((0.9, 1.0), {})]
 
 
 def test_objects_in_one_line_are_read_one_after_the_other():
     line = 'x {"step": 0, "value": 1}{"step": 1, "value": 2}, {"value": 3}\n'
-    assert read_line(line) == [Reported(0, 1.0, {}), Reported(1, 2.0, {}), Result((3.0,), {})]
+    assert read_line(line) == [Reported(0, 1.0, {}), Reported(1, 2.0, {}), ResultLine((3.0,), {})]
 
 
 @pytest.mark.parametrize("number", [np.float64(0.9), np.float32(0.5), 1e-300, -0.0, 10**12, 5e-324])
 def test_what_python_prints_of_a_number_is_that_number(number):
-    ((value,),) = [result.values for result in read_line(repr({"value": number})) if isinstance(result, Result)]
+    ((value,),) = [result.values for result in read_line(repr({"value": number})) if isinstance(result, ResultLine)]
     assert value == float(number)
 
 

@@ -12,7 +12,7 @@ from hpo_worker.datasets import DatasetDiffers, DatasetError, load
 from hpo_worker.loop import Worker
 from hpo_worker.objective import FailedTrial, NeuralNetwork
 from hpo_worker.outbox import HeldJob, Outbox
-from hpo_worker.side_by_side import companions
+from hpo_worker.side_by_side import extra_trials
 from hpo_worker.trainer import TrialGroup
 from tests.worker_loop.conftest import StandIn
 
@@ -330,7 +330,7 @@ def test_two_processes_share_twenty_trials_down_to_the_last():
     for turn in range(20):
         if left:
             held[turn % 2] = 0
-            held[turn % 2] = 1 + companions(left - 1, sum(held) + 1)
+            held[turn % 2] = 1 + extra_trials(left - 1, sum(held) + 1)
             left -= held[turn % 2]
             companies.append(held[turn % 2])
     assert companies == [4, 4, 3, 3, 2, 2, 1, 1]

@@ -20,12 +20,12 @@ from hpo_service.client import Client, Forbidden, Unauthenticated, Unreachable, 
 from hpo_service.client.retries import PATIENTLY
 from hpo_service.domain.errors import HpoError, Invalid, NotFound
 from hpo_worker import log_lines
-from hpo_worker.brake import Brake
-from hpo_worker.goodbye import goodbye_client
-from hpo_worker.heartbeat import Heartbeat
+from hpo_worker.failure_limit import FailureLimit
+from hpo_worker.heartbeat import HeartbeatSender
 from hpo_worker.loop import Worker
 from hpo_worker.objective import NeuralNetwork, import_objective
 from hpo_worker.outbox import Outbox
+from hpo_worker.release_client import client_for_release
 from hpo_worker.shutdown import Leaving, Shutdown, leave_with_parent
 from hpo_worker.worker_options import Options
 
@@ -49,9 +49,11 @@ def main() -> int:
 
     def leave(is_patient: bool) -> None:
         try:
-            worker.hand_back(goodbye_client(options.server, options.labels, is_patient))
+            worker.hand_back(client_for_release(options.server, options.labels, is_patient))
         finally:
-            _say(answers, worker.tally)  # here: where an objective does not let go, the main thread says nothing more
+            _say(
+                answers, worker.outcome_counts
+            )  # here: where an objective does not let go, the main thread says nothing more
 
     shutdown = Shutdown(leave)
     shutdown.install()
@@ -63,12 +65,12 @@ def main() -> int:
         worker.run()
     except Leaving:
         shutdown.hand_back()
-        log.info("left", **worker.tally)
+        log.info("left", **worker.outcome_counts)
     except HpoError as error:
         shutdown.hand_back()
         return _refused(error)
     finally:
-        _say(answers, worker.tally)
+        _say(answers, worker.outcome_counts)
     return 0
 
 
@@ -78,14 +80,14 @@ def _worker(options: Options, worker_id: str) -> Worker:
     outbox = Outbox()
     return Worker(
         Client(options.server, labels=options.labels),
-        Heartbeat(Client(options.server, retries=PATIENTLY.for_heartbeats()), outbox),
+        HeartbeatSender(Client(options.server, retries=PATIENTLY.for_heartbeats()), outbox),
         outbox,
         objective,
         worker_id=worker_id,
         studies=options.studies,
         until_done=options.until_done,
         data=data,
-        brake=Brake(options.max_failures),
+        failure_limit=FailureLimit(options.max_failures),
     )
 
 
@@ -94,10 +96,10 @@ def _refused(error: HpoError) -> int:
     return EXIT_CODES.get(type(error), 1)
 
 
-def _say(answers: TextIO, tally: Mapping[str, int]) -> None:
+def _say(answers: TextIO, outcome_counts: Mapping[str, int]) -> None:
     """Tell the supervisor, once, what became of the trials: a process that ends without a word has crashed."""
     if _said.acquire(blocking=False):
-        print(json.dumps(tally), file=answers, flush=True)
+        print(json.dumps(outcome_counts), file=answers, flush=True)
 
 
 def _keep_standard_output() -> TextIO:

@@ -29,7 +29,7 @@ from hpo_worker.checkpoints import VARIABLE, Checkpoints
 from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.objective import FailedTrial, TrainingTrial
 from hpo_worker.outbox import Outbox
-from hpo_worker.output_lines import NotUnderstood, Reported, Result, Said, quoted, read_line
+from hpo_worker.output_lines import NotUnderstood, Reported, ResultLine, Said, quoted, read_line
 from hpo_worker.placeholders import as_text, fill_in, variables
 from hpo_worker.shared_variables import is_passed_on
 from hpo_worker.shutdown import Leaving
@@ -69,9 +69,9 @@ class RunningCommand:
     """
 
     process: subprocess.Popen[str]
-    lifeline: IO[bytes]
+    death_pipe: IO[bytes]
     gpu: str | None = None
-    result: Result | None = None
+    result: ResultLine | None = None
     not_understood: NotUnderstood | None = None
     misplaced: str | None = None
     last_words: str = ""
@@ -83,7 +83,7 @@ class RunningCommand:
 
     def kill(self) -> None:
         """Have its watchdog end it and all it has started, as when we are gone."""
-        self.lifeline.close()
+        self.death_pipe.close()
 
 
 @dataclass
@@ -177,7 +177,7 @@ class CommandObjective:
         for line in _lines(run.process.stderr):
             _pass_on(line)
             run.last_words = line.strip() or run.last_words
-            if any(isinstance(each, Result) for each in read_line(line)):
+            if any(isinstance(each, ResultLine) for each in read_line(line)):
                 run.misplaced = quoted(line)
 
     def _wait(self, run: RunningCommand) -> None:
@@ -194,7 +194,7 @@ def _take(said: Said, line: str, run: RunningCommand, trial: TrainingTrial) -> N
             trial.report(said.value, said.step, said.metrics)
         except (TypeError, ValueError) as error:
             said = NotUnderstood(quoted(line), in_one_line(error))
-    elif isinstance(said, Result):
+    elif isinstance(said, ResultLine):
         run.result = said
     run.not_understood = said if isinstance(said, NotUnderstood) else None
     if run.not_understood is not None:
@@ -223,7 +223,7 @@ def _outcome(run: RunningCommand, trial: TrainingTrial) -> list[float] | None:
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCommand:
     ends_with_us, ours = os.pipe()
-    lifeline = os.fdopen(ours, "wb")
+    death_pipe = os.fdopen(ours, "wb")
     try:
         process = subprocess.Popen(  # noqa: S603 (the user's own command, and no shell)
             [sys.executable, "-I", "-S", str(WATCHDOG), str(ends_with_us), *arguments],
@@ -237,11 +237,11 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCom
             start_new_session=True,
         )
     except BaseException:
-        lifeline.close()
+        death_pipe.close()
         raise
     finally:
         os.close(ends_with_us)
-    return RunningCommand(process, lifeline)
+    return RunningCommand(process, death_pipe)
 
 
 def _pass_on(line: str) -> None:

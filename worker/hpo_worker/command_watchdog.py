@@ -34,8 +34,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 class Watchdog:
     """`ended`: how the command ended, as os.waitpid says it; None while it runs."""
 
-    def __init__(self, lifeline: int, command: list[str]) -> None:
-        os.set_inheritable(lifeline, False)
+    def __init__(self, death_pipe: int, command: list[str]) -> None:
+        os.set_inheritable(death_pipe, False)
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         received, wakeup = os.pipe()
         os.set_blocking(received, False)
@@ -43,7 +43,7 @@ class Watchdog:
         signal.set_wakeup_fd(wakeup)
         for each in (signal.SIGCHLD, *PASSED_ON):
             signal.signal(each, lambda number, frame: None)  # the command does not inherit a handler
-        self.lifeline, self.received = lifeline, received
+        self.death_pipe, self.received = death_pipe, received
         self.ended: int | None = None
         self.command = _start(command)
 
@@ -62,13 +62,13 @@ class Watchdog:
 
     def _wait(self, seconds: float | None) -> bool:
         """Until something happens; whether the agent is there."""
-        ready, _, _ = select.select([self.lifeline, self.received], [], [], seconds)
+        ready, _, _ = select.select([self.death_pipe, self.received], [], [], seconds)
         if self.received in ready:
             for number in os.read(self.received, 64):
                 if number in PASSED_ON:
                     self._signal(signal.Signals(number))
         self._reap()
-        return self.lifeline not in ready
+        return self.death_pipe not in ready
 
     def _wait_for_all(self, seconds: float, agent_is_there: bool) -> None:
         deadline = time.monotonic() + seconds

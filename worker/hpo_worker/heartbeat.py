@@ -19,14 +19,14 @@ from hpo_worker.outbox import Call, Outbox
 CALLS_IN_A_BATCH = 1000
 BYTES_IN_A_BATCH = 768 * 1024  # of the 1 MiB that a body may have
 PAUSE_SECONDS = 0.5
-AWAY = (Unreachable, Unavailable, RateLimited)
+TRANSIENT_ERRORS = (Unreachable, Unavailable, RateLimited)
 
 Answered = tuple[Call, int, Json]
 
 log = structlog.get_logger()
 
 
-class Heartbeat:
+class HeartbeatSender:
     """Sends what is due in the outbox until it is closed. `failed` is an error that no waiting can heal."""
 
     def __init__(self, client: Client, outbox: Outbox) -> None:
@@ -52,7 +52,7 @@ class Heartbeat:
         with self.outbox.changed:
             self.failed = error
             for job in self.outbox.jobs:
-                job.lost, job.settled = error.code, True
+                job.lost, job.is_resolved = error.code, True
             self.outbox.changed.notify_all()
 
     def _wait(self) -> None:
@@ -76,7 +76,7 @@ def send(client: Client, outbox: Outbox, now: float) -> None:
                 said = {"code": body.get("code"), "detail": body.get("detail")}
                 log.warning("refused", study=call.job.study, trial=call.job.number, call=call.verb, **said)
             outbox.take(call, status, body, now)
-    except AWAY as error:
+    except TRANSIENT_ERRORS as error:
         # The client has tried for as long as it may; what was not taken is still due.
         log.warning("the server takes no reports; training goes on", error=str(error), calls=len(calls))
         time.sleep(PAUSE_SECONDS)

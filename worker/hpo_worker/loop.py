@@ -19,9 +19,9 @@ import structlog
 from hpo_service.client import FINAL_STATES, AnyParameter, Client, Json, in_one_line, new_request_id
 from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, StudyStateConflict, TrialFinished
 from hpo_service.domain.search_space import Params
-from hpo_worker.brake import Brake
 from hpo_worker.datasets import Dataset, DatasetDiffers, DatasetError, DatasetMissing
-from hpo_worker.heartbeat import AWAY, Heartbeat, send
+from hpo_worker.failure_limit import FailureLimit
+from hpo_worker.heartbeat import TRANSIENT_ERRORS, HeartbeatSender, send
 from hpo_worker.objective import (
     DIVERGED,
     KINDS,
@@ -33,7 +33,7 @@ from hpo_worker.objective import (
     result_of_test,
 )
 from hpo_worker.outbox import HeldJob, Outbox, flush_interval
-from hpo_worker.side_by_side import companions_in, has_companies, train_side_by_side
+from hpo_worker.side_by_side import extra_trials_in, train_side_by_side, trains_in_groups
 
 WAIT_SECONDS = 20.0
 SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
@@ -58,11 +58,11 @@ class StudyFacts:
 
     seed: int
     pruned: bool
-    has_companies: bool
+    trains_in_groups: bool
 
 
 @dataclass(frozen=True)
-class Ask:
+class WorkRequest:
     """One question for work. Asked again with the same request_id it is the same question."""
 
     study: str | None
@@ -72,12 +72,12 @@ class Ask:
 
 
 class Worker:
-    """Trains one trial, or one group, after the other. `tally` counts what became of them."""
+    """Trains one trial, or one group, after the other. `outcome_counts` counts what became of them."""
 
     def __init__(
         self,
         client: Client,
-        heartbeat: Heartbeat,
+        heartbeat: HeartbeatSender,
         outbox: Outbox,
         objective: Objective,
         *,
@@ -85,16 +85,16 @@ class Worker:
         studies: Sequence[str] = (),
         until_done: bool = False,
         data: Path | None = None,
-        brake: Brake | None = None,
+        failure_limit: FailureLimit | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.client, self.heartbeat, self.outbox, self.objective = client, heartbeat, outbox, objective
         self.worker_id, self.studies, self.until_done = worker_id, list(dict.fromkeys(studies)), until_done
         self.network = objective if isinstance(objective, NeuralNetwork) else NeuralNetwork(data)
-        self.brake = brake or Brake()
+        self.failure_limit = failure_limit or FailureLimit()
         self.rng = rng or random.Random()
-        self.tally: Counter[str] = Counter()
-        self.asking: Ask | None = None
+        self.outcome_counts: Counter[str] = Counter()
+        self.asking: WorkRequest | None = None
         self._perhaps_the_last = False
         self._is_paused = False
         self.refused: dict[str, DatasetError] = {}  # studies for which this worker's data is broken, or other data
@@ -123,7 +123,7 @@ class Worker:
         """Work until drained, or done. The heartbeat runs already."""
         empty = 0  # asks in a row that gave nothing, and said so at once
         while True:
-            ask = Ask(self._next_study(), self._wait_seconds(), new_request_id())
+            ask = WorkRequest(self._next_study(), self._wait_seconds(), new_request_id())
             began = time.monotonic()
             try:
                 answer, jobs = self._ask(ask)
@@ -177,7 +177,7 @@ class Worker:
         """
         jobs = list(self.outbox.jobs)
         for job in jobs:
-            if job.result is not None and not job.settled:  # else it went with another one's
+            if job.result is not None and not job.is_resolved:  # else it went with another one's
                 with suppress(HpoError):
                     send(client, self.outbox, time.monotonic())
         unfinished = [job for job in jobs if job.result is None]
@@ -200,11 +200,11 @@ class Worker:
             if number is not None
         ]
         if trials:
-            self.tally["released"] += sum(result["status"] < 300 for result in client.batch(trials))
+            self.outcome_counts["released"] += sum(result["status"] < 300 for result in client.batch(trials))
         for study, number, attempt in held:
             if number is None:
                 client.test_release(study, attempt, reason)
-                self.tally["released"] += 1
+                self.outcome_counts["released"] += 1
 
     # Asking
 
@@ -233,7 +233,7 @@ class Worker:
             return 0.0
         return SHORT_WAIT_SECONDS if self.until_done or self.studies else WAIT_SECONDS
 
-    def _put(self, ask: Ask, client: Client) -> Json:
+    def _put(self, ask: WorkRequest, client: Client) -> Json:
         """Put the question to the server."""
         return client.ask(
             self.worker_id,
@@ -244,7 +244,7 @@ class Worker:
             request_id=ask.request_id,
         )
 
-    def _ask(self, ask: Ask) -> tuple[Json, list[HeldJob]]:
+    def _ask(self, ask: WorkRequest) -> tuple[Json, list[HeldJob]]:
         """The answer, and its trials as they are held from now on."""
         self.asking = ask
         answer = self._patiently(partial(self._put, ask, self.client))
@@ -260,7 +260,7 @@ class Worker:
                 raise self.heartbeat.failed
             try:
                 return call()
-            except AWAY as error:
+            except TRANSIENT_ERRORS as error:
                 if time.monotonic() - began > GIVE_UP_SECONDS:
                     raise
                 log.warning("no answer; asking again", error=str(error))
@@ -291,7 +291,7 @@ class Worker:
             facts = self._study_facts(job.study)
             self._begin(given, job, facts)
             has_data = self._has_data(given, job)
-            if job.number is not None and facts.has_companies and has_data:
+            if job.number is not None and facts.trains_in_groups and has_data:
                 self._train_together({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
                 return
             result = self._train(given, job, facts)
@@ -304,10 +304,10 @@ class Worker:
         except (NotFound, LeaseLost, TrialFinished, LostTrial) as error:
             self.outbox.drop(job)
             log.warning("dropped", **_words(job), reason=str(error))
-            self.tally["lost"] += 1
+            self.outcome_counts["lost"] += 1
             return
         self.outbox.finish(job, result)
-        self._settle(job, result)
+        self._wait_for_result(job, result)
 
     def _begin(self, given: Json, job: HeldJob, facts: StudyFacts) -> None:
         job.flush_seconds = flush_interval(job.lease_seconds, pruned=facts.pruned)
@@ -315,31 +315,31 @@ class Worker:
         begins = log.debug if sys.stderr.isatty() else log.info
         begins("training", **_words(job), attempt=job.attempt, params=given["params"])
 
-    def _settle(self, job: HeldJob, result: Json) -> None:
+    def _wait_for_result(self, job: HeldJob, result: Json) -> None:
         """Wait until the result is told, or the trial is found to be lost."""
-        self.outbox.wait_until_settled(job)
+        self.outbox.wait_until_resolved(job)
         told = {**(job.result or result), **(job.told or {})}  # told a NaN, the server has made it a FAIL
-        self.tally["lost" if job.lost else "tested" if job.number is None else _became(told)] += 1
+        self.outcome_counts["lost" if job.lost else "tested" if job.number is None else _became(told)] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
         if sys.stderr.isatty() and told.get("params"):
             what["params"] = told["params"]
         log.info("dropped" if job.lost else "told", **_words(job), **what)
         if job.number is not None and job.lost is None:
-            self._brake(job, told)
+            self._count_outcome(job, told)
 
-    def _brake(self, job: HeldJob, told: Json) -> None:
+    def _count_outcome(self, job: HeldJob, told: Json) -> None:
         """Count what became of a trial. Raise TooManyFailures.
 
         Not counted: what was stopped from outside, and what the machine has failed in.
         """
         if told["state"] in ("COMPLETE", "PRUNED"):
-            self.brake.came_out()
+            self.failure_limit.came_out()
         elif told.get("retry"):
             time.sleep(self.rng.uniform(0.5, 1) * RETRY_SECONDS)
         elif job.stop_reason is None:
             # Where the built-in network diverges, the parameters are the fault, and no sooner than any report.
             diverged = self.objective is self.network and job.result == DIVERGED
-            self.brake.fail(str(told.get("reason")), reported=job.reported or diverged)
+            self.failure_limit.fail(str(told.get("reason")), reported=job.reported or diverged)
 
     def _has_data(self, given: Json, job: HeldJob) -> bool:
         """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to no other.
@@ -375,18 +375,18 @@ class Worker:
     def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
         try:
-            more = companions_in(self._patiently(lambda: self.client.study(study)))
+            more = extra_trials_in(self._patiently(lambda: self.client.study(study)))
             if more == 0:
                 return {}
-            answer, jobs = self._ask(Ask(study, 0.0, new_request_id(), more))
+            answer, jobs = self._ask(WorkRequest(study, 0.0, new_request_id(), more))
         except NotFound:  # deleted meanwhile, which the first trial's calls will find out
             self.asking = None
             return {}
-        companions = dict(zip(jobs, answer["trials"], strict=True))
-        for job, given in companions.items():
+        extra_trials = dict(zip(jobs, answer["trials"], strict=True))
+        for job, given in extra_trials.items():
             job.dataset_sha256 = dataset_sha256
             self._begin(given, job, facts)
-        return companions
+        return extra_trials
 
     def _train_together(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
         """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
@@ -396,7 +396,7 @@ class Worker:
             results[trials[trial]] = result
             self.outbox.finish(trials[trial], result)
         for job, result in results.items():
-            self._settle(job, result)
+            self._wait_for_result(job, result)
 
     def _train(self, given: Json, job: HeldJob, facts: StudyFacts) -> Json:
         if job.number is None:
@@ -415,7 +415,7 @@ class Worker:
         if study not in self._facts:
             read = self._patiently(lambda: self.client.study(study))
             self._facts[study] = StudyFacts(
-                read["sampler"]["seed"], read["pruner"]["name"] != "none", has_companies(read)
+                read["sampler"]["seed"], read["pruner"]["name"] != "none", trains_in_groups(read)
             )
         return self._facts[study]
 
@@ -424,7 +424,7 @@ class Worker:
         log.error("no data", study=job.study, trial=job.number, reason=str(error))
         if job.attempt >= ATTEMPTS_WITHOUT_DATA:
             self.outbox.finish(job, {"state": "FAIL", "reason": in_one_line(error)})
-            self._settle(job, job.result or {})
+            self._wait_for_result(job, job.result or {})
             return
         self._release(job, "no_data")
         time.sleep(self.rng.uniform(0.5, 1) * IDLE_SECONDS)
@@ -436,7 +436,7 @@ class Worker:
             call = partial(self.client.release, job.study, job.number, job.attempt, reason)
         self._patiently(call)
         self.outbox.drop(job)
-        self.tally["released"] += 1
+        self.outcome_counts["released"] += 1
 
 
 def _hold(outbox: Outbox, given: Json) -> HeldJob:

@@ -32,7 +32,7 @@ from hpo_service.client import (
     failed_by,
     in_one_line,
     is_prune,
-    whole_text,
+    storable_text,
 )
 from hpo_service.domain import neural_network
 from hpo_service.domain.errors import Fault, HpoError, Invalid, LeaseLost, NotFound, TrialFinished
@@ -41,7 +41,7 @@ from hpo_service.domain.search_space import Params
 from hpo_worker.datasets import Dataset, DatasetMissing, load
 from hpo_worker.outbox import HeldJob, Outbox, check_size
 from hpo_worker.shutdown import Leaving
-from hpo_worker.trainer import Diverged, TestResult, evaluate_on_test_set, train
+from hpo_worker.trainer import Diverged, TestAccuracies, evaluate_on_test_set, train
 
 KINDS = tuple(OBJECTIVES)  # what a worker without an objective of the user's trains
 DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
@@ -109,7 +109,7 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
     except Diverged:
         return DIVERGED
     except FailedTrial as failure:
-        return {"state": "FAIL", "reason": whole_text(str(failure))}
+        return {"state": "FAIL", "reason": storable_text(str(failure))}
     except (DatasetMissing, Leaving, LostTrial, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever it is, it is this trial's, and no other trial's
@@ -202,7 +202,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
 
 
 def _keep_network(
-    client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestResult
+    client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestAccuracies
 ) -> None:
     """Keep the networks that were tested; the result is told all the same where that cannot be."""
     arrays: dict[str, Any] = {"activation": np.array(configuration.activation)}
@@ -256,4 +256,4 @@ def _import(module: str) -> ModuleType:
 def _why_not(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"importing it ends the program (exit code {error.code}); keep what runs the program out of the import"
-    return whole_text(in_one_line(error))
+    return storable_text(in_one_line(error))

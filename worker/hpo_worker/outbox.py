@@ -25,7 +25,7 @@ def flush_interval(lease_seconds: float, *, pruned: bool) -> float:
     return min(FLUSH_WHEN_PRUNED if pruned else LONGEST_FLUSH, lease_seconds / 3)
 
 
-class Report(NamedTuple):
+class QueuedReport(NamedTuple):
     """An intermediate value in the form in which it is sent, and its size in bytes."""
 
     body: Json
@@ -37,7 +37,7 @@ class HeldJob:
     """A trial this worker holds, or the sealed test (`number` is None then).
 
     reports: not yet sent, by step; reported: whether there was any; result: the body of its tell once it is known;
-    told: the trial as it reads by it; lost: somebody else has the trial, or nobody wants it any more; settled:
+    told: the trial as it reads by it; lost: somebody else has the trial, or nobody wants it any more; is_resolved:
     nothing of it is left to send.
     """
 
@@ -49,13 +49,13 @@ class HeldJob:
     renewed_at: float
     sent_at: float
     dataset_sha256: str | None = None  # of what it is trained on, where that binds its study
-    reports: dict[int, Report] = field(default_factory=dict)
+    reports: dict[int, QueuedReport] = field(default_factory=dict)
     reported: bool = False
     result: Json | None = None
     told: Json | None = None
     stop_reason: str | None = None
     lost: str | None = None
-    settled: bool = False
+    is_resolved: bool = False
 
     def due_at(self) -> float:
         """When the next call about it is to be made."""
@@ -73,7 +73,7 @@ class Call:
     verb: str
     body: Json
     size: int = 200
-    reports: tuple[Report, ...] = ()
+    reports: tuple[QueuedReport, ...] = ()
 
     def in_batch(self) -> Json:
         return {"study": self.job.study, "number": self.job.number, "call": self.verb, **self.body}
@@ -96,7 +96,7 @@ class Outbox:
         body: Json = {"step": step, "value": value} | ({"metrics": dict(metrics)} if metrics else {})
         size = check_size(f"the metrics of step {step}", body)
         with self.changed:
-            job.reports[step] = Report(body, size)
+            job.reports[step] = QueuedReport(body, size)
             job.reported = True
             self.changed.notify_all()
 
@@ -108,12 +108,12 @@ class Outbox:
 
     def drop(self, job: HeldJob) -> None:
         with self.changed:
-            job.settled = True
-            self._forget_settled()
+            job.is_resolved = True
+            self._forget_resolved()
 
-    def wait_until_settled(self, job: HeldJob) -> None:
+    def wait_until_resolved(self, job: HeldJob) -> None:
         with self.changed:
-            self.changed.wait_for(lambda: job.settled)
+            self.changed.wait_for(lambda: job.is_resolved)
 
     def due_at(self) -> float | None:
         """When the next call is to be made; None: nothing is held."""
@@ -128,10 +128,10 @@ class Outbox:
         """Take in the answer to a call that was made at `sent_at`."""
         with self.changed:
             _take(call, status, body, sent_at)
-            self._forget_settled()
+            self._forget_resolved()
 
-    def _forget_settled(self) -> None:
-        self.jobs = [job for job in self.jobs if not job.settled]
+    def _forget_resolved(self) -> None:
+        self.jobs = [job for job in self.jobs if not job.is_resolved]
         self.changed.notify_all()
 
 
@@ -161,8 +161,8 @@ def _calls(job: HeldJob) -> list[Call]:
     return calls or [Call(job, "heartbeat", attempt)]
 
 
-def _portions(job: HeldJob) -> Iterator[list[Report]]:
-    portion: list[Report] = []
+def _portions(job: HeldJob) -> Iterator[list[QueuedReport]]:
+    portion: list[QueuedReport] = []
     size = 0
     for report in job.reports.values():
         if portion and (len(portion) == REPORTS_IN_A_CALL or size + report.size > BYTES_IN_A_CALL):
@@ -181,7 +181,7 @@ def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
     # report and tell was lost finds the trial finished, by this very tell.
     decides = call.verb == "tell" or job.result is None
     if decides and status >= 300 and body.get("code") in GONE:
-        job.lost, job.settled = str(body["code"]), True
+        job.lost, job.is_resolved = str(body["code"]), True
     elif call.verb == "tell":
         _take_tell(job, status, body)
     else:
@@ -202,9 +202,9 @@ def _take_reports(call: Call) -> None:
 
 def _take_tell(job: HeldJob, status: int, body: Json) -> None:
     if status < 300:
-        job.told, job.settled = body, True
+        job.told, job.is_resolved = body, True
     elif job.result is not None and job.result["state"] == "FAIL":
-        job.lost, job.settled = str(body.get("code")), True
+        job.lost, job.is_resolved = str(body.get("code")), True
     else:
         # The result breaks a rule of the contract: the wrong number of values, say.
         job.result = {"state": "FAIL", "reason": str(body.get("detail"))[:500]}

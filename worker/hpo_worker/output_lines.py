@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpo_service.client import whole_text
+from hpo_service.client import storable_text
 from hpo_service.printable import printable
 from hpo_worker.printed_objects import UNKNOWN, as_number, objects_in, without_unknown
 
@@ -41,7 +41,7 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultLine:
     """A line with the trial's result: a value for each direction."""
 
     values: tuple[float, ...]
@@ -59,7 +59,7 @@ class NotUnderstood:
         return f"a line looks like a result and was not understood, since {self.why}: {self.line}"
 
 
-Said = Reported | Result | NotUnderstood
+Said = Reported | ResultLine | NotUnderstood
 
 
 def read_line(line: str) -> list[Said]:
@@ -81,7 +81,7 @@ def read_line(line: str) -> list[Said]:
 
 def quoted(line: str) -> str:
     """The line for people to read: without control characters, and not too long."""
-    said = printable(whole_text(" ".join(_ESCAPES.sub("", line).split())))
+    said = printable(storable_text(" ".join(_ESCAPES.sub("", line).split())))
     return said if len(said) <= LONGEST_QUOTE else said[:LONGEST_QUOTE] + "…"
 
 
@@ -107,7 +107,7 @@ def _is_value_key(key: str) -> bool:
 
 def _meaning(said: Mapping[str, Any], line: str) -> Said:
     try:
-        return _report(said) if "step" in said else Result(_values(said), _metrics(said))
+        return _report(said) if "step" in said else ResultLine(_values(said), _metrics(said))
     except ValueError as error:
         return NotUnderstood(quoted(line), str(error))
 
@@ -147,5 +147,5 @@ def _metrics(said: Mapping[str, Any]) -> dict[str, Any]:
     }
     if isinstance(given, dict):
         del further["metrics"]
-    short = {whole_text(key): value for key, value in further.items() if len(json.dumps(value)) <= LARGEST_METRIC}
+    short = {storable_text(key): value for key, value in further.items() if len(json.dumps(value)) <= LARGEST_METRIC}
     return {**short, **(without_unknown(given) if isinstance(given, dict) else {})}

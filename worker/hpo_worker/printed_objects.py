@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from hpo_service.client import whole_text
+from hpo_service.client import storable_text
 
 DEEPEST = 20  # objects and lists in one another
 MOST_STARTS = 20  # braces that begin nothing: an endless line of them costs little
@@ -78,11 +78,11 @@ def as_number(value: Any) -> float | None:
 def without_unknown(value: Any) -> Any:
     """The value without the parts of it that have no form in JSON, and with texts that a database keeps."""
     if isinstance(value, str):
-        return whole_text(value)
+        return storable_text(value)
     if isinstance(value, list):
         return [without_unknown(each) for each in value if each is not UNKNOWN]
     if isinstance(value, dict):
-        return {whole_text(key): without_unknown(each) for key, each in value.items() if each is not UNKNOWN}
+        return {storable_text(key): without_unknown(each) for key, each in value.items() if each is not UNKNOWN}
     return value
 
 

@@ -16,34 +16,34 @@ from hpo_service.domain.neural_network import NetworkConfiguration
 from hpo_service.domain.sampler_facts import draws_ahead
 from hpo_worker.datasets import load
 from hpo_worker.objective import DIVERGED, NeuralNetwork, TrainingTrial, configuration_of, result_of
-from hpo_worker.trainer import EACH_ITS_OWN, MOST_TOGETHER, EpochReport, Member, TrialGroup, can_train_together
+from hpo_worker.trainer import MAX_GROUP_SIZE, PER_TRIAL_SETTINGS, EpochReport, Member, TrialGroup, can_train_together
 
 log = structlog.get_logger()
 
 
-def has_companies(study: Json) -> bool:
+def trains_in_groups(study: Json) -> bool:
     """Whether trials of this study train side by side: their settings leave the shape alone, and results the draws."""
     return (
         (study["objective"] or {}).get("kind") == neural_network.KIND
         and draws_ahead(study["sampler"]["name"])
-        and EACH_ITS_OWN.issuperset(study["search_space"])
+        and PER_TRIAL_SETTINGS.issuperset(study["search_space"])
     )
 
 
-def companions_in(study: Json) -> int:
+def extra_trials_in(study: Json) -> int:
     """How many more trials of this study a process that was given one of it should ask for."""
-    if not has_companies(study) or study["state"] != "ACTIVE":
+    if not trains_in_groups(study) or study["state"] != "ACTIVE":
         return 0
-    return companions(_left(study), study["counts"]["RUNNING"])
+    return extra_trials(_left(study), study["counts"]["RUNNING"])
 
 
-def companions(left: int, running: int) -> int:
+def extra_trials(left: int, running: int) -> int:
     """How many more trials to ask for, with so many left to give out and so many running, the first included.
 
     No more than each of the running ones could have of what is left: other processes shall find some too, and there
     are no more processes at work than trials running.
     """
-    return min(MOST_TOGETHER - 1, left // max(1, running))
+    return min(MAX_GROUP_SIZE - 1, left // max(1, running))
 
 
 def _left(study: Json) -> int:
@@ -102,7 +102,7 @@ def _train(group: Group, folder: Path | None) -> Iterator[tuple[TrainingTrial, J
             else:
                 yield training[place], result
         training = [training[place] for place in staying]
-        together.go_on_with(staying)
+        together.retain(staying)
 
 
 def _end(trial: TrainingTrial, report: EpochReport | None, epochs: int) -> Json | None:

@@ -11,8 +11,8 @@ import structlog
 import typer
 
 from hpo_worker import log_lines
-from hpo_worker.brake import MAX_FAILURES
 from hpo_worker.cores import cores
+from hpo_worker.failure_limit import MAX_FAILURES
 from hpo_worker.gpus import Gpus, gpus_of
 from hpo_worker.label_option import Label, labels_of
 from hpo_worker.supervisor import Supervisor
@@ -69,12 +69,12 @@ def worker(
     )
     supervisor = Supervisor(options, os.environ, gpus_of(gpus))
     code = supervisor.run(processes or len(supervisor.gpus) or cores())
-    failed, tally = supervisor.tally["FAIL"], supervisor.tally
-    if code == 0 and not supervisor.signals and failed and not tally["COMPLETE"] + tally["PRUNED"]:
+    failed, outcome_counts = supervisor.outcome_counts["FAIL"], supervisor.outcome_counts
+    if code == 0 and not supervisor.signals and failed and not outcome_counts["COMPLETE"] + outcome_counts["PRUNED"]:
         log.error("no trial came through", failed=failed)
         code = 1
     if json:
-        typer.echo(json_form.dumps({"trials": dict(supervisor.tally)}))
+        typer.echo(json_form.dumps({"trials": dict(supervisor.outcome_counts)}))
     else:
-        log.info("trials", **supervisor.tally)
+        log.info("trials", **supervisor.outcome_counts)
     raise typer.Exit(code)

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(eq=False)
-class Child:
+class TrainingProcess:
     """A process that trains; crashes counts those of its predecessors. gpu: that it has, where it has one."""
 
     process: subprocess.Popen[str]
@@ -59,13 +59,13 @@ class Supervisor:
     options: Options
     environment: Mapping[str, str]
     gpus: Sequence[str] = ()
-    tally: Counter[str] = field(default_factory=Counter)
-    children: list[Child] = field(default_factory=list)
+    outcome_counts: Counter[str] = field(default_factory=Counter)
+    children: list[TrainingProcess] = field(default_factory=list)
     to_start: list[tuple[float, int]] = field(default_factory=list)
     exit_code: int = 0
     signals: int = 0
-    told_to_leave_at: float = 0.0
-    ends_them_at: float = math.inf
+    first_signal_at: float = 0.0
+    force_stop_at: float = math.inf
 
     def run(self, processes: int) -> int:
         """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
@@ -80,15 +80,15 @@ class Supervisor:
             self.to_start = [(0.0, 0)] * processes
             while self.children or self.to_start:
                 self._start_due(selector)
-                if time.monotonic() >= self.ends_them_at:
-                    self.ends_them_at = math.inf
+                if time.monotonic() >= self.force_stop_at:
+                    self.force_stop_at = math.inf
                     self._tell_all(signal.SIGINT)
                 for key, _ in selector.select(self._pause()):
                     if key.data is None:
                         self._leave(os.read(received, 64))
                     else:
                         selector.unregister(key.fileobj)
-                        self._see_off(key.data)
+                        self._reap_child(key.data)
         return self.exit_code
 
     def _start_due(self, selector: selectors.BaseSelector) -> None:
@@ -97,25 +97,25 @@ class Supervisor:
             self.to_start.remove(start)
             gpu = least_used(self.gpus, [child.gpu for child in self.children])
             environment = {**self.environment, **environment_for(gpu)}
-            child = Child(start_child(self.options, environment), crashes=start[1], gpu=gpu)
+            child = TrainingProcess(start_child(self.options, environment), crashes=start[1], gpu=gpu)
             self.children.append(child)
             selector.register(child.output, selectors.EVENT_READ, child)
 
     def _pause(self) -> float | None:
         next_at = min((at for at, _ in self.to_start), default=math.inf)
-        next_at = min(next_at, self.ends_them_at)
+        next_at = min(next_at, self.force_stop_at)
         return None if next_at == math.inf else max(0.0, next_at - time.monotonic())
 
-    def _see_off(self, child: Child) -> None:
-        """A child has written its tally or closed its output: it ends. Replace it if it crashed.
+    def _reap_child(self, child: TrainingProcess) -> None:
+        """Called when a child's stdout is readable: wait for its end, add its counts, and restart it if it crashed.
 
-        It crashed where it ended without its tally: killed, or by os._exit in an objective, whatever the exit code.
+        A child that ended without printing its counts has crashed: killed, or by os._exit, whatever its exit code.
         """
         said = child.output.read()
         code = child.process.wait()
         self.children.remove(child)
         if said:
-            self.tally.update(json.loads(said))
+            self.outcome_counts.update(json.loads(said))
         if (code < 0 or not said) and not self.signals and not self.exit_code:
             pause = min(LONGEST_PAUSE_SECONDS, 2.0**child.crashes)
             how = {"signal": -code} if code < 0 else {"exit_code": code}
@@ -128,14 +128,14 @@ class Supervisor:
     def _leave(self, signums: bytes) -> None:
         for signum in signums:
             now = time.monotonic()
-            if self.signals and (signum not in AT_ONCE or now < self.told_to_leave_at + SAME_MOMENT_SECONDS):
+            if self.signals and (signum not in AT_ONCE or now < self.first_signal_at + SAME_MOMENT_SECONDS):
                 continue
-            self.told_to_leave_at = now
+            self.first_signal_at = now
             self.signals += 1
             if self.signals == 2:
                 self.exit_code = 128 + signum
             elif signum in AT_ONCE:
-                self.ends_them_at = now + HURRIED_SECONDS
+                self.force_stop_at = now + HURRIED_SECONDS
             self._tell_all(signal.SIGTERM if self.signals == 1 else signal.SIGINT)  # SIGTERM is never the second one
 
     def _tell_all(self, signum: signal.Signals) -> None:

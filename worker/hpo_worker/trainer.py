@@ -23,10 +23,10 @@ from hpo_worker.nn.optimizers import LINEAR, OPTIMIZERS, Optimizer, only
 SPLIT, BATCHES, WEIGHTS, DROPOUT, MEMBERS = range(5)
 
 EVALUATED_AT_ONCE = 500
-MOST_TOGETHER = 4  # networks side by side: more of them no longer stay in the cache
+MAX_GROUP_SIZE = 4  # networks side by side: more of them no longer stay in the cache
 
 # The settings in which members of a group may differ; all others decide about arrays, batches or the kind of step.
-EACH_ITS_OWN = frozenset({"epochs", "weight_init", "dropout", "momentum", "learning_rate", "weight_decay"})
+PER_TRIAL_SETTINGS = frozenset({"epochs", "weight_init", "dropout", "momentum", "learning_rate", "weight_decay"})
 
 
 class Diverged(Exception):
@@ -43,7 +43,7 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
-class TestResult:
+class TestAccuracies:
     """What the sealed test gave: accuracies of the averaged probabilities, and each member's own.
 
     layers: of the networks that were tested, W (K, I, O) and b (K, 1, O) each.
@@ -109,7 +109,7 @@ class TrialGroup:
         _train_epoch(self._networks, self._optimizer, batches, labels, self._masks, self._once)
         return _reports(self.epoch, _scores(self._networks, 0, len(self._split.labels)), self._split)
 
-    def go_on_with(self, staying: Sequence[int]) -> None:
+    def retain(self, staying: Sequence[int]) -> None:
         """Part with all members but these, by their places; they go on as if nothing had happened."""
         if len(staying) == len(self.members):
             return
@@ -127,7 +127,7 @@ def can_train_together(one: NetworkConfiguration, other: NetworkConfiguration) -
 
 
 def _shape(configuration: NetworkConfiguration) -> dict[str, object]:
-    shared = {name: value for name, value in vars(configuration).items() if name not in EACH_ITS_OWN}
+    shared = {name: value for name, value in vars(configuration).items() if name not in PER_TRIAL_SETTINGS}
     return shared | {"drops": configuration.dropout > 0}
 
 
@@ -151,7 +151,7 @@ def evaluate_on_test_set(
     ensemble: int,
     dataset: Dataset,
     between_epochs: Callable[[], None] = lambda: None,
-) -> TestResult:
+) -> TestAccuracies:
     """Train `ensemble` networks on the training and validation images together, and test their average once.
 
     The validation accuracy is that of networks of the same seeds, trained without the validation images.
@@ -163,8 +163,8 @@ def evaluate_on_test_set(
     validated: list[Array] = []
     tested: list[Array] = []
     layers: list[list[tuple[Array, Array]]] = []
-    for first in range(0, ensemble, MOST_TOGETHER):
-        members = [Member(configuration, each) for each in seeds[first : first + MOST_TOGETHER]]
+    for first in range(0, ensemble, MAX_GROUP_SIZE):
+        members = [Member(configuration, each) for each in seeds[first : first + MAX_GROUP_SIZE]]
         networks = _networks(members, split, in_function_space=_pays(configuration, split))
         _train_to_end(networks, members, split, study_seed, between_epochs)
         validated.extend(_probabilities(networks, split.training, len(split.labels)))
@@ -172,7 +172,7 @@ def evaluate_on_test_set(
         _train_to_end(networks, members, everything, study_seed, between_epochs)
         tested.extend(_probabilities(networks.over(dataset.x_test), 0, len(dataset.t_test)))
         layers.append(networks.affine_layers())
-    return TestResult(
+    return TestAccuracies(
         accuracy(np.mean(tested, axis=0), dataset.t_test),
         accuracy(np.mean(validated, axis=0), split.validation_labels),
         [

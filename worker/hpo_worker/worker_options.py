@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
-from hpo_worker.brake import MAX_FAILURES
+from hpo_worker.failure_limit import MAX_FAILURES
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Keeper:
                 self._start(place)
             ended = [place for place, process in self._running.items() if process.poll() is not None]
             for place in ended:
-                self._see_off(place)
+                self._reap_child(place)
             if due or ended:
                 self._write()
             time.sleep(LOOK_SECONDS)
@@ -65,7 +65,7 @@ class Keeper:
         own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(first, first + gpus)))} if gpus else {}
         return {"OMP_NUM_THREADS": str(self._fleet.cpus), **own}
 
-    def _see_off(self, place: int) -> None:
+    def _reap_child(self, place: int) -> None:
         code = self._running.pop(place).returncode
         if code < 0 or code >= KILLED:
             self._deaths[place] += 1

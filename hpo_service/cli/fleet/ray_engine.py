@@ -17,7 +17,7 @@ from typing import Any
 from hpo_service.cli.exits import CommandFailed, UsageError, need
 from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, options_of
 from hpo_service.cli.fleet.keeper import KILLED, LONGEST_PAUSE_SECONDS
-from hpo_service.cli.lifeline import Lifeline
+from hpo_service.cli.parent_death_pipe import ParentDeathPipe
 
 NAMESPACE = "hpo"
 LOOK_SECONDS, ANSWER_SECONDS = 0.2, 10.0  # a node that is busy answers late
@@ -77,7 +77,7 @@ class RayWorker:
         self._argv = (sys.executable, *argv[1:])
         self._environment = environment
         self._folder = folder if os.path.isdir(folder) else None
-        self._lifeline = Lifeline()
+        self._lifeline = ParentDeathPipe()
         self._leaving = False
         self._myself = ray.get_runtime_context().current_actor
         self._process = self._start()

@@ -23,10 +23,10 @@ def put_in(name: str) -> None:
 
 def no_attempt_check() -> None:
     """Whoever ever held a trial may report and tell."""
-    from hpo_service.domain.trial import Holding
+    from hpo_service.domain.trial import Lifecycle
 
-    assert hasattr(Holding, "_check_holder")
-    Holding._check_holder = lambda self, attempt: None  # type: ignore[method-assign]
+    assert hasattr(Lifecycle, "_check_holder")
+    Lifecycle._check_holder = lambda self, attempt: None  # type: ignore[method-assign]
 
 
 def leases_never_end() -> None:
@@ -48,7 +48,7 @@ def answer_before_commit() -> None:
     import asyncio
 
     from hpo_service.operations.service import Service
-    from hpo_service.store.lanes import FlightLane, InlineLane
+    from hpo_service.store.lanes import InlineLane, PipelineLane
 
     begin = Service.begin
 
@@ -60,7 +60,7 @@ def answer_before_commit() -> None:
         def say(result: Any, error: BaseException | None) -> None:
             answer = result if error is not None or finish is None else finish(result)
             if asyncio.iscoroutine(answer):
-                self.go_on(answer, done)
+                self.run_in_task(answer, done)
             else:
                 done(answer, error)
 
@@ -77,7 +77,7 @@ def answer_before_commit() -> None:
         begin(self, answering, studies, lambda *_: None, **how)
 
     Service.begin = hasty  # type: ignore[method-assign]
-    for lane in (InlineLane, FlightLane):
+    for lane in (InlineLane, PipelineLane):
         lane.take = lambda self, calls: 0  # type: ignore[method-assign]
 
 
@@ -101,13 +101,13 @@ def forgets_answers() -> None:
     from hpo_service.operations import asking
 
     first = iter(range(2**62))
-    look = asking.look_in_study
+    look = asking.ask_in_transaction
 
     def forgetful(service: Any, name: str, ask: Any, record: Any) -> Any:
         renamed = ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"})
         return look(service, name, renamed, record)
 
-    asking.look_in_study = forgetful
+    asking.ask_in_transaction = forgetful
 
 
 def replays_refused() -> None:
@@ -178,12 +178,12 @@ def deaf() -> None:
 
 def slow_ones_stay() -> None:
     """No deadline for a request, and nobody makes room."""
-    from hpo_service.api.connections import Gate
+    from hpo_service.api.connections import ConnectionLimiter
 
-    assert hasattr(Gate, "close_overdue")
-    assert hasattr(Gate, "makes_room")
-    Gate.close_overdue = lambda self, now: None  # type: ignore[method-assign]
-    Gate.makes_room = lambda self: False  # type: ignore[method-assign]
+    assert hasattr(ConnectionLimiter, "close_overdue")
+    assert hasattr(ConnectionLimiter, "makes_room")
+    ConnectionLimiter.close_overdue = lambda self, now: None  # type: ignore[method-assign]
+    ConnectionLimiter.makes_room = lambda self: False  # type: ignore[method-assign]
 
 
 def frameworks_refusals() -> None:
@@ -203,10 +203,10 @@ def frameworks_refusals() -> None:
 
 def scopes_unchecked() -> None:
     """Any key opens every route."""
-    from hpo_service.api import door
+    from hpo_service.api import auth
 
-    assert hasattr(door, "_check_scope")
-    door._check_scope = lambda *_: None
+    assert hasattr(auth, "_check_scope")
+    auth._check_scope = lambda *_: None
 
 
 def keys_by_count() -> None:
@@ -418,10 +418,10 @@ def every_change_wakes_all() -> None:
     """Whatever changes wakes whoever waits, each stream reads by itself, and all look twice a second anyway."""
     import itertools
 
-    from hpo_service.domain.altered import altered
+    from hpo_service.domain.fast_replace import fast_replace
     from hpo_service.operations import feeds
+    from hpo_service.operations.change_poller import ChangePoller
     from hpo_service.operations.waiting import WaitingAsks
-    from hpo_service.operations.watching import Watch
 
     ids = itertools.count(2**40)
     followed = feeds.Feeds.followed
@@ -431,16 +431,16 @@ def every_change_wakes_all() -> None:
             for feed in of_one.values():
                 feed.change()
 
-    async def look(self: Any) -> None:
-        self._service.asks.leave()
+    async def poll(self: Any) -> None:
+        self._service.asks.wake_all()
         change_all(self._service.feeds)
 
     assert hasattr(WaitingAsks, "changed")
-    assert hasattr(Watch, "look")
-    WaitingAsks.changed = lambda self, change: self.leave()  # type: ignore[method-assign]
-    Watch.look = look  # type: ignore[method-assign]
+    assert hasattr(ChangePoller, "poll")
+    WaitingAsks.changed = lambda self, change: self.wake_all()  # type: ignore[method-assign]
+    ChangePoller.poll = poll  # type: ignore[method-assign]
     feeds.Feeds.changed = change_all  # type: ignore[method-assign, assignment]
-    feeds.Feeds.followed = lambda self, study, read: followed(self, altered(study, id=next(ids)), read)  # type: ignore[method-assign]
+    feeds.Feeds.followed = lambda self, study, read: followed(self, fast_replace(study, id=next(ids)), read)  # type: ignore[method-assign]
     feeds.READ_EVERY_SECONDS = 0.0
 
 

@@ -18,7 +18,7 @@ from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Batch, Heartbeat, Tell
 from hpo_service.operations.reaper import reap_once
 from hpo_service.operations.service import Service
-from hpo_service.store.studies_aside import LOOK_AGAIN_SECONDS, MOST_WAITING, WAITS_SECONDS, StudiesAside
+from hpo_service.store.held_studies import CHECK_SECONDS, MOST_WAITING, WAITS_SECONDS, HeldStudies
 from hpo_service.store.write_call import WriteCall
 from tests import worker_calls
 from tests.patience import PATIENCE_SECONDS
@@ -59,7 +59,10 @@ async def light_heartbeat(service: Service, name: str) -> Any:
         answer.set_result(result) if error is None else answer.set_exception(error)
 
     service.begin(
-        workers.on_trial(service, "heartbeat", name, 0, Heartbeat(attempt=1)).transaction, [name], done, light=True
+        workers.on_trial(service, "heartbeat", name, 0, Heartbeat(attempt=1)).transaction,
+        [name],
+        done,
+        runs_in_loop=True,
     )
     return await answer
 
@@ -85,7 +88,7 @@ def test_calls_on_a_study_that_is_held_are_refused_in_time_and_others_are_made(s
             await asyncio.sleep(0.01)
         with pytest.raises(StudyHeld, match="the study held is held by another server"):
             await asyncio.wait_for(refused, PATIENCE_SECONDS)
-        assert service.database.studies_aside == {"held"}
+        assert service.database.held_studies == {"held"}
         return taken
 
     taken = asyncio.run(beside())
@@ -99,7 +102,7 @@ def test_calls_that_wait_for_a_moment_are_made_when_the_study_is_let_go(service,
         await create(service, "held")
         hold(other, "held")
         answer = asyncio.create_task(ask(service, "held"))
-        while "held" not in service.database.studies_aside:
+        while "held" not in service.database.held_studies:
             await asyncio.sleep(0.01)
         other.rollback()
         return await asyncio.wait_for(answer, PATIENCE_SECONDS)
@@ -123,7 +126,7 @@ def test_who_waits_for_another_study_hears_of_it_while_one_that_is_overdue_is_he
         while set(service.asks.studies) != {"held", "waited"}:
             await asyncio.sleep(0.01)
         hold(other, "held")
-        while "held" not in service.database.studies_aside:
+        while "held" not in service.database.held_studies:
             await asyncio.sleep(0.01)
         beside = await asyncio.to_thread(Service, postgres_url)
         await worker_calls.tell(beside, "waited", 0, Tell(attempt=1, state="COMPLETE", values=[0.5]))
@@ -147,7 +150,7 @@ def test_a_study_that_was_let_go_is_not_aside_any_more(service, other):
         with pytest.raises(StudyHeld):
             await ask(service, "held")
         other.rollback()
-        while service.database.studies_aside:
+        while service.database.held_studies:
             await asyncio.sleep(0.01)
         return await ask(service, "held")
 
@@ -219,7 +222,7 @@ def test_a_server_that_ends_refuses_what_waits(postgres_url, other):
         await create(service, "held")
         hold(other, "held")
         waiting = asyncio.create_task(ask(service, "held"))
-        while "held" not in service.database.studies_aside:
+        while "held" not in service.database.held_studies:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(service.close)
         with pytest.raises(StudyHeld):
@@ -234,23 +237,23 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def aside(now: list[float]) -> StudiesAside:
-    return StudiesAside(lambda: now[0])
+def aside(now: list[float]) -> HeldStudies:
+    return HeldStudies(lambda: now[0])
 
 
 A, B, BOTH = (WriteCall(print, names, print) for names in (["a"], ["b"], ["a", "b"]))
 
 
 def test_it_is_looked_for_at_once_and_then_again_and_again_while_something_is_held(aside, now):
-    assert aside.seconds_until_look() is None
+    assert aside.seconds_until_check() is None
     aside.add(["a", "b"])
     aside.wait([A, B, BOTH])
-    assert aside.seconds_until_look() == 0
-    assert aside.looked({"a"}) == [B]
-    assert aside.seconds_until_look() == pytest.approx(LOOK_AGAIN_SECONDS)
-    now[0] += LOOK_AGAIN_SECONDS
-    assert aside.looked(set()) == [A, BOTH]
-    assert aside.seconds_until_look() is None
+    assert aside.seconds_until_check() == 0
+    assert aside.checked({"a"}) == [B]
+    assert aside.seconds_until_check() == pytest.approx(CHECK_SECONDS)
+    now[0] += CHECK_SECONDS
+    assert aside.checked(set()) == [A, BOTH]
+    assert aside.seconds_until_check() is None
 
 
 def test_a_call_waits_for_a_second_and_the_study_stays_aside(aside, now):
@@ -258,14 +261,14 @@ def test_a_call_waits_for_a_second_and_the_study_stays_aside(aside, now):
     aside.wait([A])
     now[0] += WAITS_SECONDS / 2
     aside.wait([BOTH])
-    assert aside.given_up() == []
+    assert aside.expired() == []
     now[0] += WAITS_SECONDS / 2
-    assert [call for call, _ in aside.given_up()] == [A]
+    assert [call for call, _ in aside.expired()] == [A]
     assert aside.concerns(A)
-    assert [call for call, _ in aside.given_up(all_=True)] == [BOTH]
+    assert [call for call, _ in aside.expired(all_=True)] == [BOTH]
 
 
 def test_not_too_many_wait(aside):
     aside.add(["a"])
     aside.wait([A] * (MOST_WAITING + 5))
-    assert len(aside.given_up()) == 5
+    assert len(aside.expired()) == 5

@@ -16,7 +16,7 @@ _VARIABLE = "HPO_LIFELINE"
 GRACE_SECONDS = 15.0  # to hand trials back and answer the calls under way
 
 
-class Lifeline:
+class ParentDeathPipe:
     """One pipe for children that are to end together."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Lifeline:
         os.close(self.read_end)
 
 
-def hold_on_to_lifeline() -> None:
-    """Called once by a child: from now on it ends with its parent. Without a lifeline nothing happens."""
+def exit_with_parent() -> None:
+    """Called once by a child: from now on it ends with its parent. Without a pipe nothing happens."""
     # popped: the processes that a child starts have their own parent to watch
     descriptor = os.environ.pop(_VARIABLE, "")
     if descriptor.isdecimal():

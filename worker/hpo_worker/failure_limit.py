@@ -13,7 +13,7 @@ class TooManyFailures(HpoError):
     code = "too_many_failures"
 
 
-class Brake:
+class FailureLimit:
     """Counts what became of the trials of one process; its threads share it.
 
     A failure after a report breaks the row, since the training has worked up to there; so does any other result.

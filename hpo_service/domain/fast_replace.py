@@ -8,7 +8,7 @@ T = TypeVar("T")
 _new, _set = object.__new__, object.__setattr__
 
 
-def altered(value: T, **changes: object) -> T:
+def fast_replace(value: T, **changes: object) -> T:
     """Return a copy of a frozen dataclass with these fields changed; raise TypeError for a field it does not have.
 
     `dataclasses.replace` runs the constructor, which sets every field through `object.__setattr__`: ten times as long.

@@ -79,14 +79,14 @@ def begun(service: Service, work: Any, request_id: str | None = None, name: str 
         else:
             answer.set_result(result)
 
-    service.begin(work, [name], done, light=True, request_id=request_id)
+    service.begin(work, [name], done, runs_in_loop=True, request_id=request_id)
     return answer
 
 
 async def asked(service: Service, request_id: str | None = None, name: str = "mine") -> list[int]:
     """Ask, and return the numbers of the trials."""
     ask = Ask(worker_id="w", request_id=request_id or f"r{next(_requests)}")
-    look = await begun(service, partial(asking.look_in_study, service, name, ask), ask.request_id, name)
+    look = await begun(service, partial(asking.ask_in_transaction, service, name, ask), ask.request_id, name)
     return [trial["number"] for trial in look.answer["trials"]]
 
 
@@ -269,7 +269,7 @@ def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
         sent = one_round_trip.send(connection, statements)
         time.sleep(0.1)
         assert not sent.is_out
-        assert not sent.arrived()
+        assert not sent.receive_available()
         other.execute("SELECT pg_advisory_unlock(7)")
         assert sent.received()[1:] == [[(b"1000000",)]] * 40
         assert sent.is_out
@@ -278,11 +278,11 @@ def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
 
 def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
     rounds, sizes = 20, []
-    run_ahead = BatchRunner.run_ahead
+    run_optimistically = BatchRunner.run_optimistically
 
     def noted(self: Any, calls: Any) -> Any:
         sizes.append(len(calls))
-        return run_ahead(self, calls)
+        return run_optimistically(self, calls)
 
     async def keep_asking() -> None:
         for _ in range(rounds):
@@ -290,7 +290,7 @@ def test_callers_that_begin_apart_soon_fly_together(service, monkeypatch):
 
     async def two_and_two() -> None:
         await study(service)
-        monkeypatch.setattr(BatchRunner, "run_ahead", noted)
+        monkeypatch.setattr(BatchRunner, "run_optimistically", noted)
         first = [asyncio.create_task(keep_asking()) for _ in range(2)]
         while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
@@ -400,7 +400,7 @@ def test_on_a_full_disk_a_batch_runs_again_where_each_call_is_tried_by_itself(se
         ran.clear()
         with monkeypatch.context() as patch:
             patch.setattr(one_round_trip.Sent, "received", full_once)
-            patch.setattr(one_round_trip.Sent, "arrived", one_round_trip.Sent.arrived)
+            patch.setattr(one_round_trip.Sent, "receive_available", one_round_trip.Sent.receive_available)
             assert await asked(service)
         assert ran == ["MainThread", "writer"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from hpo_service.domain.search_space import Params, SearchSpace, Value
 from hpo_service.domain.trial import BECAUSE, DRAWN_BY, HistoryTrial
 from hpo_service.tuning.axes import Axes, Axis, Choices
-from hpo_service.tuning.drawing import Drawn, Exhausted
+from hpo_service.tuning.drawing import DrawnParams, Exhausted
 from hpo_service.tuning.grid_search import Grid, GridSearch, TooEntangled
 
 MOST_COMBINATIONS = 1_000_000
@@ -29,11 +29,11 @@ def is_finite(axes: Axes) -> bool:
         return False
 
 
-def draws_are_unrepeated(space: SearchSpace) -> bool:
+def is_deduplicated(space: SearchSpace) -> bool:
     return is_finite(Axes(space, space))
 
 
-class Unrepeated:
+class Deduplicator:
     """Knows the trials of a study whose search space is finite."""
 
     def __init__(self, seed: int, near: bool) -> None:
@@ -49,7 +49,7 @@ class Unrepeated:
         if trial.was_given_out:
             self._given_out.absorb(trial)
 
-    def instead_of(self, drawn: Drawn, number: int, axes: Axes) -> Drawn:
+    def deduplicated(self, drawn: DrawnParams, number: int, axes: Axes) -> DrawnParams:
         """What was drawn, unless it is known; then one that is not."""
         if axes is not self._axes:
             self._axes, self._is_finite = axes, is_finite(axes)
@@ -59,10 +59,10 @@ class Unrepeated:
         if self._near:
             for params in _neighbours(drawn.params, number, axes):
                 if not self._known.has(params, axes):
-                    return Drawn(params, said)
+                    return DrawnParams(params, said)
         for left in (self._known, self._given_out):
             try:
-                return Drawn(left.draw(number, axes, {}).params, said)
+                return DrawnParams(left.draw(number, axes, {}).params, said)
             except Exhausted:
                 continue
         return drawn

@@ -27,10 +27,10 @@ _requests = itertools.count()
 async def study(service: Service, **fields: Any) -> None:
     spec = {"name": "mine", "search_space": SPACE, "sampler": {"name": "random", "seed": 1}, **fields}
     await studies.create(service, StudySpec.model_validate(spec))
-    await asked(service, light=False)  # the writer has the study in memory now
+    await asked(service, runs_in_loop=False)  # the writer has the study in memory now
 
 
-async def asked(service: Service, *, light: bool = True, name: str = "mine") -> list[int]:
+async def asked(service: Service, *, runs_in_loop: bool = True, name: str = "mine") -> list[int]:
     """Ask, and return the numbers of the trials."""
     ask = Ask(worker_id="w", request_id=f"r{next(_requests)}")
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -42,7 +42,11 @@ async def asked(service: Service, *, light: bool = True, name: str = "mine") -> 
             answer.set_result([trial["number"] for trial in look.answer["trials"]])
 
     service.begin(
-        partial(asking.look_in_study, service, name, ask), [name], done, light=light, request_id=ask.request_id
+        partial(asking.ask_in_transaction, service, name, ask),
+        [name],
+        done,
+        runs_in_loop=runs_in_loop,
+        request_id=ask.request_id,
     )
     found: list[int] = await answer
     return found
@@ -80,10 +84,10 @@ def test_light_calls_run_where_they_are_and_others_in_the_writers_thread(service
     async def both() -> None:
         await study(service)
         await until_light(service, threads)
-        assert service.is_light("mine")
-        assert not service.is_light("another")
+        assert service.can_run_in_loop("mine")
+        assert not service.can_run_in_loop("another")
         threads.clear()
-        (first,), (second,) = [await asked(service), await asked(service, light=False)]
+        (first,), (second,) = [await asked(service), await asked(service, runs_in_loop=False)]
         assert second == first + 1
 
     asyncio.run(both())
@@ -97,7 +101,7 @@ def test_light_calls_run_where_they_are_and_others_in_the_writers_thread(service
 def test_calls_are_light_whatever_the_sampler_since_what_takes_long_is_drawn_elsewhere(service, sampler, pruner):
     async def after_an_ask() -> bool:
         await study(service, sampler={"name": sampler, "seed": 1}, pruner={"name": pruner})
-        return service.is_light("mine")
+        return service.can_run_in_loop("mine")
 
     assert asyncio.run(after_an_ask())
 
@@ -183,7 +187,7 @@ def test_calls_that_come_while_the_writer_is_at_work_are_written_together_after_
     async def many() -> list[Any]:
         await study(service)
         threads.clear()
-        return await asyncio.gather(*(asked(service, light=index != 0) for index in range(40)))
+        return await asyncio.gather(*(asked(service, runs_in_loop=index != 0) for index in range(40)))
 
     assert sorted(number for (number,) in asyncio.run(many())) == list(range(1, 41))
     assert len(threads) <= 3

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pydantic_core import PydanticSerializationError, to_json
 
 from hpo_service.client.answers import (
-    HALF_A_CHARACTER,
+    LONE_SURROGATE,
     BrokenOff,
     Unreachable,
     failure_of,
@@ -23,7 +23,7 @@ from hpo_service.client.answers import (
     read_json,
     root_reason,
 )
-from hpo_service.client.keep_alive import Answered, KeepAlive, NotConnected
+from hpo_service.client.connection_pool import Answered, ConnectionPool, NotConnected
 from hpo_service.client.retries import Backoff, Failure, Retries
 from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
 from hpo_service.domain import nul
@@ -45,7 +45,7 @@ _DONE = Answered(204, (), b"")
 _TOLD = (":report", ":tell", ":release", ":batch")
 
 
-class Wire:
+class HttpTransport:
     """One server, with the key that opens it and how patiently it is asked."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Wire:
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._kept = KeepAlive(self.server, timeout)
+        self._kept = ConnectionPool(self.server, timeout)
 
     def close(self) -> None:
         self._kept.close()
@@ -112,7 +112,7 @@ class Wire:
                 return answer
             raise failure_of(answer.status, answer.headers, answer.data)
 
-        return self.persevere(method, send, retries)
+        return self.call_with_retries(method, send, retries)
 
     def stream(
         self, path: str, *, headers: Mapping[str, str] | None = None, read_timeout: float | None = None
@@ -130,7 +130,7 @@ class Wire:
             except OSError as error:
                 raise self._unreachable(error, retry=True) from error
 
-        return self.persevere("GET", send, None)
+        return self.call_with_retries("GET", send, None)
 
     def upload(self, path: str, content: bytes | BinaryIO, size: int) -> Json:
         """Send it once. Raise Failure."""
@@ -146,7 +146,7 @@ class Wire:
     def _unreachable(self, error: Exception, *, retry: bool) -> Failure:
         return Failure(Unreachable(f"{self.server} does not answer: {root_reason(error)}"), retry=retry)
 
-    def persevere(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
+    def call_with_retries(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
         """Send until it is answered, refused, or out of time."""
         backoff = Backoff(retries or self.retries, self.rng, time.monotonic)
         while True:
@@ -159,7 +159,7 @@ class Wire:
                 wait = backoff.after(failure)
                 if wait is None:
                     raise failure.error from failure.__cause__
-                if backoff.is_news:
+                if backoff.should_log:
                     log.warning("%s; trying again in %.1f s", failure.error.detail.rstrip("."), wait)
             time.sleep(wait)
 
@@ -201,7 +201,7 @@ def write_json(body: Mapping[str, Any]) -> bytes:
 
 def _with_whole_texts(value: Any) -> Any:
     if isinstance(value, str):
-        return HALF_A_CHARACTER.sub("\ufffd", value)
+        return LONE_SURROGATE.sub("\ufffd", value)
     if isinstance(value, Mapping):
         return {_with_whole_texts(name): _with_whole_texts(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class SeenTrial:
+class AdviceTrial:
     """A finished trial of the search. value: the first one of a COMPLETE one; failed: told as FAIL."""
 
     number: int
@@ -57,7 +57,7 @@ class SmoothFit:
 
 
 @dataclass(frozen=True)
-class SeenStudy:
+class AdviceInput:
     """
     space     the ranges that all rounds together have searched, with the choices first given
     trials    by number; of many an even sample
@@ -69,14 +69,14 @@ class SeenStudy:
 
     study: Study
     space: Mapping[str, AnyParameter]
-    trials: Sequence[SeenTrial]
-    best: Sequence[SeenTrial] = ()
+    trials: Sequence[AdviceTrial]
+    best: Sequence[AdviceTrial] = ()
     complete: int | None = None
     since: int | None = None
     workers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     fits: Sequence[SmoothFit] = ()
     ranking: Ranking = field(default_factory=Ranking)
-    curves: Sequence[SeenTrial] = ()
+    curves: Sequence[AdviceTrial] = ()
 
     @property
     def maximizes(self) -> bool:
@@ -87,7 +87,7 @@ class SeenStudy:
         return len(self.study.spec.directions) == 1
 
     @property
-    def completed(self) -> list[SeenTrial]:
+    def completed(self) -> list[AdviceTrial]:
         return [trial for trial in self.trials if trial.value is not None]
 
 

@@ -16,7 +16,7 @@ from hpo_service.tuning.parzen import LEAST_WIDTH, MANY, Coordinates, Floats, Mi
 _MANY_MOVED = 0.2
 
 
-class Others:
+class BadTrials:
     """On some axes together. Trials are known by number, which is their age.
 
     stale   the trials whose place may have changed, to be looked up before the next draw

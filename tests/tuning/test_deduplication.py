@@ -10,7 +10,7 @@ from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.tuner import Drawn, Tuner
+from hpo_service.tuning.tuner import DrawnParams, Tuner
 
 WITH_CHOICES = {
     "units": {"type": "int", "low": 1, "high": 4},
@@ -27,7 +27,7 @@ def tuner_of(sampler: str, space: dict[str, Any]) -> tuple[Tuner, StudySpec]:
     return Tuner(spec), spec
 
 
-def told(number: int, drawn: Drawn, **fields: Any) -> HistoryTrial:
+def told(number: int, drawn: DrawnParams, **fields: Any) -> HistoryTrial:
     return HistoryTrial(
         number, TrialState.COMPLETE, drawn.params, (float(number % 7),), (), drawn.system_attrs, **fields
     )
@@ -62,7 +62,7 @@ def test_an_imported_combination_comes_after_those_that_nobody_has_tried() -> No
     tuner, spec = tuner_of("random", NUMBERS)
     imported: list[Params] = [{"units": 1, "more": k} for k in range(6)]
     for number, params in enumerate(imported):
-        tuner.absorb([told(number, Drawn(params), was_given_out=False)])
+        tuner.absorb([told(number, DrawnParams(params), was_given_out=False)])
     given = []
     for number in range(6, 6 + 36):
         drawn = tuner.draw(number, spec.search_space, {})
@@ -86,5 +86,5 @@ def test_a_restart_draws_what_would_have_been_drawn() -> None:
 
 def test_what_an_enqueue_gave_may_repeat() -> None:
     tuner, spec = tuner_of("random", NUMBERS)
-    tuner.absorb([told(0, Drawn({"units": 1, "more": 1}))])
+    tuner.absorb([told(0, DrawnParams({"units": 1, "more": 1}))])
     assert tuner.draw(1, spec.search_space, {"units": 1, "more": 1}).params == {"units": 1, "more": 1}

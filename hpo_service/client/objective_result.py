@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
-from hpo_service.client.answers import HALF_A_CHARACTER, in_one_line
+from hpo_service.client.answers import LONE_SURROGATE, in_one_line
 from hpo_service.domain.json_types import Json
 
 LONGEST_QUOTE = 200  # of what an objective returned, in the reason of its trial
@@ -57,8 +57,8 @@ def is_prune(error: BaseException) -> bool:
 def failed_by(error: BaseException) -> Json:
     """The body of the tell for an objective that has failed."""
     if isinstance(error, Retry):
-        return {"state": "FAIL", "reason": whole_text(str(error)[:LONGEST_REASON]) or "Retry", "retry": True}
-    return {"state": "FAIL", "reason": whole_text(in_one_line(error))}
+        return {"state": "FAIL", "reason": storable_text(str(error)[:LONGEST_REASON]) or "Retry", "retry": True}
+    return {"state": "FAIL", "reason": storable_text(in_one_line(error))}
 
 
 def as_values(returned: Any) -> list[float]:
@@ -89,9 +89,9 @@ def _quoted(value: Any) -> str:
         said = " ".join(repr(value).split())
     except Exception:
         said = f"a {type(value).__name__}"
-    return whole_text(said if len(said) <= LONGEST_QUOTE else said[:LONGEST_QUOTE] + "…")
+    return storable_text(said if len(said) <= LONGEST_QUOTE else said[:LONGEST_QUOTE] + "…")
 
 
-def whole_text(text: str) -> str:
+def storable_text(text: str) -> str:
     """The text with � for what no database keeps: half a surrogate pair, as in undecodable file names, and NUL."""
-    return HALF_A_CHARACTER.sub("\ufffd", text).replace("\x00", "\ufffd")
+    return LONE_SURROGATE.sub("\ufffd", text).replace("\x00", "\ufffd")

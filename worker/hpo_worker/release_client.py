@@ -12,7 +12,7 @@ ANSWER_SECONDS = 5.0  # where nobody does
 AGAIN = Retries(initial=0.25, longest=1.0, deadline=9.0)
 
 
-def goodbye_client(server: str | None, labels: Mapping[str, str], is_patient: bool) -> Client:
+def client_for_release(server: str | None, labels: Mapping[str, str], is_patient: bool) -> Client:
     if is_patient:
         return Client(server, timeout=ANSWER_SECONDS, retries=AGAIN, labels=labels)
     return Client(server, timeout=HURRIED_SECONDS, retries=NEVER, labels=labels)

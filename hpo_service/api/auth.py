@@ -22,7 +22,7 @@ from hpo_service.api import dashboard, metrics, page_routes
 from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page, is_from_our_page
 from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem_of, status_of
-from hpo_service.api.rate_limits import Buckets, neighbourhood
+from hpo_service.api.rate_limits import TokenBuckets, neighbourhood
 from hpo_service.api.uploads import is_upload
 from hpo_service.api.worker_calls import ACROSS_STUDIES as CALLS_ACROSS
 from hpo_service.api.worker_calls import is_worker_call
@@ -55,14 +55,14 @@ _NO_KEY = (
 _UNKNOWN = "this key opens nothing here: it was never made for this database, has expired, or was revoked"
 
 
-class Admission:
+class Authorizer:
     """Who may make which call, by the key that it shows, and how often."""
 
     def __init__(self, keyring: Callable[[], Keyring], calls_per_second: float = 0) -> None:
         """calls_per_second: of one key; 0 is no limit."""
         self.keyring = keyring
-        self._wrong_keys = Buckets(WRONG_KEYS, WRONG_KEYS_PER_SECOND)
-        self._calls = Buckets(max(1.0, calls_per_second), calls_per_second) if calls_per_second > 0 else None
+        self._wrong_keys = TokenBuckets(WRONG_KEYS, WRONG_KEYS_PER_SECOND)
+        self._calls = TokenBuckets(max(1.0, calls_per_second), calls_per_second) if calls_per_second > 0 else None
 
     async def key(self, scope: Scope) -> Key:
         """The key that the call shows. Raise HpoError for a call that it does not open."""
@@ -115,8 +115,8 @@ class Admission:
         raise Unauthenticated(keys.form_fault(token) or _UNKNOWN)
 
 
-class Door:
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+class AuthMiddleware:
+    def __init__(self, app: ASGIApp, admission: Authorizer) -> None:
         self.app = app
         self._admission = admission
 
@@ -200,7 +200,7 @@ def scope_needed(method: str, path: str) -> keys.Scope:
     return keys.Scope.ADMIN
 
 
-def _check_rate(calls: Buckets, key: Key) -> None:
+def _check_rate(calls: TokenBuckets, key: Key) -> None:
     wait = calls.take(key.id)
     if wait:
         metrics.rate_limited.inc("key")

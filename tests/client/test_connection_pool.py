@@ -12,9 +12,9 @@ import pytest
 import trustme
 
 from hpo_service.client.answers import root_reason
-from hpo_service.client.keep_alive import Answered, BrokenAnswer, KeepAlive, NotConnected
+from hpo_service.client.connection_pool import Answered, BrokenAnswer, ConnectionPool, NotConnected
 
-Answering = Callable[..., KeepAlive]
+Answering = Callable[..., ConnectionPool]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def heard() -> list[bytes]:
 def answering(heard: list[bytes]) -> Iterator[Answering]:
     """A server that answers the nth request with these pieces, and with the last one ends the connection."""
     listener = socket.create_server(("127.0.0.1", 0))
-    kept: list[KeepAlive] = []
+    kept: list[ConnectionPool] = []
 
     def serve(answers: list[list[bytes]]) -> None:
         while answers:
@@ -44,9 +44,9 @@ def answering(heard: list[bytes]) -> Iterator[Answering]:
                     if b"close" in pieces[0]:
                         break
 
-    def start(*answers: list[bytes]) -> KeepAlive:
+    def start(*answers: list[bytes]) -> ConnectionPool:
         threading.Thread(target=serve, args=(list(answers),), daemon=True).start()
-        kept.append(KeepAlive(f"http://127.0.0.1:{listener.getsockname()[1]}", 5))
+        kept.append(ConnectionPool(f"http://127.0.0.1:{listener.getsockname()[1]}", 5))
         return kept[-1]
 
     yield start
@@ -55,7 +55,7 @@ def answering(heard: list[bytes]) -> Iterator[Answering]:
     listener.close()
 
 
-def get(kept: KeepAlive, path: str = "/") -> Answered:
+def get(kept: ConnectionPool, path: str = "/") -> Answered:
     return kept.call("GET", path, None, {}, 5)
 
 
@@ -143,7 +143,7 @@ def test_the_request_is_one_piece_with_its_length(answering, heard):
     ],
 )
 def test_the_host_and_the_path_are_written_as_http_wants_them(server, host, path):
-    lines = KeepAlive(server, 5)._request("GET", "/v1", None, {}).splitlines()
+    lines = ConnectionPool(server, 5)._request("GET", "/v1", None, {}).splitlines()
     assert lines[0] == b"GET " + path + b" HTTP/1.1"
     assert b"Host: " + host in lines
 
@@ -152,7 +152,7 @@ def test_a_server_that_is_not_there_has_heard_nothing():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(NotConnected):
-            get(KeepAlive(f"http://127.0.0.1:{unused.getsockname()[1]}", 5))
+            get(ConnectionPool(f"http://127.0.0.1:{unused.getsockname()[1]}", 5))
 
 
 def test_an_answer_comes_by_tls_too_from_a_server_that_shows_who_it_is(monkeypatch, tmp_path):
@@ -172,9 +172,9 @@ def test_an_answer_comes_by_tls_too_from_a_server_that_shows_who_it_is(monkeypat
     threading.Thread(target=serve, daemon=True).start()
     server = f"https://localhost:{listener.getsockname()[1]}"
     with pytest.raises(NotConnected, match="certificate"):
-        get(KeepAlive(server, 5))
+        get(ConnectionPool(server, 5))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    kept = KeepAlive(server, 5)
+    kept = ConnectionPool(server, 5)
     assert [get(kept).data for _ in range(3)] == [b"{}"] * 3  # over one connection
     kept.close()
     listener.close()

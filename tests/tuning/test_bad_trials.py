@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hpo_service.domain.search_space import SearchSpace
 from hpo_service.tuning.axes import Axes
+from hpo_service.tuning.bad_trials import BadTrials
 from hpo_service.tuning.parzen import MANY, Coordinate, Coordinates, Floats, Mixture
-from hpo_service.tuning.worse_trials import Others
 
 RANGES: list[dict[str, Any]] = [
     {"type": "float", "low": -1.0, "high": 3.0},
@@ -54,7 +54,7 @@ def test_after_any_comings_and_goings(ranges: list[dict[str, Any]], seed: int, s
     on = coordinates(ranges)
     random = np.random.default_rng(seed)
     places = places_on(on, random, size + 60)
-    others, there = Others(on), set(range(size))
+    others, there = BadTrials(on), set(range(size))
     for number in there:
         others.put(number, places[number].tolist(), False)
     sampled: set[int] = set()
@@ -82,7 +82,7 @@ def test_after_any_comings_and_goings(ranges: list[dict[str, Any]], seed: int, s
 
 def test_what_was_not_there_is_dropped_in_vain() -> None:
     on = coordinates(RANGES[:1])
-    others = Others(on)
+    others = BadTrials(on)
     others.put(3, [0.25], False)
     others.drop(4)
     points = np.array([[0.1, 0.9]])

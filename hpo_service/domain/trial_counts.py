@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpo_service.domain.altered import altered
+from hpo_service.domain.fast_replace import fast_replace
 
 
 @dataclass(frozen=True)
-class Tally:
+class TrialCounts:
     """How many trials are in which state; WAITING apart: never given out, or given out before. No replicates."""
 
     queued: int = 0
@@ -18,14 +18,14 @@ class Tally:
     pruned: int = 0
     fail: int = 0
 
-    def moved(self, before: str | None, after: str | None) -> Tally:
-        """The tally after one trial went from one of these fields to another; None: it came, or went."""
+    def moved(self, before: str | None, after: str | None) -> TrialCounts:
+        """The counts after one trial went from one of these fields to another; None: it came, or went."""
         changes = {}
         if before is not None:
             changes[before] = getattr(self, before) - 1
         if after is not None:
             changes[after] = changes.get(after, getattr(self, after)) + 1
-        return altered(self, **changes)
+        return fast_replace(self, **changes)
 
     @property
     def came_through(self) -> int:

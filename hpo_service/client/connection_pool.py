@@ -50,7 +50,7 @@ class Answered:
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.lines}
 
 
-class KeepAlive:
+class ConnectionPool:
     """Calls one server, from any number of threads."""
 
     def __init__(self, server: str, connect_timeout: float) -> None:
@@ -76,7 +76,7 @@ class KeepAlive:
         except BaseException:
             connection.close()
             raise
-        if not connection.can_go_on or len(self._idle) >= MOST_KEPT:
+        if not connection.is_reusable or len(self._idle) >= MOST_KEPT:
             connection.close()
         else:
             self._idle.append(connection)
@@ -105,7 +105,7 @@ class KeepAlive:
         if self._process != os.getpid():  # forked: they are the parent's, whose answers would come here
             self._idle, self._process = deque(), os.getpid()
         while (connection := self._pop()) is not None:
-            if not connection.has_something_to_say():
+            if not connection.is_readable():
                 return connection
             connection.close()
         return self._connected()
@@ -141,7 +141,7 @@ class _Connection:
     """One request after the other, and the answer that is arriving to the last."""
 
     def __init__(self, connected: socket.socket) -> None:
-        self.can_go_on = True
+        self.is_reusable = True
         self._socket = connected
         self._timeout = connected.gettimeout()
         self._unasked = select.poll()
@@ -171,17 +171,17 @@ class _Connection:
             while self._answer is None:
                 received = self._socket.recv(_AT_ONCE)
                 if not received:
-                    self.can_go_on = False
+                    self.is_reusable = False
                     return ""
                 self._parser.feed_data(received)
         except httptools.HttpParserUpgrade:
             return "it goes on in another protocol"
         except httptools.HttpParserError as error:
-            self.can_go_on = False  # and if the answer is whole, what follows it is none
+            self.is_reusable = False  # and if the answer is whole, what follows it is none
             return f"it does not speak HTTP ({error})"
         return ""
 
-    def has_something_to_say(self) -> bool:
+    def is_readable(self) -> bool:
         """A server that speaks without being asked is closing the connection."""
         return bool(self._unasked.poll(0))
 
@@ -201,7 +201,7 @@ class _Connection:
 
     def on_message_begin(self) -> None:
         if self._answer is not None:
-            self.can_go_on = False  # two answers to one request
+            self.is_reusable = False  # two answers to one request
         self._lines, self._data, self._has_head = [], [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -216,5 +216,5 @@ class _Connection:
     def on_message_complete(self) -> None:
         self._has_head = False
         if self._answer is None and self._parser.get_status_code() >= 200:  # else the answer is still to come
-            self.can_go_on = self._parser.should_keep_alive()
+            self.is_reusable = self._parser.should_keep_alive()
             self._take_answer()
