@@ -74,7 +74,7 @@ def agent(
             say_json({"trials": dict(outcome_counts)}, indent=None)
         else:
             log.info("trials", **outcome_counts)
-    if failure_limit.failed and not failure_limit.came_through:
+    if failure_limit.failed and not failure_limit.successes:
         raise CommandFailed(
             f"{wording.count(failure_limit.failed, 'trial')} failed and none came through: {failure_limit.last_reason}"
         )
@@ -138,6 +138,6 @@ class WorkerThreads:
     def _leave(self, is_patient: bool) -> None:
         """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
         self.objective.leave()
-        goodbye = client_for_release(self.client.server, self.client.labels, is_patient)
+        client = client_for_release(self.client.server, self.client.labels, is_patient)
         for worker in self.workers:
-            worker.hand_back(goodbye)
+            worker.hand_back(client)

@@ -93,7 +93,7 @@ def import_studies(
     if name is not None and len(wanted) != 1:
         raise UsageError(f"--as names one study, and there are {len(wanted)}: choose one with --study")
     with connect(server) as client:
-        move = Move(client, source, found, name)
+        move = StudyImport(client, source, found, name)
         rows = [move.row(each) for each in wanted]
         items = [client.study(row.study) for row in rows if row.study] if json else []
     print_result(json, {"items": items, "imports": _as_json(rows)}, _table(rows))
@@ -120,7 +120,7 @@ def _wanted(place: str, found: Mapping[str, int], names: Sequence[str]) -> list[
     return list(names) or list(found)
 
 
-class Move:
+class StudyImport:
     """Studies from one source to one server."""
 
     def __init__(self, client: Client, source: Any, found: Mapping[str, int], name: str | None) -> None:

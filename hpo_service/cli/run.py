@@ -89,7 +89,7 @@ def run(
     need("server")
     with Interruption() as interruption:
         with LocalService(database, _log_folder(database), lambda: interruption.happened) as service:
-            job = Job(study_file, spec.name, training, service, interruption, data)
+            job = StudyRun(study_file, spec.name, training, service, interruption, data)
             if service.start_server():
                 job.run(workers or cores(), picture, with_test=not no_test)
         if not job.is_finished:
@@ -98,7 +98,7 @@ def run(
     print_result(json, job.study, chain(job.summary, [""], _afterwards(job, database)))
 
 
-class Job:
+class StudyRun:
     """One study being run; what it has found stays when the service has stopped."""
 
     def __init__(
@@ -263,7 +263,7 @@ def _log_folder(database: str) -> Path:
     return Path() if file is None else file.parent
 
 
-def _how_to_go_on(job: Job, file: Path, database: str, training: Training) -> Iterator[str]:
+def _how_to_go_on(job: StudyRun, file: Path, database: str, training: Training) -> Iterator[str]:
     done = f"; {wording.count(wording.finished(job.study), 'finished trial')} recorded" if job.study else ""
     yield f"interrupted{done} in {without_password(database)}"
     yield f"go on: {wording.hpo_run(file)}{_option(database)}{training.options}"
@@ -273,7 +273,7 @@ def _option(database: str) -> str:
     return "" if database == DEFAULT_DATABASE else f" --database {shlex.quote(without_password(database))}"
 
 
-def _afterwards(job: Job, database: str) -> Iterator[str]:
+def _afterwards(job: StudyRun, database: str) -> Iterator[str]:
     """Where things are, and what to type next."""
     yield "Files"
     yield from wording.columns([*job.files, ("database", without_password(database))])
@@ -291,7 +291,7 @@ def _afterwards(job: Job, database: str) -> Iterator[str]:
     )
 
 
-def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
+def _next_file(job: StudyRun, database: str) -> Iterator[tuple[str, str]]:
     from hpo_service.cli.figure import figure_of
 
     figure = figure_of(job.study)
@@ -299,7 +299,7 @@ def _next_file(job: Job, database: str) -> Iterator[tuple[str, str]]:
         yield f"{wording.hpo_run(figure.next)}{_option(database)}", "the next study"
 
 
-def _ways_to_search_on(job: Job) -> Iterator[tuple[str, str]]:
+def _ways_to_search_on(job: StudyRun) -> Iterator[tuple[str, str]]:
     if job.study["test"] is not None or job.study["narrowing"] is not None:
         yield "a copy of the study file", "another name in it, and wider ranges or more trials: a new study"
         return

@@ -16,7 +16,7 @@ HpoError
 
 from hpo_service.client.answers import BrokenOff, Refused, UnexpectedAnswer, Unreachable, error_of, in_one_line
 from hpo_service.client.api_calls import FINAL_STATES, new_request_id
-from hpo_service.client.artifact_mixin import KeepsArtifacts
+from hpo_service.client.artifact_mixin import ArtifactMixin
 from hpo_service.client.event_stream import Event, parse_events
 from hpo_service.client.held_trial import HeldTrial
 from hpo_service.client.http_transport import write_json
@@ -45,6 +45,7 @@ __all__ = [
     "NEVER",
     "PATIENTLY",
     "AnyParameter",
+    "ArtifactMixin",
     "BrokenOff",
     "Client",
     "Definitions",
@@ -52,7 +53,6 @@ __all__ = [
     "Forbidden",
     "HeldTrial",
     "Json",
-    "KeepsArtifacts",
     "ObjectiveTrial",
     "RateLimited",
     "RecordedTrial",

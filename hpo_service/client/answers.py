@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from pydantic_core import from_json
 
-from hpo_service.client.connection_pool import Answered
+from hpo_service.client.connection_pool import HttpResponse
 from hpo_service.client.retries import Failure
 from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
@@ -99,7 +99,7 @@ def _problem(content: bytes) -> Json:
     return {}
 
 
-def read_json(answer: Answered) -> Json:
+def read_json(answer: HttpResponse) -> Json:
     cause: ValueError | None = None
     try:
         read = from_json(answer.data)

@@ -40,8 +40,8 @@ class ApiCalls:
     ) -> None:
         """labels: what this machine has, for studies that require it; every ask carries them."""
         self.labels = dict(labels or {})
-        self._wire = HttpTransport(server, token, timeout, retries, rng or random.Random())
-        self.server = self._wire.server
+        self._transport = HttpTransport(server, token, timeout, retries, rng or random.Random())
+        self.server = self._transport.server
         # Of parameters, by study and name, as the server has taken them; see objective_trial.py.
         self.definitions: dict[tuple[str, str], FloatParameter | IntParameter | CategoricalParameter] = {}
 
@@ -52,22 +52,22 @@ class ApiCalls:
         self.close()
 
     def close(self) -> None:
-        self._wire.close()
+        self._transport.close()
 
     # Studies
 
     def create(self, body: Mapping[str, Any]) -> Json:
-        return self._wire.json("POST", "/v1/studies", body)
+        return self._transport.json("POST", "/v1/studies", body)
 
     def study(self, study: str) -> Json:
-        return self._wire.json("GET", _study(study))
+        return self._transport.json("GET", _study(study))
 
     def study_and_etag(self, study: str) -> tuple[Json, str]:
-        answer = self._wire.call("GET", _study(study))
+        answer = self._transport.call("GET", _study(study))
         return read_json(answer), answer.headers.get("etag", "")
 
     def studies(self, state: str | None = None, page_size: int = 100) -> Iterator[Json]:
-        return self._wire.pages("/v1/studies", {"state": state, "page_size": page_size})
+        return self._transport.pages("/v1/studies", {"state": state, "page_size": page_size})
 
     def patch(
         self,
@@ -78,59 +78,59 @@ class ApiCalls:
         if_match: str | None = None,
     ) -> Json:
         body = given(limits=limits, metadata=metadata)
-        return self._wire.json("PATCH", _study(study), body, headers=given(**{"If-Match": if_match}))
+        return self._transport.json("PATCH", _study(study), body, headers=given(**{"If-Match": if_match}))
 
     def delete(self, study: str, *, force: bool = False) -> None:
-        self._wire.call("DELETE", _study(study) + ("?force=true" if force else ""))
+        self._transport.call("DELETE", _study(study) + ("?force=true" if force else ""))
 
     def pause(self, study: str) -> Json:
-        return self._wire.json("POST", _study(study) + ":pause")
+        return self._transport.json("POST", _study(study) + ":pause")
 
     def resume(self, study: str) -> Json:
-        return self._wire.json("POST", _study(study) + ":resume")
+        return self._transport.json("POST", _study(study) + ":resume")
 
     def stop(self, study: str) -> Json:
-        return self._wire.json("POST", _study(study) + ":stop")
+        return self._transport.json("POST", _study(study) + ":stop")
 
     def cancel(self, study: str) -> Json:
-        return self._wire.json("POST", _study(study) + ":cancel")
+        return self._transport.json("POST", _study(study) + ":cancel")
 
     def narrow(self, study: str, keep: float | None = None) -> Json:
         """Start the next round. Not tried again when the answer is lost: it would narrow twice."""
-        return self._wire.json("POST", _study(study) + ":narrow", given(keep=keep), repeatable=False)
+        return self._transport.json("POST", _study(study) + ":narrow", given(keep=keep), repeatable=False)
 
     def confirm(self, study: str, top: int = 5, seeds: int = 5) -> Json:
         """Have the best trials trained again, so many times each with the same fresh seeds."""
-        return self._wire.json("POST", _study(study) + ":confirm", {"top": top, "seeds": seeds})
+        return self._transport.json("POST", _study(study) + ":confirm", {"top": top, "seeds": seeds})
 
     def test(self, study: str, ensemble: int = 1) -> Json:
-        return self._wire.json("POST", _study(study) + ":test", {"ensemble": ensemble})
+        return self._transport.json("POST", _study(study) + ":test", {"ensemble": ensemble})
 
     def export(self, study: str, format: ExportFormat = "csv") -> Iterator[bytes]:
         """The trials as a file, piece by piece; raise BrokenOff where it ends before its end."""
-        answer = self._wire.stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
+        answer = self._transport.stream(f"{_study(study)}/trials:export?{urlencode({'format': format})}")
         return pieces_of(answer, "the export")
 
     def advice(self, study: str) -> list[Json]:
         """What there is to say of the study, most important first."""
-        items: list[Json] = self._wire.json("GET", _study(study) + "/advice")["items"]
+        items: list[Json] = self._transport.json("GET", _study(study) + "/advice")["items"]
         return items
 
     def importances(self, study: str) -> dict[str, float | None]:
-        shares: dict[str, float | None] = self._wire.json("GET", _study(study) + "/importances")["importances"]
+        shares: dict[str, float | None] = self._transport.json("GET", _study(study) + "/importances")["importances"]
         return shares
 
     def events(self, study: str, last_event_id: str | None = None) -> Iterator[Event]:
         """Follow a study: from now on, or after an event ("0": from the start). Reconnects where it broke off."""
         while True:
             headers = {"Accept": "text/event-stream", **given(**{"Last-Event-ID": last_event_id})}
-            answer = self._wire.stream(_study(study) + "/events", headers=headers, read_timeout=SILENCE_SECONDS)
+            answer = self._transport.stream(_study(study) + "/events", headers=headers, read_timeout=SILENCE_SECONDS)
             with suppress(OSError):
                 for event in parse_events(answer.pieces()):
                     last_event_id = event.id or last_event_id
                     yield event
             answer.close()
-            time.sleep(self._wire.rng.uniform(0, self._wire.retries.initial))
+            time.sleep(self._transport.rng.uniform(0, self._transport.retries.initial))
 
     # Trials, for people
 
@@ -138,17 +138,17 @@ class ApiCalls:
         self, study: str, *, state: str | None = None, order_by: str | None = None, page_size: int = 200
     ) -> Iterator[Json]:
         query = {"state": state, "order_by": order_by, "page_size": page_size}
-        return self._wire.pages(_study(study) + "/trials", query)
+        return self._transport.pages(_study(study) + "/trials", query)
 
     def trial(self, study: str, number: int) -> Json:
-        return self._wire.json("GET", _trial(study, number))
+        return self._transport.json("GET", _trial(study, number))
 
     def attempts(self, study: str, number: int) -> list[Json]:
-        items: list[Json] = self._wire.json("GET", _trial(study, number) + "/attempts")["items"]
+        items: list[Json] = self._transport.json("GET", _trial(study, number) + "/attempts")["items"]
         return items
 
     def stop_trial(self, study: str, number: int) -> Json:
-        return self._wire.json("POST", _trial(study, number) + ":stop")
+        return self._transport.json("POST", _trial(study, number) + ":stop")
 
     def enqueue(self, study: str, trials: Sequence[Mapping[str, Any]], request_id: str | None = None) -> list[Json]:
         """Each of trials is {"params": {…}}; a missing param is sampled."""
@@ -162,7 +162,7 @@ class ApiCalls:
 
     def _add(self, study: str, verb: str, trials: Sequence[Mapping[str, Any]], request_id: str | None) -> list[Json]:
         body = {"request_id": request_id or new_request_id(), "trials": list(trials)}
-        added: list[Json] = self._wire.json("POST", f"{_study(study)}/trials:{verb}", body)["trials"]
+        added: list[Json] = self._transport.json("POST", f"{_study(study)}/trials:{verb}", body)["trials"]
         return added
 
     # Trials, for workers
@@ -186,23 +186,23 @@ class ApiCalls:
             **given(objectives=objectives, labels=self.labels or None),
         }
         path = "/v1/trials:ask" if study is None else _study(study) + "/trials:ask"
-        return self._wire.json("POST", path, body, read_timeout=self._wire.timeout + wait_seconds)
+        return self._transport.json("POST", path, body, read_timeout=self._transport.timeout + wait_seconds)
 
     def report(self, study: str, number: int, attempt: int, reports: Sequence[Mapping[str, Any]]) -> Json:
         body = {"attempt": attempt, "reports": list(reports)}
-        return self._wire.json("POST", _trial(study, number) + ":report", body)
+        return self._transport.json("POST", _trial(study, number) + ":report", body)
 
     def suggest(self, study: str, number: int, attempt: int, parameters: Mapping[str, Any]) -> Params:
         """The values of these parameters, each as in a search space; one that the trial does not have is left out."""
         body = {"attempt": attempt, "parameters": parameters}
-        params: Params = self._wire.json("POST", _trial(study, number) + ":suggest", body)["params"]
+        params: Params = self._transport.json("POST", _trial(study, number) + ":suggest", body)["params"]
         return params
 
     def heartbeat(self, study: str, number: int, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         """dataset_sha256: of the data it is trained on; StudyStateConflict if the study is bound to other data."""
         body = {"attempt": attempt, **given(dataset_sha256=dataset_sha256)}
-        return self._wire.json(
-            "POST", _trial(study, number) + ":heartbeat", body, retries=self._wire.retries.for_heartbeats()
+        return self._transport.json(
+            "POST", _trial(study, number) + ":heartbeat", body, retries=self._transport.retries.for_heartbeats()
         )
 
     def tell(
@@ -229,28 +229,32 @@ class ApiCalls:
             body["retry"] = True
         if then_ask_for is not None:
             body["next"] = {"worker_id": then_ask_for, "request_id": new_request_id()}
-        return self._wire.json("POST", _trial(study, number) + ":tell", body)
+        return self._transport.json("POST", _trial(study, number) + ":tell", body)
 
     def release(self, study: str, number: int, attempt: int, reason: str | None = None) -> Json:
-        return self._wire.json("POST", _trial(study, number) + ":release", {"attempt": attempt, **given(reason=reason)})
+        return self._transport.json(
+            "POST", _trial(study, number) + ":release", {"attempt": attempt, **given(reason=reason)}
+        )
 
     def batch(self, calls: Sequence[Mapping[str, Any]]) -> list[Json]:
         """Worker calls for many trials in one commit: [{status, body}] in order, refused ones among them."""
-        results: list[Json] = self._wire.json("POST", "/v1/trials:batch", {"calls": list(calls)})["results"]
+        results: list[Json] = self._transport.json("POST", "/v1/trials:batch", {"calls": list(calls)})["results"]
         return results
 
     def test_heartbeat(self, study: str, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         body = {"attempt": attempt, **given(dataset_sha256=dataset_sha256)}
-        return self._wire.json(
-            "POST", _study(study) + "/test:heartbeat", body, retries=self._wire.retries.for_heartbeats()
+        return self._transport.json(
+            "POST", _study(study) + "/test:heartbeat", body, retries=self._transport.retries.for_heartbeats()
         )
 
     def test_tell(self, study: str, attempt: int, state: str, **result: Any) -> Json:
         body = {"attempt": attempt, "state": state, **given(**result)}
-        return self._wire.json("POST", _study(study) + "/test:tell", body)
+        return self._transport.json("POST", _study(study) + "/test:tell", body)
 
     def test_release(self, study: str, attempt: int, reason: str | None = None) -> Json:
-        return self._wire.json("POST", _study(study) + "/test:release", {"attempt": attempt, **given(reason=reason)})
+        return self._transport.json(
+            "POST", _study(study) + "/test:release", {"attempt": attempt, **given(reason=reason)}
+        )
 
     # Artifacts; number: None for those of the sealed test
 
@@ -269,38 +273,40 @@ class ApiCalls:
 
         def send() -> Json:
             if isinstance(what, bytes):
-                return self._wire.upload(path, what, len(what))
+                return self._transport.upload(path, what, len(what))
             with what.open("rb") as file:
-                return self._wire.upload(path, file, os.fstat(file.fileno()).st_size)
+                return self._transport.upload(path, file, os.fstat(file.fileno()).st_size)
 
-        return self._wire.call_with_retries("PUT", send, retries)
+        return self._transport.call_with_retries("PUT", send, retries)
 
     def artifacts(self, study: str, number: int | None) -> list[Json]:
-        items: list[Json] = self._wire.json("GET", _artifacts(study, number))["items"]
+        items: list[Json] = self._transport.json("GET", _artifacts(study, number))["items"]
         return items
 
     def artifact(self, study: str, number: int | None, name: str) -> Iterator[bytes]:
         """Its bytes, piece by piece. Raise NotFound; BrokenOff where it ends before its end."""
-        return pieces_of(self._wire.stream(f"{_artifacts(study, number)}/{quote(name, safe='')}"), f"artifact {name!r}")
+        return pieces_of(
+            self._transport.stream(f"{_artifacts(study, number)}/{quote(name, safe='')}"), f"artifact {name!r}"
+        )
 
     # Operations
 
     def workers(self) -> list[Json]:
-        items: list[Json] = self._wire.json("GET", "/v1/workers")["items"]
+        items: list[Json] = self._transport.json("GET", "/v1/workers")["items"]
         return items
 
     def drain(self, worker_id: str) -> Json:
-        return self._wire.json("POST", f"/v1/workers/{quote(worker_id, safe='')}:drain")
+        return self._transport.json("POST", f"/v1/workers/{quote(worker_id, safe='')}:drain")
 
     def version(self) -> Json:
-        return self._wire.json("GET", "/version")
+        return self._transport.json("GET", "/version")
 
     def healthz(self) -> Json:
-        return self._wire.json("GET", "/healthz", retries=NEVER)
+        return self._transport.json("GET", "/healthz", retries=NEVER)
 
     def readyz(self) -> Json:
         """What is ready; Unavailable when something is not."""
-        return self._wire.json("GET", "/readyz", retries=NEVER)
+        return self._transport.json("GET", "/readyz", retries=NEVER)
 
 
 def new_request_id() -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hpo_service.client.retries import Retries
 
 
-class KeepsArtifacts:
+class ArtifactMixin:
     """Part of a trial that is held. artifacts: the names that are kept, by an earlier attempt, too."""
 
     artifacts: list[str]

@@ -37,7 +37,7 @@ class BrokenAnswer(OSError):
 
 
 @dataclass(frozen=True)
-class Answered:
+class HttpResponse:
     """lines: names and values of the headers, as they came."""
 
     status: int
@@ -67,7 +67,7 @@ class ConnectionPool:
 
     def call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read_timeout: float
-    ) -> Answered:
+    ) -> HttpResponse:
         """Return the answer, wholly read; raise OSError, among them NotConnected, and ValueError for a bad header."""
         request = self._request(method, path, body, headers)
         connection = self._take()
@@ -150,9 +150,9 @@ class _Connection:
         self._lines: list[tuple[bytes, bytes]] = []
         self._data: list[bytes] = []
         self._has_head = False
-        self._answer: Answered | None = None
+        self._answer: HttpResponse | None = None
 
-    def exchange(self, request: bytes, read_timeout: float) -> Answered:
+    def exchange(self, request: bytes, read_timeout: float) -> HttpResponse:
         if read_timeout != self._timeout:
             self._timeout = read_timeout
             self._socket.settimeout(read_timeout)
@@ -195,7 +195,7 @@ class _Connection:
         )
 
     def _take_answer(self) -> None:
-        self._answer = Answered(self._parser.get_status_code(), tuple(self._lines), b"".join(self._data))
+        self._answer = HttpResponse(self._parser.get_status_code(), tuple(self._lines), b"".join(self._data))
 
     # -- what the parser says
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo_service.client.api_calls import ApiCalls
-from hpo_service.client.artifact_mixin import KeepsArtifacts
+from hpo_service.client.artifact_mixin import ArtifactMixin
 from hpo_service.client.measures import with_floats
 from hpo_service.client.objective_result import Retry, as_values, conclusion, ended_by, is_prune
 from hpo_service.client.objective_trial import AnyParameter, ObjectiveTrial
@@ -58,7 +58,7 @@ class ObjectiveOutcome:
     error: BaseException | None = None
 
 
-class HeldTrial(ObjectiveTrial, KeepsArtifacts):
+class HeldTrial(ObjectiveTrial, ArtifactMixin):
     """A trial to train: told, released, or silent for the length of its lease."""
 
     def __init__(self, client: ApiCalls, given: Json) -> None:

@@ -23,7 +23,7 @@ from hpo_service.client.answers import (
     read_json,
     root_reason,
 )
-from hpo_service.client.connection_pool import Answered, ConnectionPool, NotConnected
+from hpo_service.client.connection_pool import ConnectionPool, HttpResponse, NotConnected
 from hpo_service.client.retries import Backoff, Failure, Retries
 from hpo_service.client.server_url import DEFAULT_SERVER, checked_server
 from hpo_service.domain import nul
@@ -40,7 +40,7 @@ UPLOAD_SECONDS = 120.0  # of silence from a server that keeps an artifact on its
 
 T = TypeVar("T")
 
-_DONE = Answered(204, (), b"")
+_DONE = HttpResponse(204, (), b"")
 # What a trial says must not keep it from its end: here a NUL, which the server refuses, is replaced.
 _TOLD = (":report", ":tell", ":release", ":batch")
 
@@ -93,7 +93,7 @@ class HttpTransport:
         read_timeout: float | None = None,
         repeatable: bool = True,
         retries: Retries | None = None,
-    ) -> Answered:
+    ) -> HttpResponse:
         """Make the call until it is answered, refused, or out of time. The body is the same every time."""
         content = None if body is None else write_json(body)
         if content is not None and path.endswith(_TOLD):
@@ -103,7 +103,7 @@ class HttpTransport:
             all_headers["Content-Type"] = "application/json"
         timeout = read_timeout or self.timeout
 
-        def send() -> Answered:
+        def send() -> HttpResponse:
             try:
                 answer = self._kept.call(method, path, content, all_headers, timeout)
             except OSError as error:

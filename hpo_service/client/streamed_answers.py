@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from hpo_service.client.connection_pool import Answered
+from hpo_service.client.connection_pool import HttpResponse
 
 _PIECE_BYTES = 65_536
 
@@ -53,11 +53,11 @@ class StreamedAnswers:
         """Raise OSError when there is no answer."""
         return Streamed(self._request("GET", url, headers, read_timeout, preload_content=False))
 
-    def put(self, url: str, headers: Mapping[str, str], content: bytes | BinaryIO, read_timeout: float) -> Answered:
+    def put(self, url: str, headers: Mapping[str, str], content: bytes | BinaryIO, read_timeout: float) -> HttpResponse:
         """Raise OSError when there is no answer."""
         answer = self._request("PUT", url, headers, read_timeout, body=content)
         lines = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
-        return Answered(answer.status, lines, answer.data)
+        return HttpResponse(answer.status, lines, answer.data)
 
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], read_timeout: float, **how: Any

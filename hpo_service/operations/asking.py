@@ -158,7 +158,7 @@ def ask_in_transaction(service: Service, name: str, ask: NextAsk, record: Transa
         _check_labels(study, ask)
     else:  # with the tell of a trial of this study, which nobody was given who does not fit
         service.record_worker_seen(ask.worker_id, record.now)
-    return give(service.work_on(record, study), ask)
+    return give_and_remember(service.work_on(record, study), ask)
 
 
 def _check_labels(study: Study, ask: Ask) -> None:
@@ -170,7 +170,7 @@ def _check_labels(study: Study, ask: Ask) -> None:
         )
 
 
-def give(work: StudyWork, ask: NextAsk) -> AskResult:
+def give_and_remember(work: StudyWork, ask: NextAsk) -> AskResult:
     """Give out what is asked for, and remember it."""
     record = work.record
     draining = record.is_draining(ask.worker_id)

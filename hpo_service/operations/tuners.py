@@ -118,12 +118,12 @@ class Tuners:
 
     def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
         record.changed_tuners.add(study.id)
-        in_writer = list(trials)
-        finished = [trial for trial in in_writer if trial.state.is_finished]
+        given = list(trials)
+        finished = [trial for trial in given if trial.state.is_finished]
         weight = sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
         entry.weight += weight
         self._weight += weight
-        entry.tuner.absorb(in_writer)
+        entry.tuner.absorb(given)
         entry.seen = study.revision
 
     def forget_all_of(self, study_ids: Collection[int]) -> None:

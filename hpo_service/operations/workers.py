@@ -15,7 +15,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.sizes import BATCH_ANSWERS, TELL_METRICS, check_size
 from hpo_service.domain.study import Study, StudyState
 from hpo_service.domain.trial import EndReason, Told, Trial, TrialState, pruned_values
-from hpo_service.operations.asking import AskResult, ask_in_transaction, give, may_see
+from hpo_service.operations.asking import AskResult, ask_in_transaction, give_and_remember, may_see
 from hpo_service.operations.calls import Batch, BatchCall, Heartbeat, NextAsk, Release, Reports, Result, Tell
 from hpo_service.operations.not_ready import NotReady, SplitTellAndAsk
 from hpo_service.operations.service import Service
@@ -222,7 +222,7 @@ def _told_and_asked(
         return {**told, "next": with_objectives(remembered, [study])}
     service.record_worker_seen(following.worker_id, record.now)
     try:
-        given = give(work, following).answer
+        given = give_and_remember(work, following).answer
     except DrawFailed:
         raise _in_two(service, study, number, call, following) from None
     return {**told, "next": given}

@@ -21,7 +21,7 @@ from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.drawing import DrawnParams, positions, short_seed
-from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, ResumedCmaEs, SearchSpaceTransform, frozen
+from hpo_service.tuning.optuna_study import AttrRecorder, InMemoryStudy, ResumedCmaEs, SearchSpaceTransform, frozen
 
 
 class CmaEs:
@@ -81,7 +81,7 @@ class CmaEs:
         sampler.optimizer = self._optimizer
         generation = self._optimizer.generation
         # Not enough to close this generation: `_catch_up` would have. So the sampler only asks.
-        notes = Notes()
+        notes = AttrRecorder()
         study = InMemoryStudy([self._direction], [], notes=notes)
         drawn = sampler.sample_relative(study, frozen(number, TrialState.RUNNING, {}, {}), joint)
 

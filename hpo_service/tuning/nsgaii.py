@@ -22,7 +22,7 @@ from hpo_service.domain.search_space import Params, Value
 from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.tuning.axes import Axes, Axis
 from hpo_service.tuning.drawing import DrawnParams, positions, short_seed
-from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, frozen
+from hpo_service.tuning.optuna_study import AttrRecorder, InMemoryStudy, frozen
 
 _GENERATION = "NSGAIISampler:generation"
 _PARENTS = "NSGAIISampler:parent:"
@@ -87,7 +87,7 @@ class Nsga2:
         latest = max(self._generations, default=0)
         full = len(self._generations.get(latest, ())) >= self._population
         generation = latest + 1 if full else latest
-        notes = Notes(
+        notes = AttrRecorder(
             {f"{_PARENTS}{of}": self._parents[of] for of in (generation - 1, generation) if of in self._parents}
         )
         study = InMemoryStudy(self._directions, self._shown(generation), notes=notes)

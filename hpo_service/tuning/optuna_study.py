@@ -24,7 +24,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo_service.domain.trial import TrialState as State
 
-__all__ = ["DIRECTIONS", "STATES", "FrozenStudy", "InMemoryStudy", "Notes", "ResumedCmaEs", "SearchSpaceTransform"]
+__all__ = [
+    "DIRECTIONS",
+    "STATES",
+    "AttrRecorder",
+    "FrozenStudy",
+    "InMemoryStudy",
+    "ResumedCmaEs",
+    "SearchSpaceTransform",
+]
 __all__ += ["WORSE_THAN_ANY", "frozen", "tpe_with_n_good"]
 
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
@@ -40,7 +48,7 @@ _SOME_TIME = datetime(2020, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone
 WORSE_THAN_ANY: dict[str, Any] = {"constraints": [1.0]}
 
 
-class Notes:
+class AttrRecorder:
     """Stands where Optuna expects a storage: takes down the attributes that an algorithm writes."""
 
     def __init__(self, study_attrs: dict[str, Any] | None = None) -> None:
@@ -60,13 +68,13 @@ class Notes:
 
 class InMemoryStudy(Study):
     def __init__(
-        self, directions: Sequence[str], trials: list[FrozenTrial], name: str = "", notes: Notes | None = None
+        self, directions: Sequence[str], trials: list[FrozenTrial], name: str = "", notes: AttrRecorder | None = None
     ) -> None:
         self.study_name = name
         self._study_id = 0
         self._directions = [DIRECTIONS[direction] for direction in directions]
         self._trials = trials
-        self.notes = notes or Notes()
+        self.notes = notes or AttrRecorder()
         self._storage = cast(BaseStorage, self.notes)
 
     def _get_trials(

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from hpo_service.client.answers import root_reason
-from hpo_service.client.connection_pool import Answered, BrokenAnswer, ConnectionPool, NotConnected
+from hpo_service.client.connection_pool import BrokenAnswer, ConnectionPool, HttpResponse, NotConnected
 
 Answering = Callable[..., ConnectionPool]
 
@@ -55,7 +55,7 @@ def answering(heard: list[bytes]) -> Iterator[Answering]:
     listener.close()
 
 
-def get(kept: ConnectionPool, path: str = "/") -> Answered:
+def get(kept: ConnectionPool, path: str = "/") -> HttpResponse:
     return kept.call("GET", path, None, {}, 5)
 
 

@@ -38,7 +38,7 @@ with Client("http://127.0.0.1:8000") as hpo:
 PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "Studies and trials": (
         "",
-        ("Client", "RemoteStudy", "ObjectiveTrial", "HeldTrial", "KeepsArtifacts", "RecordedTrial"),
+        ("Client", "RemoteStudy", "ObjectiveTrial", "HeldTrial", "ArtifactMixin", "RecordedTrial"),
     ),
     "Search spaces": (
         "Short for the tables of a study file; a table or its JSON does as well.",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hpo_service.domain.measure import from_json
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.optuna_study import InMemoryStudy, Notes, frozen
+from hpo_service.tuning.optuna_study import AttrRecorder, InMemoryStudy, frozen
 from hpo_service.tuning.sorted_values import SortedValues
 from hpo_service.tuning.tuner import Tuner, check
 
@@ -88,7 +88,7 @@ def compare(name: str, params: dict[str, Any], kind: Any, direction: str, curves
         for step, value in enumerate(curve):
             reports[step] = value
             now = frozen(number, TrialState.RUNNING, {}, {}, None, reports, {k: from_json(v) for k, v in attrs.items()})
-            study = Study([direction], [*past, now], spec.name, notes := Notes())
+            study = Study([direction], [*past, now], spec.name, notes := AttrRecorder())
             expected = other.prune(study, now)
             verdict = ours.judge(number, reports)
             assert verdict.prune == expected, (number, step)
@@ -109,7 +109,7 @@ def compare(name: str, params: dict[str, Any], kind: Any, direction: str, curves
 class Study(InMemoryStudy):
     """With what Hyperband's and Wilcoxon's pruners ask of a study besides its trials."""
 
-    def __init__(self, directions: list[str], trials: list[Any], name: str, notes: Notes) -> None:
+    def __init__(self, directions: list[str], trials: list[Any], name: str, notes: AttrRecorder) -> None:
         super().__init__(directions, trials, name, notes)
         self.sampler, self.pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
         notes.get_study_id_from_name = lambda name: 0  # type: ignore[attr-defined]
@@ -129,8 +129,8 @@ class Study(InMemoryStudy):
         return best(complete, key=lambda trial: float(trial.values[0]))
 
 
-class _Storage(Notes, optuna.storages.InMemoryStorage):
-    """Notes that pass where Optuna looks at the type of a storage."""
+class _Storage(AttrRecorder, optuna.storages.InMemoryStorage):
+    """Attributes that pass where Optuna looks at the type of a storage."""
 
 
 def spec_of(name: str, params: dict[str, Any], directions: list[str] | None = None) -> StudySpec:

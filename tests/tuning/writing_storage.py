@@ -177,7 +177,7 @@ class WritingStorage(RecordStorage):
         def work(rows: WritableRows) -> None:
             before = _unfinished(rows.trial(trial_id))
             _learn(rows, before.study_id, param_name, distribution)
-            value = _wire(distribution.to_external_repr(param_value_internal))
+            value = _transport(distribution.to_external_repr(param_value_internal))
             known = [distribution_to_json(distribution), measure.to_json(float(param_value_internal))]
             rows.save_trial(
                 before,
@@ -236,7 +236,7 @@ def _kept(value: Any) -> Any:
     return value
 
 
-def _wire(value: Any) -> Any:
+def _transport(value: Any) -> Any:
     return measure.to_json(value) if isinstance(value, float) else value
 
 
@@ -255,7 +255,7 @@ def _columns(trial: FrozenTrial) -> dict[str, Any]:
     numbers = {name: trial.distributions[name].to_internal_repr(value) for name, value in trial.params.items()}
     return {
         "state": trial.state.name,
-        "params": {name: _wire(value) for name, value in trial.params.items()},
+        "params": {name: _transport(value) for name, value in trial.params.items()},
         "distributions": {
             name: [distribution_to_json(trial.distributions[name]), measure.to_json(float(number))]
             for name, number in numbers.items()

@@ -116,7 +116,7 @@ def test_a_retry_is_told_as_one_and_counted_nowhere(worker, stand_in, monkeypatc
     work.run()
     assert {json.dumps(told["reason"]) for told in stand_in.told.values()} == {'"the disk is full"'}
     assert all(told["retry"] for told in stand_in.told.values())
-    assert (work.failure_limit.failed, work.failure_limit.came_through) == (0, 0)
+    assert (work.failure_limit.failed, work.failure_limit.successes) == (0, 0)
 
 
 # With the real server

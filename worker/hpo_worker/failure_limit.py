@@ -22,15 +22,15 @@ class FailureLimit:
     def __init__(self, max_failures: int = MAX_FAILURES) -> None:
         self.max_failures = max_failures
         self.failed = 0
-        self.came_through = 0
+        self.successes = 0
         self.last_reason = ""
         self._in_a_row = 0
         self._lock = threading.Lock()
 
-    def came_out(self) -> None:
+    def record_success(self) -> None:
         """A trial has a result."""
         with self._lock:
-            self.came_through += 1
+            self.successes += 1
             self._in_a_row = 0
 
     def fail(self, reason: str, *, reported: bool) -> None:

@@ -21,7 +21,7 @@ BYTES_IN_A_BATCH = 768 * 1024  # of the 1 MiB that a body may have
 PAUSE_SECONDS = 0.5
 TRANSIENT_ERRORS = (Unreachable, Unavailable, RateLimited)
 
-Answered = tuple[Call, int, Json]
+CallResult = tuple[Call, int, Json]
 
 log = structlog.get_logger()
 
@@ -89,7 +89,7 @@ def _first(calls: Sequence[Call]) -> list[Call]:
     return [call for call in fitting if call.job.number is not None][:CALLS_IN_A_BATCH]
 
 
-def _make_batch(client: Client, batch: Sequence[Call]) -> list[Answered]:
+def _make_batch(client: Client, batch: Sequence[Call]) -> list[CallResult]:
     if not batch:
         return []
     try:
@@ -103,14 +103,14 @@ def _make_batch(client: Client, batch: Sequence[Call]) -> list[Answered]:
     return answered
 
 
-def _blamed(batch: Sequence[Call], refusal: Invalid) -> list[Answered]:
+def _blamed(batch: Sequence[Call], refusal: Invalid) -> list[CallResult]:
     """The calls for which a batch was refused as a whole; the others were not made, and stay due."""
     body = {"code": refusal.code, "detail": refusal.detail}
     named = {fault.pointer.split("/")[2] for fault in refusal.faults if fault.pointer.startswith("/calls/")}
     return [(call, 422, body) for place, call in enumerate(batch) if not named or str(place) in named]
 
 
-def _make_test_call(client: Client, call: Call) -> Answered:
+def _make_test_call(client: Client, call: Call) -> CallResult:
     study, verb = call.job.study, call.verb
     try:
         if verb == "tell":

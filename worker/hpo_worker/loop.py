@@ -110,7 +110,7 @@ class Worker:
         if self.objective is not self.network:
             return
         for name in self.studies:
-            objective = self._patiently(partial(self.client.study, name))["objective"]
+            objective = self._call_until_answered(partial(self.client.study, name))["objective"]
             if objective is None:
                 raise Invalid([Fault("study", _NO_OBJECTIVE.format(name=name))])
             try:
@@ -154,7 +154,7 @@ class Worker:
         """Say once, where one study is trained, that it is paused and why: nothing else will happen here."""
         is_paused = len(self.studies) == 1 and answer.get("study_state") == "PAUSED"
         if is_paused and not self._is_paused and name is not None:
-            reason = self._patiently(partial(self.client.study, name)).get("state_reason")
+            reason = self._call_until_answered(partial(self.client.study, name)).get("state_reason")
             log.warning("the study is paused; waiting until it is resumed", study=name, reason=reason)
         self._is_paused = is_paused
 
@@ -220,7 +220,7 @@ class Worker:
 
     def _trainable(self) -> list[Json]:
         """The studies of any name that the built-in network trains."""
-        read = self._patiently(lambda: list(self.client.studies()))
+        read = self._call_until_answered(lambda: list(self.client.studies()))
         return [study for study in read if (study["objective"] or {}).get("kind") in KINDS]
 
     def _wait_seconds(self) -> float:
@@ -247,12 +247,12 @@ class Worker:
     def _ask(self, ask: WorkRequest) -> tuple[Json, list[HeldJob]]:
         """The answer, and its trials as they are held from now on."""
         self.asking = ask
-        answer = self._patiently(partial(self._put, ask, self.client))
+        answer = self._call_until_answered(partial(self._put, ask, self.client))
         jobs = [_hold(self.outbox, given) for given in answer["trials"]]
         self.asking = None
         return answer, jobs
 
-    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+    def _call_until_answered(self, call: Callable[[], Answer]) -> Answer:
         """Make the call until it is answered; raise what the server refuses, or what a long silence ends with."""
         began = time.monotonic()
         while True:
@@ -278,7 +278,7 @@ class Worker:
 
     def _gives_out_no_more(self, name: str) -> bool:
         try:
-            return self._patiently(partial(self.client.study, name))["state"] in FINAL_STATES
+            return self._call_until_answered(partial(self.client.study, name))["state"] in FINAL_STATES
         except NotFound as error:
             self._go_on_without(name, error)
             return True
@@ -319,7 +319,7 @@ class Worker:
         """Wait until the result is told, or the trial is found to be lost."""
         self.outbox.wait_until_resolved(job)
         told = {**(job.result or result), **(job.told or {})}  # told a NaN, the server has made it a FAIL
-        self.outcome_counts["lost" if job.lost else "tested" if job.number is None else _became(told)] += 1
+        self.outcome_counts["lost" if job.lost else "tested" if job.number is None else _outcome_name(told)] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
         if sys.stderr.isatty() and told.get("params"):
             what["params"] = told["params"]
@@ -333,7 +333,7 @@ class Worker:
         Not counted: what was stopped from outside, and what the machine has failed in.
         """
         if told["state"] in ("COMPLETE", "PRUNED"):
-            self.failure_limit.came_out()
+            self.failure_limit.record_success()
         elif told.get("retry"):
             time.sleep(self.rng.uniform(0.5, 1) * RETRY_SECONDS)
         elif job.stop_reason is None:
@@ -362,7 +362,7 @@ class Worker:
         else:
             beat = partial(self.client.heartbeat, job.study, job.number, job.attempt)
         try:
-            self._patiently(partial(beat, dataset_sha256=dataset.sha256))
+            self._call_until_answered(partial(beat, dataset_sha256=dataset.sha256))
         except StudyStateConflict as refusal:
             raise DatasetDiffers(f"the dataset {dataset.name!r} of this worker is not the study's: {refusal}") from None
 
@@ -375,7 +375,7 @@ class Worker:
     def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """More trials of a study, to be trained beside the one that is held."""
         try:
-            more = extra_trials_in(self._patiently(lambda: self.client.study(study)))
+            more = extra_trials_in(self._call_until_answered(lambda: self.client.study(study)))
             if more == 0:
                 return {}
             answer, jobs = self._ask(WorkRequest(study, 0.0, new_request_id(), more))
@@ -409,11 +409,11 @@ class Worker:
     def _suggest(self, job: HeldJob, parameters: Mapping[str, AnyParameter]) -> Params:
         assert job.number is not None, "the sealed test suggests nothing"
         call = partial(self.client.suggest, job.study, job.number, job.attempt, parameters)
-        return self._patiently(call)
+        return self._call_until_answered(call)
 
     def _study_facts(self, study: str) -> StudyFacts:
         if study not in self._facts:
-            read = self._patiently(lambda: self.client.study(study))
+            read = self._call_until_answered(lambda: self.client.study(study))
             self._facts[study] = StudyFacts(
                 read["sampler"]["seed"], read["pruner"]["name"] != "none", trains_in_groups(read)
             )
@@ -434,7 +434,7 @@ class Worker:
             call = partial(self.client.test_release, job.study, job.attempt, reason)
         else:
             call = partial(self.client.release, job.study, job.number, job.attempt, reason)
-        self._patiently(call)
+        self._call_until_answered(call)
         self.outbox.drop(job)
         self.outcome_counts["released"] += 1
 
@@ -464,7 +464,7 @@ def _words(job: HeldJob) -> Json:
     return {"study": job.study, "trial": "sealed test" if job.number is None else job.number}
 
 
-def _became(told: Json) -> str:
+def _outcome_name(told: Json) -> str:
     return "retried" if told.get("retry") and told["state"] != "FAIL" else str(told["state"])
 
 

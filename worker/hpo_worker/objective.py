@@ -22,10 +22,10 @@ import structlog
 from hpo_service.client import (
     NEVER,
     AnyParameter,
+    ArtifactMixin,
     Client,
     Definitions,
     Json,
-    KeepsArtifacts,
     ObjectiveTrial,
     conclusion,
     ended_by,
@@ -81,7 +81,7 @@ class OutboxLink:
             raise LostTrial(str(error)) from error
 
 
-class TrainingTrial(ObjectiveTrial, KeepsArtifacts):
+class TrainingTrial(ObjectiveTrial, ArtifactMixin):
     """A trial that a worker trains. study_seed: of its study's sampler."""
 
     def __init__(
