@@ -33,15 +33,16 @@ from uvicorn.server import ServerState
 
 import hpo_service
 from hpo_service.api.app import create_app
-from hpo_service.api.connections import ConnectionBounds
 from hpo_service.settings import Settings
 
 try:
+    from hpo_service.api.connections import ConnectionBounds
     from hpo_service.api.fast_path import FastPath
     from hpo_service.store import lanes
 except ImportError:  # an earlier checkout
     from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
 
+    from hpo_service.api.connections import Bounds as ConnectionBounds  # type: ignore[no-redef, attr-defined]
     from hpo_service.store import writer as lanes  # type: ignore[no-redef, attr-defined]
 
 ROOMS = {name: place for place, name in enumerate(("domain", "store", "tuning", "reading", "operations", "api"))}

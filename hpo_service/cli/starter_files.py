@@ -1,5 +1,13 @@
 """What `hpo init` writes: study files with a comment on each line that somebody will want to change."""
 
+from hpo_service.domain.sampler_facts import SAMPLER_FACTS
+
+
+def _sampler(name: str) -> str:
+    others = ", ".join(other for other in SAMPLER_FACTS if other != name)
+    return f'sampler = {{{{ name = "{name}" }}}}'.ljust(37) + f"# or {others}\n"
+
+
 _HEAD = """\
 # A study: what is searched, how, and for how long. Run it, and again to go on where it stopped:
 #   {run}
@@ -17,8 +25,8 @@ SKLEARN = (
     + """\
 direction = "maximize"             # what {script} returns; "minimize" for a loss
 limits = {{ trials = 40 }}
-sampler = {{ name = "auto" }}        # or random, tpe, cmaes, gp, qmc, grid, nsgaii
 """
+    + _sampler("auto")
     + _SPACE
     + """\
 C = {{ type = "float", low = 0.01, high = 100.0, log = true }}
@@ -47,7 +55,9 @@ COMMAND = (
     + """\
 direction = "minimize"             # what {script} prints; "maximize" for an accuracy
 limits = {{ trials = 40 }}
-sampler = {{ name = "auto" }}        # or random, tpe, cmaes, gp, qmc, grid, nsgaii
+"""
+    + _sampler("auto")
+    + """\
 pruner = {{ name = "median" }}       # ends a trial that reports worse than most; "none": never
 """
     + _SPACE
@@ -79,8 +89,9 @@ NETWORK = (
     _HEAD
     + """\
 limits = {{ trials = 60 }}
-sampler = {{ name = "random" }}      # or auto, tpe, cmaes, gp, qmc, grid, nsgaii
-
+"""
+    + _sampler("random")
+    + """
 # Coarse to fine: three rounds, each in the ranges that the best trials so far span.
 narrowing = {{ rounds = 3, trials_per_round = 20, expand = true }}
 """

@@ -117,10 +117,14 @@ class Service:
         return work
 
     async def write(
-        self, work: Callable[[Transaction], T], studies: Sequence[str] = (), request_id: str | None = None
+        self,
+        work: Callable[[Transaction], T],
+        studies: Sequence[str] = (),
+        request_id: str | None = None,
+        finish: Finish | None = None,
     ) -> T:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.begin(work, studies, partial(set_answer, answer), request_id=request_id)
+        self.begin(work, studies, partial(set_answer, answer), request_id=request_id, finish=finish)
         return await answer
 
     async def write_parts(self, parts: Parts, studies: Sequence[str]) -> list[Outcome]:
@@ -233,15 +237,17 @@ class Service:
         """Make ready what the call lacks, and run it again; again, when something else has changed meanwhile."""
         if isinstance(needed, SplitTellAndAsk):
             result = await self._in_two(needed, studies, request_id)
+            answer = result if finish is None else finish(result)
         elif needed.wanted:
-            result = await self._with_draws(work, studies, request_id, needed)
+            answer = await self._with_draws(work, studies, request_id, needed, finish)
         else:
             await self._read_history(needed.study)
-            result = await self.write(work, studies, request_id)
-        answer = result if finish is None else finish(result)
+            answer = await self.write(work, studies, request_id, finish)
         return await answer if isinstance(answer, CoroutineType) else answer
 
-    async def _with_draws(self, work: Work, studies: Sequence[str], request_id: str | None, needed: NotReady) -> Any:
+    async def _with_draws(
+        self, work: Work, studies: Sequence[str], request_id: str | None, needed: NotReady, finish: Finish | None
+    ) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS
         async with self.long_draws.turn(needed.study) as at_once:
             lacks = needed if at_once else None  # a call before may have changed what is lacking
@@ -253,7 +259,7 @@ class Service:
                 elif lacks is not None:
                     await self._read_history(lacks.study)
                 try:
-                    return await self._written(work, studies, request_id, draws)
+                    return await self._written(work, studies, request_id, draws, finish)
                 except WrittenMeanwhile:
                     if again:
                         raise
@@ -263,13 +269,18 @@ class Service:
                     if time.monotonic() > deadline:
                         raise too_slow(lacks.study) from None
 
-    async def _written(self, work: Work, studies: Sequence[str], request_id: str | None, draws: Draws) -> Any:
-        """Write once. Raise NotReady as any other error."""
+    async def _written(
+        self, work: Work, studies: Sequence[str], request_id: str | None, draws: Draws, finish: Finish | None
+    ) -> Any:
+        """Write once; return what `finish` makes of the result, a coroutine too. Raise NotReady as any other error."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def written(outcome: Outcome) -> None:
             self._wake(outcome.changes, studies)
-            set_answer(answer, outcome.result, outcome.error)
+            result = outcome.result
+            if outcome.error is None and finish is not None and not answer.done():
+                result = finish(result)  # here: before the outcomes of later batches are delivered
+            set_answer(answer, result, outcome.error)
 
         self._submit(work, studies, written, request_id=request_id, draws=draws)
         return await answer

@@ -34,7 +34,10 @@ LARGEST_BATCH = 64
 QUICK_COMMIT_SECONDS = 0.01  # average commit time above which the event loop does not wait for one itself
 LOOK_AFTER_SECONDS = 1.0  # how often the writer thread checks whether the event loop of a sent batch has ended
 
-Deliver = Callable[[FinishedBatch], None]  # called with a batch's outcomes in the thread that has run it
+# Called while the write lock is held, so that outcomes are delivered in the order of the commits: an ask that found
+# nothing is listed as waiting before the outcome of a later batch wakes those who wait.
+Collect = Callable[[FinishedBatch], None]
+Deliver = Callable[[], None]  # called after the write lock was released, in the same thread
 
 
 class LoopLane(Protocol):
@@ -42,8 +45,8 @@ class LoopLane(Protocol):
 
 
 class InlineLane:
-    def __init__(self, runner: BatchRunner, deliver: Deliver) -> None:
-        self._runner, self._deliver = runner, deliver
+    def __init__(self, runner: BatchRunner, collect: Collect) -> None:
+        self._runner, self._collect = runner, collect
 
     def take(self, calls: Sequence[WriteCall]) -> int:
         runner = self._runner
@@ -54,20 +57,19 @@ class InlineLane:
         ):
             return 0
         try:
-            written = runner.run(calls, wait_for_lock=False)
+            self._collect(runner.run(calls, wait_for_lock=False))
         except Locked:
             return 0
         finally:
             runner.write_lock.release()
-        self._deliver(written)
         return len(calls)
 
 
 class ThreadLane:
     """The writer thread. After a lock timeout it parks the calls on the locked studies and runs the others."""
 
-    def __init__(self, runner: BatchRunner, deliver: Deliver) -> None:
-        self._runner, self._deliver_others = runner, deliver
+    def __init__(self, runner: BatchRunner, collect: Collect, deliver: Deliver) -> None:
+        self._runner, self._collect_others, self._deliver = runner, collect, deliver
         self._queue: queue.SimpleQueue[Sequence[WriteCall] | None] = queue.SimpleQueue()
         self.is_closed = False
         self.held_studies = HeldStudies()
@@ -110,14 +112,14 @@ class ThreadLane:
             with self._write_lock():
                 self._runner.release_connection()
 
-    def _deliver(self, written: FinishedBatch) -> None:
+    def _collect(self, written: FinishedBatch) -> None:
         """Call `done` here for calls with `anywhere`; the others are delivered in the event loop."""
         outcomes = list(zip(written.calls, written.outcomes, strict=True))
         for call, outcome in outcomes:
             if call.anywhere:
                 call.done(outcome)
         others = [each for each in outcomes if not each[0].anywhere]
-        self._deliver_others(FinishedBatch([call for call, _ in others], [of for _, of in others]))
+        self._collect_others(FinishedBatch([call for call, _ in others], [of for _, of in others]))
 
     def _next(self) -> Sequence[WriteCall] | None:
         """The next calls; empty when it is time to check the held studies, None at the end."""
@@ -142,15 +144,14 @@ class ThreadLane:
         if self.held_studies.names:
             self.held_studies.wait(call for call in calls if self.held_studies.concerns(call))
             calls = [call for call in calls if not self.held_studies.concerns(call)]
-        written = FinishedBatch((), ())
         with self._write_lock():
             try:
                 if calls:
-                    written = self._runner.run(calls, wait_for_lock=True)
+                    self._collect(self._runner.run(calls, wait_for_lock=True))
             except StudyLockTimeout:
                 self.held_studies.add(asked_for(calls)[0])
                 self.held_studies.wait(calls)
-        self._deliver(written)
+        self._deliver()
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:
@@ -185,12 +186,13 @@ class ThreadLane:
         """Refuse with StudyHeld the calls that have waited for a held study for a second, or are too many; or all."""
         gone = self.held_studies.expired(all_=all_)
         refused = FinishedBatch([call for call, _ in gone], [Outcome(None, error) for _, error in gone])
-        self._deliver(self._runner.record_refusals(refused))
+        self._collect(self._runner.record_refusals(refused))
+        self._deliver()
 
 
 class PipelineLane:
-    def __init__(self, runner: BatchRunner, thread: ThreadLane, deliver: Deliver) -> None:
-        self._runner, self._thread, self._deliver = runner, thread, deliver
+    def __init__(self, runner: BatchRunner, thread: ThreadLane, collect: Collect, deliver: Deliver) -> None:
+        self._runner, self._thread, self._collect, self._deliver = runner, thread, collect, deliver
 
     def take(self, calls: Sequence[WriteCall]) -> int:
         """Send a batch of these calls; return how many were taken. Calls on held studies are queued for the thread."""
@@ -285,9 +287,9 @@ class PipelineLane:
 
     def _complete_batch(self, written: FinishedBatch) -> None:
         self._thread.flight = None
-        self._runner.record_refusals(written)
+        self._collect(self._runner.record_refusals(written))
         self._runner.write_lock.release()
-        self._deliver(written)
+        self._deliver()
 
 
 @dataclass(eq=False)

@@ -31,9 +31,11 @@ TRIED_AGAIN = 16  # batches, until it is looked at anew whether callers have bec
 class WriteScheduler:
     def __init__(self, runner: BatchRunner) -> None:
         self._runner = runner
-        self.thread = ThreadLane(runner, self._deliver)
+        self.thread = ThreadLane(runner, self._collect, self._deliver)
         self._loop_lane: LoopLane = (
-            PipelineLane(runner, self.thread, self._deliver) if runner.is_shared else InlineLane(runner, self._deliver)
+            PipelineLane(runner, self.thread, self._collect, self._deliver)
+            if runner.is_shared
+            else InlineLane(runner, self._collect)
         )
         self._queued: list[WriteCall] = []
         self._all_run_in_loop = True
@@ -65,10 +67,12 @@ class WriteScheduler:
             self._loop, self._loop_thread = loop, threading.get_ident()
         loop.call_soon(self._write_queued)
 
-    def _deliver(self, written: FinishedBatch) -> None:
-        """Called in the thread that has run a batch. Without calls it says only that the write lock is free again."""
+    def _collect(self, written: FinishedBatch) -> None:
         if written.calls:
             self._done.append(written)
+
+    def _deliver(self) -> None:
+        """Called in the thread that has run a batch, or has only released the write lock again."""
         if self._is_giving and threading.get_ident() == self._loop_thread:
             return  # an inline batch: _give_to_loop_lane, which called us, answers it
         if threading.get_ident() == self._loop_thread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -116,6 +117,38 @@ def test_a_change_of_one_study_wakes_nobody_who_waits_for_another(run):
             await settled(service)
             assert service.writes - before <= 40 + 4  # the calls themselves, and who was heard of
             assert service.looks - looks <= 4 * 2  # on PostgreSQL by the clock, for another server's sake
+
+    run(test)
+
+
+class PausedWriter:
+    """The write lock; the writer thread stands still once, right after it has released it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.acquire, self.locked, self._release = lock.acquire, lock.locked, lock.release
+        self.was_released, self.go_on = threading.Event(), threading.Event()
+
+    def release(self) -> None:
+        self._release()
+        if threading.current_thread().name == "writer" and not self.was_released.is_set():
+            self.was_released.set()
+            self.go_on.wait(PATIENCE_SECONDS)
+
+
+def test_an_ask_hears_of_a_change_that_is_committed_before_its_own_outcome_is_delivered(run):
+    async def test(service: Busy) -> None:
+        await created(service, limits={"running": 1})
+        await asked(service)
+        runner = service.database._runner
+        lock = PausedWriter(runner.write_lock)
+        runner.write_lock = lock  # type: ignore[assignment]
+        ask = Ask(worker_id="w", request_id="second").model_copy(update={"wait_seconds": LONG})
+        call = asking.ask_study(service, "s", ask)._replace(runs_in_loop=False)  # in the writer thread
+        second = asyncio.create_task(call.answer(service))
+        await asyncio.to_thread(lock.was_released.wait, PATIENCE_SECONDS)
+        await told(service, 0)  # in the event loop, which another batch's outcomes do not reach yet
+        lock.go_on.set()
+        assert [trial["number"] for trial in (await second)["trials"]] == [1]
 
     run(test)
 
