@@ -1,4 +1,4 @@
-"""The commands: what a person types. Most speak to a server, by the SDK: not serve, db, token, doctor, init."""
+"""The command line `hpo`. Most commands call a server through the SDK; serve, db, token, doctor and init need none."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
     "import": import_studies.import_studies,
 }
-# By module: the agent's brings NumPy and the network along, and is imported only when it is wanted.
+# Module and help of each. Importing one loads NumPy and the network, so it is imported only if its command is run.
 COMMANDS_THAT_TRAIN = {
     "worker": ("hpo_worker.start", "Train trials, of any study of the built-in network or of the studies named."),
     "agent": ("hpo_service.cli.agent", "Train the trials of a study with a command of your own, in any language."),
@@ -64,7 +64,7 @@ GROUPS = {
 
 
 class Commands(typer.core.TyperGroup):
-    """Parts of a command line may come from elsewhere: what names them as wrong says so in printable characters."""
+    """Makes error messages on the command line printable: they quote arguments, which may hold control characters."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _printable_faults():
@@ -80,14 +80,14 @@ def _printable_faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = getattr(error, "message", None)  # what errors of the command line have, and ours have not
+        message = getattr(error, "message", None)  # click's errors have one, ours do not
         if isinstance(message, str):
             error.message = printable(message)  # type: ignore[attr-defined]
         raise
 
 
 def command_line(wanted: str = "") -> typer.Typer:
-    """All commands; one that trains is there to be run only if it is the one wanted, else to be listed."""
+    """The app with all commands. One that trains is imported only if it is the one wanted, otherwise just listed."""
     app = typer.Typer(
         cls=Commands,
         no_args_is_help=True,
@@ -120,7 +120,7 @@ def _options(
 
 
 def _wanted(given: Sequence[str]) -> str:
-    """The command's name; the shell that completes one hands over the line as it stands."""
+    """The command's name; while the shell completes a line, it is taken from that line."""
     completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")  # bash; other shells
     return next(iter([*given, *completed.split()[1:]]), "")
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         fail(not_installed(error))
     except BrokenPipeError:
-        # whoever read our output has enough; nothing more can be said there
+        # the reader of our output, such as `head`, has closed it
         say_no_more()
         sys.exit(OK)
     except OSError as error:

@@ -27,7 +27,7 @@ from hpo_worker.release_client import client_for_release
 from hpo_worker.shutdown import Leaving, Shutdown
 from hpo_worker.start import MaxFailures
 
-END_COMMANDS_SECONDS = 8.0  # more than they have from SIGTERM to SIGKILL
+END_COMMANDS_SECONDS = 8.0  # longer than a command takes at most from SIGTERM to its end
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ def agent(
     log_lines.configure(worker_id=worker_id)
     client = Client(server, labels=labels_of(label))
     read = client.study(study)
-    if read.get("define_by_run"):  # a server of an older version says nothing of it
+    if read.get("define_by_run"):  # a server of an older version does not send it
         raise CommandFailed(f"the objective of {study} defines what is searched; a command needs a given search_space")
     space = read["search_space"]
     check_command(command, space)
@@ -81,7 +81,7 @@ def agent(
 
 
 class WorkerThreads:
-    """As many workers as trials are to run at the same time, a thread each, with one heartbeat for all."""
+    """One worker thread for each trial that is to run at the same time, and one heartbeat thread for all of them."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class WorkerThreads:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Return when the study is over, or when told to leave; the commands end with us."""
+        """Train until the study is over or a signal ends the agent; its commands end with it."""
         shutdown = Shutdown(self._leave, at_once=self.objective.kill, before_seconds=END_COMMANDS_SECONDS)
         shutdown.install()
         self.heartbeat.start()
@@ -136,7 +136,7 @@ class WorkerThreads:
             self.objective.leave()
 
     def _leave(self, is_patient: bool) -> None:
-        """End the commands, and then hand their trials back: nobody is to train one beside a command of ours."""
+        """At shutdown: end the commands, then release their trials, so that no trial is trained twice at a time."""
         self.objective.leave()
         client = client_for_release(self.client.server, self.client.labels, is_patient)
         for worker in self.workers:

@@ -25,11 +25,11 @@ STYLE: dict[Any, Any] = {
 }
 SOLID, DASHED = "-", "--"
 FULL = (0, 1.02)  # an axis of accuracies
-FURTHEST = 1e300  # axes are measured with sums and products that a double has to hold
+FURTHEST = 1e300  # Matplotlib adds and multiplies the ends of an axis, and the results have to fit into a double
 
 
 def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, each so many inches wide and high; `how` goes to its subplots."""
+    """A figure of rows x columns panels, each width x height inches; `how` goes to Figure.subplots."""
     figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, **how).flat)
 
@@ -39,7 +39,7 @@ def trains_a_network(study: Json) -> bool:
 
 
 def name_axes(figure: Figure, panels: Sequence[Axes], study: Json, of_network: str = "accuracy") -> None:
-    """For curves: one axis for all of an accuracy, which of_network names, over epochs, or of values over steps."""
+    """Label the axes that all curves share: epoch and of_network for the network, else step and value."""
     is_network = trains_a_network(study)
     if is_network:
         panels[0].set_ylim(FULL)
@@ -73,7 +73,7 @@ def share_axes(all_panels: Sequence[Axes], used: int, columns: int) -> None:
 
 
 def finite(value: object) -> float:
-    """A number to draw; what is none, or infinite, leaves a gap. What no axis could span is drawn at its edge."""
+    """A number to draw: NaN, a gap, for what is infinite or no number; clipped to what an axis can span."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
     return min(max(float(value), -FURTHEST), FURTHEST)
@@ -84,7 +84,7 @@ def short(value: float) -> str:
 
 
 def log_scale(panel: Axes, letter: str, low: float, high: float) -> None:
-    """Make x or y logarithmic, with plain numbers on it: mathematics in a label is not parsed."""
+    """Make x or y logarithmic, with plain numbers on it: Matplotlib's own labels need parse_math."""
     getattr(panel, f"set_{letter}scale")("log")
     axis = getattr(panel, f"{letter}axis")
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,), numticks=6))

@@ -193,7 +193,7 @@ def _values_of_rounds(panel: Axes, study: Json, trials: Sequence[Json]) -> None:
 
 
 def _spread(number: int, amount: int) -> list[float]:
-    """Places beside each other around a round's number, so that dots do not hide each other."""
+    """Spread positions on the x axis around a round's number, so that dots do not hide each other."""
     return [number - 0.2 + 0.4 * (7 * i % amount) / amount for i in range(amount)]
 
 
@@ -249,5 +249,5 @@ def _net(study: Json) -> str:
 
 
 def _written(value: Any) -> str:
-    """1.0 for a float, as a panel's title has it; else as in words."""
+    """As in the titles of panels: the float 1 as 1.0, all else as `wording.number` writes it."""
     return "1.0" if isinstance(value, float) and value == 1 else wording.number(value)

@@ -10,7 +10,7 @@ from hpo_service.domain.confirmation import worth
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.objectives import built_in
 
-Told = Mapping[int, float | str]  # what the confirmed trials had told, by their numbers
+Told = Mapping[int, float | str]  # the original values of the confirmed trials, by number
 
 
 def confirmation_lines(study: Mapping[str, Any], told: Told) -> Iterator[str]:
@@ -53,7 +53,7 @@ def mean_and_interval(confirmed: Json) -> str:
 def _luck(
     study: Mapping[str, Any], ranking: Sequence[Json], told: Told, probably: Mapping[int, float]
 ) -> Iterator[str]:
-    """How much better than they are the first and the best told had seemed."""
+    """How much of the original value was luck: for the first of the ranking, and for the trial with the best value."""
     best = (study.get("best") or {}).get("number")
     for each in ranking:
         number = each["number"]

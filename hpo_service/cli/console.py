@@ -1,8 +1,8 @@
-"""The one way to the screen: whatever a command says goes out here, line by line, and no text in it can act.
+"""What commands print: each line is made printable here, so that no text in it can control the terminal.
 
-Names, reasons and labels come from whoever had a key, answers from whoever is the server. Each line is made printable
-here and nowhere else; a line break inside of one is shown, too, so that nobody forges a line. `ruff` keeps `print` out
-of all other modules of the commands.
+Names, reasons and labels are text of other users, and responses are text of whatever server was named. A line break
+inside a line is escaped, too, so that no text can forge a line. `ruff` keeps `print` out of all other modules of the
+commands.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 
 from hpo_service.printable import printable, printable_json
 
-LONGEST_CELL = 2**20  # no text in the record is longer
+LONGEST_CELL = 2**20  # characters; the database holds no longer text
 
 
 def say(*lines: str) -> None:
-    """On standard output: the result."""
+    """Print the result on standard output."""
     print("\n".join(map(printable, lines)), flush=True)
 
 
 def note(*lines: str) -> None:
-    """On standard error: what goes on, and what went wrong."""
+    """Print progress and errors on standard error."""
     sys.stdout.flush()
     print("\n".join(map(printable, lines)), file=sys.stderr, flush=True)
 
 
 def confirmed(question: str) -> bool:
-    """Whether somebody at the terminal says yes. The question goes to standard error, where no result is."""
+    """Ask on standard error, to keep standard output for results; return whether the answer is yes."""
     sys.stdout.flush()
     print(printable(question), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -41,7 +41,7 @@ def say_json(result: Any, indent: int | None = 2) -> None:
 
 
 def say_export(pieces: Iterable[bytes], *, as_csv: bool) -> None:
-    """An export on a terminal: a trial a line, also where a cell of it has line breaks."""
+    """Print an export on a terminal, one line per trial, even where a cell has line breaks."""
     csv.field_size_limit(LONGEST_CELL)
     lines = _lines(pieces)
     for row in map(_csv_line, csv.reader(lines)) if as_csv else (line.removesuffix("\n") for line in lines):
@@ -49,7 +49,7 @@ def say_export(pieces: Iterable[bytes], *, as_csv: bool) -> None:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The text's lines as they come, each with its end."""
+    """Split the pieces into lines, each with its line break."""
     rest = b""
     for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n")

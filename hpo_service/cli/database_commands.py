@@ -1,4 +1,4 @@
-"""`hpo db`: what looks after the database itself, without a server."""
+"""`hpo db`: upgrade, copy and back up the database, without a server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def back_up_database(
 
 @contextmanager
 def _usage_errors() -> Iterator[None]:
-    """A URL that is none."""
+    """Turn ValueError, for an invalid URL, into UsageError."""
     try:
         yield
     except ValueError as error:

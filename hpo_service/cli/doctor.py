@@ -1,4 +1,4 @@
-"""`hpo doctor`: whether everything the service stands on is there, a line each. It changes nothing."""
+"""`hpo doctor`: checks what the service needs, and prints a line for each check. It changes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OK, NOTE, BAD = "ok", "note", "bad"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. A note is worth knowing; bad keeps the service from working."""
+    """The outcome of a check. state: NOTE is worth knowing; BAD keeps the service from working."""
 
     what: str
     state: str
@@ -93,13 +93,13 @@ def doctor(
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
-    """Whether it stands on the command line."""
+    """Whether the option was given on the command line."""
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _settings(given: Mapping[str, str]) -> Iterator[Finding]:
-    """Each setting in force and where it comes from, and what is set that is none."""
+    """Each setting in force and where it comes from, and each HPO_ variable that is no setting."""
     for fault in faults(os.environ):
         yield Finding("settings", BAD, fault)
     for setting in settings_in_force(given):
@@ -134,7 +134,7 @@ def _threads() -> Iterator[Finding]:
     import numpy as np
     from threadpoolctl import threadpool_info
 
-    np.ones((2, 2)) @ np.ones((2, 2))  # the library is loaded with the first product
+    np.ones((2, 2)) @ np.ones((2, 2))  # the first product loads the BLAS library
     blas = ", ".join(
         f"{pool['internal_api']} {pool['version']} with {wording.count(pool['num_threads'], 'thread')}"
         for pool in threadpool_info()
@@ -143,7 +143,7 @@ def _threads() -> Iterator[Finding]:
 
 
 def _database(url: str) -> Iterator[Finding]:
-    if not extras.is_installed("server"):  # there is nothing here that could open one
+    if not extras.is_installed("server"):  # no database library is installed
         return
     from hpo_service.store.engine import database_errors_translated, database_url, reading_engine, sqlite_file
     from hpo_service.store.postgres_server import faults
@@ -187,7 +187,7 @@ def _folder_of_new_file(shown: str, file: Path) -> Finding:
 
 
 def _nearest_folder(file: Path) -> Path:
-    """The lowest one above it that is there."""
+    """The nearest folder above the file that exists."""
     return next(folder for folder in Path(os.path.realpath(file)).parents if folder.exists())
 
 
@@ -199,7 +199,7 @@ def _disk(url: str) -> Iterator[Finding]:
 
 
 def _write_ahead_log(url: str) -> Iterator[Finding]:
-    """SQLite's, where it is large: who keeps it from being made small, and what to do about it."""
+    """The size of SQLite's log; if it is large, which processes keep it from being truncated, and what to do."""
     if not url.startswith("sqlite:///") or not extras.is_installed("server"):
         return
     from hpo_service.store import write_ahead_log
@@ -207,7 +207,7 @@ def _write_ahead_log(url: str) -> Iterator[Finding]:
 
     try:
         file = sqlite_file(database_url(url))
-    except ValueError:  # of which the line on the database tells
+    except ValueError:  # `_database` reports it
         return
     if file is None:
         return
@@ -244,13 +244,13 @@ def _server(server: str | None) -> Iterator[Finding]:
             answer = client.version()
             yield Finding("server", OK, f"{client.server}: version {answer['version']}, api {answer['api']}")
     except HpoError as error:
-        if error.code == "unauthenticated":  # a key that is none, told before anybody was asked: see below
+        if error.code == "unauthenticated":  # a malformed key, refused before any request: `_key` reports it
             return
         yield Finding("server", NOTE, f"{without_password(error.detail)}; `hpo serve` starts one, `hpo run` needs none")
 
 
 def _key(server: str | None) -> Iterator[Finding]:
-    """Whether the key in the environment opens the server's door; nothing is said of a server that is away."""
+    """Whether the server accepts the key in the environment; no finding if the server does not answer."""
     given = bool(os.environ.get("HPO_TOKEN") or os.environ.get("HPO_TOKEN_FILE"))
     try:
         with connect(server) as client:
@@ -280,7 +280,7 @@ def _mnist() -> Iterator[Finding]:
 
 
 def _data_folder() -> Iterator[Finding]:
-    """The datasets in HPO_DATA by their names; what breaks a rule of theirs is said when it is read."""
+    """The names of the datasets in HPO_DATA. Their content is checked only when it is loaded."""
     from hpo_service.domain.neural_network import DATASET_NAME
 
     given = os.environ.get("HPO_DATA")

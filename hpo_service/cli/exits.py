@@ -1,4 +1,4 @@
-"""With which code a command ends, and what it says on stderr when it fails."""
+"""The exit codes of the commands, and what a command prints on stderr when it fails."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _HINTS: Mapping[str, str] = {
     "forbidden": "use a key with a wider scope",
 }
 
-# What the server's log has a line about: the message names the request.
+# Errors that the server logs: their message keeps the request id, by which to find the line.
 _OF_THE_SERVER = frozenset({"internal", "unavailable"})
 
 
 class ErrorInLines(HpoError):
-    """An error that takes more than one line to say; a line break inside of one came with a text from elsewhere."""
+    """An error whose message has several lines. A line break inside one of them is part of a quoted text."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -72,7 +72,7 @@ def fail(error: HpoError) -> NoReturn:
 
 
 def need(extra: str) -> None:
-    """Raise NotInstalled unless that part is there."""
+    """Raise NotInstalled unless the extra is installed."""
     if (missing := extras.missing(extra)) is not None:
         raise NotInstalled(extra, missing)
 
@@ -86,6 +86,6 @@ def not_installed(error: ModuleNotFoundError) -> NotInstalled:
 
 
 def fail_unexpectedly(error: Exception) -> NoReturn:
-    """Show where a fault of our own lies; what the error says may come from elsewhere, like all that is shown."""
+    """Print the traceback of a bug, made printable since the error may quote foreign text, and exit."""
     note(*"".join(traceback.format_exception(error)).splitlines())
     sys.exit(ERROR)

@@ -1,4 +1,4 @@
-"""What a study has measured beside what was expected of it: a row for each line of `metadata.figure.expected`."""
+"""Compares what a study has measured with what was expected: a row for each item of `metadata.figure.expected`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _TAKES: Mapping[Take, Callable[[MeasuredExpectation], float]] = {
     "median": lambda row: statistics.median(row.values),
     "highest": lambda row: max(row.values),
     "lowest": lambda row: min(row.values),
-    # a trial that diverged has learned nothing
+    # a trial that diverged has learned nothing, and counts as below
     "below": lambda row: sum(value < _threshold(row) for value in row.values) + row.diverged,
     "above": lambda row: sum(value > _threshold(row) for value in row.values),
     "share_above": lambda row: sum(value > _threshold(row) for value in row.values) / len(row.values),

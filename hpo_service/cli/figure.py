@@ -1,6 +1,6 @@
-"""How `hpo run` and `hpo plot` end and show a study: `[metadata.figure]`, `[metadata.confirm]` and `[metadata.test]`.
+"""`[metadata.figure]`, `[metadata.confirm]` and `[metadata.test]`: how `hpo run` and `hpo plot` end and show a study.
 
-The server keeps metadata and does not read it: what stands there changes no trial.
+The server stores metadata without reading it: these sections change no trial.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Section = TypeVar("Section", bound=BaseModel)
 Kind = Literal["best", "settings", "grid", "rounds", "ensemble", "values"]
 Take = Literal["mean", "median", "highest", "lowest", "below", "above", "share_above"]
 
-# what a trial has measured at its end; beside them every parameter of the search space is one
+# what can be measured of a finished trial; the parameters of the search space, too
 OF_TRIALS = ("value", "validation_accuracy", "training_accuracy", "gap")
-# what the sealed test has measured
+# what can be measured of the sealed test
 OF_TEST = ("test_accuracy", "member_test_accuracy")
 WITH_THRESHOLD = ("below", "above", "share_above")
 

@@ -51,7 +51,7 @@ def _toml_key(key: str) -> list[str]:
 
 
 class _Scanner:
-    """Walks over text that a parser has already found valid; notes where things stand."""
+    """Scans text that a parser has already found valid, and records the line of each place."""
 
     def __init__(self, text: str, read_key: Callable[[str], Sequence[str]]) -> None:
         self.text, self.position, self.read_key = text, 0, read_key
@@ -110,7 +110,7 @@ class _Scanner:
         return self.read_key(found.group())
 
     def place_of(self, parts: Sequence[str]) -> Place:
-        """The table a header names; a step into an array of tables means its last table."""
+        """The place of the table that a header names; in an array of tables it is the last table."""
         place: Place = ()
         for part in parts:
             if place in self.array_lengths:

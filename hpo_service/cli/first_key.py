@@ -1,4 +1,4 @@
-"""The first key of a database: made by the server's first start, and shown to whoever may see it, and to no log."""
+"""The first key of a database: made at the server's first start, shown on a terminal or put in a file, never logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpo_service.cli.key_file import write_new
 if TYPE_CHECKING:
     from hpo_service.store import KeyTable
 
-MOST_FILES = 100  # by one name and its numbers
+MOST_FILES = 100  # tried: NAME, NAME-2, …
 
 _ON_A_TERMINAL = """
 This database had no keys yet. Here is one that may do everything; it is shown this once, so keep it:
@@ -36,7 +36,7 @@ _NOWHERE = "hpo: this database has no keys yet, and {reason}\n"
 
 
 def make_first_key(table: KeyTable, database: str) -> Path | None:
-    """Make one for everything if there never was a key. Return its file: standard error may be kept in a log."""
+    """Make an admin key if there never was a key. Show it on a terminal, else write it to a file and return that."""
     from hpo_service.operations.keys import create_first
 
     if sys.stderr is not None and sys.stderr.isatty():
@@ -59,20 +59,20 @@ def make_first_key(table: KeyTable, database: str) -> Path | None:
 
 
 def _say(words: str, **values: object) -> None:
-    """On stderr, so that it is in no pipe and in no line of JSON."""
+    """Print on stderr, since stdout may be a pipe or carry JSON."""
     if sys.stderr is not None:
         note(*words.format(**values).splitlines())
 
 
 class KeyNotKept(CommandFailed):
-    """There is no place for a key, so that it was not made."""
+    """The file for the key cannot be written, so no key was made."""
 
 
 class FirstKeyFile:
-    """Where the first key of a database goes when nobody looks at what the server says.
+    """The file that gets the first key of a database when stderr is no terminal.
 
-    Beside the file of SQLite; for PostgreSQL in the folder for state of systemd, or of the user. What is there stays:
-    a key of an earlier database is nothing to write over, and none to open a new one with.
+    It lies beside SQLite's file; for PostgreSQL in the state folder of systemd, or of the user. A file that exists is
+    left alone: a key of an earlier database is neither overwritten nor taken for the new one.
     """
 
     def __init__(self, database: str) -> None:
@@ -92,7 +92,7 @@ class FirstKeyFile:
             ) from None
 
     def forget(self) -> None:
-        """Take it away again: the key was not recorded."""
+        """Remove the file: the key did not get into the database."""
         if self.path is not None:
             with suppress(OSError):
                 self.path.unlink()

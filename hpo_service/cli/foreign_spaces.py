@@ -17,14 +17,14 @@ Json = Mapping[str, Any]
 
 @dataclass
 class StudyText:
-    """lines: of the study file; left: what could not be said there."""
+    """lines: of the study file; left: what a study file has no equivalent for."""
 
     lines: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
 
 def study_text(tool: str, path: Path) -> StudyText:
-    """Raise CommandFailed."""
+    """Translate a tool's search space into a study file. Raise CommandFailed."""
     document = _document(path)
     spec = document.get("spec", document) if tool == "katib" else document
     text = StudyText([f"name = {json.dumps(near_name(path.stem) or 'study')}"])
@@ -80,7 +80,7 @@ def _parameters(tool: str, spec: Json) -> Iterator[tuple[str, Any]]:
 
 
 def _nested(before: str, parameters: Json) -> Iterator[tuple[str, Any]]:
-    """W&B's parameters within a parameter have its name before theirs."""
+    """Flatten W&B's nested parameters: the outer name, a dot, the inner name."""
     for name, given in parameters.items():
         if isinstance(given, Mapping) and isinstance(given.get("parameters"), Mapping):
             yield from _nested(f"{before}{name}.", given["parameters"])

@@ -1,6 +1,6 @@
-"""SQLite's file of a database URL, and whether a server holds it: seen without opening either, and at once.
+"""The SQLite file of a database URL, and which server has it locked, found out fast and without opening the database.
 
-A server that starts finds that out by itself, but only after some seconds, in which nobody who waits hears anything.
+A server that starts finds that out, too, but only after some seconds in which it prints nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-PATIENCE_SECONDS = 1.0  # as a server has: the other one may be about to end
+PATIENCE_SECONDS = 1.0  # as a starting server waits: the other one may be about to end
 _AGAIN_SECONDS = 0.1
 
 
 def sqlite_path(database: str) -> Path | None:
-    """The file as the server reads the URL, %20 for a space; None for another database."""
+    """The file that the server opens for this URL (%20 is a space); None for another database."""
     scheme, separator, rest = database.partition(":///")
     if not separator or scheme.partition("+")[0] != "sqlite":
         return None
@@ -23,7 +23,7 @@ def sqlite_path(database: str) -> Path | None:
 
 
 def holder(path: Path) -> int | None:
-    """The process of the server that holds this file, and goes on doing so for as long as a server would wait."""
+    """The pid of the server that holds this file for PATIENCE_SECONDS; None as soon as none does."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (process := _holder_now(path)) is not None and time.monotonic() < deadline:
         time.sleep(_AGAIN_SECONDS)
@@ -31,7 +31,7 @@ def holder(path: Path) -> int | None:
 
 
 def _holder_now(path: Path) -> int | None:
-    """The one whose number stands in the lock file and who has it locked (store/inode_lock.py)."""
+    """The pid that is written in the lock file, if that process has it locked (store/inode_lock.py)."""
     real = Path(os.path.realpath(path))
     try:
         lock = real.with_name(real.name + ".lock")

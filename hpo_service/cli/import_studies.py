@@ -1,8 +1,8 @@
-"""`hpo import`: take over studies of Optuna's own, with all that has finished in them, and later what is new.
+"""`hpo import`: import Optuna's studies with their finished trials; the same command again adds the new ones.
 
-A study's metadata says where it came from and which trials it has (`imported`), so that another source of the same name
-is refused, and a second import sends only what is new. What is sent is written down before, under `sending`: an import
-that was broken off is gone on with by the very same calls, which the server takes once.
+A study's metadata say where it came from and which trials it has (`imported`), so that another source of the same name
+is refused, and a second import sends only new trials. Trials are noted under `sending` before they are sent: after an
+interruption the same calls are sent again, with the same request_id, and the server applies them once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Tool(StrEnum):
-    """Whose search spaces are read."""
+    """The tool whose search space is read."""
 
     wandb = "wandb"
     nni = "nni"
@@ -48,7 +48,7 @@ MOST_REASONS = 5  # in the table, of trials that do not fit
 
 @dataclass
 class ImportedStudy:
-    """What became of one study: source is its name there, study the one here, None where it was refused."""
+    """The outcome for one study. source: its name in the source; study: its name here, None if it was refused."""
 
     source: str
     study: str | None = None
@@ -164,9 +164,9 @@ class StudyImport:
         row.taken, row.there_before = Transfer(self._client, name, origin).send(fitting)
 
     def _ours(self, study: str, origin: Mapping[str, Any]) -> tuple[str, Json | None]:
-        """The name here, and the study where it has been imported before. Raise Refusal."""
+        """The study's name here, and the study itself if it has been imported before. Raise Refusal."""
         known = [self._name] if self._name is not None else both_names(study, self._found)
-        for name in known:  # the name that it got when it was the only one to come near to it
+        for name in known:  # which of the two it got depends on the studies that its source had then
             there = self._study(name)
             if there is not None and _came_from(there, origin):
                 return name, there
@@ -194,7 +194,7 @@ def _came_from(study: Json, origin: Mapping[str, Any]) -> bool:
 
 
 def _imported(study: Json) -> Json:
-    """What its metadata say of its origin; anybody may have written something else there."""
+    """`imported` of the study's metadata; {} if it is absent or no object."""
     noted = study["metadata"].get("imported")
     return noted if isinstance(noted, dict) else {}
 
@@ -236,14 +236,14 @@ def _sorted_out(trials: Sequence[ForeignTrial], space: SearchSpace) -> tuple[lis
 
 
 def _contradicts(space: SearchSpace, name: str, params: Mapping[str, Any]) -> bool:
-    """Whether its parents are known, and it does not exist under them."""
+    """Whether the values of all its parents are given, and the parameter does not exist under them."""
     if name not in space:
         return False
     return all(parent in params for parent in space[name].when or {}) and not space.exists(name, params)
 
 
 class Transfer:
-    """Sends a study's trials, each once, whatever breaks off."""
+    """Sends a study's trials, each exactly once, even if an import is interrupted and repeated."""
 
     def __init__(self, client: Client, name: str, origin: Mapping[str, Any]) -> None:
         self._client = client
@@ -279,7 +279,7 @@ class Transfer:
         return taken, self._note(taken, [], etag)
 
     def _note(self, taken: set[int], sending: Sequence[int], etag: str) -> str:
-        """Raise Refused where somebody else has changed the study meanwhile, another import perhaps."""
+        """Write both lists into the metadata. Raise PreconditionFailed if the study was changed meanwhile."""
         study, _ = self._client.study_and_etag(self._name)
         imported = {**self._origin, "taken": number_ranges.as_text(taken)}
         if sending:
@@ -289,7 +289,7 @@ class Transfer:
 
 
 def parts(trials: Sequence[ForeignTrial]) -> Iterator[list[ForeignTrial]]:
-    """The trials in calls that the server takes: bounded in number and in size."""
+    """Split the trials into calls that the server accepts: bounded in number and in size."""
     part: list[ForeignTrial] = []
     size = 0
     for trial in trials:
@@ -308,7 +308,7 @@ def _as_json(rows: Sequence[ImportedStudy]) -> list[Json]:
 
 
 def _table(rows: Sequence[ImportedStudy]) -> list[str]:
-    """A line a study, and below it what was left."""
+    """A line for each study, and below it what was left out."""
     cells = [("FROM", "STUDY", "TAKEN", "LEFT")]
     for row in rows:
         before = f" (and {row.there_before} before)" if row.there_before else ""

@@ -1,4 +1,4 @@
-"""Which name a study from elsewhere gets here: its own where it can be, else a readable one that is nobody else's."""
+"""Names for imported studies: the original name if it is valid here, else a similar one that no other study gets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _VALID = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
 
 def both_names(name: str, others: Mapping[str, int]) -> tuple[str, str]:
-    """The nearest name there is, and one that no other study's name leads to.
+    """The nearest valid name, and the same with a hash of the original name, which no other study gets.
 
-    others: all studies where it comes from, with their ids.
+    others: the ids of all studies of the source, by name.
     """
     near = name if _VALID.fullmatch(name) else near_name(name)
     first = near or f"study-{others[name]}"
@@ -24,7 +24,7 @@ def both_names(name: str, others: Mapping[str, int]) -> tuple[str, str]:
 
 
 def possible_names(name: str, others: Mapping[str, int]) -> list[str]:
-    """The names to try, the best first; what another one of them is called, or comes near to, is not for this one."""
+    """The names to try, the best first, without one that another study of the source has or is nearest to."""
     first, tagged = both_names(name, others)
     if first == name:
         return [name, tagged]
@@ -33,7 +33,7 @@ def possible_names(name: str, others: Mapping[str, int]) -> list[str]:
 
 
 def near_name(name: str) -> str:
-    """The nearest name that a study of ours can have; letters lose their accents."""
+    """The nearest valid name, without accents; "" if no character can be kept."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     letters = re.sub(r"[^a-z0-9_]+", "-", plain)
     return letters.strip("-_")[:LONGEST].rstrip("-_")

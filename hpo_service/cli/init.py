@@ -43,13 +43,13 @@ def init(
 
 
 def study_name(file: Path) -> str:
-    """The file's name, as far as a study may be called so."""
+    """A valid study name made from the file's name."""
     name = re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")[:63].strip("-_")
     return name or "study"
 
 
 def _write(files: dict[Path, str]) -> None:
-    """Write all of them, or none where one is there."""
+    """Write all files, or none if one of them exists."""
     if there := [file for file in files if file.exists()]:
         raise CommandFailed(f"{there[0]} is there already and is left as it is; give another name: hpo init FILE.toml")
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal ask a long command to end; it looks between two steps whether they did."""
+"""Ctrl-C, SIGTERM and SIGHUP set a flag, which a long command checks between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """While the with block runs, signals only set `happened`: nothing is torn in the middle of a step."""
+    """While the with block runs, signals only set `happened`: no step is cut off in the middle."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -30,7 +30,7 @@ class Interruption:
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not through an interruption; return whether there was one."""
+        """Sleep for so many seconds, or until a signal comes; return whether one came."""
         return self._event.wait(seconds)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""A key in a file, for its owner's eyes."""
+"""Writes a key into a file that only its owner can read."""
 
 from __future__ import annotations
 

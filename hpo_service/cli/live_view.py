@@ -1,4 +1,4 @@
-"""A study while it runs, on stderr: a view that renews itself on a terminal, elsewhere a plain line now and then."""
+"""A running study on stderr: a view that is redrawn on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Snapshot:
     study: Json
     running: Sequence[Json] = ()
     elapsed_seconds: float = 0.0
-    seconds_left: float | None = None  # None: nobody knows
+    seconds_left: float | None = None  # None: unknown
 
     @property
     def is_done(self) -> bool:
         return self.study["state"] in wording.DONE
 
     def printable(self) -> Snapshot:
-        """The same in texts that a terminal only shows; made before the view is laid out, since they are longer."""
+        """A copy with printable texts; made before the layout, since escapes make a text longer."""
         return replace(self, study=printable_values(self.study), running=printable_values(list(self.running)))
 
 
 @dataclass
 class Follower:
-    """Reads a study again and again, and estimates from its pace when it will be done."""
+    """Polls a study, and estimates from its pace when it will be done."""
 
     client: Client
     name: str
@@ -71,7 +71,7 @@ class Follower:
 
 
 def seconds_left(study: Json, elapsed: float, finished: int) -> float | None:
-    """At the pace so far; None without a limit, or before the first trial has shown a pace."""
+    """An estimate from the pace so far; None without a limit, before a trial has finished, and while confirming."""
     limit: int | None = study["limits"]["trials"]
     if limit is None or finished <= 0 or is_confirming(study):
         return None
@@ -83,7 +83,7 @@ def is_confirming(study: Json) -> bool:
 
 
 class LiveDisplay:
-    """Shows one snapshot after another, as suits whoever reads stderr."""
+    """Shows one snapshot after another: as a live view if stderr is a terminal, else in lines."""
 
     def __init__(self, server: str, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -102,7 +102,7 @@ class LiveDisplay:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line of its own, which stays above the view."""
+        """Print a line, which stays above the live view."""
         self._console.print(Text(printable(text)))
 
     def show(self, snapshot: Snapshot) -> None:
@@ -172,7 +172,7 @@ def _progress(study: Json) -> str:
 
 
 def confirming(study: Json) -> str:
-    """What is being done, and who is first so far."""
+    """How many trials are confirmed with how many seeds, and which trial is first so far."""
     confirmation = study["confirmation"]
     best = f"the best {wording.count(confirmation['top'], 'trial')}"
     first = confirmation["ranking"][:1]
@@ -232,7 +232,7 @@ def _ranges(study: Json) -> RenderableType:
 
 
 def _running(snapshot: Snapshot) -> Iterator[RenderableType]:
-    running = max(snapshot.study["counts"]["RUNNING"], len(snapshot.running))  # with replicates, that count nowhere
+    running = max(snapshot.study["counts"]["RUNNING"], len(snapshot.running))  # counts have no replicates
     yield Text(f"running  {running or 'nothing at the moment'}", style="" if running else "dim")
     table = Table.grid(padding=(0, 2))
     for trial in snapshot.running:

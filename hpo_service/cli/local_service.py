@@ -1,4 +1,4 @@
-"""A server and its workers as child processes: started, watched, started again when they die, stopped in order."""
+"""A server and its workers as child processes: started, watched, restarted when they die, stopped in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpo_service.domain.key import draw, hash_of
 
 START_SECONDS = 60.0  # for a first start that makes the tables of a slow database
 STOP_SECONDS = 15.0  # to hand trials back, or to answer the calls under way
-MOST_DEATHS = 3  # without a trial finished in between
+MOST_DEATHS = 3  # of server and workers, without a trial finished in between
 LOG_LINES = 8
 
 
@@ -58,7 +58,7 @@ class ServiceProcess:
         return self.process.poll()
 
     def answer(self, seconds: float, given_up: Callable[[], bool]) -> str:
-        """The next line of its stdout, or "" if it ends, the time runs out or somebody gives up."""
+        """The next line of its stdout; "" if it ends, after so many seconds, or once given_up() is true."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not given_up():
@@ -92,14 +92,14 @@ class LocalService:
     def __init__(self, database: str, logs: Path, given_up: Callable[[], bool]) -> None:
         self.server_log, self.worker_log = logs / "hpo-server.log", logs / "hpo-worker.log"
         self.url = ""
-        self.token = draw()  # only these processes know it; it ends with them, and no record has it
+        self.token = draw()  # known to these processes only, and in no database: it ends with them
         self._database, self._given_up = database, given_up
         self._server: ServiceProcess | None = None
         self._worker: ServiceProcess | None = None
         self._worker_arguments: Sequence[str] = ()
         self._worker_environment: Mapping[str, str] = {}
         self._deaths = 0
-        # the workers hold the server's lifeline as well: it goes last, when they have handed back their trials
+        # workers inherit the server's write end, so that the server ends last, after they have released their trials
         self._server_lifeline, self._worker_lifeline = ParentDeathPipe(), ParentDeathPipe()
 
     def __enter__(self) -> Self:
@@ -113,7 +113,7 @@ class LocalService:
         self._worker_lifeline.close()
 
     def start_server(self, port: int = 0) -> bool:
-        """Start it and wait until it answers; False if somebody gave up meanwhile."""
+        """Start the server and wait until it serves; False if given_up() became true meanwhile."""
         self._check_nobody_holds_it()
         self._server = ServiceProcess(
             ["serve", "--host", "127.0.0.1", "--port", str(port), "--json"],
@@ -136,7 +136,7 @@ class LocalService:
         raise failure(*said, *_how_to_use_the_other(said))
 
     def _check_nobody_holds_it(self) -> None:
-        """Raise CommandFailed at once, not when the server is there to find out."""
+        """Raise CommandFailed if another server holds the file, without waiting for our server to find out."""
         file = sqlite_path(self._database)
         process = None if file is None else holder(file)
         if process is not None:
@@ -147,7 +147,7 @@ class LocalService:
             )
 
     def start_workers(self, command: Sequence[str], data: Path | None = None) -> None:
-        """command: `worker` or `agent` with its arguments; it is told the server. data: the folder with datasets."""
+        """command: `worker` or `agent` with its arguments; --server is added. data: the folder with datasets."""
         self._worker_arguments = [command[0], "--server", self.url, *command[1:]]
         self._worker_environment = {} if data is None else {"HPO_DATA": str(data)}
         self._start_workers()
@@ -167,7 +167,7 @@ class LocalService:
             self._worker = None
 
     def progressed(self) -> None:
-        """A trial has finished: what died before is no reason to give up any more."""
+        """Called when a trial has finished: reset the number of deaths, so that restarts go on."""
         self._deaths = 0
 
     @property
@@ -179,7 +179,7 @@ class LocalService:
         return self._worker is not None and self._worker.exit_code is not None
 
     def revive_server(self) -> str:
-        """Start the server again on its port; return what is to be said about it."""
+        """Start the server again on its port; return a message for the user."""
         assert self._server is not None
         code = self._count_death("server", self._server, self.server_log)
         self._server.stop()

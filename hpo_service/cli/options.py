@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
 
 DEFAULT_DATABASE = "sqlite:///hpo.db"
-PATIENCE_SECONDS = 1.0  # for a server that is just starting, or has no room for the call at the moment
+PATIENCE_SECONDS = 1.0  # of retries, for a server that is just starting or overloaded
 
 Server = Annotated[
     str | None,
@@ -33,13 +33,13 @@ StudyFilePath = Annotated[
 
 
 def connect(server: str | None, token: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Client:
-    """A client that gives up soon: somebody waits in front of the screen. token: otherwise the environment's."""
+    """A client that stops retrying soon, since a person is waiting. token: by default from the environment."""
     # imported late: `hpo --help` shall not wait for it
     import logging
 
     from hpo_service.client import Client, Retries
 
-    logging.getLogger("hpo_service.client").setLevel(logging.ERROR)  # not of each retry: of what comes of them
+    logging.getLogger("hpo_service.client").setLevel(logging.ERROR)  # no warning for each retry
     return Client(server, token, retries=Retries(initial=0.2, deadline=patience_seconds))
 
 

@@ -37,7 +37,7 @@ class Training:
 
     @property
     def options(self) -> str:
-        """As they are typed again."""
+        """The options to type again, quoted for the shell."""
         words = self._label_options
         if self.objective is not None:
             words += ["--objective", self.objective]
@@ -50,7 +50,7 @@ class Training:
         return [word for name, text in self.labels.items() for word in ("--label", f"{name}={text}")]
 
     def check(self, file: Path, spec: StudySpec) -> None:
-        """Raise before anything is started where this cannot train the study."""
+        """Raise UsageError or CommandFailed if this cannot train the study; called before anything is started."""
         from hpo_service.domain import labels
         from hpo_service.domain.objectives import OBJECTIVES
 
@@ -77,7 +77,7 @@ class Training:
             check_command(self.command, spec.model_dump(mode="json")["search_space"])
 
     def worker(self, processes: int, study: str) -> list[str]:
-        """The command of ours that trains the study. How many trials may fail says the study, in limits.failures."""
+        """The `hpo` arguments that train the study. --max-failures is off: the study's limits.failures applies."""
         if self.command:
             options = ["--workers", str(processes), "--max-failures", "0", *self._label_options]
             return ["agent", *options, study, "--", *self.command]
@@ -85,7 +85,7 @@ class Training:
         return [*self.any_worker(processes), "--study", study, "--until-done", *options]
 
     def any_worker(self, processes: int) -> list[str]:
-        """For whatever the server gives out: the test, too."""
+        """The `hpo` arguments of a worker for all studies, which also evaluates sealed tests."""
         return ["worker", "--processes", str(processes), "--max-failures", "0", *self._label_options]
 
 
@@ -100,7 +100,7 @@ def check_command(command: Sequence[str], space: Json) -> None:
 
 
 def _check_objective(place: str) -> None:
-    """What can be seen without importing it; the rest the worker finds, and says."""
+    """Check what can be checked without importing it; the worker reports the rest."""
     module, _, function = place.rpartition(":")
     if not module or not function:
         raise UsageError(f"--objective: {place!r} is not of the form package.module:function, or file.py:function")

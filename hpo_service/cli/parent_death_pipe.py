@@ -44,7 +44,7 @@ def _end_with_parent(descriptor: int) -> None:
         while os.read(descriptor, 64):
             pass
     except OSError:
-        return  # the number came from elsewhere: there is no pipe
+        return  # no such descriptor: the variable is not from a parent of ours
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     if os.getpgrp() == os.getpid():

@@ -1,4 +1,4 @@
-"""The one door to Matplotlib: the picture of a study, of the kind its `metadata.figure` asks for."""
+"""The picture of a study, of the kind its `metadata.figure` asks for. Imported late, as it needs Matplotlib."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hpo_service.printable import printable_values
 
 PANELS = 20  # as the article has them, 4 rows of 5
 COLUMNS = 5
-MOST_PARAMETERS = 11  # in the other picture, beside the panel of values over trials
+MOST_PARAMETERS = 11  # in a picture of kind values, beside the panel of values over trials
 
-# what compares all trials of a study; the other kinds show the best ones, or their values
+# kinds that compare all trials of a study; the others show the best ones, or their values
 COMPARING: Mapping[str, Callable[[Json, Sequence[Json], Asked], Figure]] = {
     "settings": settings,
     "grid": grid,
@@ -39,7 +39,7 @@ def draw(study: Json, trials: Sequence[Json], file: Path) -> None:
 
 
 def save(make: Callable[[], Figure], file: Path) -> None:
-    """Write the figure that is made in the style of all pictures."""
+    """Make the figure in the style of all pictures, and write it."""
     mpl.use("Agg")
     with mpl.rc_context(canvas.STYLE):
         figure = make()
@@ -64,7 +64,7 @@ def _figure(study: Json, trials: Sequence[Json]) -> Figure:
 
 
 def _ranks(trials: Sequence[Json]) -> dict[int, int]:
-    """By number the place among all that have a value, also those of which there is no curve."""
+    """By trial number, the rank among all trials with a value, those without a curve included."""
     with_value = (trial["number"] for trial in trials if trial["values"] is not None)
     return {number: place for place, number in enumerate(with_value, start=1)}
 

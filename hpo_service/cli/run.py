@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hpo_service.client import Client
 
 REFRESH_SECONDS = 0.5
-PATIENCE_SECONDS = 5.0  # with a server of its own, beside which workers take all cores
+PATIENCE_SECONDS = 5.0  # of retries: beside our own server, workers take all cores
 OPEN = ("WAITING", "RUNNING")  # states of a test that is still to come
 ENDED = ("COMPLETED", "STOPPED")  # states of a study that can be confirmed and tested
 
@@ -99,7 +99,7 @@ def run(
 
 
 class StudyRun:
-    """One study being run; what it has found stays when the service has stopped."""
+    """One run of a study; its attributes keep the results after the service has stopped."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class StudyRun:
     ) -> None:
         self.name, self.training = name, training
         self.is_finished = False
-        self.study: Json = {}  # as it read last; empty before it is there
+        self.study: Json = {}  # as last read; empty before it is created
         self.summary: list[str] = []
         self.files: list[tuple[str, str]] = [
             ("log of the server", str(service.server_log)),
@@ -156,14 +156,14 @@ class StudyRun:
         return study
 
     def _described_anew(self, client: Client) -> Json:
-        """The study of that name with the file's metadata, when nothing else is different: they change no trial."""
+        """The existing study, with the file's metadata, which change no trial; raise if anything else differs."""
         body, existing = self._study_file.body, client.study(self.name)
         if not self._study_file.differs_in_metadata_only(existing):
             raise other_study_exists(body, existing) from None
         return client.patch(self.name, metadata=body.get("metadata", {}))
 
     def _train(self, client: Client, display: LiveDisplay, workers: int) -> None:
-        """Keep server and workers alive until the study is done, or somebody interrupts."""
+        """Keep server and workers alive until the study is done, or a signal interrupts."""
         from hpo_service.cli.live_view import Follower
 
         follower = Follower(client, self.name)
@@ -171,7 +171,7 @@ class StudyRun:
         if self.study["state"] not in wording.DONE:
             self._service.start_workers(self.training.worker(workers, self.name), self._data)
         while True:
-            # asked before the study is read: workers end by themselves once it is done
+            # checked before the study is read, since workers end by themselves once it is done
             workers_died = self._service.workers_died
             if self._service.server_died:
                 display.say(self._service.revive_server())
@@ -195,7 +195,7 @@ class StudyRun:
         self._service.stop_workers()
 
     def _confirm(self, client: Client, display: LiveDisplay, workers: int) -> None:
-        """Have the best trials trained again, if so asked: how good the winner is, and whether it is the winner."""
+        """Have the best trials trained again if [metadata.confirm] asks for it: which one is best, and how good."""
         from hpo_service.cli.figure import confirm_plan_of
 
         plan = confirm_plan_of(self.study)
@@ -206,7 +206,7 @@ class StudyRun:
             self._train(client, display, workers)
 
     def _look(self, follower: Follower) -> Snapshot | None:
-        """The study as it is, or None while the server is away."""
+        """A snapshot of the study; None while the server does not answer."""
         try:
             return follower.snapshot()
         except HpoError as error:
@@ -236,7 +236,7 @@ class StudyRun:
         self.study = study = client.test(self.name, ensemble)
         if study["test"]["state"] in OPEN:
             note("evaluating the best configuration on the test set, once")
-            # the job comes to workers of any study only
+            # only a worker that asks across studies is given the sealed test
             self._service.start_workers(self.training.any_worker(1), self._data)
         while study["test"]["state"] in OPEN and not self._interruption.wait(REFRESH_SECONDS):
             if self._service.server_died:
@@ -258,7 +258,7 @@ def _check_data(objective: Json, data: Path | None) -> None:
 
 
 def _log_folder(database: str) -> Path:
-    """Beside a SQLite file; else where the command was typed."""
+    """The folder of a SQLite file; else the current folder."""
     file = sqlite_path(database)
     return Path() if file is None else file.parent
 

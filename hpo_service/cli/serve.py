@@ -25,9 +25,9 @@ from hpo_service.domain.errors import HpoError
 if TYPE_CHECKING:
     from hpo_service.settings import Settings
 
-SWITCH_SECONDS = 0.0005  # the writer, back from a commit, shall not wait long for the event loop's thread
-OBJECTS_A_COLLECTION = 10_000  # instead of 700: beside 64 callers a tenth more trials a second (docs/decisions/0015)
-PATIENCE_SECONDS = 5  # for the answers under way when the server is to end
+SWITCH_SECONDS = 0.0005  # so that the writer thread, after a commit, gets the GIL from the event loop's thread soon
+OBJECTS_A_COLLECTION = 10_000  # instead of 700: with 64 callers a tenth more trials a second (docs/decisions/0015)
+PATIENCE_SECONDS = 5  # for the calls under way at shutdown
 
 
 def serve(
@@ -106,7 +106,7 @@ def _settings(database: str) -> Settings:
 
 
 def _import_whole(module: str) -> None:
-    """Nothing that is imported is garbage: to look through it for some, again and again, is a fifth of a start."""
+    """Import without garbage collection: imports make no garbage, and looking for it takes a fifth of the start."""
     gc.disable()
     try:
         import_module(module)
@@ -137,14 +137,14 @@ def _serve(
     log_format.take_over_logging()
     log = structlog.get_logger()
     end_tracing = tracing.configure()
-    # A call that the connection answers has no span: with tracing, all go through the application.
+    # A call that the fast path answers has no span: with tracing, all go through the application.
     fast_path = None if tracing.is_on() else FastPath(application)
     config = uvicorn.Config(
         application,
         log_config=None,
-        log_level="error",  # what its connections warn of, ours say better
+        log_level="error",  # our connections log what its would warn of
         access_log=False,
-        proxy_headers=False,  # who has sent a call is the address that it came from: anybody may write X-Forwarded-For
+        proxy_headers=False,  # the caller is the peer address: anybody may write X-Forwarded-For
         lifespan="off",
         timeout_graceful_shutdown=PATIENCE_SECONDS,
         http=ConnectionBounds.of(settings).protocol(fast_path),  # type: ignore[arg-type]  # called like the class it makes
@@ -156,24 +156,24 @@ def _serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             sys.setswitchinterval(SWITCH_SECONDS)
-            gc.freeze()  # what has been imported stays: no collection need look at it again
+            gc.freeze()  # imported objects stay: collections need not scan them
             gc.set_threshold(OBJECTS_A_COLLECTION)
             if self.started:
                 shown = without_password(database)
                 log.info("serving", version=__version__, database=shown, schema=newest_revision(), address=address)
                 ready(key_file)
-                # SciPy, which a start does without, is there before the first study that needs it.
+                # Loads SciPy in the background: the start does without it, and the first study that needs it finds it.
                 Thread(target=_import_whole, args=("hpo_service.tuning.auto",), daemon=True).start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             log.info("the server ends; who waits is sent home")
-            application.state.service.begin_shutdown()  # else every long poll under way would hold the end up
+            application.state.service.begin_shutdown()  # else every long poll under way would delay the shutdown
             await super().shutdown(sockets)
 
     async def main() -> None:
         # entered here rather than by uvicorn, which would turn a database error into a page of traceback
         async with application.router.lifespan_context(application):
-            # uvicorn raises the signal that ended it once more, for us: the end that was asked for is no failure
+            # uvicorn raises the signal that ended it again; it is ignored, since a requested shutdown is no failure
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             if with_keys and settings.private_key_hash is None:

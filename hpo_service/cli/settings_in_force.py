@@ -1,4 +1,4 @@
-"""The HPO_* variables as the commands meet them: refused where they are wrong, and shown by `hpo doctor`."""
+"""The HPO_* variables: checked before each command runs, and shown by `hpo doctor`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 SECRET = frozenset({TOKEN, PRIVATE_KEY_HASH})
-# It looks at everything, and says what is wrong with the settings as well.
+# It runs even if settings are wrong, and reports what is wrong with them.
 DOCTOR = "doctor"
 
 
 class InForce(NamedTuple):
-    """A setting, its value without secrets, and where that comes from; or what is wrong with it."""
+    """A setting. value: without secrets, and with where it comes from; fault: what is wrong with it."""
 
     name: str
     value: str
@@ -27,7 +27,7 @@ class InForce(NamedTuple):
 
 
 def check_environment(arguments: Sequence[str]) -> None:
-    """Raise UsageError for HPO_* variables that are wrong, but to somebody who asks for help."""
+    """Raise UsageError for wrong HPO_* variables, except for --help, --version and `hpo doctor`."""
     words = list(arguments)[: list(arguments).index("--")] if "--" in arguments else list(arguments)
     if not words or words[0] == DOCTOR or {"--help", "--version"} & set(words):
         return
@@ -46,7 +46,7 @@ def settings_faults(error: ValidationError) -> Mapping[str, str]:
 
 
 def settings_in_force(given: Mapping[str, str]) -> Iterator[InForce]:
-    """Every setting there is. given: the values of options, by the variable that each stands for."""
+    """All settings. given: the values of command-line options, by the variable that each replaces."""
     for name in OF_CALLERS:
         value = given.get(name) or os.environ.get(name, "")
         yield InForce(name, _shown(name, value, given) if value else "not set")

@@ -54,14 +54,14 @@ def _created(study: Study, body: Study, address: str) -> Iterator[str]:
 
 
 def _goal(study: Study, body: Study) -> str:
-    """What becomes of the value, and how to have it otherwise where the file does not say it."""
+    """Whether the value is maximized or minimized; if the file does not say it, how to minimize."""
     if "direction" in body or "directions" in body:
         return f"what its trials are told is {wording.goal(study)}"
     return 'what its trials are told is maximized, which is the default; for a loss write: direction = "minimize"'
 
 
 def _who_trains(study: Study, address: str) -> list[str]:
-    """The commands that train it; the built-in network trains no study without an objective of its own."""
+    """The commands that train it; if it has no objective, they run the user's function or command."""
     worker = f"hpo worker --server {address} --study {study['name']} --until-done"
     if study["objective"] is not None:
         return [f"train its trials: {worker}"]
@@ -90,7 +90,7 @@ def other_study_exists(body: Study, existing: Study) -> CommandFailed:
 
 
 def _says(given: Any, existing: Any) -> bool:
-    """Whether what a file gives is what the study has; what it leaves out is a default."""
+    """Whether the study has all values that the file gives; what the file leaves out is not compared."""
     if isinstance(given, Mapping) and isinstance(existing, Mapping):
         return all(key in existing and _says(value, existing[key]) for key, value in given.items())
     return bool(given == existing)
@@ -153,7 +153,7 @@ def advice(study: StudyName, server: Server = None, json: AsJson = False) -> Non
 
 
 def _verb(name: str, says: str) -> None:
-    """Add the command for a verb that takes nothing and answers with the study."""
+    """Add the command for a method of the client that takes only the study's name and returns the study."""
 
     def command(study: StudyName, server: Server = None, json: AsJson = False) -> None:
         with connect(server) as client:

@@ -101,7 +101,7 @@ class StudyFile:
         return spec
 
     def differs_in_metadata_only(self, existing: Mapping[str, Any]) -> bool:
-        """Whether the study that is there is what the file says, but for metadata, which change no trial."""
+        """Whether the existing study equals the file's in all but metadata, which change no trial."""
         fields = {name: existing[name] for name in StudySpec.model_fields if name in existing}
         if existing.get("define_by_run"):  # the search space has grown since
             fields["search_space"] = self.body.get("search_space", {})
@@ -113,7 +113,7 @@ class StudyFile:
         return StudyFileRefused(f"{self.path}: {count}", *(line for fault in in_order for line in fault.lines()))
 
     def server_refusal(self, faults: Iterable[Fault]) -> StudyFileRefused:
-        """The same for faults that only the server found, such as a sampler's unknown option."""
+        """The refusal for faults that only the server found, such as a sampler's unknown option."""
         return self.refusal([self._fault(self._place(fault.pointer), fault.detail) for fault in faults])
 
     def _model_faults(self, errors: Sequence[ErrorDetails]) -> Iterator[FileFault]:
@@ -127,12 +127,12 @@ class StudyFile:
                     said_otherwise.add(str(place[1]))
                     yield fault
                 continue
-            # several at one place: the branches of "a string, a number, a boolean or null"
+            # several errors at one place: one for each type of the union (string, number, boolean, null)
             rule, hint = _rule(found[0], self.body, place) if len(found) == 1 else (_A_CHOICE, "")
             yield self._fault(place, rule, hint)
 
     def _in_other_words(self, place: Place) -> FileFault | None:
-        """Of a parameter in another tool's words one fault, with the line as it should be."""
+        """One fault for a parameter that is written as in another tool, with the line to write; None: it is not."""
         if len(place) < 2 or place[0] != "search_space":
             return None
         name = str(place[1])
@@ -160,7 +160,7 @@ class StudyFile:
         return write(name, parameter)
 
     def _objective_faults(self) -> Iterator[FileFault]:
-        """What the objective does not take, also where the rest of the file has faults of its own."""
+        """Faults of the objective, found even if the rest of the file has faults of its own."""
         objective, space = self.body.get("objective"), self.body.get("search_space")
         kind = built_in(objective) if isinstance(objective, dict) else None
         if kind is None or objective is None:
@@ -169,7 +169,7 @@ class StudyFile:
             yield self._fault(self._place(fault.pointer), fault.detail)
 
     def _figure_faults(self) -> Iterator[FileFault]:
-        """What `hpo run` and `hpo plot` cannot show; the server takes any metadata."""
+        """Faults of the metadata that `hpo run` and `hpo plot` read; the server takes any metadata."""
         for name, model in figure.SECTIONS.items():
             place: Place = ("metadata", name)
             given = _at(self.body, place)
@@ -271,7 +271,7 @@ def _syntax_hint(text: str) -> str:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON keeps the last of two equal keys without a word; a study file is refused."""
+    """Raise ValueError for a repeated key, of which `json` would silently keep the last."""
     read = dict(pairs)
     if len(read) < len(pairs):
         names = [name for name, _ in pairs]
@@ -292,7 +292,7 @@ def _readable_part(space: object) -> SearchSpace:
         try:
             parameters[name] = adapter.validate_python(given)
         except ValidationError:
-            # unreadable itself: any readable stand-in keeps its name under the objective's eyes
+            # unreadable: a readable stand-in lets the objective still check the name
             parameters[name] = _stand_in(name)
     with_conditions = {name: parameter for name, parameter in parameters.items() if parameter is not None}
     try:
@@ -380,7 +380,7 @@ def _rule(error: ErrorDetails, body: object, place: Place) -> tuple[str, str]:
 
 
 def _range_hint(rule: str, value: object) -> str:
-    """What to do about the commonest slips, whoever found them."""
+    """What to do about the most common mistakes, found here or by the server."""
     if "is below low" in rule:
         return "swap low and high"
     if "must begin above 0" in rule:

@@ -130,7 +130,7 @@ def parallel(drawn: PlotData) -> Figure:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Places values between 0 and 1, and names some of them."""
+    """A vertical axis of `parallel`: the height of a value from 0 to 1, and labels for some heights."""
 
     place: Callable[[Any], float]
     ticks: Sequence[tuple[float, str]]
@@ -199,14 +199,14 @@ def contour(drawn: PlotData) -> Figure:
 
 
 def _scaled(values: Sequence[float], parameter: Json) -> list[float]:
-    """From 0 to 1, as the axis shows them: triangles are made in what is seen."""
+    """The values from 0 to 1 along their axis, logarithmic or not: the triangulation is made in these."""
     into = math.log if parameter["log"] else float
     first, span = into(parameter["low"]), into(parameter["high"]) - into(parameter["low"])
     return [(into(value) - first) / (span or 1.0) for value in values]
 
 
 def _fill(panel: Axes, seen: Points, places: Points, values: Sequence[float], scale: str) -> None:
-    """Nothing where the points span no area. seen: the places on the axes, in which the triangles are made."""
+    """Fill the contours; nothing if the points span no area. seen: `places` after `_scaled`, to triangulate."""
     try:
         triangles = Triangulation(*places, triangles=Triangulation(*seen).triangles)
         panel.tricontourf(triangles, values, levels=14, cmap=scale, alpha=0.55)

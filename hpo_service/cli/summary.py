@@ -16,7 +16,7 @@ from hpo_service.client import Client
 from hpo_service.domain.errors import HpoError
 from hpo_service.domain.json_types import Json
 
-ENOUGH_TRIALS = 20  # before importances say something
+ENOUGH_TRIALS = 20  # with fewer, the importances are called unsure
 MOST_BEST = 20  # in the table of the best; as many as a picture has curves
 LARGEST_PAGE = 1000
 
@@ -30,7 +30,7 @@ class Observation:
     importances: Mapping[str, float | None] | None = None
     failures: Mapping[str, int] | None = None  # by reason
     expected: Sequence[MeasuredExpectation] = ()  # what metadata.figure asks for
-    told: Mapping[int, float | str] = field(default_factory=dict)  # the values of the trials that were confirmed
+    told: Mapping[int, float | str] = field(default_factory=dict)  # by number, the original values of confirmed trials
 
 
 def observe(client: Client, name: str) -> Observation:
@@ -48,7 +48,7 @@ def observe(client: Client, name: str) -> Observation:
 
 
 def best_lines(client: Client, study: Json) -> list[str]:
-    """The params of the twenty best trials below each other: from them one reads where to search next."""
+    """A table of the params of the twenty best trials, to see where to search next."""
     if len(study["directions"]) > 1 or study["counts"]["COMPLETE"] < 2:
         return []
     by_value = client.trials(study["name"], state="COMPLETE", order_by="value", page_size=MOST_BEST)
@@ -182,7 +182,7 @@ def _varied(study: Json) -> list[str]:
 
 
 def _advice(seen: Observation) -> Iterator[str]:
-    """What is said of a parameter's importance stands beside that."""
+    """All advice but that on importance, which `_importances` shows."""
     items = [item for item in seen.advice if item["code"] != "hardly_matters"]
     if items:
         yield "Advice"

@@ -101,7 +101,7 @@ def revoke_token(
 
 @contextmanager
 def _table(database: str) -> Iterator[KeyTable]:
-    """The keys of this database, which is made or upgraded first where no server has done so. Raise UsageError."""
+    """The key table of this database, which is created or upgraded first if necessary. Raise UsageError."""
     from hpo_service import store
 
     try:
@@ -116,7 +116,7 @@ def _table(database: str) -> Iterator[KeyTable]:
 
 
 def _holds_live_key(table: KeyTable, file: Path, scope: Scope, studies: list[str] | None) -> bool:
-    """Raise CommandFailed for a file that holds what must not be written over."""
+    """Whether the file holds a live key of this kind. Raise CommandFailed if it holds what must not be overwritten."""
     from hpo_service.operations import keys as operations
 
     token = _read(file)
@@ -149,7 +149,7 @@ def _read(file: Path) -> str:
 
 
 def _write(file: Path, token: str) -> None:
-    """The whole key or none of it, readable by the owner alone."""
+    """Replace the file atomically; it is readable by its owner only."""
     new = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
     try:
         write_new(new, token)

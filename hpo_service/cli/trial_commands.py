@@ -22,8 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="Look at the trials of a study, and
 Trial = Mapping[str, Any]
 MOST_SHOWN = 100  # in words; with --json all of them
 BARS = "▁▂▃▄▅▆▇█"
-CURVE_WIDTH = 60  # signs
-LONGEST_VALUE = 200  # signs
+CURVE_WIDTH = 60  # characters
+LONGEST_VALUE = 200  # characters
 
 
 class ShownState(StrEnum):
@@ -97,7 +97,7 @@ def _lines(trial: Trial, attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]
     yield f"trial {trial['number']} of {trial['study']}: {trial['state']}" + (f", value {values}" if values else "")
     if trial["reason"]:
         yield f"  {trial['reason']}"
-    # A server of an older version says nothing of these.
+    # A server of an older version does not send these.
     if trial.get("replicate_of") is not None:
         yield f"  it trains trial {trial['replicate_of']} again, to confirm it"
     yield from _section("Params", _cells(trial["params"]))
@@ -111,7 +111,7 @@ def _lines(trial: Trial, attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]
 
 
 def _section(title: str, cells: Any) -> Iterator[str]:
-    """Nothing where there is nothing."""
+    """A title and its cells in columns; nothing without cells."""
     if lines := wording.columns(cells):
         yield from ("", title, *lines)
 
@@ -137,7 +137,7 @@ def curve(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
-    """No more than fit into a line, the last among them."""
+    """Every n-th value, so that they fit into a line, the last one included."""
     every = math.ceil(len(values) / CURVE_WIDTH)
     return list(values[::-1][::every][::-1])
 
@@ -145,7 +145,7 @@ def _thinned(values: Sequence[float]) -> list[float]:
 def _bar(value: float, low: float, high: float) -> str:
     if not math.isfinite(value):
         return " "
-    # halved: the difference of two large numbers may be more than a float holds
+    # halved: the difference of two large floats may overflow
     height = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.0
     return BARS[min(len(BARS) - 1, int(height * len(BARS)))]
 

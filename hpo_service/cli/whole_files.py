@@ -1,4 +1,4 @@
-"""Files that a command writes; what comes piece by piece has its name only when all of it is there."""
+"""Files that a command writes; a streamed one is renamed from NAME.part only once it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpo_service.cli.exits import CommandFailed
 
 
 def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
-    """To standard output where no file is named."""
+    """Write to the file, or to standard output if none is named."""
     if output is None:
         sys.stdout.buffer.writelines(pieces)
         sys.stdout.buffer.flush()
@@ -30,7 +30,7 @@ def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Raise CommandFailed for what keeps it from being written."""
+    """Turn an OSError while the file is written into CommandFailed."""
     try:
         yield
     except OSError as error:

@@ -50,7 +50,7 @@ def parameter_range(parameter: Mapping[str, Any]) -> str:
 
 
 def decades(parameter: Mapping[str, Any]) -> float | None:
-    """How many powers of ten a range spans; None where that is no measure for it."""
+    """How many powers of ten a logarithmic range spans; None for other parameters."""
     if parameter["type"] == "categorical" or not parameter.get("log"):
         return None
     return math.log10(parameter["high"] / parameter["low"])
@@ -69,12 +69,12 @@ def finished(study: Mapping[str, Any]) -> int:
 
 
 def of_the_search(trials: Iterable[Json]) -> Iterator[Json]:
-    """Without the replicates that confirm others."""
+    """The trials without the replicates that confirm others."""
     return (trial for trial in trials if trial.get("replicate_of") is None)
 
 
 def goal(study: Mapping[str, Any]) -> str:
-    """What becomes of a trial's value: maximized, minimized; of several, each."""
+    """maximized or minimized; with several directions a word for each."""
     return ", ".join(f"{direction}d" for direction in study["directions"])
 
 
@@ -96,7 +96,7 @@ def params(values: Mapping[str, Any]) -> str:
 
 
 def columns(rows: Iterable[Iterable[str]], indent: str = "  ") -> list[str]:
-    """Lines with their cells below each other; the last cell of a row as long as it likes."""
+    """Lines with aligned cells; the last cell of a row is not padded."""
     table = [list(row) for row in rows]
     widths: list[int] = []
     for row in table:

@@ -1,4 +1,4 @@
-"""`hpo workers`: who trains, and how to send one home."""
+"""`hpo workers`: list the workers, or drain one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpo_service.cli import wording
 from hpo_service.cli.console import say, say_json
 from hpo_service.cli.options import AsJson, Server, connect
 
-SHOWN = {"told": "TOLD", "failed": "FAILED"}  # counts that a server may keep
+SHOWN = {"told": "TOLD", "failed": "FAILED"}  # counts that some servers send
 
 
 def workers(

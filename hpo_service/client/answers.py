@@ -1,4 +1,4 @@
-"""What an answer of the server means: its JSON, or the error that a refusal stands for and whether to try again."""
+"""Turns responses of the server into JSON, or into the error that a refusal stands for and whether to retry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpo_service.domain import errors
 from hpo_service.domain.errors import Fault, HpoError, Invalid, Unavailable
 from hpo_service.domain.json_types import Json
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # in a text, which JSON cannot carry
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a surrogate pair, which UTF-8 cannot encode
 
 
 class Refused(HpoError):
@@ -59,7 +59,7 @@ _ERRORS: Mapping[str, type[HpoError]] = {
 
 
 def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failure:
-    """What an answer that is no success means, and whether to try again; headers by their names in small letters."""
+    """The Failure for a response that is not 2xx, and whether to retry the call. headers: by lower-case name."""
     problem = _problem(content)
     retry = status in (408, 429, 502, 503, 504) or (status == 409 and problem.get("retryable") is True)
     error = _error(status, problem)
@@ -68,7 +68,7 @@ def failure_of(status: int, headers: Mapping[str, str], content: bytes) -> Failu
 
 
 def _name_request(error: HpoError, request_id: str | None) -> None:
-    """So that whoever reads the message can quote it: the server's log has a line of that id."""
+    """Add the request id to the message, so that users can quote it: the server's log has a line with that id."""
     if request_id:
         error.request_id = request_id
         error.args = (f"{error} (request {request_id})",)
@@ -122,7 +122,7 @@ def _seconds(retry_after: str | None) -> float:
 
 
 def root_reason(error: BaseException) -> str:
-    """The reason at the bottom: "Connection refused", say, and not how the HTTP library got there."""
+    """The innermost cause, such as "Connection refused", without what the HTTP library wraps around it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
@@ -131,6 +131,6 @@ def root_reason(error: BaseException) -> str:
 def in_one_line(error: BaseException) -> str:
     try:
         said = " ".join(str(error).split())
-    except Exception:  # an exception of somebody else's may not even be printable
+    except Exception:  # str() of a foreign exception may raise
         said = ""
     return f"{type(error).__name__}: {said}"[:500] if said else type(error).__name__

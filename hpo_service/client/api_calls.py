@@ -1,4 +1,4 @@
-"""Every route of the contract as a method; the wire below them is in `http_transport.py`."""
+"""Every route of the contract as a method; the HTTP transport below them is in `http_transport.py`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params
 
-SILENCE_SECONDS = 60.0  # of an event stream, which the server fills with a comment every 15 s
+SILENCE_SECONDS = 60.0  # read timeout of an event stream, on which the server sends at least a comment every 15 s
 FINAL_STATES = frozenset({"COMPLETED", "STOPPED", "CANCELLED"})
 
 ExportFormat = Literal["csv", "jsonl", "parquet"]
 
 
 class ApiCalls:
-    """A method a route; the keywords of `__init__` are those of `Client`."""
+    """One method per route; `__init__` takes the arguments of `Client`."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class ApiCalls:
         rng: random.Random | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """labels: what this machine has, for studies that require it; every ask carries them."""
+        """labels: properties of this machine, sent with every ask, for studies that require them."""
         self.labels = dict(labels or {})
         self._transport = HttpTransport(server, token, timeout, retries, rng or random.Random())
         self.server = self._transport.server
-        # Of parameters, by study and name, as the server has taken them; see objective_trial.py.
+        # Parameter definitions that the server has accepted, by study and parameter name; see objective_trial.py.
         self.definitions: dict[tuple[str, str], FloatParameter | IntParameter | CategoricalParameter] = {}
 
     def __enter__(self) -> Self:

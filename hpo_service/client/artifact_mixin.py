@@ -1,4 +1,4 @@
-"""What a trial keeps beside its values: a checkpoint that its next attempt goes on from, a network, a picture."""
+"""Files that a trial stores on the server: a checkpoint from which its next attempt resumes, a network, a picture."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Connections to one server that are kept and used again, their answers read by httptools, the parser of the server.
+"""Pool of keep-alive HTTP/1.1 connections to one server, with httptools as the parser (the server uses it, too).
 
-It costs a fraction of what a pool of a larger library does, and a worker's calls are short. Streams are read elsewhere.
+It costs a fraction of a larger library's pool, which matters for short calls. Streams: streamed_answers.py.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from urllib.parse import quote, urlsplit
 
 import httptools
 
-MOST_KEPT = 8
-_AT_ONCE = 2**16  # bytes
-_ENDS_A_LINE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")  # or cannot be written in one
+MOST_KEPT = 8  # idle connections
+_AT_ONCE = 2**16  # bytes a recv
+_ENDS_A_LINE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")  # it would end a header line, or is not in latin-1
 _SAFE_IN_A_PATH = "/:@!$&'()*+,;=~%"  # beside letters, digits and _.- (RFC 3986, section 3.3)
 
 
 class NotConnected(OSError):
-    """Nobody took the connection: nothing of the call was sent."""
+    """No connection could be opened: nothing of the request was sent."""
 
 
 class BrokenAnswer(OSError):
-    """What answered does not speak HTTP, or broke off."""
+    """The response is not HTTP, or ended before it was complete."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EPROTO, reason)
@@ -38,7 +38,7 @@ class BrokenAnswer(OSError):
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """lines: names and values of the headers, as they came."""
+    """lines: name and value of each header, as received."""
 
     status: int
     lines: tuple[tuple[bytes, bytes], ...]
@@ -46,12 +46,12 @@ class HttpResponse:
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """By their names in small letters."""
+        """By lower-case name."""
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.lines}
 
 
 class ConnectionPool:
-    """Calls one server, from any number of threads."""
+    """Thread-safe connection pool of one server; keeps at most MOST_KEPT idle connections."""
 
     def __init__(self, server: str, connect_timeout: float) -> None:
         """server: a URL of http or https; connect_timeout: seconds."""
@@ -68,7 +68,7 @@ class ConnectionPool:
     def call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read_timeout: float
     ) -> HttpResponse:
-        """Return the answer, wholly read; raise OSError, among them NotConnected, and ValueError for a bad header."""
+        """Return the response, completely read. Raise OSError (as NotConnected); ValueError for an invalid header."""
         request = self._request(method, path, body, headers)
         connection = self._take()
         try:
@@ -87,7 +87,7 @@ class ConnectionPool:
             self._idle.pop().close()
 
     def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
-        """Head and body together: apart, each would be a system call and a packet of its own."""
+        """Head and body in one piece: separately, each would cost a system call and a packet."""
         lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._named}", "Accept-Encoding: identity"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body is not None:
@@ -96,13 +96,13 @@ class ConnectionPool:
             lines.append("Content-Length: 0")
         if _ENDS_A_LINE.search("".join(lines)):
             where = next((name for name, value in headers.items() if _ENDS_A_LINE.search(name + value)), path)
-            # no value: it may be a key
+            # the value is left out of the message: it may be a key
             raise ValueError(f"{where!r} has a character that no line of a request may have")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
     def _take(self) -> _Connection:
-        """The connection that was used last, unless the server has closed it meanwhile; or a new one."""
-        if self._process != os.getpid():  # forked: they are the parent's, whose answers would come here
+        """The most recently used idle connection that the server has not closed; a new one if there is none."""
+        if self._process != os.getpid():  # forked: the connections are the parent's, and carry its responses
             self._idle, self._process = deque(), os.getpid()
         while (connection := self._pop()) is not None:
             if not connection.is_readable():
@@ -133,12 +133,12 @@ class ConnectionPool:
 
 def _in_a_header(host: str) -> str:
     if ":" in host:
-        return f"[{host.partition('%')[0]}]"  # without the interface of a link-local address
+        return f"[{host.partition('%')[0]}]"  # without a link-local address's interface (%eth0)
     return host if host.isascii() else host.encode("idna").decode()
 
 
 class _Connection:
-    """One request after the other, and the answer that is arriving to the last."""
+    """One socket, with one request at a time, and the parser of its responses."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.is_reusable = True
@@ -166,7 +166,7 @@ class _Connection:
         return self._answer
 
     def _read(self) -> str:
-        """Read until the answer is whole, or there is no more; return what is wrong with it."""
+        """Read until the response is complete or the connection ends; return what is wrong with the response, or ""."""
         try:
             while self._answer is None:
                 received = self._socket.recv(_AT_ONCE)
@@ -177,19 +177,19 @@ class _Connection:
         except httptools.HttpParserUpgrade:
             return "it goes on in another protocol"
         except httptools.HttpParserError as error:
-            self.is_reusable = False  # and if the answer is whole, what follows it is none
+            self.is_reusable = False  # even if the response is complete: what follows it is not HTTP
             return f"it does not speak HTTP ({error})"
         return ""
 
     def is_readable(self) -> bool:
-        """A server that speaks without being asked is closing the connection."""
+        """Whether an idle connection has data or EOF to read: the server is closing it, so it must not be reused."""
         return bool(self._unasked.poll(0))
 
     def close(self) -> None:
         self._socket.close()
 
     def _ends_with_the_connection(self) -> bool:
-        """Whether the answer has a head, and no length in it."""
+        """Whether the headers are complete and give no length: the body then ends with the connection."""
         return self._has_head and not any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._lines
         )
@@ -197,7 +197,7 @@ class _Connection:
     def _take_answer(self) -> None:
         self._answer = HttpResponse(self._parser.get_status_code(), tuple(self._lines), b"".join(self._data))
 
-    # -- what the parser says
+    # -- callbacks of the parser
 
     def on_message_begin(self) -> None:
         if self._answer is not None:
@@ -215,6 +215,6 @@ class _Connection:
 
     def on_message_complete(self) -> None:
         self._has_head = False
-        if self._answer is None and self._parser.get_status_code() >= 200:  # else the answer is still to come
+        if self._answer is None and self._parser.get_status_code() >= 200:  # 1xx: the response itself is still to come
             self.is_reusable = self._parser.should_keep_alive()
             self._take_answer()

@@ -1,4 +1,4 @@
-"""A trial whose lease this program holds: asked for, trained with the lease kept, told."""
+"""A trial whose lease this program holds: it trains the trial under heartbeats, and tells the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Objective = Callable[[ObjectiveTrial], float | Sequence[float] | None]
 
 
 class DirectLink:
-    """Each word of a trial is a call."""
+    """Sends every report, suggest and heartbeat at once, as its own request (a worker queues them: OutboxLink)."""
 
     def __init__(self, client: ApiCalls, study: str, number: int, attempt: int) -> None:
         self._client = client
@@ -52,7 +52,7 @@ class DirectLink:
 
 @dataclass(frozen=True)
 class ObjectiveOutcome:
-    """What came of an objective: the body of the tell, and what it raised."""
+    """The tell's body for an objective that has ended. error: what it raised, unless that was Retry or TrialPruned."""
 
     result: Json
     error: BaseException | None = None
@@ -125,7 +125,7 @@ class HeldTrial(ObjectiveTrial, ArtifactMixin):
             if refusal.code not in ("invalid", "too_large"):
                 raise
             why = refusal.detail
-        except TypeError as error:  # a metric that has no form in JSON
+        except TypeError as error:  # a metric that cannot be written as JSON
             why = str(error)
         self.metrics = {}
         return self._told({"state": "FAIL", "reason": why}, then_ask_for)
@@ -133,7 +133,7 @@ class HeldTrial(ObjectiveTrial, ArtifactMixin):
     def _told(self, result: Json, then_ask_for: str | None) -> Json:
         body = {**result, "metrics": self.metrics} if self.metrics else result
         told = self._client.tell(self.study, self.number, self.attempt, then_ask_for=then_ask_for, **body)
-        if told["state"] == "FAIL":  # a NaN makes one of what was told as COMPLETE
+        if told["state"] == "FAIL":  # also when COMPLETE was told with the value NaN
             log.warning("trial %d of %s has failed: %s", self.number, self.study, told["reason"])
         return told
 
@@ -147,7 +147,7 @@ def _lease_kept(link: DirectLink, lease_seconds: float, number: int) -> Iterator
     try:
         yield
     finally:
-        # Not joined: a heartbeat on its way does no harm, and the server may take its time.
+        # Not joined: a heartbeat under way does no harm, and the server may be slow to answer it.
         done.set()
 
 

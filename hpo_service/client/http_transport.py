@@ -1,4 +1,4 @@
-"""The wire below the calls: what is sent, how it is written, and when it is sent again."""
+"""HTTP transport below the API calls: encodes bodies, adds the key, retries transient failures."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UPLOAD_SECONDS = 120.0  # of silence from a server that keeps an artifact on its disk, or in a bucket
+UPLOAD_SECONDS = 120.0  # read timeout of an upload: the server stores it on its disk or in a bucket before it answers
 
 T = TypeVar("T")
 
 _DONE = HttpResponse(204, (), b"")
-# What a trial says must not keep it from its end: here a NUL, which the server refuses, is replaced.
+# Worker calls in which a NUL is replaced by U+FFFD: the server would refuse it, and the result would be lost.
 _TOLD = (":report", ":tell", ":release", ":batch")
 
 
 class HttpTransport:
-    """One server, with the key that opens it and how patiently it is asked."""
+    """Sends requests to one server, with its bearer token, timeout and retry policy."""
 
     def __init__(
         self, server: str | None, token: str | None, timeout: float, retries: Retries, rng: random.Random
     ) -> None:
-        """server, token: by default what the environment says. timeout: seconds."""
+        """server, token: from the environment by default. timeout: seconds."""
         self.server = checked_server(server or os.environ.get("HPO_SERVER") or DEFAULT_SERVER)
         self.timeout, self.retries, self.rng = timeout, retries, rng
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
@@ -66,7 +66,7 @@ class HttpTransport:
 
     @cached_property
     def _streams(self) -> StreamedAnswers:
-        # imported with the first stream: urllib3 costs every program a quarter of what the SDK takes to import
+        # imported with the first stream: urllib3 would take a quarter of the SDK's import time
         from hpo_service.client.streamed_answers import StreamedAnswers
 
         return StreamedAnswers(self.timeout)
@@ -94,7 +94,7 @@ class HttpTransport:
         repeatable: bool = True,
         retries: Retries | None = None,
     ) -> HttpResponse:
-        """Make the call until it is answered, refused, or out of time. The body is the same every time."""
+        """Send a request, with retries. Each attempt sends the same body, and with it the same request_id."""
         content = None if body is None else write_json(body)
         if content is not None and path.endswith(_TOLD):
             content = nul.replaced(content)
@@ -117,7 +117,7 @@ class HttpTransport:
     def stream(
         self, path: str, *, headers: Mapping[str, str] | None = None, read_timeout: float | None = None
     ) -> Streamed:
-        """The answer of a GET, to be read piece by piece."""
+        """GET a response whose body the caller reads piece by piece."""
 
         all_headers = {**self._headers, **(headers or {})}
 
@@ -133,7 +133,7 @@ class HttpTransport:
         return self.call_with_retries("GET", send, None)
 
     def upload(self, path: str, content: bytes | BinaryIO, size: int) -> Json:
-        """Send it once. Raise Failure."""
+        """PUT the content, without retries. Raise Failure."""
         headers = {**self._headers, "Content-Type": "application/octet-stream", "Content-Length": str(size)}
         try:
             answer = self._streams.put(self.server + path, headers, content, UPLOAD_SECONDS)
@@ -147,13 +147,13 @@ class HttpTransport:
         return Failure(Unreachable(f"{self.server} does not answer: {root_reason(error)}"), retry=retry)
 
     def call_with_retries(self, method: str, send: Callable[[], T], retries: Retries | None) -> T:
-        """Send until it is answered, refused, or out of time."""
+        """Call `send` until it succeeds, fails in a way that no retry helps, or the retry deadline passes."""
         backoff = Backoff(retries or self.retries, self.rng, time.monotonic)
         while True:
             try:
                 return send()
             except Failure as failure:
-                # The answer to the first DELETE was lost: it has done its work.
+                # A retried DELETE answered 404: the first one has deleted it, only its response was lost.
                 if backoff.failures and method == "DELETE" and isinstance(failure.error, NotFound):
                     return cast(T, _DONE)
                 wait = backoff.after(failure)
@@ -178,7 +178,7 @@ def _token_from_file() -> str:
 
 
 def _check_token(token: str) -> None:
-    """Tell a typo before anybody is asked. What is no key of ours may be one of a proxy before the server."""
+    """Reject a malformed key before any request is sent. A token without our prefix passes: it may be a proxy's."""
     if token.startswith(PREFIX) and (fault := form_fault(token)) is not None:
         raise Unauthenticated(fault)
     if not token.isascii() or not token.isprintable() or " " in token:
@@ -228,5 +228,5 @@ def pieces_of(answer: Streamed, what: str) -> Iterator[bytes]:
 
 
 def given(**fields: Any) -> dict[str, Any]:
-    """Leave out what was not given."""
+    """Return the fields that are not None, for a body or a query."""
     return {name: value for name, value in fields.items() if value is not None}

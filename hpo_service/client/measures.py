@@ -7,7 +7,7 @@ from hpo_service.domain.json_types import Json
 
 
 def with_floats(resource: Json) -> Json:
-    """A study or a trial as it reads, its values and those of its reports as floats."""
+    """A copy of a study's or a trial's JSON, with its values and those of its reports as floats."""
     read = dict(resource)
     if isinstance(read.get("values"), list):
         read["values"] = [measure.from_json(value) for value in read["values"]]

@@ -1,4 +1,4 @@
-"""What to tell of an objective that has returned or raised: whatever that was, its trial ends."""
+"""The body of the tell for whatever an objective has returned or raised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hpo_service.client.answers import LONE_SURROGATE, in_one_line
 from hpo_service.domain.json_types import Json
 
-LONGEST_QUOTE = 200  # of what an objective returned, in the reason of its trial
+LONGEST_QUOTE = 200  # characters of an unusable return value, quoted in the reason
 LONGEST_REASON = 500
 
 
@@ -63,7 +63,7 @@ def failed_by(error: BaseException) -> Json:
 
 def as_values(returned: Any) -> list[float]:
     """One value per direction: a number, a text that is one, an array or a sequence of them. Raise ValueError."""
-    with suppress(Exception):  # the scalars, and the arrays and tensors of one element, of NumPy and its relatives
+    with suppress(Exception):  # scalars, and arrays or tensors of one element, of NumPy and similar libraries
         return [_number(returned.item())]
     values = returned.tolist() if hasattr(returned, "tolist") else returned
     try:

@@ -16,7 +16,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params, Value
 
 AnyParameter = FloatParameter | IntParameter | CategoricalParameter
-# By study and name: what the server has taken as the definition of a parameter.
+# Parameter definitions that the server has accepted, by study and parameter name.
 Definitions = MutableMapping[tuple[str, str], AnyParameter]
 
 
@@ -83,7 +83,7 @@ class ObjectiveTrial:
         return next(given for given, choice in zip(choices, plain, strict=True) if identity(choice) == chosen)
 
     def _suggest(self, name: str, parameter: AnyParameter) -> Value:
-        """Of a definition that the server knows already, a trial that has the value need not ask."""
+        """Ask the server, unless it has accepted this definition before and the trial has a value that fits it."""
         known = self._definitions.get((self.study, name))
         is_known = known is not None and same_definition(known, parameter)
         if not (is_known and name in self.params and parameter.contains(self.params[name])):
@@ -125,7 +125,7 @@ class ObjectiveTrial:
 
 
 def _defined(name: str, kind: type[AnyParameter], **fields: Any) -> AnyParameter:
-    """Raise ValueError, in one sentence, for what is no range and no choices."""
+    """Build the parameter. Raise ValueError, in one sentence, for an invalid range or invalid choices."""
     try:
         return kind(**fields)
     except ValidationError as error:

@@ -17,12 +17,12 @@ from hpo_service.client.recorded_trial import RecordedTrial
 from hpo_service.domain.errors import LeaseLost, TrialFinished
 from hpo_service.domain.json_types import Json
 
-WAIT_SECONDS = 5.0  # for a trial, before it is asked for again: who is to end learns it no later
-RETRY_SECONDS = 1.0  # before a trial whose machine has failed is asked for again
+WAIT_SECONDS = 5.0  # of one ask for a trial; a thread notices no later that the loop is to end
+RETRY_SECONDS = 1.0  # after a Retry, before the next ask
 
 
 class TrialSource(Protocol):
-    """What is needed of a study."""
+    """The part of RemoteStudy that Optimization calls."""
 
     @property
     def name(self) -> str: ...
@@ -36,9 +36,9 @@ class TrialSource(Protocol):
 
 @dataclass
 class Optimization:
-    """One call of `optimize`. timeout: in seconds; then nothing is begun any more.
+    """One call of `optimize`. timeout: seconds, after which no trial is begun.
 
-    catch: what an objective may raise without an end of all.
+    catch: exceptions of an objective that do not end the loop.
     """
 
     study: TrialSource
@@ -66,7 +66,7 @@ class Optimization:
                 self.progress.end()
 
     def _run_side_by_side(self, jobs: int) -> None:
-        """Raise what the first thread has raised, once the others have ended their trials."""
+        """One loop per thread. If one raises, raise its error once the others have finished their trials."""
         with ThreadPoolExecutor(jobs, thread_name_prefix=f"optimize-{self.study.name}") as threads:
             workers = [threads.submit(self._work, f"{self.worker_id}-{place}") for place in range(jobs)]
             try:
@@ -96,7 +96,7 @@ class Optimization:
                 trial.release("optimize has ended")
 
     def _train(self, trial: HeldTrial, worker_id: str) -> tuple[bool, list[HeldTrial]]:
-        """Whether another trial is to be trained, and that trial, where it was given out with the result."""
+        """Train and tell a trial. Return whether to train another, and that one if it came with the tell's response."""
         try:
             ended = trial.train(self.objective)
             is_caught = ended.error is None or isinstance(ended.error, self.catch)
@@ -104,7 +104,7 @@ class Optimization:
                 self._ending.set()
             retry = ended.result.get("retry", False)
             has_place = retry or self._take_place()
-            # Asked for beforehand, it could not be called off by a callback.
+            # With callbacks, no next trial is requested along with the result: a callback may still stop the loop.
             then_ask_for = worker_id if has_place and not retry and not self.callbacks else None
             told = trial.conclude(ended.result, then_ask_for)
         except (LeaseLost, TrialFinished):
@@ -112,10 +112,10 @@ class Optimization:
         if ended.error is not None and not is_caught:
             raise ended.error
         self._follow(told)
-        if told["state"] not in FINISHED:  # to be tried again, here or elsewhere
+        if told["state"] not in FINISHED:  # Retry: it is given out again, here or elsewhere
             time.sleep(RETRY_SECONDS)
             return True, []
-        if retry:  # it was tried too often
+        if retry:  # no attempt was left, so that it ended as FAIL
             has_place = self._take_place()
         return has_place and not self._ending.is_set(), self.study.held(told["next"]) if "next" in told else []
 
@@ -127,7 +127,7 @@ class Optimization:
             self.progress.show(trial)
 
     def _take_place(self) -> bool:
-        """Whether one more trial may be begun; it counts as begun then."""
+        """Whether one more trial may be begun; if so, count it as begun."""
         with self._counting:
             if self._is_over() or (self.n_trials is not None and self._begun >= self.n_trials):
                 return False
@@ -145,7 +145,7 @@ class Optimization:
 
 
 class ProgressLine:
-    """What `optimize` has done, on stderr: one line that renews itself on a terminal, elsewhere one now and then."""
+    """Progress of `optimize` on stderr: one line that is redrawn on a terminal, elsewhere one every EVERY_SECONDS."""
 
     EVERY_SECONDS = 10.0
 

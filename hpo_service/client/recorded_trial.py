@@ -1,4 +1,4 @@
-"""Trials as they are recorded, to be looked at: with Optuna's names as attributes, and as a table of pandas."""
+"""Trials to read: with Optuna's names as attributes, and as a DataFrame of pandas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import Params
 from hpo_service.domain.trial import TrialState
 
-# In the order of the columns; the names of the last ones follow from the trials.
+# Default columns, in order; params and user_attrs become a column for each name that a trial has.
 ATTRIBUTES = (
     *("number", "value", "datetime_start", "datetime_complete", "duration"),
     *("params", "user_attrs", "state"),
@@ -23,7 +23,7 @@ class RecordedTrial:
     """A trial as it was when it was read. What has no attribute is found by its name on the wire: trial["attempt"]."""
 
     def __init__(self, resource: Json) -> None:
-        """resource: as it reads, values as floats."""
+        """resource: the trial's JSON, with values as floats."""
         self._resource = resource
 
     def __getitem__(self, name: str) -> Any:
@@ -98,7 +98,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 class TrialList(Sequence[RecordedTrial]):
-    """The trials of a study, read as they are needed; called, some of them, or the best first."""
+    """The trials of a study, read from the server on access. A call selects by state, or sorts by value."""
 
     def __init__(self, client: ApiCalls, study: str) -> None:
         self._client, self._study = client, study
@@ -129,7 +129,7 @@ class TrialList(Sequence[RecordedTrial]):
 
 
 def dataframe(trials: Iterator[RecordedTrial], directions: int, attrs: Sequence[str]) -> Any:
-    """A row a trial, in columns named as Optuna names them: params_lr, intermediate_values_3, values_0 with several."""
+    """A row per trial, with Optuna's column names: params_lr, intermediate_values_3, values_0 (several directions)."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -147,7 +147,7 @@ def dataframe(trials: Iterator[RecordedTrial], directions: int, attrs: Sequence[
 
 
 def _in_order(attr: str, columns: Iterable[str]) -> list[str]:
-    """By name, those of steps by their number: intermediate_values_9 before intermediate_values_10."""
+    """Sorted by name, but steps by number: intermediate_values_9 before intermediate_values_10."""
     return sorted(columns, key=lambda name: (len(name), name) if attr == "intermediate_values" else (0, name))
 
 

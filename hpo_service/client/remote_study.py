@@ -1,4 +1,4 @@
-"""A study to work with from afar: ask it for trials, let it optimize an objective, look at what it has found."""
+"""A study on a server: ask it for trials, optimize an objective with it, read its results."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def new_worker_id() -> str:
     return f"{host or 'localhost'}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-_worker_ids: dict[int, str] = {}  # by process: a fork is another worker
+_worker_ids: dict[int, str] = {}  # by process id: a fork is another worker
 
 
 def _this_program() -> str:

@@ -1,4 +1,4 @@
-"""When a call that failed is made again, and after how long a wait."""
+"""Whether a failed call is retried, and after how long a wait."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Failure(Exception):
 
 
 class Backoff:
-    """Counts the failures of one call, and says after each whether to go on."""
+    """Counts the failures of one call, and decides after each whether and when to retry."""
 
     def __init__(self, retries: Retries, rng: random.Random, clock: Callable[[], float]) -> None:
         self.retries, self.rng, self.clock = retries, rng, clock
@@ -58,5 +58,5 @@ class Backoff:
 
     @property
     def should_log(self) -> bool:
-        """Whether somebody may want to know: one lost connection is none."""
+        """Whether to log a warning: fewer than LOG_AFTER_FAILURES failures of a call are routine."""
         return self.failures >= LOG_AFTER_FAILURES

@@ -11,9 +11,9 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
 def checked_server(given: str) -> str:
-    """The URL without what stands around it; raise Invalid."""
+    """The URL without surrounding blanks and trailing slashes. Raise Invalid for what is no server's URL."""
     url = given.strip().rstrip("/")
-    shown = re.sub(r"//[^/@]*@", "//***@", url)  # a password may stand there
+    shown = re.sub(r"//[^/@]*@", "//***@", url)  # it may hold a password
     try:
         parts = urlsplit(url)
         port = parts.port

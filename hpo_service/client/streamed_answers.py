@@ -1,4 +1,4 @@
-"""What is read or sent piece by piece: exports, events, artifacts. Imported with the first of them."""
+"""Requests whose body is streamed: exports, events, artifacts. Imported with the first of them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PIECE_BYTES = 65_536
 
 
 class BrokenStream(OSError):
-    """What urllib3 says of a connection that failed is its cause."""
+    """A connection failed while streaming; its cause is urllib3's error."""
 
 
 class Streamed:
-    """An answer whose head is here; headers by their names in any case."""
+    """A response whose head has arrived; headers are case-insensitive."""
 
     def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
         self.status, self.headers = answer.status, answer.headers
@@ -38,12 +38,12 @@ class Streamed:
         self._answer.close()
 
     def let_go(self) -> None:
-        """Keep the connection for the next answer, if this one was read to its end."""
+        """Return the connection to the pool, for reuse if this response was read to its end."""
         self._answer.release_conn()
 
 
 class StreamedAnswers:
-    """Connections to one server, for as many streams at a time as are read."""
+    """Connections to one server; any number of streams may be open at a time."""
 
     def __init__(self, connect_timeout: float) -> None:
         self._connect_timeout = connect_timeout

@@ -1,1 +1,1 @@
-"""Workers on engines that keep processes alive: a file each, one table. The server knows nothing of it."""
+"""Fleets: workers started on an engine, which restarts them (one file per engine). The server knows no fleets."""

@@ -1,4 +1,4 @@
-"""The engines there are. One more is its file here, and a line in the table."""
+"""The engines. A new one has its file in this folder, and a line in EngineName and in ENGINES."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hpo_service.cli.fleet.slurm_engine import SlurmEngine
 
 
 class Engine(Protocol):
-    """Starts copies of an argv, says what has become of them, and stops them. Each raises CommandFailed."""
+    """Starts, lists and stops the workers of a fleet. Each method may raise CommandFailed."""
 
     def up(self, fleet: Fleet) -> tuple[str, ...]:
-        """Start them, keep as many alive from then on, and return the engine's ids."""
+        """Start the workers, keep as many alive from then on, and return the engine's ids of the fleet."""
 
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
-        """Those that there are; none once all have ended."""
+        """The workers that have not ended."""
 
     def logs(self, fleet: Fleet) -> str:
-        """Where those of the workers are: a folder, or a command that shows them."""
+        """Where the logs of the workers are: a folder, or a command that shows them."""
 
     def down(self, fleet: Fleet) -> None:
-        """Have each hand back what it holds, and return when all have ended."""
+        """Have each worker release its trials, and return when all have ended."""
 
 
 class EngineName(StrEnum):

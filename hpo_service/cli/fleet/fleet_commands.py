@@ -1,4 +1,4 @@
-"""`hpo fleet`: starts workers on an engine, says what has become of them, and sends them home."""
+"""`hpo fleet`: start workers on an engine, list them, and stop them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def down(study: OfStudy, server: Server = None, json: AsJson = False) -> None:
 
 
 def _argv(study: str, server: str, command: list[str], objective: str | None, labels: list[str]) -> tuple[str, ...]:
-    """Of each worker. The key stays in the environment: `ps` shows arguments to everybody."""
+    """The argv of each worker. The key stays in the environment: `ps` shows arguments to everybody."""
     common = ("--server", server, *(part for label in labels for part in ("--label", label)))
     if command and not command[0].startswith("-"):
         return (*HPO, "agent", *common, study, "--", *command)

@@ -1,4 +1,4 @@
-"""What is known of a fleet that was started from here: a folder each, below the user's state folder."""
+"""The record of a fleet that was started on this machine: a folder for each, below the user's state folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hpo_service.cli.exits import CommandFailed, UsageError
 HPO = (sys.executable, "-P", "-m", "hpo_service")  # what every argv begins with
 _FILE = "fleet.json"
 LOOK_SECONDS = 0.5
-STOP_SECONDS = 300.0  # a node may be lost, which Slurm and Kubernetes learn late
+STOP_SECONDS = 300.0  # Slurm and Kubernetes notice late that a node is lost
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """argv: of each worker; gpus, cpus: for each; options: of the engine's own; ids: what the engine calls it."""
+    """argv, cpus, gpus: of each worker; options: for the engine; ids: what the engine calls the fleet."""
 
     study: str
     server: str
@@ -51,7 +51,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class FleetWorker:
-    """state: in capitals, as the engine says it; host: where it is, once it is somewhere."""
+    """state: the engine's word, in capitals; host: None until it is placed."""
 
     id: str
     state: str
@@ -59,7 +59,7 @@ class FleetWorker:
 
 
 def read_fleet(folder: Path) -> Fleet | None:
-    """None where none is written, or no longer."""
+    """The fleet that is recorded in the folder; None if there is no readable record."""
     try:
         fields = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         for name in ("argv", "options", "ids"):
@@ -76,7 +76,7 @@ def all_fleets() -> Iterator[Fleet]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """All of it or nothing, and for the owner's eyes."""
+    """Write the file atomically, readable by its owner only."""
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(json.dumps(document), encoding="utf-8")
     unfinished.chmod(0o600)
@@ -89,7 +89,7 @@ def _fleets() -> Path:
 
 
 def options_of(fleet: Fleet, known: Mapping[str, str]) -> Mapping[str, str]:
-    """What --option NAME=TEXT says to its engine; known: the names that there are, with what holds without."""
+    """The engine's options, from --option NAME=TEXT. known: the allowed names, with their defaults."""
     given = {}
     for each in fleet.options:
         name, _, text = each.partition("=")

@@ -1,7 +1,7 @@
 """`python -m hpo_service.cli.fleet.keeper FOLDER`: keeps the workers of a local fleet alive until they are done.
 
-A worker that was killed is replaced, after a while that grows; one that ends by itself is not. SIGTERM has each hand
-its trials back, and then ends the keeper.
+A worker that was killed is restarted, after a pause that doubles each time; one that ends by itself is not. On SIGTERM
+the keeper has each worker release its trials, and then ends.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hpo_service.cli.fleet.kept_process import PROCESSES, KeptProcess
 LOOK_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 60.0
 GRACE_SECONDS = 60.0  # from SIGTERM to SIGKILL
-KILLED = 128  # and beyond: what shells say of a signal
+KILLED = 128  # an exit code from here on means a signal, as in shells
 
 
 class Keeper:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._running: dict[int, subprocess.Popen[bytes]] = {}  # by place
-        self._due = dict.fromkeys(range(fleet.count), 0.0)  # when to start it
+        self._running: dict[int, subprocess.Popen[bytes]] = {}  # by place: a number from 0
+        self._due = dict.fromkeys(range(fleet.count), 0.0)  # by place: when to start it, monotonic
         self._deaths = dict.fromkeys(range(fleet.count), 0)
         self._leaving = False
 

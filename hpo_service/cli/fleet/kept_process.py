@@ -1,4 +1,4 @@
-"""Which process was meant: its number, and when it began, since numbers come again."""
+"""Identifies a process by its pid and its start time, since pids are reused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROCESSES = "processes.json"
 
 @dataclass(frozen=True)
 class KeptProcess:
-    """began: in ticks since the machine began, where it says so."""
+    """began: the start time in clock ticks since boot, from /proc; "" if it is unknown."""
 
     pid: int
     began: str
@@ -44,7 +44,7 @@ def read_processes(folder: Path) -> Mapping[str, KeptProcess]:
 
 
 def _began(pid: int) -> str | None:
-    """None: there is none of this number, or it has ended and nobody has asked how."""
+    """The start time of a process; None if there is none of this pid, or if it is a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except OSError:

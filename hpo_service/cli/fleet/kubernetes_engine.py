@@ -10,9 +10,9 @@ from hpo_service import __version__
 from hpo_service.cli.fleet.fleet_record import HPO, Fleet, FleetWorker, options_of, output_of, wait_until_ended
 
 GRACE_SECONDS = 30  # from SIGTERM to SIGKILL
-# What --option NAME=TEXT may say, and what holds without. server: as pods reach it; "": as it is reached from here.
+# The names that --option NAME=TEXT takes, and their defaults. server: its URL for the pods; "": as for this command.
 # namespace: "": that of kubectl's context; secret: holds worker.key; node: a label that nodes must have, KEY=TEXT;
-# cpu: for each, in Kubernetes' words, such as 500m; "": as many as --cpus says.
+# cpu: requested for each pod, such as 500m; "": as many as --cpus says.
 OPTIONS = {
     "image": f"hpo-service:{__version__}",
     "server": "",
@@ -53,7 +53,7 @@ class KubernetesEngine:
 
 
 def job(fleet: Fleet) -> dict[str, Any]:
-    """A pod that ends well is not replaced. Its labels are those of deploy/kubernetes, whose network policies hold."""
+    """The Job. A pod that succeeds is not replaced. The labels make the network policies of deploy/kubernetes apply."""
     options = options_of(fleet, OPTIONS)
     labels = {
         "app.kubernetes.io/name": "hpo",
@@ -84,8 +84,8 @@ def job(fleet: Fleet) -> dict[str, Any]:
     }
     pod = {
         "restartPolicy": "OnFailure",
-        "enableServiceLinks": False,  # their variables would begin with HPO_
-        "shareProcessNamespace": True,  # process 1 would hear no SIGTERM before it has a handler
+        "enableServiceLinks": False,  # the variables of a service hpo would begin with HPO_
+        "shareProcessNamespace": True,  # as process 1 it would miss a SIGTERM before it has a handler
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {

@@ -42,11 +42,11 @@ class LocalEngine:
         return str(fleet.folder)
 
     def down(self, fleet: Fleet) -> None:
-        """The keeper first: else it would replace those that end."""
+        """End the keeper first: else it would restart the workers."""
         keepers = [KeptProcess.read(text) for text in fleet.ids]
         deadline = time.monotonic() + STOP_SECONDS
         _end(keepers, deadline)
-        _end(list(read_processes(fleet.folder).values()), deadline)  # of a keeper that was killed
+        _end(list(read_processes(fleet.folder).values()), deadline)  # left by a keeper that was killed
 
 
 def _end(processes: list[KeptProcess], deadline: float) -> None:

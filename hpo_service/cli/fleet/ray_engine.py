@@ -24,9 +24,9 @@ LOOK_SECONDS, ANSWER_SECONDS = 0.2, 10.0  # a node that is busy answers late
 GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL
 STOP_SECONDS = 120.0
 MOST_CPUS = 1024
-# What --option NAME=TEXT may say, and what holds without. cpus: for each, 0.5 as well, instead of --cpus.
+# The names that --option NAME=TEXT takes, and their defaults. cpus: for each worker, also 0.5, instead of --cpus.
 OPTIONS = {"address": "auto", "cpus": ""}
-CARRIED = ("HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_DATA")  # to the nodes
+CARRIED = ("HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_DATA")  # variables that the workers on the nodes get
 
 
 class RayEngine:
@@ -42,7 +42,7 @@ class RayEngine:
         return (name,)
 
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
-        """PENDING: no node has the CPUs or GPUs for it that it was to have, or it is on its way to another one."""
+        """PENDING: its actor does not answer, since no node has free CPUs or GPUs for it, or its node was just lost."""
         with _cluster(fleet) as ray:
             hosts = _hosts(ray, _actors(ray, fleet))
         return [FleetWorker(name, "RUNNING" if host else "PENDING", host) for name, host in sorted(hosts.items())]
@@ -54,7 +54,7 @@ class RayEngine:
         with _cluster(fleet) as ray:
             actors = _actors(ray, fleet)
             for name, there in _hosts(ray, actors).items():
-                if there is None:  # it waits for a node; a worker of an actor that is killed hands back, too
+                if there is None:  # waits for a node, or is lost; a worker that it has still releases its trials
                     ray.kill(actors[name], no_restart=True)
                 else:
                     actors[name].leave.remote()
@@ -66,9 +66,9 @@ class RayEngine:
 
 
 class RayWorker:
-    """An actor. Its worker is started again when it was killed; when it ends by itself, the actor makes room.
+    """A Ray actor that runs one worker: restarts it when it was killed, and exits when it has ended by itself.
 
-    The worker is a process of its own, since Ray has signals for itself. It ends with its actor, however that ends.
+    The worker is a child process, since Ray handles the actor's signals. It ends with its actor, however that ends.
     """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
@@ -124,7 +124,7 @@ def _cluster(fleet: Fleet) -> Iterator[Any]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or options_of(fleet, OPTIONS)["address"]
-    # Ray says things of its own, of nodes that are lost for one, and standard output may be somebody's JSON.
+    # Ray prints messages of its own, such as on lost nodes, and standard output may carry our JSON.
     with redirect_stdout(sys.stderr):
         try:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
@@ -161,7 +161,7 @@ def _actors(ray: Any, fleet: Fleet) -> dict[str, Any]:
 
 
 def _hosts(ray: Any, actors: Mapping[str, Any]) -> dict[str, str | None]:
-    """None: it does not answer, since it is nowhere yet, or its node has just been lost."""
+    """The host of each actor, by name; None if it does not answer: it is not placed yet, or its node was just lost."""
     asked = {name: actor.host.remote() for name, actor in actors.items()}
     if not asked:
         return {}

@@ -1,12 +1,12 @@
-"""Workers as tasks of a Slurm job array: requeued when their node is lost, or when others need it more."""
+"""Workers as tasks of a Slurm job array: requeued when their node is lost, or when they are preempted."""
 
 from __future__ import annotations
 
 from hpo_service.cli.fleet.fleet_record import Fleet, FleetWorker, output_of, wait_until_ended
 
-SAY_SECONDS = 60  # before the time limit
+SAY_SECONDS = 60  # that SIGTERM comes before the time limit
 
-# Also deploy/slurm/workers.sbatch.
+# deploy/slurm/workers.sbatch ends with the same text.
 SCRIPT = """\
 # What is killed is started again. SIGTERM has the worker hand its trial back and end.
 leaving=
@@ -35,7 +35,7 @@ class SlurmEngine:
         return (said.strip().partition(";")[0],)
 
     def workers(self, fleet: Fleet) -> list[FleetWorker]:
-        """Slurm forgets a job some minutes after its end, and says so with an error."""
+        """Filters all jobs of the user: squeue fails for the id of a job that ended some minutes ago."""
         if not fleet.ids:
             return []
         rows = output_of("squeue", "--me", "--noheader", "--array", "--format=%i|%F|%T|%N")
@@ -46,7 +46,7 @@ class SlurmEngine:
         return str(fleet.folder)
 
     def down(self, fleet: Fleet) -> None:
-        """scancel: SIGTERM, and SIGKILL after the KillWait of slurm.conf."""
+        """scancel sends SIGTERM, and SIGKILL after the KillWait of slurm.conf."""
         if self.workers(fleet):
             output_of("scancel", *fleet.ids)
         wait_until_ended("job", lambda: self.workers(fleet))
