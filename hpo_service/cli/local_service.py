@@ -100,7 +100,7 @@ class LocalService:
         self._worker_environment: Mapping[str, str] = {}
         self._deaths = 0
         # workers inherit the server's write end, so that the server ends last, after they have released their trials
-        self._server_lifeline, self._worker_lifeline = ParentDeathPipe(), ParentDeathPipe()
+        self._server_pipe, self._worker_pipe = ParentDeathPipe(), ParentDeathPipe()
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +109,8 @@ class LocalService:
         self.stop_workers()
         if self._server is not None:
             self._server.stop()
-        self._server_lifeline.close()
-        self._worker_lifeline.close()
+        self._server_pipe.close()
+        self._worker_pipe.close()
 
     def start_server(self, port: int = 0) -> bool:
         """Start the server and wait until it serves; False if given_up() became true meanwhile."""
@@ -118,7 +118,7 @@ class LocalService:
         self._server = ServiceProcess(
             ["serve", "--host", "127.0.0.1", "--port", str(port), "--json"],
             self.server_log,
-            self._server_lifeline,
+            self._server_pipe,
             # not arguments: `ps` shows those to everybody
             environment={"HPO_DATABASE_URL": self._database, "HPO_PRIVATE_KEY_HASH": hash_of(self.token)},
             answers=True,
@@ -156,8 +156,8 @@ class LocalService:
         self._worker = ServiceProcess(
             self._worker_arguments,
             self.worker_log,
-            self._worker_lifeline,
-            keep_open=[self._server_lifeline.write_end],
+            self._worker_pipe,
+            keep_open=[self._server_pipe.write_end],
             environment={**self._worker_environment, "HPO_TOKEN": self.token},
         )
 

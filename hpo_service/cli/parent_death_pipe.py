@@ -36,7 +36,7 @@ def exit_with_parent() -> None:
     # popped: the processes that a child starts have their own parent to watch
     descriptor = os.environ.pop(_VARIABLE, "")
     if descriptor.isdecimal():
-        threading.Thread(target=_end_with_parent, args=(int(descriptor),), name="lifeline", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(int(descriptor),), name="parent pipe", daemon=True).start()
 
 
 def _end_with_parent(descriptor: int) -> None:

@@ -166,7 +166,7 @@ def _serve(
                 Thread(target=_import_whole, args=("hpo_service.tuning.auto",), daemon=True).start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            log.info("the server ends; who waits is sent home")
+            log.info("the server ends; waiting callers are answered")
             application.state.service.begin_shutdown()  # else every long poll under way would delay the shutdown
             await super().shutdown(sockets)
 

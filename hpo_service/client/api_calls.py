@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from hpo_service.client.answers import read_json
 from hpo_service.client.event_stream import Event, parse_events
-from hpo_service.client.http_transport import HttpTransport, given, pieces_of
+from hpo_service.client.http_transport import HttpTransport, pieces_of, without_none
 from hpo_service.client.retries import NEVER, PATIENTLY, Retries
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter, IntParameter, Params
@@ -77,8 +77,8 @@ class ApiCalls:
         metadata: Mapping[str, Any] | None = None,
         if_match: str | None = None,
     ) -> Json:
-        body = given(limits=limits, metadata=metadata)
-        return self._transport.json("PATCH", _study(study), body, headers=given(**{"If-Match": if_match}))
+        body = without_none(limits=limits, metadata=metadata)
+        return self._transport.json("PATCH", _study(study), body, headers=without_none(**{"If-Match": if_match}))
 
     def delete(self, study: str, *, force: bool = False) -> None:
         self._transport.call("DELETE", _study(study) + ("?force=true" if force else ""))
@@ -97,7 +97,7 @@ class ApiCalls:
 
     def narrow(self, study: str, keep: float | None = None) -> Json:
         """Start the next round. Not tried again when the answer is lost: it would narrow twice."""
-        return self._transport.json("POST", _study(study) + ":narrow", given(keep=keep), repeatable=False)
+        return self._transport.json("POST", _study(study) + ":narrow", without_none(keep=keep), repeatable=False)
 
     def confirm(self, study: str, top: int = 5, seeds: int = 5) -> Json:
         """Have the best trials trained again, so many times each with the same fresh seeds."""
@@ -123,7 +123,7 @@ class ApiCalls:
     def events(self, study: str, last_event_id: str | None = None) -> Iterator[Event]:
         """Follow a study: from now on, or after an event ("0": from the start). Reconnects where it broke off."""
         while True:
-            headers = {"Accept": "text/event-stream", **given(**{"Last-Event-ID": last_event_id})}
+            headers = {"Accept": "text/event-stream", **without_none(**{"Last-Event-ID": last_event_id})}
             answer = self._transport.stream(_study(study) + "/events", headers=headers, read_timeout=SILENCE_SECONDS)
             with suppress(OSError):
                 for event in parse_events(answer.pieces()):
@@ -183,7 +183,7 @@ class ApiCalls:
             "request_id": request_id or new_request_id(),
             "count": count,
             "wait_seconds": wait_seconds,
-            **given(objectives=objectives, labels=self.labels or None),
+            **without_none(objectives=objectives, labels=self.labels or None),
         }
         path = "/v1/trials:ask" if study is None else _study(study) + "/trials:ask"
         return self._transport.json("POST", path, body, read_timeout=self._transport.timeout + wait_seconds)
@@ -200,7 +200,7 @@ class ApiCalls:
 
     def heartbeat(self, study: str, number: int, attempt: int, *, dataset_sha256: str | None = None) -> Json:
         """dataset_sha256: of the data it is trained on; StudyStateConflict if the study is bound to other data."""
-        body = {"attempt": attempt, **given(dataset_sha256=dataset_sha256)}
+        body = {"attempt": attempt, **without_none(dataset_sha256=dataset_sha256)}
         return self._transport.json(
             "POST", _trial(study, number) + ":heartbeat", body, retries=self._transport.retries.for_heartbeats()
         )
@@ -224,7 +224,7 @@ class ApiCalls:
 
         What it is given stands under "next" in the answer, in the form that `ask` returns.
         """
-        body = {"attempt": attempt, "state": state, **given(values=values, reason=reason, metrics=metrics)}
+        body = {"attempt": attempt, "state": state, **without_none(values=values, reason=reason, metrics=metrics)}
         if retry:
             body["retry"] = True
         if then_ask_for is not None:
@@ -233,7 +233,7 @@ class ApiCalls:
 
     def release(self, study: str, number: int, attempt: int, reason: str | None = None) -> Json:
         return self._transport.json(
-            "POST", _trial(study, number) + ":release", {"attempt": attempt, **given(reason=reason)}
+            "POST", _trial(study, number) + ":release", {"attempt": attempt, **without_none(reason=reason)}
         )
 
     def batch(self, calls: Sequence[Mapping[str, Any]]) -> list[Json]:
@@ -242,18 +242,18 @@ class ApiCalls:
         return results
 
     def test_heartbeat(self, study: str, attempt: int, *, dataset_sha256: str | None = None) -> Json:
-        body = {"attempt": attempt, **given(dataset_sha256=dataset_sha256)}
+        body = {"attempt": attempt, **without_none(dataset_sha256=dataset_sha256)}
         return self._transport.json(
             "POST", _study(study) + "/test:heartbeat", body, retries=self._transport.retries.for_heartbeats()
         )
 
     def test_tell(self, study: str, attempt: int, state: str, **result: Any) -> Json:
-        body = {"attempt": attempt, "state": state, **given(**result)}
+        body = {"attempt": attempt, "state": state, **without_none(**result)}
         return self._transport.json("POST", _study(study) + "/test:tell", body)
 
     def test_release(self, study: str, attempt: int, reason: str | None = None) -> Json:
         return self._transport.json(
-            "POST", _study(study) + "/test:release", {"attempt": attempt, **given(reason=reason)}
+            "POST", _study(study) + "/test:release", {"attempt": attempt, **without_none(reason=reason)}
         )
 
     # Artifacts; number: None for those of the sealed test

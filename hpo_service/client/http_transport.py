@@ -57,10 +57,10 @@ class HttpTransport:
         token = (token or os.environ.get("HPO_TOKEN") or _token_from_file()).strip()
         _check_token(token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._kept = ConnectionPool(self.server, timeout)
+        self._pool = ConnectionPool(self.server, timeout)
 
     def close(self) -> None:
-        self._kept.close()
+        self._pool.close()
         if "_streams" in self.__dict__:
             self._streams.close()
 
@@ -74,7 +74,7 @@ class HttpTransport:
     def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
         token: str | None = None
         while True:
-            page = self.json("GET", f"{path}?{urlencode(given(**query, page_token=token))}")
+            page = self.json("GET", f"{path}?{urlencode(without_none(**query, page_token=token))}")
             yield from page["items"]
             token = page["next_page_token"]
             if not token:
@@ -105,7 +105,7 @@ class HttpTransport:
 
         def send() -> HttpResponse:
             try:
-                answer = self._kept.call(method, path, content, all_headers, timeout)
+                answer = self._pool.call(method, path, content, all_headers, timeout)
             except OSError as error:
                 raise self._unreachable(error, retry=repeatable or isinstance(error, NotConnected)) from error
             if 200 <= answer.status < 300:
@@ -224,9 +224,9 @@ def pieces_of(answer: Streamed, what: str) -> Iterator[bytes]:
             "server or the network between failed. What has come is not all of it"
         ) from error
     finally:
-        answer.let_go()
+        answer.release()
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def without_none(**fields: Any) -> dict[str, Any]:
     """Return the fields that are not None, for a body or a query."""
     return {name: value for name, value in fields.items() if value is not None}

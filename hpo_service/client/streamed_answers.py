@@ -37,7 +37,7 @@ class Streamed:
     def close(self) -> None:
         self._answer.close()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Return the connection to the pool, for reuse if this response was read to its end."""
         self._answer.release_conn()
 

@@ -126,7 +126,7 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(script, answering):
     with Client(script.url) as client, ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda _: client.healthz(), range(200)))
     assert answers == [{"ok": True}] * 200
-    assert len(client._transport._kept._idle) <= 8
+    assert len(client._transport._pool._idle) <= 8
 
 
 def test_heartbeats_are_tried_again_soon_and_for_as_long_as_before() -> None:

@@ -18,7 +18,7 @@ from hpo_service.cli.exits import CommandFailed, UsageError
 
 HPO = (sys.executable, "-P", "-m", "hpo_service")  # what every argv begins with
 _FILE = "fleet.json"
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 STOP_SECONDS = 300.0  # Slurm and Kubernetes notice late that a node is lost
 
 
@@ -114,4 +114,4 @@ def wait_until_ended(noun: str, workers: Callable[[], list[FleetWorker]]) -> Non
     while left := workers():
         if time.monotonic() > deadline:
             raise CommandFailed(f"{noun} {left[0].id} is still {left[0].state} after {STOP_SECONDS:.0f} s")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -18,7 +18,7 @@ from typing import Any
 from hpo_service.cli.fleet.fleet_record import Fleet, read_fleet, write_json
 from hpo_service.cli.fleet.kept_process import PROCESSES, KeptProcess
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 60.0
 GRACE_SECONDS = 60.0  # from SIGTERM to SIGKILL
 KILLED = 128  # an exit code from here on means a signal, as in shells
@@ -45,7 +45,7 @@ class Keeper:
                 self._reap_child(place)
             if due or ended:
                 self._write()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         self._end_all()
 
     def _start(self, place: int) -> None:

@@ -20,7 +20,7 @@ from hpo_service.cli.fleet.keeper import KILLED, LONGEST_PAUSE_SECONDS
 from hpo_service.cli.parent_death_pipe import ParentDeathPipe
 
 NAMESPACE = "hpo"
-LOOK_SECONDS, ANSWER_SECONDS = 0.2, 10.0  # a node that is busy answers late
+POLL_SECONDS, ANSWER_SECONDS = 0.2, 10.0  # a node that is busy answers late
 GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL
 STOP_SECONDS = 120.0
 MOST_CPUS = 1024
@@ -62,7 +62,7 @@ class RayEngine:
             while left := _actors(ray, fleet):
                 if time.monotonic() > deadline:
                     raise CommandFailed(f"{next(iter(left))} has not ended within {STOP_SECONDS:.0f} s")
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
 
 
 class RayWorker:
@@ -77,7 +77,7 @@ class RayWorker:
         self._argv = (sys.executable, *argv[1:])
         self._environment = environment
         self._folder = folder if os.path.isdir(folder) else None
-        self._lifeline = ParentDeathPipe()
+        self._death_pipe = ParentDeathPipe()
         self._leaving = False
         self._myself = ray.get_runtime_context().current_actor
         self._process = self._start()
@@ -102,8 +102,8 @@ class RayWorker:
             self._argv,
             stdin=subprocess.DEVNULL,
             cwd=self._folder,
-            env={**os.environ, **self._environment, **self._lifeline.environment()},
-            pass_fds=(self._lifeline.read_end,),
+            env={**os.environ, **self._environment, **self._death_pipe.environment()},
+            pass_fds=(self._death_pipe.read_end,),
             start_new_session=True,
         )
 
