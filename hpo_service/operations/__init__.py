@@ -1,1 +1,1 @@
-"""What callers can do, a function each: people with studies, workers with trials, time with leases."""
+"""The operations, a function each: what people do with studies, workers with trials, and timers with leases."""

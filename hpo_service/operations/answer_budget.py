@@ -1,4 +1,4 @@
-"""How much of what is asked for one answer has room for."""
+"""How many of the trials asked for fit into one answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hpo_service.domain.trial import Trial
 
 
 class AnswerBudget:
-    """For the trials that one ask answers: large ones are fewer than were asked for, but never none."""
+    """Of one answer to an ask: of large trials it has room for fewer than asked for, but always for one."""
 
     def __init__(self, study: Study, most_bytes: int) -> None:
         self._study = study

@@ -1,4 +1,4 @@
-"""Artifacts: kept while they come, whole or not at all, read in pieces, swept away when nobody has them any more."""
+"""Artifacts: stored whole or not at all, read in pieces, deleted when no trial or test has them any more."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hpo_service.store.artifact_rows import ArtifactRows
 from hpo_service.store.record import Record
 
 WRITE_AT_ONCE = 2**20
-UPLOADS_AT_ONCE = 8  # each holds a few megabytes; the next ones wait where they come from
+UPLOADS_AT_ONCE = 8  # each holds a few megabytes; others wait, and are not read yet
 SWEEP_SECONDS = 5.0  # nobody waits for it
 READ_AGAIN = 3  # when an artifact was replaced right between the look for it and its reading
 
@@ -41,7 +41,7 @@ _NO_PLACE = (
 
 
 class UploadGivenUp(Unavailable):
-    """By who clears away; the database has refused nothing."""
+    """The sweep has given the upload up; the database has refused nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Artifacts:
         self._service, self._store, self._bounds = service, store, bounds
         self._under_way: set[str] = set()
         self._places = UploadPlaces(UPLOADS_AT_ONCE)
-        # Of their own: a folder that hangs holds up nothing but artifacts.
+        # A separate pool: a folder that hangs holds up nothing but artifacts.
         self._threads = ThreadPoolExecutor(2 * UPLOADS_AT_ONCE, thread_name_prefix="artifacts")
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Artifacts:
     async def put(
         self, owner: Owner, name: str, attempt: int, announced: int | None, pieces: AsyncIterator[bytes]
     ) -> Json:
-        """Keep it, in the place of another one of this name. Raise what a report raises, TooLarge, Unavailable."""
+        """Store it, replacing another one of this name. Raise what a report raises, TooLarge, Unavailable."""
         store = self._store
         if store is None:
             raise Unavailable(_NO_PLACE)
@@ -147,7 +147,7 @@ class Artifacts:
         return artifact_resource(kept)
 
     def _hold(self, owner: Owner, artifact: Artifact, work: StudyWork, new: tuple[str, ...]) -> None:
-        """Keep the lease, as a report does. new: names that the trial has from now on. Raise LeaseLost, …"""
+        """Renew the lease, as a report does. new: names that the trial has from now on. Raise LeaseLost, …"""
         if owner.is_test:
             test = test_of_study(work)
             work.change_test(test, test.lifecycle.keep(artifact.attempt, work.record.now))
@@ -188,7 +188,7 @@ class Artifacts:
         return found[0]
 
     async def open(self, owner: Owner, name: str, part: Callable[[Artifact], tuple[int, int]]) -> Opened:
-        """part: which bytes of it are wanted, from and to before. Raise what it raises, NotFound, Unavailable."""
+        """part: the bytes of it that are wanted, from and to before. Raise what it raises, NotFound, Unavailable."""
         for again in range(READ_AGAIN):
             artifact = await self.find(owner, name)
             start, end = part(artifact)
@@ -200,7 +200,7 @@ class Artifacts:
         raise AssertionError
 
     async def _pieces(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """With the first piece at hand, so that what cannot be read is said before the answer begins."""
+        """The first piece is read at once, so that what cannot be read is refused before the answer begins."""
         if self._store is None:
             raise Unavailable(_NO_PLACE)
         pieces = self._store.read(key, start, end)
@@ -217,7 +217,7 @@ class Artifacts:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    # -- what is nobody's ---------------------------------------------------------------------------------
+    # -- sweeping -----------------------------------------------------------------------------------------
 
     async def sweep_on(self) -> None:
         """Run until cancelled. What a server leaves undone, the next one finds."""

@@ -1,4 +1,4 @@
-"""Asks for trials: a look, and where it finds nothing and the caller can wait, another one when there is reason to."""
+"""Asks for trials: tried in a transaction; while there are none and the caller waits, tried again when woken."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from hpo_service.store.record import Record
 from hpo_service.store.study_lock import ask_call
 from hpo_service.store.transaction import Transaction
 
-CALLER_LOOKED_AT_SECONDS = 1.0  # so often, while it waits
+CALLER_LOOKED_AT_SECONDS = 1.0  # how often a waiting ask checks that its caller is still there
 
 
 class AskResult(NamedTuple):
-    """What one look for a trial found. final: waiting on would change nothing."""
+    """What one try to get trials has found. final: waiting would change nothing."""
 
     answer: Json
     final: bool
@@ -50,7 +50,7 @@ def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
         may_wait = not found.final and ask.wait_seconds > 0 and not service.is_shutting_down
         if not may_wait and service.knows(ask.worker_id):
             return found.answer
-        # Entered at once: whatever changes from here on, after the look, wakes this caller.
+        # Listed as a waiter right after the commit, before any later change is announced: none is missed.
         waiting = _Waiting(service, ask, name, began, caller_left)
         return waiting.until_found(found, lambda: service.write(look, [name]))
 
@@ -60,7 +60,7 @@ def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
 async def ask_any(
     service: Service, ask: Ask, caller_left: CallerLeft = never, only: Collection[str] | None = None
 ) -> Json:
-    """Ask whatever study, or whichever of these, has something to give for the kinds that this worker can train."""
+    """Ask all studies, or those of `only`, for trials of the kinds of objective that this worker can train."""
     awaited = AnyStudy.of(ask.objectives, only, ask.labels)
 
     def asked_before(record: Record) -> tuple[Any, bool]:
@@ -87,7 +87,7 @@ async def ask_any(
 
 
 class _Waiting:
-    """An ask among those that wait. It enters before it looks, so that nothing that happens meanwhile is missed."""
+    """An ask that is listed among the waiters while it tries and waits, so that it misses no change."""
 
     def __init__(
         self, service: Service, ask: Ask, awaited: str | AnyStudy, began: float, caller_left: CallerLeft
@@ -98,9 +98,9 @@ class _Waiting:
         self._waiter: Waiter = self._entered.enter_context(service.asks.entered(awaited, ask.worker_id, ask.request_id))
 
     async def until_found(self, found: AskResult | None, look: Callable[[], Awaitable[AskResult]]) -> Json:
-        """Look again when there is reason to; at the end of the time once more, whatever has happened.
+        """Try again after each wake-up, and once more when the time is over.
 
-        found: by a look just before.
+        found: by a try just before.
         """
         with self._entered:
             while True:
@@ -110,7 +110,7 @@ class _Waiting:
                 await self._service.save_new_worker(self._ask.worker_id)
                 if found.final or self._deadline <= time.monotonic() or self._service.is_shutting_down:
                     break
-                # Who has hung up while waiting shall not be given a trial that nobody trains.
+                # A caller that has left while waiting must not be given a trial: nobody would train it.
                 if await self._has_left_while_waiting():
                     break
                 found = None
@@ -118,7 +118,7 @@ class _Waiting:
         return found.answer
 
     async def _has_left_while_waiting(self) -> bool:
-        """Wait until there is reason to look, or the time is over; a caller who goes, or whose key does, is noticed."""
+        """Wait for a wake-up or the end of the time. Return whether the caller has left, or has lost its key."""
         self._service.change_poller.begin()
         self._service.long_polls += 1
         try:
@@ -139,7 +139,7 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
         running = await service.studies_to_ask(awaited, few)
         while untried := [name for name in running if name not in tried]:
             name = min(untried, key=running.__getitem__)
-            running[name] += 1  # those who look at the same time go to others
+            running[name] += 1  # the dict is shared: asks at the same time go to other studies
             tried.add(name)
             yield name
         if len(running) < few:
@@ -148,7 +148,7 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
 
 
 def ask_in_transaction(service: Service, name: str, ask: NextAsk, record: Transaction) -> AskResult:
-    """Look for trials in one study, inside a transaction."""
+    """Ask one study for trials, inside a transaction."""
     study = record.study(name)
     remembered = record.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
@@ -156,7 +156,7 @@ def ask_in_transaction(service: Service, name: str, ask: NextAsk, record: Transa
     if isinstance(ask, Ask):
         service.record_worker_seen(ask.worker_id, record.now, ask.labels)
         _check_labels(study, ask)
-    else:  # with the tell of a trial of this study, which nobody was given who does not fit
+    else:  # comes with the tell of a trial of this study, which its worker got since its labels fit
         service.record_worker_seen(ask.worker_id, record.now)
     return give_and_remember(service.work_on(record, study), ask)
 
@@ -171,7 +171,7 @@ def _check_labels(study: Study, ask: Ask) -> None:
 
 
 def give_and_remember(work: StudyWork, ask: NextAsk) -> AskResult:
-    """Give out what is asked for, and remember it."""
+    """Give out trials, save the study, and store the answer under the request_id."""
     record = work.record
     draining = record.is_draining(ask.worker_id)
     given = [] if draining else work.give(ask.count, ask.worker_id)
@@ -211,7 +211,7 @@ def _ask_one_of_any(
 
 
 def _answered_before(record: Record | Transaction, request_id: str) -> Json | None:
-    """What the first form of ask has answered, unless the study of it was deleted meanwhile."""
+    """What an ask that named no study was answered, unless the study of its trials was deleted meanwhile."""
     answer = record.answer("ask", request_id)
     study = None if answer is None else record.study_answered("ask", request_id)
     return None if answer is None or study is None else with_objectives(answer, [study])

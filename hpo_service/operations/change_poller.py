@@ -1,6 +1,6 @@
-"""One look for all who wait: at what time has changed, and at what other servers have written.
+"""One poll of the database for all that wait: for what is overdue, and for what other servers have written.
 
-However many wait, there are two looks a second, and none while nobody waits. What this server writes wakes by itself.
+However many wait, there are two polls a second, and none while nobody waits. This server's own writes wake at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FEW_TO_ASK = 16  # studies
 
 
 class PollResult(NamedTuple):
-    """overdue: studies in which time has changed something; changed: by others; gone: names that are no more."""
+    """overdue: studies with a lease or limit that has run out; changed: by other servers; gone: deleted ones."""
 
     overdue: list[str]
     changed: list[StudyChange]
@@ -29,7 +29,7 @@ class PollResult(NamedTuple):
 
 
 class ChangePoller:
-    """Looks as long as somebody waits."""
+    """A task that polls as long as an ask or an event stream waits."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -38,7 +38,7 @@ class ChangePoller:
         self._known: dict[str, tuple[int, int]] = {}  # id and revision of the studies that are waited for
 
     def begin(self) -> None:
-        """Somebody waits from now on."""
+        """Called when somebody begins to wait: start polling, if need be."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep_polling())
 
@@ -66,7 +66,7 @@ class ChangePoller:
         if service.database.is_shared:
             for awaited in service.asks.kinds_of_any:
                 service.asks.wake_any(awaited, len(await service.studies_to_ask(awaited, FEW_TO_ASK)))
-        # Last: what was seen is seen once, and whoever holds a study that is overdue keeps it from nobody.
+        # Last: the changes above are read only once, and an overdue study that is locked must not hold them back.
         await service.expire_overdue_unless_held(seen.overdue)
 
     def _read_changes(self, record: Record, names: list[str]) -> PollResult:
@@ -82,7 +82,7 @@ class ChangePoller:
         return PollResult(overdue, changed, gone, record.workers.draining())
 
     def _was_changed_elsewhere(self, name: str, now: tuple[int, int]) -> bool:
-        """Whether another server has written the study since the last look, or since this one has used it."""
+        """Whether another server has written the study since the last poll, and this one does not know of it yet."""
         if self._known.get(name) == now:
             return False
         study = self._service.database.remembered(name)

@@ -1,4 +1,4 @@
-"""Beside the server: takes away what deleted studies have left, in transactions of a few milliseconds."""
+"""Deletes the rows of deleted studies in the background, in transactions of a few milliseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpo_service.store.record import Record
 from hpo_service.store.transaction import Transaction
 
 PERIOD_SECONDS = 5.0  # nobody waits for it
-# A transaction that takes less may do more, one that takes more shall do less.
+# After a transaction that took less, the next one deletes more rows; after one that took more, fewer.
 SHORT_SECONDS, LONG_SECONDS = 0.006, 0.015
 FEWEST, MOST = 100, 4000  # rows of a transaction
 
@@ -59,7 +59,7 @@ def _step(rows: int, record: Transaction) -> Step:
 
 
 async def _end(service: Service, study_id: int) -> None:
-    """Look for what the first form of ask has answered, beside the writer: there is no index to find it by."""
+    """Delete the last rows. Answers of asks that named no study are searched in a reader, since no index has them."""
     after: str | None = ""
     while after is not None:
         found = await asyncio.to_thread(service.database.read, partial(_answers_of_any, study_id=study_id, after=after))

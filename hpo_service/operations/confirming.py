@@ -38,7 +38,7 @@ def _begin(work: StudyWork, asked: ConfirmRequest) -> None:
     numbers = tuple(trial.number for trial in best)
     stopped = study.state is StudyState.STOPPED
     work.study = fast_replace(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))
-    # The seeds of numbers that no other trial has, one for all candidates.
+    # Each is of a number that no other trial has; all candidates share it.
     seeds = [work.seed(study.next_number + turn * len(best)) for turn in range(asked.seeds)]
     work.add([_replicate(trial, seed, study.spec.sampler.name) for seed in seeds for trial in best])
     work.move_to(StudyState.ACTIVE)

@@ -1,6 +1,6 @@
-"""A process beside the server that draws what takes long, so that a draw holds up nobody but who asked for it.
+"""A process beside the server for draws that take long: such a draw holds up only the calls that need it.
 
-It is started when it is first needed. A sampler that hangs, or takes all the memory there is for it, ends with it.
+It is started when it is first needed. It is killed if a sampler hangs, and dies if one takes too much memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 
 from hpo_service.reading.reading_process import ReadingProcess
 
-START_SECONDS = 5.0  # so long a draw waits for its start
+START_SECONDS = 5.0  # how long a draw waits for the process to start
 
 
 class DrawingProcess(ReadingProcess):
@@ -31,7 +31,7 @@ class DrawingProcess(ReadingProcess):
         await super().keep()
 
     def want(self) -> None:
-        """It may be needed soon."""
+        """Have `keep` start the process: it may be needed soon."""
         self._is_wanted.set()
 
     async def is_there(self) -> bool:
@@ -43,6 +43,6 @@ class DrawingProcess(ReadingProcess):
         return self.is_up
 
     def kill(self) -> None:
-        """End it with all that it is at; another one follows."""
+        """Kill the process with all its draws; `keep` starts another one."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)

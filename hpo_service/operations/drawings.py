@@ -1,7 +1,7 @@
-"""Draws outside of the writer: from the database as it stands, by whoever may take long over them.
+"""Draws that take long, made outside of the writer from the database as it stands.
 
 The functions run in the drawing process, or in a thread of a server that has none. What trial n draws follows from the
-study's seed, n and the history, so that it does not matter where, and nothing but the params comes back.
+study's seed, n and the history, so that it does not matter where it is drawn; only the params are sent back.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class KnownStudy:
         return len(study.spec.search_space) != self._parameters
 
     def warm_up(self, study: Study, database: Readable) -> None:
-        """Draw for nobody: the first draw builds what the following ones only keep up."""
+        """Draw once, for no trial: the first draw builds what the following ones only update."""
         space = database.read(partial(_search_space, name=self._name, study_id=self._id, number=study.round))
-        with contextlib.suppress(Exception):  # the next one will say
+        with contextlib.suppress(Exception):  # the next draw raises it
             self.tuner.draw(study.next_number, space, {})
 
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
@@ -62,13 +62,13 @@ class KnownStudy:
 
 
 class DrawnStudy(KnownStudy):
-    """One of which trials are drawn here. Of several for one call each is drawn as if those before it ran already."""
+    """A study whose trials are drawn here. Each trial of a call is drawn as if those before it were running."""
 
     def __init__(self, study: Study) -> None:
         super().__init__(study)
         self.in_use = threading.Lock()
-        self._has_met_others = False  # params than those of a trial that was taken to run
-        self._taken_to_run: dict[int, DrawnParams] = {}  # and not yet found in the record
+        self._has_met_others = False  # whether a trial assumed to run has other params
+        self._taken_to_run: dict[int, DrawnParams] = {}  # assumed to run, and not yet found in the record
         self._spaces: dict[int, SearchSpace] = {}
 
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
@@ -78,7 +78,7 @@ class DrawnStudy(KnownStudy):
         super().absorb(page)
 
     def is_wrong_about(self, wanted: Sequence[Wanted]) -> bool:
-        """Whether a trial that was taken to run was never given out, or with other params."""
+        """Whether a trial that was assumed to run was never given out, or with other params."""
         return self._has_met_others or any(each.number in self._taken_to_run for each in wanted)
 
     def draw(self, wanted: Wanted, database: Readable) -> DrawnParams | None:
@@ -159,5 +159,5 @@ _DRAWER = Drawer()  # of the drawing process, which has one database
 
 
 def draws(database: Readable, *, name: str, study_id: int, wanted: Sequence[Wanted]) -> Iterator[Ready]:
-    """What the drawing process is sent."""
+    """What the server has the drawing process call."""
     return _DRAWER.draws(name, study_id, wanted, database)

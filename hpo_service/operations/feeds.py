@@ -1,4 +1,4 @@
-"""What has changed in a study, read once for all who follow it."""
+"""The changes of a study as events, read once for all streams that follow it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hpo_service.domain.errors import HpoError, NotFound
 from hpo_service.domain.study import Study
 
-# A study in which much happens is read so often.
+# How often a study that changes all the time is read.
 READ_EVERY_SECONDS = 0.1
 AGAIN_SECONDS = 1.0
 MOST_EVENTS = 1_000
@@ -36,16 +36,16 @@ ReadPage = Callable[[int], Awaitable[Page]]  # what comes after a revision; rais
 
 
 class Feed:
-    """Of one study; the last events are kept for all, and who is further back reads by himself."""
+    """Of one study. It keeps the last events for all followers; one that is further back reads for itself."""
 
     def __init__(self, study: Study, read: ReadPage) -> None:
         self.ended = False
         self.followers = 0
-        self.news = asyncio.Event()  # another one each time
+        self.news = asyncio.Event()  # replaced at each wake
         self._read = read
         self._events: list[EncodedEvent] = []
         self._bytes = 0
-        self._begins = self._upto = study.revision  # what is kept is all from the one to the other
+        self._begins = self._upto = study.revision  # all events between these revisions are kept
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read_on())
 
@@ -60,7 +60,7 @@ class Feed:
         self._reading.cancel()
 
     def since(self, after: int) -> list[EncodedEvent] | None:
-        """What comes after that revision, as far as it was read; None where it has to be read anew."""
+        """The events after that revision; None where it is further back than the feed."""
         if after < self._begins:
             return None
         return self._events[bisect_right(self._events, after, key=lambda event: event.revision) :]

@@ -1,4 +1,4 @@
-"""The keys that open the door, held in memory: a call costs a hash and a look-up, and no SQL."""
+"""The valid keys, held in memory: to authenticate a call costs a hash and a look-up, and no SQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Keyring:
     """Open for one server process; its methods belong to one event loop."""
 
     def __init__(self, table: KeyTable, private_hash: str | None = None) -> None:
-        """private_hash: of a key that is in no record, which whoever started this server has drawn for himself."""
+        """private_hash: of a key that is not in the database, which whoever started this server has made."""
         self.table = table
         self._private = {} if private_hash is None else {private_hash: _private_key(private_hash)}
         self._keys: Mapping[str, Key] = self._private
@@ -33,7 +33,7 @@ class Keyring:
         self._said: tuple[str, ...] = ()
         self._waiting = 0
         self._looking: asyncio.Task[None] | None = None
-        # a thread of its own: behind slow reads of the record, every call would wait for the keys
+        # a separate thread: behind slow reads of the database, every call would wait for the keys
         self._thread = ThreadPoolExecutor(1, "keys")
 
     def close(self) -> None:
@@ -50,12 +50,12 @@ class Keyring:
         return key if key is not None and hmac.compare_digest(key.hash, hashed) else None
 
     def still_has(self, key: Key) -> bool:
-        """Whether the key opens what it opened; one that was changed meanwhile has to be shown again."""
+        """Whether the key is still valid and unchanged."""
         return self._keys.get(key.hash) == key
 
     @contextmanager
     def kept_fresh(self) -> Iterator[None]:
-        """While a call waits, the keys are read again though nobody else calls."""
+        """While a call waits, the keys are read again, even if no other call comes."""
         self._waiting += 1
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_again())
@@ -65,7 +65,7 @@ class Keyring:
             self._waiting -= 1
 
     def is_valid(self) -> bool:
-        """Whether what is known may be gone by; if it grows old, it is read again meanwhile."""
+        """Whether the keys in memory are recent enough; once they are over FRESH_SECONDS old, begin to read them."""
         age = time.monotonic() - self._read_at
         if age >= FRESH_SECONDS:
             self._begin_reading()
@@ -104,7 +104,7 @@ class Keyring:
     def _has_read(self, reading: asyncio.Task[None]) -> None:
         self._reading = None
         if not reading.cancelled():
-            reading.exception()  # whoever waits has it; without anybody waiting, the next call asks again
+            reading.exception()  # retrieved, or asyncio logs it; calls that wait get it, too
 
 
 def _private_key(hashed: str) -> Key:

@@ -1,4 +1,4 @@
-"""What people do with keys, on the record itself: draw, list, revoke."""
+"""What people do with keys, on the database itself: create, list, revoke."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Keep = Callable[[str], None]  # puts a key where its owner finds it; what it rai
 
 
 class NewKey(NamedTuple):
-    """A key in plain words, which nobody can read again, and what is recorded of it."""
+    """A key's token, which is stored nowhere, and what is recorded of it."""
 
     token: str
     key: Key
@@ -36,7 +36,7 @@ def create(
 ) -> NewKey:
     """Draw a key, for these studies or for all. Raise Invalid.
 
-    keep: before it is recorded; a key that cannot be kept is none.
+    keep: called before the key is recorded; if it raises, there is no key.
     """
     drawn = _add(table, scope, studies, life_seconds, label, keep, only_as_the_first=False)
     assert drawn is not None
@@ -73,7 +73,7 @@ def _add(
 
 
 def find_live(table: KeyTable, token: str) -> Key | None:
-    """The key as recorded, if it opens the door now."""
+    """The key as recorded, if it is valid now."""
     wanted = keys.hash_of(token)
     return next((key for key in table.live() if secrets.compare_digest(key.hash, wanted)), None)
 

@@ -1,4 +1,4 @@
-"""The workers that were ever heard of: listed, and sent home."""
+"""All workers that were ever seen: to list them, and to drain one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Makes ready what calls were not ready for: draws that take long, and histories that are long to read.
+"""Makes what calls raise NotReady for: draws that take long, and tuners with a long history to read.
 
-While that is under way nobody's call is in the writer, and the event loop goes on. Calls that need a draw of the same
-study take turns: each draw is to know of the trials before it. Who has waited too long is told so; what is under way
-then goes on, for whoever asks next.
+Meanwhile the writer and the event loop are free for other calls. Calls that need a draw of the same study take turns,
+since each draw has to know of the trials before it. A call that has waited too long is refused; its draw goes on, for
+the next call.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from hpo_service.reading.reading_process import ReadingProcessEnded
 from hpo_service.store.database import Database
 from hpo_service.tuning.tuner import Tuner
 
-PATIENCE_SECONDS = 10.0  # of a call, for its draw
-HANGS_SECONDS = 60.0  # so long a draw may take, and no longer
-KEPT_SECONDS = 60.0  # so long it waits for the call to be repeated
+PATIENCE_SECONDS = 10.0  # how long a call waits for its draw
+HANGS_SECONDS = 60.0  # a draw that takes longer is ended
+KEPT_SECONDS = 60.0  # how long a draw is kept for a repeated call
 
 log = structlog.get_logger()
 
 
 @dataclass
 class _Study:
-    """What there is of one study: whose turn it is, and the draws under way."""
+    """turn: held by the call that draws. wanted, drawing: the draws that are under way or kept."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: int = 0
@@ -56,15 +56,15 @@ class LongDraws:
         self._histories: dict[int, asyncio.Task[tuple[Tuner, int]]] = {}
 
     def expect(self) -> None:
-        """There is a study whose draws take long: they may be wanted soon."""
+        """Start the drawing process: there is a study whose draws take long."""
         if self._process is not None:
             self._process.want()
 
     @contextlib.asynccontextmanager
     async def turn(self, study: Study) -> AsyncIterator[bool]:
-        """Whether it has come at once. Raise DrawFailed when it has not come in time."""
+        """Hold the study's turn to draw; yield whether it was free at once. Raise DrawFailed if it is not in time."""
         here = self._studies.setdefault(study.id, _Study())
-        is_free = not here.calls  # a lock that was let go may be another one's already
+        is_free = not here.calls  # not `turn.locked()`: a released lock may be another call's already
         here.calls += 1
         try:
             try:
@@ -82,7 +82,7 @@ class LongDraws:
                 self._studies.pop(study.id, None)
 
     async def draws(self, needed: NotReady, deadline: float) -> Draws:
-        """In one's turn. Raise DrawFailed, NotFound, Unavailable."""
+        """Called within `turn`. Raise DrawFailed, NotFound, Unavailable."""
         here = self._studies[needed.study.id]
         if here.drawing is not None and here.wanted != needed.wanted:
             await _end_of(here.drawing, needed.study, deadline)  # of a call that has given up
@@ -97,7 +97,7 @@ class LongDraws:
         return drawing.result()
 
     def _drawn(self, study_id: int, drawing: asyncio.Task[Draws]) -> None:
-        """Keep what nobody waits for any more, for a while."""
+        """Done callback: keep the draws for a while, in case the call that wanted them has given up."""
         failed = drawing.cancelled() or drawing.exception() is not None
         if failed:
             self._forget(study_id, drawing)

@@ -1,6 +1,6 @@
-"""What a call may find while it runs: that something has to be computed first, outside of its transaction.
+"""What a call raises that needs something to be computed first, outside of its transaction.
 
-Nobody else's call waits for that. The call is undone, what it lacks is made ready, and it runs once more.
+The call is rolled back, what it lacks is made ready while other calls go on, and it runs once more.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NotReady(Exception):
 
 @dataclass
 class SplitTellAndAsk(Exception):
-    """A call that tells and asks: to be told by itself, and then to ask, since the draw takes long or has failed.
+    """A tell with an ask has to be written in two calls, since the draw takes long or has failed.
 
     joined: the answer to both, from the two; the second is None where asking has failed.
     """
@@ -59,7 +59,7 @@ class SplitTellAndAsk(Exception):
 
 
 def draw_failed(study: Study, number: int, error: Exception) -> DrawFailed:
-    """The error for who asks; where it was raised goes into the log."""
+    """The error for the caller; its traceback goes into the log."""
     sampler = study.spec.sampler.name
     log.error("a draw failed", study=study.name, number=number, sampler=sampler, exc_info=error)
     detail = f"the sampler {sampler} failed to draw trial {number} of study {study.name!r}: {error!r}"[:500]

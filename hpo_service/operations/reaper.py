@@ -1,4 +1,4 @@
-"""The reaper: once a second, takes back what has lapsed, in every study; beside it, the server's beats."""
+"""The reaper: once a second, takes back leases that have run out, in every study; beside it, the server's beats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 async def begin(service: Service) -> None:
-    """Before the first call: what was missed while no server was there counts in no lease."""
+    """Called before the first call: the time without a server is recorded as an outage."""
     service.database.uptime.begin()
     await log_failures(service.beat(), _beating())
 
@@ -62,7 +62,7 @@ async def _keep_looking(service: Service) -> None:
 
 
 async def reap_once(service: Service) -> None:
-    """One study that cannot be looked after does not keep the others waiting."""
+    """Expire what is overdue. A study where that fails does not hold up the others; its error is raised last."""
     overdue = await asyncio.to_thread(service.database.read, lambda record: record.overdue())
     faults: list[Exception] = []
     for start in range(0, len(overdue), EXPIRED_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The service: the record, the tuners, and who is waiting; what the operations share."""
+"""What the operations share: the database, the tuners, and the callers that wait."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
-Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # a read runs: `reads.in_thread` or `reads.in_process`
-Finish = Callable[[Any], Any]  # makes an answer of what a transaction returned, or a coroutine that has it later
+Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # runs a read: `reads.in_thread` or `reads.in_process`
+Finish = Callable[[Any], Any]  # turns a transaction's result into the answer, or a coroutine that returns it
 
 MOST_WORKERS_IN_MEMORY = 100_000
 EXPIRED_AT_ONCE = 50  # studies
@@ -58,7 +58,7 @@ class Service:
         reading: ReadingProcess | None = None,
         drawing: DrawingProcess | None = None,
     ) -> None:
-        """reading: who reads for the server, by the database's own clock; drawing: who draws; without them threads do.
+        """reading, drawing: the processes that read, by the database's clock, and draw; without them threads do.
 
         Raise DatabaseInUse, SchemaTooNew, Unavailable, ValueError (the URL).
         """
@@ -71,13 +71,13 @@ class Service:
                 process.file = self.database.file.identity
         self.figures = KnownFigures(self.database)
         self.long_draws = LongDraws(self.database, drawing)
-        self._running_tasks: set[asyncio.Task[None]] = set()  # calls that were not ready
+        self._running_tasks: set[asyncio.Task[None]] = set()  # what is left of calls after their transaction
         self.asks = WaitingAsks()
         self.feeds = Feeds()
         self.change_poller = ChangePoller(self)
         self._to_ask = SharedReadings(self._read_studies_to_ask)
         self.is_shutting_down = False
-        self.reaped_at = time.monotonic()  # when the reaper last finished a look
+        self.reaped_at = time.monotonic()  # when the reaper last finished a pass
         self.long_polls = 0  # asks that wait
         self.streams = 0  # of events
         self._seen: dict[str, SeenWorker] = {}
@@ -86,7 +86,7 @@ class Service:
         self._saving = asyncio.Lock()
 
     def begin_shutdown(self) -> None:
-        """Send everybody home who waits: the server is about to stop."""
+        """Wake all callers that wait, so that they get an answer before the server stops."""
         self.is_shutting_down = True
         self.asks.wake_all()
         self.feeds.wake_all()
@@ -97,7 +97,7 @@ class Service:
     # -- one study ----------------------------------------------------------------------------------------
 
     async def change(self, name: str, work: Callable[[StudyWork], T]) -> T:
-        """Run `work` on the study in one transaction, after what time has changed, and settle it."""
+        """Expire the study's leases, run `work`, update and save the study: all in one transaction."""
         return await self.write(partial(self.changed, name, work), [name])
 
     def changed(self, name: str, work: Callable[[StudyWork], T], record: Transaction) -> T:
@@ -108,7 +108,7 @@ class Service:
         return result
 
     def work_on(self, record: Transaction, study: Study) -> StudyWork:
-        """Begin to work on a study: first take back what has lapsed."""
+        """Begin to work on a study: first take back the leases that have run out."""
         work = StudyWork(record, study, self.tuners)
         work.expire()
         test = record.sql().test(study) if study.sealed else None
@@ -152,11 +152,11 @@ class Service:
         finish: Finish | None = None,
         again: bool = False,
     ) -> None:
-        """Write without a task that waits: `done` takes the result or the error, later, in the event loop.
+        """Submit a write without a task for it; `done` is called later with the result or the error, in the event loop.
 
-        runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. finish: makes
-        the answer of the result, right after the commit; a coroutine has it later. again: the second try, after another
-        server has written the same rows in that moment; now the work reads them.
+        runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. finish: called
+        with the result right after the commit; returns the answer, or a coroutine that does. again: the second try,
+        after another server has written the same rows at that moment: now the work reads them.
         """
 
         def written(outcome: Outcome) -> None:
@@ -186,7 +186,7 @@ class Service:
         request_id: str | None = None,
         draws: Draws = NO_DRAWS,
     ) -> None:
-        """draws: that the call brings along."""
+        """draws: computed before, for the call to use."""
         trace = tracing.context()
         if trace is not None and not isinstance(work, Parts):
             work = tracing.carried(work)
@@ -194,7 +194,7 @@ class Service:
         self.database.submit(WriteCall(work, studies, done, False, runs_in_loop, request_id, draws, since, trace))
 
     def _wake(self, changes: Sequence[StudyChange], studies: Sequence[str]) -> None:
-        """Wake whoever waits for what a call has changed."""
+        """Wake the asks and event streams that wait for what a call has changed."""
         if changes and self.asks:
             for change in changes:
                 self.asks.changed(change)
@@ -210,7 +210,7 @@ class Service:
     # -- what is long to compute --------------------------------------------------------------------------
 
     def run_in_task(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
-        """Run the rest of a call as a task of its own."""
+        """Run the rest of a call in a task; call `done` with its result or error."""
 
         async def rest() -> None:
             try:
@@ -234,7 +234,7 @@ class Service:
         needed: NotReady | SplitTellAndAsk,
         finish: Finish | None,
     ) -> Any:
-        """Make ready what the call lacks, and run it again; again, when something else has changed meanwhile."""
+        """Compute or read what the call lacks, outside of the writer, and run it again, repeatedly if need be."""
         if isinstance(needed, SplitTellAndAsk):
             result = await self._in_two(needed, studies, request_id)
             answer = result if finish is None else finish(result)
@@ -286,12 +286,12 @@ class Service:
         return await answer
 
     async def _read_history(self, study: Study) -> None:
-        """Show the writer's tuner what is in the record, read elsewhere."""
+        """Read the study's history outside of the writer, into a tuner that the writer then takes."""
         tuner, seen = await self.long_draws.history(study, draws=not self.tuners.needs(study).slow_draws)
         await self.write(lambda _: self.tuners.adopt(study, tuner, seen))
 
     async def _in_two(self, two: SplitTellAndAsk, studies: Sequence[str], request_id: str | None) -> Any:
-        """What is told is kept, whatever becomes of the ask."""
+        """Write the tell, then the ask. If the ask fails, the tell is kept."""
         told = await self.write(two.tell, studies)
         try:
             asked = await self.write(two.ask, studies, request_id)
@@ -301,7 +301,7 @@ class Service:
         return two.joined(told, asked)
 
     def can_run_in_loop(self, name: str) -> bool:
-        """Whether a worker's call on this study needs nothing but what is in memory, and no long computation."""
+        """Whether study and tuner are in memory, so that a worker's call may run in the event loop. Only a hint."""
         study = self.database.remembered(name)
         return study is not None and self.tuners.has_nothing_to_read(study)
 
@@ -323,7 +323,7 @@ class Service:
         return await where(partial(readings.of_study, name, work))  # type: ignore[no-any-return]
 
     async def read_all(self, work: Callable[[Record], T]) -> T:
-        """Read across studies, in a thread, after what time has changed."""
+        """Read across studies, in a thread; overdue leases and limits of seconds are dealt with first."""
         return await self._read_all(work, self.reads.in_thread)
 
     async def read_all_in_process(self, work: Callable[[Record], T]) -> T:
@@ -338,7 +338,7 @@ class Service:
         return await where(work)  # type: ignore[no-any-return]
 
     async def studies_to_ask(self, awaited: AnyStudy, limit: int) -> dict[str, int]:
-        """Some that may have something to give, and how many trials of each run; one reading for all who ask now."""
+        """Some studies that may have trials to give, each with how many run; one read for all who ask now."""
         return await self._to_ask.of((awaited, limit))
 
     async def _read_studies_to_ask(self, wanted: tuple[AnyStudy, int]) -> dict[str, int]:
@@ -348,12 +348,12 @@ class Service:
     # -- time ---------------------------------------------------------------------------------------------
 
     async def expire_overdue(self, names: Sequence[str]) -> None:
-        """Do what time alone asks for: take back lapsed leases, end studies whose seconds are over."""
+        """Take back leases that have run out, and end studies whose limit of seconds is reached."""
         for name in names:
             await self.write(partial(self._expire_overdue_in, name), [name])
 
     async def expire_overdue_unless_held(self, names: Sequence[str]) -> None:
-        """The same, but a study that somebody else holds is left as it stands: it keeps none of the others waiting."""
+        """The same, without studies that another transaction holds: the others do not wait for these."""
         for start in range(0, len(names), EXPIRED_AT_ONCE):
             some = names[start : start + EXPIRED_AT_ONCE]
             free = [name for name in some if name not in self.database.held_studies]
@@ -368,16 +368,16 @@ class Service:
             self.work_on(record, study).update_and_save()
 
     async def beat(self) -> None:
-        """Show that this server can serve; what it has missed before counts in no lease."""
+        """Record that this server serves; an outage before does not count against leases."""
         self.database.uptime.beaten(await self.write(lambda record: record.beat()))
 
     # -- workers ------------------------------------------------------------------------------------------
 
     def record_worker_seen(self, worker_id: str, now: float, labels: Mapping[str, str] | None = None) -> None:
-        """Note that the worker was heard of; it is saved later, in a transaction of its own.
+        """Note in memory that the worker has called; `save_seen_workers` writes it, in another transaction.
 
-        labels: that it has said; None: it has said nothing of them.
-        Inside a call's transaction two servers could wait for each other's new workers in a circle.
+        labels: None if the call says nothing of them.
+        If calls wrote the rows of new workers in their own transactions, two servers could deadlock.
         """
         with self._seen_lock:
             before = self._seen.get(worker_id)
@@ -389,10 +389,10 @@ class Service:
         return worker_id in self._known
 
     async def save_new_worker(self, worker_id: str) -> None:
-        """Save what was heard at once when it comes from a worker not heard of before, or else a little later."""
+        """Save at once that a worker was seen, if it is a new one; the others are saved a little later."""
         if self.knows(worker_id):
             return
-        with contextlib.suppress(Unavailable):  # its row may be in the hands of a server that was stopped
+        with contextlib.suppress(Unavailable):  # its row may be locked by a server that was stopped
             await self.save_seen_workers()
 
     async def save_seen_workers(self) -> None:

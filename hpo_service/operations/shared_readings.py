@@ -1,4 +1,4 @@
-"""One reading for all who want the same at once: two hundred who wake together do not read two hundred times."""
+"""One read for all calls that want the same at once: 200 asks woken together do not read 200 times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class SharedReadings(Generic[K, V]):
-    """A reading begins after everybody has come who gets what it finds, so that nobody gets what was before."""
+    """A read begins after all calls of `of` that get its result, so that none gets an older state."""
 
     def __init__(self, read: Callable[[K], Awaitable[V]]) -> None:
         self._read = read

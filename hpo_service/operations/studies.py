@@ -179,7 +179,7 @@ async def delete(service: Service, name: str, force: bool) -> None:
         service.tuners.forget_all_of([study.id])
         record.changes.append(
             StudyChange(fast_replace(study, state=StudyState.CANCELLED), None)
-        )  # nobody waits for it any more
+        )  # wakes everybody who waits for it
 
     await service.write(in_transaction, [name])
 
@@ -205,7 +205,7 @@ async def act(service: Service, name: str, verb: str) -> Tagged:
             work.fail_all_waiting(EndReason.STUDY_CANCELLED)
 
     tagged = await _changed(service, name, change)
-    if moved:  # who has done it, the log knows from the request
+    if moved:  # the log knows the caller from the request
         log.info("a study was told to change its state", study=name, verb=verb, state=tagged[0]["state"])
     return tagged
 

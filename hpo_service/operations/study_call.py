@@ -1,4 +1,4 @@
-"""A call on one study that one transaction answers: what workers do all day, however their calls come in."""
+"""A call on one study that one transaction answers, as most calls of workers are."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ async def never() -> bool:
 class StudyCall(NamedTuple):
     """transaction: what the call does, and returns as its answer. request_id: of an ask.
 
-    runs_in_loop: whether it needs nothing but what is in memory, where the study does.
+    runs_in_loop: it needs nothing but what is in memory, if the study and its tuner are there.
 
-    finish: takes a way to see whether the caller has left, and what the transaction returned, right after the commit
-    and in the event loop. It returns the answer, or a coroutine that has it later.
+    finish: called in the event loop right after the commit, with a function that tells whether the caller has left, and
+    with the transaction's result. It returns the answer, or a coroutine that does.
     """
 
     study: str

@@ -24,7 +24,7 @@ KEEP_BY_HAND = 0.2
 
 
 class StudyWork:
-    """Read, change, and `update_and_save` at the end."""
+    """Made by `Service.work_on`, which expires leases; `update_and_save` comes at the end."""
 
     def __init__(self, record: Transaction, study: Study, tuners: Tuners) -> None:
         self.record = record
@@ -105,7 +105,7 @@ class StudyWork:
     def bind(self, dataset_sha256: str | None, trial: Trial | None = None) -> None:
         """Bind the study to the data of its first trial that has reported or completed.
 
-        trial: one of which this call says nothing; else the call brings a report or a result.
+        trial: given if the call itself brings no report or result; then the trial's earlier reports count.
         """
         if dataset_sha256 is not None:
             shows = trial is None or len(self.record.curve(self.study, trial)) > 0
@@ -197,7 +197,7 @@ class StudyWork:
         return left
 
     def _check_draws(self, count: int) -> None:
-        """Raise NotReady, before anything has changed, when a draw that takes long is not at hand."""
+        """Raise NotReady, before anything has changed, when a slow draw was not computed before this call."""
         count = min(count - min(count, self.study.counts.retries), self._new_trials_left())
         queued = self.record.sql().trials.queued(self.study, count) if count > 0 and self.study.counts.queued else []
         wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
@@ -310,7 +310,7 @@ class StudyWork:
         return following
 
     def _count_finished(self, trial: Trial) -> None:
-        # Only where rounds follow by themselves does anybody ask how many have finished.
+        # Only automatic narrowing needs to know how many have finished.
         if trial.round is not None and self.study.spec.narrowing is not None:
             its_round = self.round(trial.round)
             self._put_round(fast_replace(its_round, finished=its_round.finished + 1))
@@ -354,7 +354,7 @@ class StudyWork:
         self.study = fast_replace(self.study, version=self.study.version + 1, touched=revision)
 
     def update_and_save(self) -> Study:
-        """Draw the consequences (a round that is over, a study that is done) and save."""
+        """Pause the study after failures, begin its next round or end it, if due; save it and note whom to wake."""
         if self.study.has_failed_too_often:
             self._pause_by_failures()
         best = self.best_for_target()
@@ -411,7 +411,7 @@ class StudyWork:
         return self.study.revision
 
     def _count(self, trial: Trial, before: str | None, after: str | None, **also: object) -> None:
-        """The trial has taken the next revision, and gone from one counter to another."""
+        """Give the study the trial's revision, and move the trial from counter `before` to counter `after`."""
         counted: dict[str, object] = {}
         if before != after and trial.replicate_of is None:
             counted["counts"] = self.study.counts.moved(before, after)

@@ -18,9 +18,9 @@ MOST_TUNERS = 200
 MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
 # About what a sampler and a pruner keep of a finished trial, and of each of its reports.
 BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
-MODELS = 10  # so many times its text the search space takes
+MODELS = 10  # a search space takes so many times the bytes of its text
 MOST_NEEDS = 10_000
-# What has changed by so many revisions is read outside of the writer.
+# If a tuner is more revisions behind, the history is read outside of the writer.
 MOST_READ_HERE = 1_000
 
 
@@ -38,7 +38,7 @@ class Needs(NamedTuple):
 
 @dataclass
 class _Entry:
-    """spec: the study's, as it was last met with; its search space is the tuner's."""
+    """spec: the study's, when the entry was last used; its search space is the tuner's."""
 
     tuner: Tuner
     weight: int
@@ -47,9 +47,9 @@ class _Entry:
 
 
 class Tuners:
-    """Used by whoever has the turn to write, in whatever thread.
+    """Used only by the holder of the write lock, in any thread.
 
-    A tuner that was shown what has not come to be is forgotten.
+    A tuner that has seen trials that were not committed is dropped.
     """
 
     def __init__(self) -> None:
@@ -69,18 +69,18 @@ class Tuners:
         return needs
 
     def without_history(self, study: Study) -> Tuner:
-        """The tuner for a draw or a judgement that learns from nothing."""
+        """The tuner for a draw or a judgement that needs no history."""
         return self._entry(study).tuner
 
     def has_nothing_to_read(self, study: Study) -> bool:
-        """Whether its calls have nothing to read for a draw or a judgement."""
+        """Whether calls on the study need no SQL for a draw or a judgement: its tuner is not used, or up to date."""
         if not self.needs(study).in_writer:
             return True
         entry = self._known(study)
         return entry is not None and entry.seen == study.revision
 
     def up_to_date(self, record: Transaction, study: Study) -> Tuner:
-        """Raise NotReady when there is much to be read before."""
+        """The study's tuner with its whole history. Raise NotReady when much of that has to be read first."""
         entry = self._entry(study)
         if entry.seen < study.revision - MOST_READ_HERE:
             raise NotReady(study)
@@ -90,7 +90,7 @@ class Tuners:
         return entry.tuner
 
     def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:
-        """Take a tuner that was in_writer the study up to this revision elsewhere, unless there is a better one."""
+        """Take a tuner that has learnt the study up to this revision elsewhere, unless the one here knows more."""
         entry = self._entry(study)
         if entry.seen < seen:
             entry.tuner, entry.seen = tuner, seen
@@ -100,7 +100,7 @@ class Tuners:
             self._weight += added
 
     def apply_foreign_changes(self, record: Transaction, study: Study) -> None:
-        """Show a tuner that is in use what another server has done meanwhile, where it is in memory already."""
+        """Show the study's tuner, if there is one, what another server has changed, if that is in memory."""
         entry = self._known(study)
         if entry is not None and entry.seen < study.revision:
             trials = record.foreign_changes_since(study, entry.seen, study.spec.pruner.name != "none")
@@ -136,7 +136,7 @@ class Tuners:
             self._weight -= entry.weight
 
     def _known(self, study: Study) -> _Entry | None:
-        """None, too, where the search space has grown: another tuner reads the history anew, at the next draw."""
+        """None, too, where the search space has grown: at the next draw a new tuner reads the whole history."""
         entry = self._entries.get(study.id)
         if entry is not None and entry.spec is not study.spec:
             if len(entry.spec.search_space) != len(study.spec.search_space):

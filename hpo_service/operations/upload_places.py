@@ -1,8 +1,8 @@
-"""So many uploads at once; whoever waits for a place is let in, in the end, by one that hardly comes.
+"""Places for so many uploads at once; where others wait for one, a slow upload gives way.
 
-An upload may take hours by the time that each of its parts may take, and a key for one study is enough for as many
-uploads as there are places. So while somebody waits, the slowest of those below SLOW gives way. Its sender is told to
-come again, and then waits behind the others.
+Only the time between the parts of an upload is limited, so that one may last for hours, and a single key for one study
+may take all places. So while somebody waits, the slowest upload below SLOW is broken off. Its sender is told to send it
+again, and then waits behind the others.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager
 from hpo_service.domain.errors import Unavailable
 
 SLOW = 2**20  # bytes a second
-BEGIN_SECONDS = 5.0  # before it counts how fast it comes
-WAIT_SECONDS = 1.0  # from one look for a slow one to the next
+BEGIN_SECONDS = 5.0  # before an upload's speed counts
+WAIT_SECONDS = 1.0  # between two checks for a slow one
 
 _GAVE_WAY = "the upload came slowly while others waited for its place: send it again"
 
 
 class UploadUnderWay:
-    """An upload that has a place. Its sender's next piece is all that it can be broken off at."""
+    """An upload that has a place. It can be broken off while it waits for its sender's next piece."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

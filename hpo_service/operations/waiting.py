@@ -1,7 +1,7 @@
-"""Asks that wait for a trial: who is woken by what.
+"""Asks that wait for a trial, and what wakes them.
 
-Who waits for a study is woken by changes of that study, and no more of them than it may have trials to give; who waits
-for any study, by changes of studies of a kind that he can train. Waiting holds no thread and no database connection.
+A change of a study wakes asks that wait for it, no more of them than it may have trials to give, and asks that wait for
+any study of a kind that they can train. Waiting holds no thread and no database connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Waiter:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def clear_wakeup(self) -> None:
-        """Take note from here on of what happens while one looks."""
+        """Called before a try, so that a change during the try wakes this waiter again."""
         self._woken.clear()
 
     def wake(self) -> None:
@@ -35,18 +35,18 @@ class Waiter:
 
     @property
     def is_awake(self) -> bool:
-        """Whether there is reason to look, and nobody has yet."""
+        """Whether it was woken since the last `clear_wakeup`."""
         return self._woken.is_set()
 
     async def wait(self, seconds: float) -> None:
-        # Not asyncio.wait_for: before Python 3.12 one who is cancelled when he has just been woken would go on.
+        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes just after the wake-up.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
 
 
 class AnyStudy(NamedTuple):
-    """kinds: of the objective, or every one; only: the studies that a key is bound to, or every one.
+    """kinds: of objective; None: all. only: the studies that the caller's key is bound to; None: all.
 
     has: the labels of the worker.
     """
@@ -71,13 +71,13 @@ class AnyStudy(NamedTuple):
 
 
 class WaitingList:
-    """Those who wait for the same, the first come first."""
+    """The waiters of one study, or of one AnyStudy, the first come first."""
 
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
 
     def wake(self, count: int) -> None:
-        """See to it that so many are awake, or all."""
+        """Wake the first `count` of them, or all; those that are awake already count."""
         for waiter in self.waiters:
             if count <= 0:
                 return
@@ -89,7 +89,7 @@ class WaitingAsks:
     def __init__(self) -> None:
         self._of_study: dict[str, WaitingList] = {}
         self._of_any: dict[AnyStudy, WaitingList] = {}
-        self._last: dict[str, StudyChange] = {}  # of the studies that somebody waits for
+        self._last: dict[str, StudyChange] = {}  # of each study that is waited for
 
     def __bool__(self) -> bool:
         return bool(self._of_study or self._of_any)
@@ -105,7 +105,7 @@ class WaitingAsks:
 
     @contextlib.contextmanager
     def entered(self, awaited: str | AnyStudy, worker_id: str, request_id: str) -> Iterator[Waiter]:
-        """Enter before looking, so that nothing that happens after the look is missed. awaited: a study by its name."""
+        """Enter before trying, so that no change after the try is missed. awaited: a study by its name, or any."""
         lists: dict[Any, WaitingList] = self._of_study if isinstance(awaited, str) else self._of_any
         waiting = lists.setdefault(awaited, WaitingList())
         waiter = Waiter(worker_id, request_id)
@@ -126,7 +126,7 @@ class WaitingAsks:
                     self._last.pop(awaited, None)
 
     def _pass_on(self, awaited: str | AnyStudy, waiting: WaitingList, gone: Waiter) -> None:
-        """There may be something for the next: one was given something, or was woken for nothing."""
+        """Wake the next waiters after one that was served, or was woken and left without trying."""
         if isinstance(awaited, AnyStudy):
             waiting.wake(1)
             return
@@ -159,12 +159,12 @@ class WaitingAsks:
             self._of_study[name].wake(EVERYBODY)
 
     def wake_any(self, awaited: AnyStudy, count: int) -> None:
-        """So many studies have something for those who wait for any."""
+        """Wake so many waiters for any study: so many studies may have trials for them."""
         if awaited in self._of_any:
             self._of_any[awaited].wake(count)
 
     def drain(self, workers: Collection[str]) -> None:
-        """Wake these workers, who are to be sent home."""
+        """Wake the asks of these workers, so that they are told to stop."""
         for waiter in self._all():
             if waiter.worker_id in workers:
                 waiter.wake()

@@ -37,7 +37,7 @@ def on_trial(service: Service, verb: str, name: str, number: int, body: Any) -> 
 
 
 def _act(service: Service, verb: str, number: int, body: Any, work: StudyWork) -> Json:
-    """Make the change, and note that the trial's worker was heard of."""
+    """Make the change, and note that the trial's worker was seen."""
     worker_id = work.record.trial(work.study, number).worker_id
     if worker_id is not None:
         service.record_worker_seen(worker_id, work.record.now)
@@ -52,7 +52,7 @@ _BATCH_FULL = f"the answers of this batch would take more than {BATCH_ANSWERS:,}
 async def batch(service: Service, calls: Batch, only: Collection[str] | None = None) -> list[bytes | HpoError]:
     """All calls in one commit; each succeeds or is refused by itself, in order. only: what the caller may see.
 
-    What succeeds is answered with JSON; once the answers take BATCH_ANSWERS, what would be answered more is refused.
+    What succeeds is answered with JSON; once the answers take BATCH_ANSWERS, further calls are refused.
     """
     hidden = {call.study for call in calls.calls if not may_see(only, call.study)}
     refused: dict[str, HpoError] = {name: NotFound(f"there is no study {name!r}") for name in hidden}
@@ -207,9 +207,9 @@ def _tell_and_ask(service: Service, name: str, number: int, call: Tell, followin
 def _told_and_asked(
     service: Service, name: str, number: int, call: Tell, following: NextAsk, record: Transaction
 ) -> Json:
-    """The trial, and beside it what an ask right after the tell is answered; refused, neither has happened.
+    """Tell, and ask right after it; if the transaction is refused, neither has happened.
 
-    Raise SplitTellAndAsk where the draw takes long, or fails: what was told does not wait for that.
+    Raise SplitTellAndAsk where the draw takes long, or fails: the tell does not wait for it.
     """
     study = record.study(name)
     if service.tuners.needs(study).slow_draws:

@@ -1,4 +1,4 @@
-"""The one door to SQL: tables, transactions, migrations, and the views in the shape of Optuna's own tables.
+"""All that uses SQL: tables, transactions, migrations, and the views in the shape of Optuna's own tables.
 
 Nothing outside imports sqlalchemy or alembic.
 """

@@ -3,7 +3,7 @@
     uploading ──▶ kept ──▶ gone ──▶ (no row)
         └───────────────────┘
 
-So nothing lies in the folder or the bucket of which no row knows, and what is no row's is nobody's to delete.
+So every artifact in the folder or the bucket has a row, and what has none was not written by us and is not deleted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hpo_service.domain.artifact import Artifact
 from hpo_service.store.record import Record
 from hpo_service.store.tables import artifacts, servers
 
-SILENT_SECONDS = 60.0  # of a server, after which what it was writing is nobody's
+SILENT_SECONDS = 60.0  # without a beat of a server, until its uploads are given up
 AT_ONCE = 100
 
 _UPLOADING, _KEPT, _GONE = "uploading", "kept", "gone"
@@ -27,10 +27,10 @@ class ArtifactRows:
     """Inside the transaction of a Record."""
 
     def __init__(self, record: Record) -> None:
-        self._db, self._now = record._db, record.now  # what waits is written first
+        self._db, self._now = record._db, record.now  # pending rows are written already
 
     def begin(self, artifact: Artifact, study_id: int, number: int, server_id: str) -> None:
-        """size: as announced; so much is kept free for it."""
+        """size: as announced; it counts in the study's total."""
         row = {"study_id": study_id, "number": number, "state": _UPLOADING, "server_id": server_id}
         self._db.execute(sa.insert(artifacts), {**vars(artifact), **row, "sha256": None})
 
@@ -47,7 +47,7 @@ class ArtifactRows:
         self._db.execute(sa.update(artifacts).where(mine).values(state=_GONE))
 
     def total(self, study_id: int, number: int, name: str, but: str) -> int:
-        """Bytes that the study has, and those that are on their way, without what this one takes the place of."""
+        """Bytes of the study's artifacts and uploads, without this one and the one that it replaces."""
         replaced = sa.and_(artifacts.c.number == number, artifacts.c.name == name, artifacts.c.state == _KEPT)
         mine = sa.and_(artifacts.c.study_id == study_id, artifacts.c.state != _GONE, artifacts.c.key != but)
         query = sa.select(sa.func.coalesce(sa.func.sum(artifacts.c.size), 0)).where(mine, sa.not_(replaced))
@@ -60,10 +60,10 @@ class ArtifactRows:
             query = query.where(artifacts.c.name == name)
         return [Artifact(*row) for row in self._db.execute(query)]
 
-    # -- what is nobody's ---------------------------------------------------------------------------------
+    # -- sweeping -----------------------------------------------------------------------------------------
 
     def abandon(self, server_id: str, under_way: Collection[str], *, alone: bool) -> None:
-        """Give up what no server writes any more. under_way: keys that this one does; alone: there is no other."""
+        """Give up uploads that no server writes any more. under_way: of this one; alone: there is no other one."""
         query = sa.select(artifacts.c.key, artifacts.c.server_id).where(artifacts.c.state == _UPLOADING)
         others = sa.select(servers.c.server_id).where(servers.c.served_until > self._now - SILENT_SECONDS)
         alive = set() if alone else set(self._db.execute(others).scalars())

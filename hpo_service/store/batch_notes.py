@@ -13,10 +13,10 @@ from hpo_service.logged_state import LoggedState
 from hpo_service.store.write_call import WriteCall
 
 SLOW_COMMIT_SECONDS = 1.0
-LOCKED_SECONDS = 1.0  # so long somebody else may hold SQLite's lock before the log says so
+LOCKED_SECONDS = 1.0  # waiting for SQLite's lock, before the log says so
 
 log = structlog.get_logger()
-_waited = instruments.call_wait_seconds.observe  # looked up once: a batch is written with every call of a lone worker
+_waited = instruments.call_wait_seconds.observe  # looked up once: with a single worker each call is a batch
 _took = instruments.commit_seconds.observe
 _together = instruments.group_calls.observe
 
@@ -29,7 +29,7 @@ class BatchNotes:
         )
 
     def locked(self, waiting: float) -> None:
-        """The file's lock was tried for, and is held by somebody else; waiting: seconds until now."""
+        """Another process holds SQLite's lock; waiting: seconds that the batch has waited for it so far."""
         if waiting > LOCKED_SECONDS and not self._lock.is_on:
             self._lock.failed(waiting_seconds=round(waiting, 1))
 

@@ -44,20 +44,20 @@ class Locked(Exception):
 class BatchRunner:
     """write_lock: held while a batch runs, until its calls have their outcomes.
 
-    thread_is_waiting: the writer thread wants the lock; it would not get it between two batches of the event loop.
+    thread_is_waiting: the writer thread wants the lock. The event loop takes no batch then, or it would never get it.
     """
 
     def __init__(
         self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, undone: OnRollback
     ) -> None:
-        """clock: None is the database's own. file: SQLite's, which has to be in its place before anything is
-        acknowledged. undone: told the ids of studies of which something was shown that has not come to be.
+        """clock: None is the database's own. file: SQLite's, checked to be in its place after each commit.
+        undone: called with the ids of studies whose tuner has seen trials that were not committed.
         """
         self.engine = engine
         self.is_shared = engine.dialect.name != "sqlite"  # other servers may write the same database
         self.write_lock = threading.Lock()
         self.thread_is_waiting = False
-        self.commit_seconds = 0.0  # what a commit takes, on the average of the last few
+        self.commit_seconds = 0.0  # average of the last commits
         self.notes = BatchNotes()
         self._cache = cache
         self._clock = clock
@@ -98,7 +98,7 @@ class BatchRunner:
             if isinstance(error, NotThisSession):
                 return self.run(calls, wait_for_lock=True)
             if len(calls) > 1 and (is_full(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)):
-                # One call's rows were refused at the end, or were too many: each by itself, so that only that one is.
+                # A call's rows were refused at the end, or did not fit on the disk: run each call by itself to find it.
                 return self._each_alone(calls)
             error = translated_error(error)
             self.notes.failed(calls, error)
@@ -193,8 +193,8 @@ class BatchRunner:
     def _begun(self, wait_for_lock: bool) -> sa.Connection:
         """Begin a transaction on the connection of the last batch, unless that failed or was long ago.
 
-        From the pool it would cost as much as a call; and the pool looks whether it still lives, which is why one that
-        has not been used for a while goes back there first.
+        Taking one from the pool costs as much as a call. A connection that was idle for a second goes back there
+        first, since the pool checks that it is alive.
         """
         if self._file is not None and self._file.is_gone:
             self._file.check_all()

@@ -1,4 +1,4 @@
-"""What was made out of texts, kept while the texts together take no more than so many characters."""
+"""Caches what was made from texts, as long as the texts together have no more than so many characters."""
 
 from __future__ import annotations
 

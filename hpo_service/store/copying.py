@@ -92,7 +92,7 @@ def _copy(read: _Side, write: _Side) -> list[CopiedTable]:
 
 
 def _numbered() -> list[sa.Table]:
-    """Those whose ids the database draws: no id of a row that was deleted ever comes back."""
+    """Tables whose ids the database counts, without ever using the id of a deleted row again."""
     return [table for table in metadata.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]]
 
 

@@ -1,4 +1,4 @@
-"""The database: one writer with group commit, readers beside it, and the clock that decides."""
+"""The database: one writer with group commit, readers beside it, and the clock by which leases end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Database:
         with ExitStack() as opening:
             self.file: DatabaseFile | None = None
             if self._path is not None:
-                # A process killed a moment ago may not be gone from the kernel's books yet.
+                # The kernel may still hold the lock of a process that was killed a moment ago.
                 self.file = opening.enter_context(closing(DatabaseFile(self._path, patience_seconds=1.0)))
             upgrade_engine(self.url)
             if self.file is not None:
@@ -84,7 +84,7 @@ class Database:
         return answer
 
     def submit(self, call: WriteCall) -> None:
-        """The same from the event loop, which is where the call has its answer, too."""
+        """Queue a call from the event loop, where its `done` is called, too."""
         self._scheduler.submit(call)
 
     @property
@@ -104,7 +104,7 @@ class Database:
 
     @property
     def uptime(self) -> Uptime:
-        """What is known of this server's being able to serve."""
+        """When this server was able to serve."""
         return self._cache.uptime
 
     @property
@@ -136,7 +136,7 @@ class Database:
         return found
 
     def sizes(self) -> tuple[int | None, int | None]:
-        """Bytes of SQLite's write-ahead log, and free ones on its disk; PostgreSQL's are not to be seen from here."""
+        """Bytes of SQLite's write-ahead log, and free ones on its disk; None on PostgreSQL."""
         if self._path is None:
             return None, None
         log = write_ahead_log.log_of(self._path)

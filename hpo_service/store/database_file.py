@@ -1,13 +1,12 @@
 """The SQLite file that a server has open: whether it is still what a restart would find.
 
-Whoever moves, removes or replaces the file under a running server takes it from its name, not from the server, which
-would go on writing where nobody looks. So the names are compared with what is open: after every commit, before its
-calls are answered, and every second. As long as they differ nothing is acknowledged, and nothing is read. When the
-right file is back, all goes on.
+A server whose file is moved, removed or replaced would go on writing to the open file, which a restart does not find.
+So the names are compared with what is open: after every commit, before its calls are answered, and every second. While
+they differ nothing is acknowledged, and nothing is read. When the right file is back, the server goes on.
 
 The log (hpo.db-wal) holds what was committed last, and belongs to the database by its name alone: beside another
-database it would be played into that one. So when something is found gone, what the log holds is first of all written
-into the file it belongs to, wherever that is now, and the log is emptied.
+database it would be replayed into that one. So when a file is found gone, the log's content is first written into the
+database it belongs to, wherever that is now, and the log is emptied.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def expect(path: Path, identity: Identity) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file that is there: never make one, and never take another one for it."""
+    """Open the existing file; never create one, and never accept another one in its place."""
     check(path)
     uri = f"file:{quote(os.path.abspath(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -65,10 +64,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 class NameOfOpen:
-    """Whether an open file still has the name by which it was opened, without a look at the file's times.
+    """Whether an open file still has the name by which it was opened, read from /proc instead of by `stat`.
 
-    Who asks for them (`stat`) has Linux give the next write a time of its own, which the next fsync has to wait for: a
-    quarter of what a commit takes. Elsewhere, and without /proc, the name is looked up.
+    After a `stat`, which reads the file's times, Linux gives the next write a new one, and the next fsync waits for it:
+    a quarter of what a commit takes. Where there is no /proc, `stat` is called after all.
     """
 
     def __init__(self, path: str) -> None:
@@ -76,7 +75,7 @@ class NameOfOpen:
         self._identity = Identity.at(path)
         self._descriptor: int | None = None
         if hasattr(os, "O_PATH") and os.path.exists("/proc/self/fd"):
-            # for the path alone: to close another kind of descriptor would give up SQLite's locks on the file
+            # O_PATH: to close another kind of descriptor would drop SQLite's locks on the file
             self._descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
             self._link = f"/proc/self/fd/{self._descriptor}"
             self._said = os.readlink(self._link)
@@ -92,16 +91,16 @@ class NameOfOpen:
 
 
 class DatabaseFile:
-    """Held against other servers until it is closed; there is one server a file."""
+    """The file, locked against other servers until it is closed: one server a file."""
 
     def __init__(self, path: Path, patience_seconds: float = 0.0) -> None:
         """Raise DatabaseInUse, Unavailable."""
         self.path = path
-        self.is_gone = False  # when it was last looked for
+        self.is_gone = False  # as of the last check
         self._name = os.path.abspath(path)
         self._log, self._index = str(write_ahead_log.log_of(path)), str(write_ahead_log.index_of(path))
         self._beside: dict[str, Identity | None] = {}  # the log and its index, once they are there
-        self._is_saved = False  # what the log holds, since it is gone
+        self._is_saved = False  # whether the log's content was, since the database is gone
         self._noticing = threading.Lock()
         self._ended = threading.Event()
         _check_database_of_log(path)
@@ -119,11 +118,11 @@ class DatabaseFile:
         return self._lock.identity
 
     def close(self) -> None:
-        """After every connection of this process to the file."""
+        """Called after every connection of this process to the file is closed."""
         self._open.close()
 
     def watch(self) -> None:
-        """Once the schema is there: keep the log one and the same file, and look every second."""
+        """Called once the schema is there: keep SQLite from replacing the log, and check every second."""
         # As long as one connection has the log open, SQLite neither deletes it nor makes another.
         self._keeper = self._open.enter_context(closing(connect(self.path)))
         self._keeper.execute("PRAGMA busy_timeout=500")
@@ -136,7 +135,7 @@ class DatabaseFile:
         self._open.callback(self._end, looking)
 
     def check(self) -> None:
-        """Raise DatabaseGone where a restart would not find what has just been committed. Asked with each commit."""
+        """Raise DatabaseGone where a restart would not find what has just been committed. Called after each commit."""
         try:
             found = os.stat(self._name)
             is_there = (found.st_dev, found.st_ino) == self.identity and self._log_name.is_as_it_was()
@@ -146,7 +145,7 @@ class DatabaseFile:
             self.check_all()
 
     def check_all(self) -> None:
-        """The same, also where nothing is lost by what is gone."""
+        """The same for all files, also the log's index; if one is gone, first save the log's content."""
         try:
             _check_identity(self._name, self.identity)
             for name, identity in self._beside.items():
@@ -157,7 +156,7 @@ class DatabaseFile:
         self.is_gone = False
 
     def _notice(self, gone: DatabaseGone) -> None:
-        """Whoever finds it gone first sees to what the log holds, before anybody hears of it."""
+        """The first thread that finds a file gone saves the log's content, before any caller gets DatabaseGone."""
         with self._noticing:
             if self.is_gone:
                 return
@@ -166,7 +165,7 @@ class DatabaseFile:
             self.is_gone = True
 
     def before_closing(self) -> None:
-        """Where it is gone, let SQLite's last connection delete no log: another's may stand at that name now."""
+        """If a file is gone, keep SQLite's last connection from deleting the log: it may be another database's now."""
         with suppress(DatabaseGone):
             self.check_all()
             return
@@ -189,7 +188,7 @@ class DatabaseFile:
                 self._is_saved = self._is_saved or self._save_log()
 
     def _save_log(self) -> bool:
-        """Write what the log holds into the file that it belongs to, wherever that is now, and empty the log."""
+        """Write the log's content into the database it belongs to, wherever that is now, and empty the log."""
         if not self._beside:
             return True
         try:
@@ -232,7 +231,7 @@ def _check_identity(name: str, expected: Identity) -> None:
 
 
 def _check_database_of_log(path: Path) -> None:
-    """Raise Unavailable where a log is there without its database: an empty one would do away with all it holds."""
+    """Raise Unavailable where a log is there without its database: a new, empty database would delete it."""
     wanted = write_ahead_log.log_of(path)
     if write_ahead_log.size(wanted) and not write_ahead_log.size(path):
         raise Unavailable(

@@ -1,4 +1,4 @@
-"""Takes away the rows of deleted studies, a few in each transaction, so that nobody waits for long."""
+"""Deletes the rows of deleted studies, a few in each transaction, so that no call waits for long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpo_service.store.artifact_rows import ArtifactRows
 from hpo_service.store.record import Record
 from hpo_service.store.tables import answers, attempts, reports, rounds, studies, tests, trials
 
-# Of two servers one takes a study away; the other one passes it by.
+# A study whose row another server has locked is being deleted by that server, and is skipped.
 _NEXT = (
     sa.select(studies.c.id).where(studies.c.deleted).order_by(studies.c.id).limit(1).with_for_update(skip_locked=True)
 )
@@ -23,22 +23,22 @@ class Deletion:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._db = record._db  # what waits is written first
+        self._db = record._db  # pending rows are written already
 
     def is_due(self) -> bool:
         return self._db.execute(sa.select(studies.c.id).where(studies.c.deleted).limit(1)).first() is not None
 
     def next_study(self) -> int | None:
-        """Its id; None where there is none, or others are at it."""
+        """The id of a study to delete; None if there is none, or other servers are deleting them."""
         found = self._db.execute(_NEXT).scalar()
         return None if found is None else int(found)
 
     def delete_some(self, study_id: int, most: int) -> bool:
-        """Delete about so many rows; return whether nothing is left but what the first form of ask has answered."""
+        """Delete about so many rows; return whether none are left but answers of asks that named no study."""
         mine = sa.select(trials.c.id).where(trials.c.study_id == study_id).order_by(trials.c.number).limit(most // 4)
         ids = list(self._db.execute(mine).scalars())
         if not ids:
-            # by their calls, which the key of the table begins with
+            # found by `call`, the first column of the table's key
             calls = [f"{call} {study_id}" for call in ("ask", "enqueue", "import")]
             return self._delete(answers, answers.c.call.in_(calls), most) == 0
         if self._delete(reports, reports.c.trial_id.in_(ids), most) < most:
@@ -55,7 +55,7 @@ class Deletion:
         return int(self._db.execute(sa.delete(table).where(some)).rowcount)
 
     def answers_of_any(self, study_id: int, after: str) -> list[str]:
-        """The request_ids after this one by which the first form of ask was answered with this study's trials."""
+        """The request_ids after this one of asks that named no study and were answered with this study's trials."""
         query = (
             sa.select(answers.c.request_id)
             .where(answers.c.call == "ask", answers.c.study_id == study_id, answers.c.request_id > after)

@@ -21,13 +21,13 @@ from hpo_service.domain.errors import Fault, Invalid, Unavailable
 from hpo_service.printable import without_password
 from hpo_service.store import database_file
 
-# What a server waits for a lock on PostgreSQL before it sets the study aside: other batches hold one for milliseconds.
+# How long a batch waits for a lock on PostgreSQL: those of other batches last milliseconds.
 LOCK_SECONDS = 0.25
-# Of a server that was stopped in the middle of a transaction; then others have what it held.
+# After so long PostgreSQL ends the transaction of a server that was stopped in it, and frees its locks.
 IDLE_IN_TRANSACTION_SECONDS = 10
-# A reader holds nothing that others want, and may take long over what it has read where others have the processor.
+# A reader holds no locks, and on a busy machine it may take long to process what it has read.
 READER_IDLE_SECONDS = 60
-# A machine that has vanished without a word, at either end, is given up about so soon.
+# A machine that vanishes without closing its connections, at either end, is given up after about 10 s.
 _VANISHED = {"idle": 5, "interval": 2, "count": 3}
 _VANISHED_MILLISECONDS = 10_000
 
@@ -39,7 +39,7 @@ class _NulRefused(Invalid, sa.exc.DontWrapMixin):
 
 
 def _dumps(document: Any) -> str:
-    """The last door before the record, for what comes past the API too."""
+    """JSON for a column. The last check for NUL characters, also for what does not come through the API."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     if nul.stands_in(text):
         raise _NulRefused([Fault("", nul.RULE)])
@@ -87,11 +87,11 @@ def sqlite_file(url: URL) -> Path | None:
 def writing_engine(url: URL, *, waits: bool = True) -> sa.Engine:
     """The engine of the one writer: every transaction takes the write lock at once.
 
-    waits: whether a lock that is held is waited for, or SQLite says at once that it is and PostgreSQL after a moment.
+    waits: wait for a lock that is held; else fail, on SQLite at once, on PostgreSQL after LOCK_SECONDS.
     """
     path = sqlite_file(url)
     if path is None:
-        # What psycopg has prepared it lets go at every rollback, and with it what was prepared past it.
+        # psycopg drops the statements it has prepared at every rollback, and with them those prepared past it.
         return _postgres(url, pool_size=2, lock_seconds=0.0 if waits else LOCK_SECONDS)
     return _sqlite(url, path, "BEGIN IMMEDIATE", waits=waits, pool_size=1, max_overflow=1)
 
@@ -118,7 +118,7 @@ def _postgres(
     idle = IDLE_IN_TRANSACTION_SECONDS if idle_seconds is None else idle_seconds
     settings = {
         "timezone": "UTC",
-        # What a server, a database or a role may set otherwise, and then text or numbers are not what was written.
+        # A server, a database or a role may set these otherwise: text or numbers would not be read as written.
         "standard_conforming_strings": "on",
         "extra_float_digits": 1,
         "default_transaction_isolation": "read\\ committed",
@@ -174,11 +174,11 @@ def _sqlite(
 
 
 class WrittenMeanwhile(Unavailable):
-    """A row is there already: another server has written it in this moment. Who looks again sees it."""
+    """Another server has written the same row at the same moment. A second try reads it."""
 
 
 def in_words_of_the_store(error: BaseException) -> BaseException:
-    """What whoever wrote is told of it: a rule of the schema that was broken is WrittenMeanwhile."""
+    """The error that the caller gets: a rule of the schema that was broken is WrittenMeanwhile."""
     if not isinstance(error, sa.exc.IntegrityError):
         return error
     told = WrittenMeanwhile(f"somebody else has written the same in this moment: {one_line(error)}")

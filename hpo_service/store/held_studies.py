@@ -1,7 +1,7 @@
-"""Studies that somebody else holds for long, set aside: their calls wait apart for a moment, and the others go on.
+"""Studies that another transaction keeps locked: their calls are parked for a second, and the others go on.
 
 Usually a lock is held for the milliseconds of a batch. It is held for longer by a server that was stopped in the middle
-of one, or by somebody at a console, until he goes on or PostgreSQL ends his transaction.
+of one, or by somebody at a console, until that transaction goes on or PostgreSQL ends it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from hpo_service.domain.errors import StudyHeld
 from hpo_service.store.write_call import WriteCall
 
-WAITS_SECONDS = 1.0  # a call, for its study
+WAITS_SECONDS = 1.0  # how long a call is parked before it is refused
 CHECK_SECONDS = 0.1
 MOST_WAITING = 1000  # calls
 

@@ -2,12 +2,12 @@
 
 A record lock of the open file description (F_OFD_SETLK, Linux) on a byte far behind all that SQLite ever reads, writes
 or locks. It is of the inode, so that a symlink, a hard link or another mount is no way around it; it takes a descriptor
-that may write, so that a stranger who may only read the file cannot take it; and the kernel lets go of it when the
-process dies, however it dies.
+that may write, so that a user who may only read the file cannot take it; and the kernel releases it when the process
+dies, however it dies.
 
-What a reader can do is put a shared lock on that byte. It keeps nobody out: where only such locks are in the way, the
-lock file beside the database has to do, which its owner alone may open. Servers of versions that knew no other lock
-hold that one too.
+A user who may only read the file can put a shared lock on that byte. It keeps no server out: where only such locks are
+in the way, the lock file beside the database has to do, which its owner alone may open. Every server holds that one
+too, since older versions knew no other lock.
 
 A process must not close a descriptor of a database that its SQLite has open: POSIX drops all of the process's locks on
 the file then, those that SQLite relies on too. Hence nothing here opens a file that this process holds, and the
@@ -29,7 +29,7 @@ import structlog
 
 from hpo_service.domain.errors import Unavailable
 
-NEW_FILES = 0o640  # less what the umask takes: keys' hashes are for the owner, and the group if that is wanted
+NEW_FILES = 0o640  # minus the umask; the file holds the hashes of keys
 _LOCK_FILES = 0o600  # who may open a file may lock it
 _BYTE = 2**60  # the largest database has 2**48 bytes
 _SQLITES_SHARED = (2**30 + 2, 510)  # what every connection of SQLite holds a shared lock on (sqlite3's os.h)
@@ -44,7 +44,7 @@ class DatabaseInUse(Unavailable):
 
 
 class Identity(NamedTuple):
-    """What a file is, whatever it is called."""
+    """Identifies a file, whatever it is called."""
 
     device: int
     inode: int
@@ -125,7 +125,7 @@ class InodeLock:
         return identity
 
     def _with_lock_file(self, *, sure: bool) -> int:
-        """Hold the file beside it. sure: the database itself is locked, so that a stranger may have this one."""
+        """Lock the file beside it. sure: the database itself is locked, so that others may hold this one."""
         path = self.lock_file
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_FILES)
@@ -164,14 +164,14 @@ class InodeLock:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock the database; False where that cannot be, though nobody else has. Raise _Taken."""
+    """Lock the database. False if that is not possible although no server has locked it. Raise _Taken."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _record(fcntl.F_WRLCK))
         return True
     except (BlockingIOError, PermissionError):
-        # A lock to read would only be refused where somebody has the lock to write.
+        # A read lock would only be refused where another process has the write lock.
         found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _record(fcntl.F_RDLCK))
         if struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK:
             raise _Taken from None
@@ -186,9 +186,9 @@ def _record(kind: int, start: int = _BYTE, length: int = 1) -> bytes:
 
 
 def _is_a_servers(descriptor: int) -> bool:
-    """Whether a server of an older version holds the lock file: it has written its number into it.
+    """Whether a server of an older version holds the lock file: then its process id stands in it.
 
-    Who may only read the file could not. Who is not to be seen from here counts as one.
+    A process that may only read the file cannot write it there. A holder that is not seen from here counts as a server.
     """
     holders = _flock_holders(os.fstat(descriptor).st_ino)
     written = os.pread(descriptor, 100, 0).decode("ascii", "replace").split("\n")[0].strip()
@@ -196,7 +196,7 @@ def _is_a_servers(descriptor: int) -> bool:
 
 
 def _flock_holders(inode: int) -> list[str]:
-    """The processes that hold a lock of this kind on a file with this number, as far as they are to be seen."""
+    """The processes that hold an flock on a file with this inode, as far as they are seen from here."""
     try:
         lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
     except OSError:

@@ -31,7 +31,7 @@ _STATE = {
         "SELECT md5(string_agg(CAST(key AS text), ',')) FROM hpo_keys AS key WHERE key.revoked_at IS NULL"
     ),
 }
-# studies as text: what is no list of names there shall close its own key, and not the door to all
+# studies as text: if one is no list of names, its key alone is invalid, and the others can be read
 _KEYS = sa.select(
     *(keys.c.id, keys.c.hash, keys.c.label, keys.c.scope, sa.cast(keys.c.studies, sa.Text)),
     *(keys.c.created_at, keys.c.expires_at, keys.c.revoked_at),
@@ -54,7 +54,7 @@ class KeyTable:
         self._reader.dispose()
 
     def live(self) -> list[Key]:
-        """The keys that open the door now."""
+        """The keys that are valid now."""
         with self._connected(self._reader) as connection:
             now = self._now(connection)
             state = tuple(connection.execute(_STATE[connection.dialect.name]).one())
@@ -124,7 +124,7 @@ def _key_of(
 
 
 def _names(studies: Any) -> frozenset[str]:
-    """NULL alone, which does not come here, is every study; JSON's null, like all but a list of names, is none."""
+    """Raise ValueError for all but a list of names. NULL, which means every study, does not come here."""
     try:
         names = json.loads(studies)
     except (TypeError, ValueError):

@@ -1,11 +1,11 @@
 """Several statements to PostgreSQL and back in one round trip, by libpq itself.
 
 psycopg's cursors are made for any statement and any value: two statements in its pipeline take 190 µs of CPU, these
-take 20. Statements are prepared once a connection; values go as text, and what type they are the database knows.
+take 20. Statements are prepared once a connection; values go as text, and the database infers their types.
 
-A prepared statement's name says what it is, so that a pooler that gives a connection's sessions to others by turns
-cannot have one run in another's place. Where such a pooler has lost what was prepared, or keeps what others prepared,
-nothing is prepared any more.
+A prepared statement's name is a hash of its text, so that behind a pooler that shares sessions among its clients none
+is run in another's place. Where such a pooler has lost prepared statements, or kept those of others, this server
+prepares none any more.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Statement = tuple[str, Sequence[Any]]  # with %s for each of its values
 Rows = list[tuple[bytes | None, ...]]
 
 _PREPARED = "hpo_prepared"
-_MOST_PREPARED = 200  # a connection; the statements are few but for the numbers of rows in one
+_MOST_PREPARED = 200  # a connection: an INSERT is another statement for each number of rows
 _WELL = (1, 2)  # libpq's PGRES_COMMAND_OK and PGRES_TUPLES_OK
 _OF_OTHERS = ("26000", "42P05")  # SQLSTATE: there is no such prepared statement, or there is one already
-_pooled: WeakSet[sa.Engine] = WeakSet()  # those whose sessions somebody else hands out: nothing is prepared in them
+_pooled: WeakSet[sa.Engine] = WeakSet()  # engines behind such a pooler: nothing is prepared for them
 
 log = structlog.get_logger()
 
 
 class NotThisSession(BaseException):
-    """What was prepared is not there, or there already; nothing was written. No call's error: none may catch it."""
+    """A prepared statement is missing, or there already; nothing was written. BaseException: no call catches it."""
 
 
 def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows]:
@@ -51,7 +51,7 @@ def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows
 
 
 def send(connection: sa.Connection, statements: Sequence[Statement]) -> Sent:
-    """The same in two steps; nothing else may go over the connection between them."""
+    """Send them; until `Sent` has all results, nothing else may use the connection."""
     link: Any = connection.connection.dbapi_connection
     try:
         return Sent(connection, link.pgconn, statements)
@@ -71,7 +71,7 @@ def numbers(integers: Iterable[int]) -> str:
 
 
 def reader(columns: Sequence[sa.Column[Any]]) -> Callable[[Sequence[bytes | None]], Any]:
-    """What makes of a row's texts a row with these columns' names and types."""
+    """Return a function that turns a row's texts into a named tuple with these columns' names and types."""
     row = namedtuple("row", [column.name for column in columns])  # type: ignore[misc]
     kinds = [_reading(column.type) for column in columns]
 
@@ -92,7 +92,7 @@ def _reading(kind: sa.types.TypeEngine[Any]) -> Callable[[bytes], Any]:
 
 
 def _prepared(connection: sa.Connection, pgconn: Any, wanted: int) -> set[str]:
-    """What is prepared on this connection, with room for so many more."""
+    """The statements prepared on this connection; if there is no room for `wanted` more, all are dropped."""
     kept: set[str] = connection.connection.info.setdefault(_PREPARED, set())
     if len(kept) + wanted > _MOST_PREPARED:
         _check(connection.dialect.loaded_dbapi, pgconn.exec_(b"DEALLOCATE ALL"))
@@ -107,7 +107,7 @@ def _name(text: str) -> bytes:
 
 @lru_cache(maxsize=1000)
 def _numbered(text: str) -> bytes:
-    """libpq counts the places of the values: $1, $2 and so on."""
+    """The statement with libpq's numbered parameters: $1, $2 and so on."""
     numbers = itertools.count(1)
     return re.sub("%s", lambda _: f"${next(numbers)}", text).encode()
 
@@ -123,7 +123,7 @@ def _cell(value: Any) -> bytes | None:
 
 
 class Sent:
-    """Statements on their way. Statements that are new to the connection are prepared on the same way."""
+    """Statements sent in one pipeline, where those that are new to the connection are prepared first."""
 
     def __init__(self, connection: sa.Connection, pgconn: Any, statements: Sequence[Statement]) -> None:
         self._connection, self._pgconn = connection, pgconn
@@ -156,11 +156,11 @@ class Sent:
 
     @property
     def socket(self) -> int:
-        """What becomes readable when there is more to take."""
+        """The file descriptor, readable when more results have come."""
         return int(self._pgconn.socket)
 
     def receive_available(self) -> bool:
-        """Take what has come, without waiting; return whether that was all of it."""
+        """Read the results that have come, without waiting; return whether all are here."""
         try:
             self._take()
         except Exception as error:
@@ -168,7 +168,7 @@ class Sent:
         return self._is_all_here
 
     def received(self) -> list[Rows]:
-        """The rows of each, waited for: libpq's own waiting would not let other threads run."""
+        """Wait for the rows of each statement, by poll(): libpq's own waiting would not let other threads run."""
         poll = select.poll()
         while not self._is_all_here:
             poll.register(self.socket, select.POLLIN if self.is_out else select.POLLIN | select.POLLOUT)
@@ -190,13 +190,13 @@ class Sent:
             result = pgconn.get_result()
             if result is None:
                 raise self._driver.OperationalError(f"the connection was lost: {pgconn.get_error_message()}")
-            if self._left == 0:  # this one is of the synchronization
+            if self._left == 0:  # the result of the pipeline's sync
                 pgconn.exit_pipeline_mode()
                 self._is_all_here = True
                 return
             pgconn.get_result()  # the end of this statement's results
             if len(self._results) < len(self._new) and result.status in _WELL:
-                self._kept.add(self._new[len(self._results)])  # whatever becomes of the rest
+                self._kept.add(self._new[len(self._results)])  # it stays prepared, even if a later statement fails
             self._results.append(result)
             self._left -= 1
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hpo_service.store.record import Record
 from hpo_service.store.tables import reports, rounds, studies, trials
 
-# The names of the studies that are there for whoever reads now; None: all.
+# The names of the studies that the present caller may see; None: all.
 seen_studies: ContextVar[frozenset[str] | None] = ContextVar("seen_studies", default=None)
 
 

@@ -1,14 +1,14 @@
-"""When servers could not serve: found by each of them from its beats, recorded by the first one that knows better.
+"""When servers could not serve: each finds its own outages from its beats, and the others those of a dead server.
 
 Every half second a server commits a beat: until then it has served. What lies between two beats that are far apart is
 an outage: it was stopped or suspended, its event loop or its writer was held up, or the database was away. What lies
 between the last beat of a server that has died and the start of the next one is an outage, too. While one of several
-servers gives no sign, no lease ends that it may be the one to renew, for half a minute.
+servers gives no sign, no lease ends for half a minute: that server may be the one that its worker calls.
 
-A beat of its own takes the writer's turn, which asks wait for. On PostgreSQL, a batch on its way takes one along
-(`Uptime.beat_to_carry`) while there is nothing to note but the time; every few seconds one looks after the others.
+A separate beat takes the write lock, which asks wait for. On PostgreSQL, a batch carries the beat along
+(`Uptime.beat_to_carry`) if there is only the time to record; every few seconds a separate one checks other servers.
 
-Only the database's clock says when; that it has jumped is told from an outage by a clock that does not jump.
+All times are the database's. A second clock, which does not jump, tells a jump of the first one from an outage.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from hpo_service.store.one_round_trip import Statement
 from hpo_service.store.tables import outages, servers, tests, trials
 
 BEAT_SECONDS = 0.5
-GONE_SECONDS = 30.0  # without a beat: whoever else serves no longer waits for that server
+GONE_SECONDS = 30.0  # without a beat, until other servers take a server to be dead
 # A server that has just started most likely takes the place of one that gives no sign.
 TAKES_OVER_SECONDS = 5.0
-AHEAD_SECONDS = 60.0  # that no beat or outage can lie in the future, unless the clock was put back since
+AHEAD_SECONDS = 60.0  # a beat or outage further in the future is from before the clock was put back
 MOST_KEPT = 500  # outages; leases that earlier ones would have lengthened have long been renewed, or are over
 READ_AGAIN_SECONDS = 0.2
 LOOKS_AFTER_OTHERS_SECONDS = 5.0
@@ -39,14 +39,14 @@ LOOKS_AFTER_OTHERS_SECONDS = 5.0
 
 def elapsed_seconds() -> float:
     """A clock that goes on while the machine is suspended, and never jumps."""
-    # where there is no CLOCK_BOOTTIME, the other one counts that time, too
+    # where there is no CLOCK_BOOTTIME, CLOCK_MONOTONIC counts that time, too
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Beat(NamedTuple):
     """When a server has served, by the database's clock and by one that does not jump.
 
-    others: how many other servers there are; None: not looked.
+    others: how many other servers there are; None: not counted.
     """
 
     at: float
@@ -55,14 +55,14 @@ class Beat(NamedTuple):
 
 
 class Uptime:
-    """What a server knows of itself: when it has served last. Without a beat it never looks."""
+    """When this server has last served. Before `begin` it knows of no outage."""
 
     def __init__(self, elapsed: Callable[[], float] = elapsed_seconds) -> None:
         self.server_id = uuid.uuid4().hex
         self._elapsed = elapsed
         self._began = math.inf
         self._last: Beat | None = None
-        self._looked_at = -math.inf  # when it was last looked after other servers
+        self._looked_at = -math.inf  # when other servers were last checked
         self._others = 0
 
     def begin(self) -> None:
@@ -84,7 +84,7 @@ class Uptime:
         return 0.0 if self._last is None else max(0.0, self._last.elapsed + BEAT_SECONDS - self._elapsed())
 
     def beat_to_carry(self, now: float) -> Beat | None:
-        """A beat that a batch takes along, when one is due soon and says no more than until when this server served."""
+        """A beat for a batch to carry along; None unless one is due soon and has only the time to record."""
         beat = self.beat_at(now)
         if self._last is None or beat.elapsed - self._last.elapsed < BEAT_SECONDS / 2:
             return None
@@ -124,13 +124,13 @@ class KnownOutages:
         return time.monotonic() - self.read_at < READ_AGAIN_SECONDS
 
     def until(self, now: float, own: Outage | None) -> tuple[Outage, ...]:
-        """All that a lease is not charged with. Another server's silence since its last beat is no worker's."""
+        """All outages, whose time does not count against leases; another server's silence since its beat is one."""
         silent = [Outage(at, min(now, at + GONE_SECONDS)) for at in self.others if at < now]
         return disjoint([*_before(self.recorded, now), *silent, *([own] if own is not None else [])])
 
 
 def _before(recorded: Iterable[Outage], now: float) -> list[Outage]:
-    """Those that can have been: one that ends in the future was recorded before the clock was put back."""
+    """Those without an end in the future: such a one was recorded before the clock was put back."""
     return [outage for outage in recorded if outage.ended <= now + AHEAD_SECONDS]
 
 
@@ -149,13 +149,13 @@ def read_known(db: sa.Connection, server_id: str) -> KnownOutages:
 
 
 def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
-    """Note that this server serves, and what has been missed; the beat counts once it is committed."""
+    """Record that this server serves, and its outage before; the beat counts once it is committed."""
     noted = uptime.beat_at(now)
     known = {row.server_id: row.served_until for row in db.execute(_SERVERS)}
     mine = known.pop(uptime.server_id, None)
     own = uptime.outage(now)
     if own is not None and (uptime.has_beaten or not known):
-        # At the very first start nothing is known of the time before: no lease is charged with any of it.
+        # No server has left a beat: all the time before this start counts as an outage.
         _record(db, uptime.server_id, own, now)
     others = sum(not _took_over(db, other, served_until, now, uptime) for other, served_until in known.items())
     if mine is None:
@@ -166,12 +166,12 @@ def beat(db: sa.Connection, now: float, uptime: Uptime) -> Beat:
 
 
 def carried_beat(beat: Beat, server_id: str) -> Statement:
-    """For PostgreSQL. It waits for nobody: where its row is in another server's hands, or gone, it returns none."""
+    """For PostgreSQL. It waits for no lock: where its row is locked by another server, or gone, it returns no row."""
     return _CARRIED, (beat.at, server_id)
 
 
 def _took_over(db: sa.Connection, other: str, served_until: float, now: float, uptime: Uptime) -> bool:
-    """Record the outage of a server that is gone; one that is not comes back with its next beat."""
+    """Remove a server that seems dead, and record its outage. If it lives, its next beat puts it back."""
     replaces = uptime.takes_the_place_of(served_until, now)
     patience = SHORTEST_OUTAGE_SECONDS if replaces else GONE_SECONDS
     if served_until > now + AHEAD_SECONDS:
@@ -200,11 +200,11 @@ _RUNNING: sa.ColumnElement[str] = sa.literal_column("'RUNNING'")
 _A_LEASE_IS_HELD = sa.or_(*(sa.exists().where(table.c.state == _RUNNING) for table in (trials, tests)))
 _NEW_SERVER = postgresql.insert(servers).values(server_id=_b("id"), served_until=_b("now"))
 _BEAT = {
-    # Nobody else looks at it: it need not be written while no lease is held.
+    # No other server reads it: it need not be written while no lease is held.
     "sqlite": sa.update(servers)
     .where(servers.c.server_id == _b("id"), _A_LEASE_IS_HELD)
     .values(served_until=_b("now")),
-    # Another server may have taken the row away in this moment.
+    # Another server may have deleted the row in this moment.
     "postgresql": _NEW_SERVER.on_conflict_do_update(
         index_elements=[servers.c.server_id], set_={"served_until": _NEW_SERVER.excluded.served_until}
     ),
@@ -213,7 +213,7 @@ _CARRIED = (
     "UPDATE hpo_servers SET served_until = %s WHERE server_id IN "
     "(SELECT server_id FROM hpo_servers WHERE server_id = %s FOR UPDATE SKIP LOCKED) RETURNING server_id"
 )
-# Rows that somebody else has in hand are left to them: nobody waits here.
+# Rows that another server has locked are left to it: nothing waits here.
 _gone = sa.select(servers.c.server_id).where(servers.c.server_id == _b("id"), servers.c.served_until == _b("at"))
 _REMOVE = sa.delete(servers).where(servers.c.server_id.in_(_gone.with_for_update(skip_locked=True)))
 _later = outages.alias()

@@ -32,10 +32,10 @@ from hpo_service.store.trial_reports import KeptReport
 TrialKey = tuple[int, int]  # study id, number
 KnownId = Callable[[int, int], int | None]
 AttemptKey = tuple[int, int, int]
-# worker, started, ended, how; None: it was none, but the time until the first one
+# worker, started, ended, how it ended: None for attempt 0, the time until the first attempt
 EndedAttempt = tuple[str | None, float | None, float, AttemptEnd | None]
 
-MOST_ROWS = 500  # in one INSERT: databases bound the number of bind marks
+MOST_ROWS = 500  # in one INSERT: databases limit the number of parameters
 
 
 class PendingRows:
@@ -72,7 +72,7 @@ class PendingRows:
             self.answers.update(later.answers)
 
     def commit(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
-        """Write all that waits and commit the transaction, on PostgreSQL in one round trip. Return the new ids."""
+        """Write all pending rows and commit, on PostgreSQL in one round trip. Return the ids of the new trials."""
         if connection.dialect.name == "sqlite" or connection.in_transaction() or self.others_need_ids():
             ids = self._write(connection, known)
             commit(connection)
@@ -81,20 +81,20 @@ class PendingRows:
         return self.were_written(answers)
 
     def statements(self, known: KnownId) -> list[one_round_trip.Statement]:
-        """All that waits, for PostgreSQL, unless others need ids."""
+        """The statements of all pending rows for PostgreSQL, unless some of them need ids of new trials."""
         sql = _STATEMENTS["postgresql"]
         inserts = [_insert(sql, part) for part in self._parts()]
         return inserts + [(text, row) for text, rows in self._rest(sql, {}, known) for row in rows]
 
     def were_written(self, answers: Sequence[one_round_trip.Rows]) -> dict[TrialKey, int]:
-        """Take the answers to these statements; return the new ids."""
+        """Read the results of these statements; return the ids of the new trials."""
         ids: dict[TrialKey, int] = {}
         for rows in answers[: len(self._parts())]:
             _take_ids(rows, ids)
         return ids
 
     def flush(self, connection: sa.Connection, known: KnownId) -> dict[TrialKey, int]:
-        """Write all that waits, after which nothing does. Return the ids of the new trials.
+        """Write all pending rows, and drop them here. Return the ids of the new trials.
 
         known: the id of a trial that was written before.
         """
@@ -131,7 +131,7 @@ class PendingRows:
         return [new[start : start + MOST_ROWS] for start in range(0, len(new), MOST_ROWS)]
 
     def others_need_ids(self) -> bool:
-        """Whether something else that waits belongs to a trial that has no id yet."""
+        """Whether a pending report or attempt belongs to a new trial, which has no id before its INSERT."""
         if not self.new_trials:
             return False
         return any(key[:2] in self.new_trials for rows in (self.reports, self.ended) for key in rows)
@@ -188,7 +188,7 @@ def _take_ids(rows: Iterable[Sequence[Any]], ids: dict[TrialKey, int]) -> None:
 
 
 def _in_one_go(connection: sa.Connection) -> AbstractContextManager[Any]:
-    """PostgreSQL takes the statements without an answer to each being waited for."""
+    """On PostgreSQL, send the statements without waiting for the result of each."""
     if connection.dialect.name == "sqlite":
         return nullcontext()
     pipeline: AbstractContextManager[Any] = connection.connection.dbapi_connection.pipeline()  # type: ignore[union-attr]
@@ -222,7 +222,7 @@ class _Statements:
         )
         self.update_study = self._update("hpo_studies", STUDY_COUNTERS, ["id"])
 
-    @cache  # noqa: B019  # one of each dialect, for good
+    @cache  # noqa: B019  # one object a dialect, never freed
     def insert_trials(self, rows: int) -> str:
         return self._insert("hpo_trials", self._trial_columns, rows) + " RETURNING id, study_id, number"
 

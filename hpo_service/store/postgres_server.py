@@ -70,7 +70,7 @@ def _of_place(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_settings(row: Mapping[str, Any]) -> Iterator[str]:
-    """Those that the service sets itself are otherwise only where a pooler does not pass them on."""
+    """Settings that the service makes itself differ only behind a pooler that does not pass them on."""
     if row["default_transaction_read_only"] == "on":
         yield "default_transaction_read_only is on for this role or database, so that nothing is written: set it off"
     if row["session_replication_role"] != "origin":

@@ -25,7 +25,7 @@ from hpo_service.store.worker_rows import WorkerRows, batches
 
 
 class StudyChange(NamedTuple):
-    """What somebody may have waited for: the study as it is now, and its round where a call has looked at it."""
+    """A change that callers may wait for: the study as it is now, and its round if the call has read it."""
 
     study: Study
     round: Round | None
@@ -49,8 +49,8 @@ def _lapsed_leases(table: sa.Table) -> sa.Select[Any]:
     )
 
 
-# Leases of trials and tests that have run out unless their holders could not be heard, and studies that have no lease
-# but have come to their end.
+# Leases of trials and tests that have run out, if there was no outage, and studies without a lease that have reached
+# their limit of seconds.
 _MAYBE_OVERDUE = (
     *(_lapsed_leases(trials), _lapsed_leases(tests)),
     sa.select(studies.c.name, sa.null(), studies.c.lease_seconds).where(
@@ -136,7 +136,7 @@ class Record:
         return str(self._db.execute(query).scalar_one())
 
     def add_study(self, spec: StudySpec, created_with: str) -> Study:
-        """Raise WrittenMeanwhile, once it is written, when the name is taken."""
+        """Raise IntegrityError when the name is taken, which the caller gets as WrittenMeanwhile."""
         row = {
             "name": spec.name,
             "spec": spec.model_dump(mode="json"),
@@ -187,7 +187,7 @@ class Record:
         found = self._some_to_ask(idle.order_by(studies.c.kind, studies.c.id), limit)
         if kinds is None or not WITH_TEST_SET.isdisjoint(kinds):
             found += self._some_to_ask(kept.where(_TEST_WAITS), limit)
-        if len(found) < limit:  # these have to be sorted, all of them
+        if len(found) < limit:  # last, since this query has to sort all of them
             busy = kept.where(_MAY_GIVE, sa.literal_column("0") < HELD)
             found += self._some_to_ask(busy.order_by(HELD, studies.c.id), limit - len(found))
         return found[:limit]
@@ -216,7 +216,7 @@ class Record:
         """Names of the studies in which time alone has changed something: a lease, or a limit of seconds.
 
         some: ids of studies; by default all.
-        An outage that has not ended is left to who writes: a lease may turn out to be held after all.
+        An outage that has not ended is not seen here: the writer may find that a lease is still held.
         """
         if some is not None and not some:
             return []
@@ -248,7 +248,7 @@ class Record:
         return self._db.execute(_ANSWER, {"call": call, "request_id": request_id}).scalar()
 
     def study_answered(self, call: str, request_id: str) -> Study | None:
-        """The study of whose trials the answer speaks; None where it was deleted."""
+        """The study whose trials were answered; None where it was deleted."""
         mine = sa.and_(answers.c.call == call, answers.c.request_id == request_id)
         query = sa.select(studies).join(answers, answers.c.study_id == studies.c.id).where(mine, OURS)
         row = self._db.execute(query).one_or_none()

@@ -1,4 +1,4 @@
-"""When a study's calls were refused because the database did not take them: no lease of it is charged with that time.
+"""Times when the database did not take a study's calls: they do not count against leases of the study.
 
 Somebody held the study or a table, or the disk was full for what a call writes, while the server's own beats went on.
 Each server knows of its own refusals only.
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from hpo_service.domain.outage import Outage
 
-TRIED_AGAIN_SECONDS = 2.0  # a heartbeat that was refused comes again within one
+TRIED_AGAIN_SECONDS = 2.0  # a heartbeat that was refused is repeated sooner than this
 MOST_OF_A_STUDY = 16
 MOST_STUDIES = 10_000
 
 
 @dataclass
 class _Span:
-    """From the coming of the first call that was refused until the last one's refusal, by a clock that never jumps.
+    """From the arrival of the first refused call until the refusal of the last, by a clock that never jumps.
 
     goes_on: no trial of the study was written since.
     """
@@ -63,7 +63,7 @@ class Refusals:
                 self._spans[study][-1].goes_on = False
 
     def of(self, study: str, now: float) -> list[Outage]:
-        """Until the last refusal, or until now where the next one may be on its way. now: by the database's clock."""
+        """The spans, the last one until now while a repeated call may be on its way. now: by the database's clock."""
         with self._lock:
             elapsed = self._elapsed()
             found = []

@@ -16,9 +16,9 @@ from hpo_service.store.tables import attempts, reports
 from hpo_service.store.trial_reports import KeptReport, kept_report, report_text
 from hpo_service.store.worker_rows import batches
 
-# As they are taken: not all rows at once.
+# Fetch rows as they are consumed, not all at once.
 AS_TAKEN = {"stream_results": True, "max_row_buffer": 64}
-PIECE = 2**20  # about so many bytes are read at once of what may be large
+PIECE = 2**20  # bytes: about so much of large data is read at once
 
 _b = sa.bindparam
 _METRICS_TEXT = sa.cast(reports.c.metrics, sa.Text)  # as it was written

@@ -2,7 +2,7 @@
 
 Of a study that is its row, its rounds, and the trials that run or have just finished, with their reports. It is true as
 long as nobody else has written the study: on SQLite nobody can; on PostgreSQL the revision is compared under the lock.
-Calls change it when they are kept (`transaction.py`); all is forgotten when a commit fails.
+A call's changes enter it when the call is kept (`transaction.py`); all of it is dropped when a commit fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpo_service.store.rows import with_counts
 from hpo_service.store.study_lock import DatabaseClock
 from hpo_service.store.trial_reports import TrialReports
 
-# Finished trials stay as long as somebody may ask for them again: a repeated tell, a look at the result.
+# Finished trials that are kept: a tell may be repeated, or the result be read.
 JUST_FINISHED = 256
 BYTES_A_TRIAL = 1024  # without what may be large
 MOST_STUDIES = 500
@@ -40,21 +40,21 @@ class CachedStudy:
     trials: dict[int, Trial] = field(default_factory=dict)
     reports: dict[int, TrialReports] = field(default_factory=dict)
     finished: deque[int] = field(default_factory=deque)
-    # Bounds of the leases' ends: while the clock lies between them, no lease needs looking at.
+    # Earliest and latest end of a lease. No lease is checked before the earliest, unless the clock was put back.
     earliest: float = math.inf
     latest: float = -math.inf
-    # What another server has changed, as it was last taken over: from a revision to the next, these trials.
+    # The changes last read from another server: revision before, revision after, changed trials.
     foreign_changes_since: tuple[int, int, list[Trial]] = (0, 0, [])
-    # About how many bytes it takes, as counted after the last commit; how many of them the spec, and what of each trial
-    # may be large: its metrics and its reports, where it has any.
+    # Estimated bytes in memory, as of the last commit; of the spec; and of each trial's metrics and reports, the parts
+    # that may be large.
     weight: int = 0
     spec_weight: tuple[StudySpec | None, int] = (None, 0)
     weights: dict[int, int] = field(default_factory=dict)
     weight_of_large: int = 0  # the sum of these
-    uncounted: set[int] = field(default_factory=set)  # numbers of trials of which that may have changed
+    uncounted: set[int] = field(default_factory=set)  # numbers of trials whose `weights` may have changed
 
     def keep(self, trial: Trial) -> None:
-        """Take the trial as it now is."""
+        """Store the trial in its new state."""
         self.trials[trial.number] = trial
         if trial.weight:
             self.uncounted.add(trial.number)
@@ -70,7 +70,7 @@ class CachedStudy:
         self.uncounted.add(number)
 
     def apply_foreign_changes(self, study: Study, changed: list[Trial]) -> None:
-        """Take what another server has made of the study, and the trials that it has changed."""
+        """Store the study as another server has written it, and the trials that it has changed."""
         self.foreign_changes_since = (self.study.revision, study.revision, changed)
         self.study = study
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
@@ -79,7 +79,7 @@ class CachedStudy:
             self.drop_reports(trial.number)
 
     def forget_old(self) -> None:
-        """Let go of what finished long ago; called after a commit."""
+        """Drop trials that finished long ago; called after a commit."""
         while len(self.finished) > JUST_FINISHED:
             self._forget_finished()
 
@@ -92,7 +92,7 @@ class CachedStudy:
             self.uncounted.add(number)
 
     def count(self) -> int:
-        """Count the bytes of what has changed since; return how many more there are than before."""
+        """Count the bytes of what has changed since the last count; return by how many they have grown."""
         before = self.weight
         if self.spec_weight[0] is not self.study.spec:  # its metadata may have changed, or its search space has grown
             self.spec_weight = self.study.spec, self._weight_of_spec()
@@ -115,7 +115,7 @@ class CachedStudy:
         return (0 if trial is None else OBJECTS * trial.weight) + (0 if reports is None else reports.weight)
 
     def evict_bytes(self, by: int) -> int:
-        """Let go of so many bytes, if it can: what has finished, then reports of what runs; return how many."""
+        """Free so many bytes if possible: finished trials, then reports of running ones; return how many."""
         before = self.weight
         while self.finished and before - self.weight < by:
             self._forget_finished()
@@ -132,7 +132,7 @@ class CachedStudy:
         return (trial for trial in self.trials.values() if trial.state is TrialState.RUNNING)
 
     def lapsed(self, now: float, outages: Callable[[], Sequence[Outage]]) -> list[Trial]:
-        """RUNNING trials whose lease has run out, by number. outages: asked for where one may have."""
+        """RUNNING trials whose lease has run out, by number. outages: called only if one may have."""
         if self.earliest > now and self.latest <= now + self.study.spec.lease_seconds:
             return []
         held = [(trial, trial.lifecycle.lease) for trial in self.running() if trial.lifecycle.lease is not None]
@@ -144,7 +144,7 @@ class CachedStudy:
 
 
 class StudyCache:
-    """What a server remembers between transactions. Whoever has the turn to write changes it, in whatever thread."""
+    """What a server remembers between transactions. Changed only by the holder of the write lock, in any thread."""
 
     def __init__(self) -> None:
         self.studies: OrderedDict[int, CachedStudy] = OrderedDict()  # the least recently written one first
@@ -156,7 +156,7 @@ class StudyCache:
         self.uptime = Uptime()
         self.outages: KnownOutages | None = None
         self.refusals = Refusals(self.uptime.elapsed)
-        self._others_wrote: dict[str, float] = {}  # in which study, and when that was last met with
+        self._others_wrote: dict[str, float] = {}  # by study: when another server's write was last noticed
 
     def note_foreign_write(self, name: str) -> None:
         """Another server has written the study."""
@@ -166,11 +166,11 @@ class StudyCache:
             del self._others_wrote[next(iter(self._others_wrote))]
 
     def had_foreign_write(self, name: str, seconds: float) -> bool:
-        """Whether another server was met with in the study so lately."""
+        """Whether another server's write in the study was noticed within the last `seconds`."""
         return time.monotonic() - self._others_wrote.get(name, -math.inf) <= seconds
 
     def trial_id(self, study_id: int, number: int) -> int | None:
-        """Under which id the trial was inserted, where that is known."""
+        """The id under which the trial was inserted, if it is cached."""
         cached = self.studies.get(study_id)
         trial = None if cached is None else cached.trials.get(number)
         return None if trial is None else trial.id
@@ -199,7 +199,7 @@ class StudyCache:
         self.draining = None
 
     def trials_were_taken(self, study_ids: Iterable[int]) -> None:
-        """The database has taken trials of these studies: what it has refused is over."""
+        """The database has taken trials of these studies: the spans of their refusals end."""
         if self.refusals:
             for study_id in study_ids:
                 if study_id in self.studies:

@@ -1,10 +1,10 @@
 """The studies of a batch, locked on PostgreSQL so that no other server writes them meanwhile.
 
-A server that alone has written them lately goes ahead with light calls without a lock: it knows the studies, and what
-the database's clock shows. What the calls have changed goes to the database in one round trip, with the lock before it
-and the commit behind it; the lock fails unless all was as it was known. If somebody else has written after all, or was
-waited for long, or an ask had been answered before, nothing of it is written, and the calls run once more, with the
-lock held. What takes long to compute is not computed meanwhile, maybe for nothing: the call says so (NotReady).
+If no other server has written them lately, calls with `runs_in_loop` run optimistically, without a lock: on the cached
+studies, at an estimate of the database's time. Their rows go to the database in one round trip, with the lock statement
+before them and the commit behind them. That statement fails if another server has written after all, the lock was
+waited for long, or an ask had been answered before: then nothing is written, and the calls run again with the lock
+held. A long computation, which could be for nothing, is not made in an optimistic run: the call raises NotReady.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _LOCK = (
 )
 _TRIAL_NAMES = ", ".join(f'"{column.name}"' for column in trials.c)
 _CHANGED = f"SELECT {_TRIAL_NAMES} FROM hpo_trials WHERE study_id = %s AND revision > %s ORDER BY revision LIMIT %s"  # noqa: S608
-MOST_TAKEN_OVER = 200  # trials; more are left to whoever needs them
-# A statement of its own: what another server has answered while the lock was waited for is seen by it.
+MOST_TAKEN_OVER = 200  # changed trials; with more of them the study is read again
+# A separate statement, so that it sees what another server has answered while the lock was waited for.
 _ANSWERS = (
     "SELECT call, request_id, answer FROM hpo_answers "
     "WHERE (call, request_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 )
-_OTHERS_WROTE = "another server has written"  # stands in the error, between words of the server's language
-# Locks, and fails unless the studies are as they are known to be: words that are no number are cast to one (22P02), so
-# that the transaction is aborted, and nothing that follows is written. Nobody can have been answered after these were
-# seen and before the lock without a new revision, so that this may be one statement.
+_OTHERS_WROTE = "another server has written"  # part of the error's text; the rest is in the server's language
+# Locks, and fails unless the studies are as assumed: to cast words to a number is an error (22P02), which aborts the
+# transaction, so that nothing after it is written. The answers may be checked by the same statement, though it sees
+# none given between its snapshot and its lock: such an answer comes with a new revision.
 _LOCK_AS_KNOWN = (
     "WITH locked AS MATERIALIZED (SELECT id, revision FROM hpo_studies WHERE name = ANY(%s) ORDER BY name FOR UPDATE) "
     "SELECT now, CASE WHEN known <> %s THEN ('{others_wrote}: ' || known)::int "
@@ -62,29 +62,29 @@ _NOT_ANSWERED = (
 )
 _LOCK_TO_TELL = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answered="")
 _LOCK_TO_ASK = _LOCK_AS_KNOWN.format(others_wrote=_OTHERS_WROTE, and_not_answered=_NOT_ANSWERED)
-ALONE_SECONDS = 10.0  # so long after another server's last writing in a study, this one takes itself to be alone in it
-CLOCK_SECONDS = 10.0  # so long the database's clock is reckoned on from when it was last read
-LATE_SECONDS = 0.05  # a reading of the clock may be
-AGED_SECONDS = 0.5  # between the time by which a batch that goes ahead has run and its lock
+ALONE_SECONDS = 10.0  # after another server's last write in a study, until batches are optimistic there again
+CLOCK_SECONDS = 10.0  # how long the database's time is estimated from one reading
+LATE_SECONDS = 0.05  # how late a reading of the clock may be
+AGED_SECONDS = 0.5  # most time between the `now` of an optimistic batch and its lock
 
 
 class WouldBlock(BaseException):
-    """Something has to be waited for where nothing may be. No call's error: none may catch it."""
+    """The call needs SQL, or its study may not be used unlocked. BaseException, so that no call catches it."""
 
 
 class OptimisticLockFailed(BaseException):
-    """The batch has gone ahead on something that was not so. No call's error: none may catch it."""
+    """What an optimistic batch assumed was not so; nothing was written. BaseException, so that no call catches it."""
 
 
 class StudyLockTimeout(OptimisticLockFailed):
-    """Somebody else has held one of the batch's studies for longer than a batch takes."""
+    """Another transaction holds one of the batch's studies for longer than the lock timeout."""
 
 
 class DatabaseClock:
-    """What the database's clock shows, reckoned on from when it was last read.
+    """Estimates the database's time from the last reading.
 
-    It never goes back by the little that readings are late: a lease given out a moment ago would then end further away
-    than leases can, as if set by a clock that has been put back. A clock that has been is followed.
+    It does not go back by the LATE_SECONDS that readings may be late: the lease given a moment ago would then end
+    further away than leases can, as if the clock had been put back. A clock that goes back by more is followed.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class DatabaseClock:
         return self._last
 
     def estimated_now(self) -> float | None:
-        """None when it has not been read lately. Never later than the clock itself."""
+        """None if the last reading is over 10 s old. Never later than the clock itself."""
         passed = time.monotonic() - self._read_at
         if passed >= CLOCK_SECONDS:
             return None
@@ -108,14 +108,14 @@ class DatabaseClock:
 
 
 def held_by_others(connection: sa.Connection, names: Sequence[str]) -> set[str]:
-    """Those of these studies that cannot be locked now; waits for nobody."""
+    """Which of these studies cannot be locked now; does not wait."""
     named = sa.select(studies.c.name).where(studies.c.name.in_(names))
     free = set(connection.execute(named.with_for_update(skip_locked=True)).scalars())
     return set(connection.execute(named).scalars()) - free
 
 
 def ask_call(study_id: int) -> str:
-    """What a call that asks this study is remembered as."""
+    """The call under which answers to asks of this study are remembered."""
     return f"ask {study_id}"
 
 
@@ -129,10 +129,10 @@ class StudyLock:
         *,
         ahead: bool,
     ) -> None:
-        """names: of the studies, in order, so that nobody waits in a circle.
+        """names: of the studies, sorted, so that servers do not deadlock.
 
-        requests: (study, request_id) of who asks it: what was answered to them is read along.
-        ahead: whether to go ahead, and raise WouldBlock where that cannot be; else the lock is held on return.
+        requests: (study, request_id) of each ask, whose earlier answer is read with the lock.
+        ahead: the batch is optimistic: no lock yet, and WouldBlock where it needs one. Else it is held on return.
         """
         self._connection = connection
         self._cache = cache
@@ -142,7 +142,7 @@ class StudyLock:
         self._keys = [(ask_call(known[name].id), request_id) for name, request_id in requests if name in known]
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
         shared = [name for name in names if cache.had_foreign_write(name, ALONE_SECONDS)]
-        self.time: float | None = None  # of the lock
+        self.time: float | None = None  # of the lock, or the estimate of it
         if ahead:
             self.time = cache.database_clock.estimated_now()
             if self.time is None or shared or len(known) < len(names):
@@ -151,7 +151,7 @@ class StudyLock:
             self._hold([name for name in shared if name in known])
 
     def _hold(self, followed: Sequence[str]) -> None:
-        """Take the lock and wait for it; what other servers have changed in the followed ones is read along."""
+        """Lock the studies, waiting for that; also read what other servers have changed in those of `followed`."""
         changed = [(_CHANGED, (*self._known[name], MOST_TAKEN_OVER)) for name in followed]
         lock = (_LOCK, (one_round_trip.array(self._names),))
         statements = [("BEGIN", ()), lock, *changed, *_answers(self._keys)]
@@ -178,7 +178,7 @@ class StudyLock:
                 self._cache.forget_study(name)
 
     def lock_if_unchanged(self) -> one_round_trip.Statement:
-        """Lock the studies in the statement before others, and fail unless all is as the batch went ahead on."""
+        """First statement of an optimistic batch: lock, and fail if a revision, the clock or an answer differs."""
         ids, revisions = zip(*self._known.values(), strict=True)
         known = one_round_trip.numbers(ids), one_round_trip.numbers(revisions)
         names = one_round_trip.array(self._names)
@@ -206,7 +206,7 @@ class StudyLock:
         raise StudyLockTimeout from error
 
     def _apply_foreign_changes(self, row: Any, changed: one_round_trip.Rows | None) -> bool:
-        """Bring what is known of a study up to its row; False where all of it has to be read again."""
+        """Bring the cached study up to its row; False where it has to be read again as a whole."""
         if row is None or changed is None or len(changed) >= MOST_TAKEN_OVER:
             return False
         cached = self._cache.studies[self._cache.ids[row.name]]

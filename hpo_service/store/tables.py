@@ -53,7 +53,7 @@ studies = sa.Table(
     sa.Column("created_at", Seconds, nullable=False),
     sa.Column("lease_seconds", Seconds, nullable=False),
     sa.Column("ends_at", Seconds),  # created_at + limits.seconds
-    # Of the spec, for whoever asks whatever study has something to give; kind: of the objective.
+    # From the spec, for asks that name no study; kind: of the objective.
     sa.Column("kind", sa.Text),
     sa.Column("limit_trials", sa.BigInteger),
     sa.Column("limit_running", sa.BigInteger),
@@ -76,7 +76,7 @@ studies = sa.Table(
     # How its best trials are confirmed, as JSON text; and how many of their replicates wait and run.
     sa.Column("confirmation", sa.Text),
     *map(_counter, ("replicates_waiting", "replicates_running")),
-    # Gone for everybody, under a name that nobody can give; its rows are taken away a few at a time.
+    # Deleted for all callers, under a name that none can give; its rows are deleted a few at a time.
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     _one_of("state", STUDY_STATES, "state"),
     sa.CheckConstraint(
@@ -155,10 +155,10 @@ _some(trials, "ix_hpo_trials_queued", "study_id", "number", where="state = 'WAIT
 _some(trials, "ix_hpo_trials_running", "study_id", where="state = 'RUNNING'")
 _some(trials, "ix_hpo_trials_best", "study_id", "value", "number", where="state = 'COMPLETE'")
 _some(trials, "ix_hpo_trials_replicates", "study_id", "number", where="replicate_of IS NOT NULL")
-# None for the counts of /v1/workers, which look through the trials: each tell would write a page more.
+# No index for the counts of /v1/workers, which scan the trials: each tell would write a page more.
 sa.Index("ix_hpo_trials_revision", trials.c.study_id, trials.c.revision)
 
-# The attempts that another one has followed, or will: what there is to say of the others stands in the trial's row.
+# The attempts that another one has followed, or will: the last one of a trial stands in the trial's row.
 attempts = sa.Table(
     "hpo_attempts",
     metadata,
@@ -188,7 +188,7 @@ answers = sa.Table(
     metadata,
     sa.Column("call", sa.Text, primary_key=True),  # the route, with the study where the route names one
     sa.Column("request_id", sa.Text, primary_key=True),
-    # No foreign key: without an index, the end of a study would look through all answers; with one, each ask writes it.
+    # No foreign key: without an index, the end of a study would scan all answers; with one, each ask writes it.
     sa.Column("study_id", BigId, nullable=False, autoincrement=False),
     sa.Column("answer", sa.JSON, nullable=False),
 )
@@ -231,7 +231,7 @@ servers = sa.Table(
     sa.Column("served_until", Seconds, nullable=False),
 )
 
-# When a server could not serve: time that counts in no lease.
+# When a server could not serve: time that does not count against leases.
 outages = sa.Table(
     "hpo_outages",
     metadata,

@@ -22,7 +22,7 @@ _BY_STATE = (
 )
 # Trials for workers: those that run, and those that an ACTIVE study would give out now. Rounds, which lie within the
 # spec, are not looked at.
-_WITHOUT_LIMIT = 1000  # that a study would give out whose limits say nothing
+_WITHOUT_LIMIT = 1000  # trials that a study without such a limit would give out
 _NEW = sa.case(
     (studies.c.exhausted, 0),
     (studies.c.limit_trials.is_(None), _WITHOUT_LIMIT),
@@ -43,7 +43,7 @@ _TESTS_FOR_WORKERS = (
     .select_from(tests.join(studies, tests.c.study_id == studies.c.id))
     .where(OURS, tests.c.state.in_(("WAITING", "RUNNING")))
 )
-# Of so many studies at most: with more of them waiting, what the oldest waits for is no secret.
+# Where more studies wait, the oldest trial is looked for in so many of them only.
 _MOST_STUDIES_LOOKED_AT = 1000
 _SOME_WAITING = (
     sa.select(studies.c.id)
@@ -93,7 +93,7 @@ def counts_by_state(record: Record) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def oldest_waiting_since(record: Record) -> float | None:
-    """Since when the oldest trial waits that an ACTIVE study would give out; None: nobody knows of any."""
+    """Since when the oldest trial waits that an ACTIVE study would give out; None: none is found."""
     return record._db.execute(_OLDEST_WAITING).scalar_one()  # type: ignore[no-any-return]
 
 

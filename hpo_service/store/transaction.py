@@ -1,9 +1,9 @@
 """One call's reads and writes inside a batch.
 
-It reads its own changes first, then the study cache (`study_cache.py`), then SQL. What it changes
-lies here until it is kept; a call that is refused drops it. Only a trial's reports and a tuner are changed in place:
-then they are forgotten, and read again. Whoever needs SQL after all asks for it by name, `transaction.sql()`: what
-waits is written first, inside of a savepoint of the call.
+It reads its own changes first, then the study cache (`study_cache.py`), then SQL. Its changes stay here until the call
+is kept, and are dropped if it is refused. Only a trial's reports and a tuner are changed in place: after a refusal they
+are evicted, and read again. Work that needs SQL calls `transaction.sql()`, which first writes the pending rows, those
+of the call itself inside of a savepoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hpo_service.store.write_batch import WriteBatch
 class Transaction:
     """One call's view of the record inside of its batch; `now` is the database's clock.
 
-    draws: made before, by the trial's number. changes: studies that waiting asks are woken for after the commit.
+    draws: computed before the call, by trial number. changes: studies whose waiting callers are woken after the commit.
     changed_tuners: ids of the studies whose tuner has seen what this call has changed.
     """
 
@@ -76,7 +76,7 @@ class Transaction:
         batch.changed_tuners |= self.changed_tuners
 
     def refuse(self) -> None:
-        """Drop all that the call has changed. Of reports the cache holds what is costly to copy: read them again."""
+        """Roll back this call only. Reports, which were changed in place, are evicted and read again when needed."""
         if self.has_savepoint:
             self._batch.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_call")
             self._batch.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
@@ -87,7 +87,7 @@ class Transaction:
             self._cache.forget(study_id)
 
     def sql(self) -> Record:
-        """The record in SQL, as it is with all that waits until now. Raise WouldBlock."""
+        """Write the pending rows, in a savepoint of this call, and return the SQL record. Raise WouldBlock."""
         connection = self._batch.connection
         if not self.has_savepoint:
             self._batch.flush()
@@ -125,7 +125,7 @@ class Transaction:
         return found
 
     def _cached(self, study: Study) -> CachedStudy:
-        """What is in memory of the study, read from SQL when it is not there."""
+        """The cached study, read from SQL when it is not in the cache."""
         cached = self._cache.studies.get(study.id)
         if cached is None:
             record = self.sql()
@@ -141,14 +141,14 @@ class Transaction:
     def save_study(self, study: Study) -> None:
         self._studies[study.id] = study
         self._rows.studies[study.id] = study
-        self._cached(study)  # whoever works on it next finds it there
+        self._cached(study)  # so that the next call finds it in the cache
 
     def delete_study(self, study: Study) -> None:
         self.sql().delete_study(study)
         self._cache.forget(study.id)
 
     def foreign_changes_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
-        """What history_since would read, where it is what was just taken over from another server; else None."""
+        """What history_since would read, if the last foreign changes are exactly those since `revision`; else None."""
         before, after, changed = self._cached(study).foreign_changes_since
         if (before, after) != (revision, study.revision):
             return None
@@ -172,7 +172,7 @@ class Transaction:
         self._rounds[study.id, round_.round] = round_
 
     def count_in_round(self, study: Study, round_: Round) -> None:
-        """The study, saved too, has its counts: the round's own row need not be written."""
+        """Change the round in memory only: the counts of the current round are columns of the study, saved too."""
         self._rounds[study.id, round_.round] = round_
 
     def save_round(self, study: Study, round_: Round) -> None:
@@ -205,11 +205,11 @@ class Transaction:
     # -- outages ------------------------------------------------------------------------------------------
 
     def outages(self, study: Study) -> tuple[Outage, ...]:
-        """When workers of the study could not be heard, through no fault of theirs. Raise WouldBlock."""
+        """When the study's workers could not reach a server, through no fault of theirs. Raise WouldBlock."""
         return self._batch.outages(study.name)
 
     def beat(self) -> Beat:
-        """Note that this server serves, and what was missed before."""
+        """Record that this server serves, and any outage of it before."""
         self._cache.outages = None
         self.sql()
         return beat(self._batch.connection, self._batch.time(), self._cache.uptime)
@@ -224,7 +224,7 @@ class Transaction:
         return self._reports(study, trial).curve
 
     def carried_reports(self, study: Study, trial: Trial) -> list[Report]:
-        """The last ones, as many as a worker's answer carries."""
+        """The last reports, as many as a worker's answer carries."""
         kept = self._reports(study, trial)
         found = kept.carried()
         return self.sql().reports.of(trial, kept.last_step_carried()) if found is None else found
@@ -274,15 +274,15 @@ class Transaction:
         self.note_lease_end(study, trial.number, attempt, end)
 
     def note_lease_end(self, study: Study, whose: int | str, attempt: int, end: AttemptEnd | None) -> None:
-        """To be counted when it is committed; None: it has not ended after all."""
+        """Count how the lease ended in the metrics, after the commit; None: it has not ended after all."""
         self._lease_ends[study.id, whose, attempt] = end
 
     def note_waiting(self, study: Study, trial: Trial) -> None:
-        """Write since when a new trial waits: the row of its attempt 0, which is none."""
+        """Write since when a new trial waits, as attempt 0; real attempts begin with 1."""
         self._rows.ended[study.id, trial.number, 0] = ("", self.now, self.now, None)
 
     def resume_attempt(self, study: Study, trial: Trial) -> None:
-        """It has not ended after all, or as the trial itself."""
+        """Delete the end of the last attempt: it goes on after all, or ends as the trial does."""
         self._rows.ended[study.id, trial.number, trial.lifecycle.attempt] = None
         self.note_lease_end(study, trial.number, trial.lifecycle.attempt, None)
 
@@ -300,7 +300,7 @@ class Transaction:
         return json.loads(found[0]) if isinstance(found[0], str) else found[0]
 
     def study_answered(self, call: str, request_id: str) -> Study | None:
-        """The study of whose trials the answer speaks; None where it was deleted: then it makes room for another."""
+        """The study whose trials were answered; None where that was deleted: then the answer is deleted, too."""
         record = self.sql()
         study = record.study_answered(call, request_id)
         if study is None:
@@ -309,7 +309,7 @@ class Transaction:
         return study
 
     def remember_answer(self, study: Study, call: str, request_id: str, answer: Any) -> None:
-        """In the table only: it is hardly ever asked for again, and that of an import is as large as the import."""
+        """Store the answer for repeated calls. It is not cached: repeats are rare, and an import's answer is large."""
         self._rows.answers[call, request_id] = (study.id, answer)
 
     # -- workers ------------------------------------------------------------------------------------------

@@ -54,10 +54,10 @@ def checked_report(step: int, value: float, metrics: Mapping[str, Any] | None) -
 
 
 class TrialReports:
-    """A mapping of steps to reports, so far as whoever writes it needs one."""
+    """A mapping of steps to reports, with the methods that the writer needs."""
 
     def __init__(self, found: Iterable[tuple[int, KeptReport]] = ()) -> None:
-        """found: what the record has of the trial."""
+        """found: the trial's reports in the database."""
         self.curve = Curve()
         self._metrics: dict[int, bytes] = {}
         self._metrics_bytes = 0
@@ -71,7 +71,7 @@ class TrialReports:
         return _BYTES_A_STEP * len(self.curve) + self._metrics_bytes
 
     def check(self, new: Mapping[int, KeptReport]) -> None:
-        """Raise where these would be more than is kept of a trial. What an earlier version has taken may stay."""
+        """Raise Invalid or TooLarge if the trial would have too many. Those that an earlier version took may stay."""
         more = grows = 0
         for step, report in new.items():
             before = self.curve.find(step)

@@ -1,4 +1,4 @@
-"""The workers that were ever heard of: when, with which labels, what they hold, and what they have told."""
+"""All workers that were ever seen: when, with which labels, what they hold, and what they have told."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BY = ("worker_id", "state")
 
 
 class SeenWorker(NamedTuple):
-    """When a worker was last heard of, by the database's clock. labels: None where it has said nothing of them."""
+    """When a worker was last seen, by the database's clock. labels: None where its call said nothing of them."""
 
     at: float
     labels: Mapping[str, str] | None
@@ -55,7 +55,7 @@ class WorkerRows:
         return bool(self._db.execute(sa.select(workers.c.draining).where(workers.c.worker_id == worker_id)).scalar())
 
     def draining(self) -> frozenset[str]:
-        """The ids of the workers that are to be sent home."""
+        """The ids of the draining workers, which get no more trials."""
         return frozenset(self._db.execute(sa.select(workers.c.worker_id).where(workers.c.draining)).scalars())
 
     def see(self, seen: Mapping[str, SeenWorker]) -> None:
@@ -135,13 +135,13 @@ def _told_by(ids: Sequence[str], seen: sa.Select[Any]) -> Iterator[sa.Select[Any
 
 
 def batches(ids: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Databases bound the number of bind marks."""
+    """In parts of 500: databases limit the number of parameters."""
     for start in range(0, len(ids), 500):
         yield ids[start : start + 500]
 
 
 def _seeing(module: Any) -> Any:
-    """Labels of which nothing was said stay as they were."""
+    """Labels that are NULL leave the stored ones as they are."""
     insert = module.insert(workers)
     kept = sa.func.coalesce(insert.excluded.labels, workers.c.labels)
     return insert.on_conflict_do_update(

@@ -19,7 +19,7 @@ LARGE_FOR_SMALL = 256 * 2**20
 TOO_LARGE = 2**30
 TIMES_THE_DATABASE = 4
 
-# Where SQLite's unix files keep the locks of those who read: bytes of the -shm file (sqlite3.c, WAL_READ_LOCK).
+# Bytes of the -shm file that SQLite's readers lock, on unix (sqlite3.c, WAL_READ_LOCK).
 _READ_LOCKS = range(123, 128)
 
 
@@ -60,7 +60,7 @@ def is_too_large(database: Path) -> bool:
 def cut(engine: sa.Engine, database: Path) -> bool:
     """Write a large log into the database and cut its file; return whether a reader keeps it from being cut.
 
-    What is long, the copying, keeps nobody from writing. engine: waits for no lock.
+    The copying, which takes long, does not block writers. engine: one that waits for no lock.
     """
     if size(log_of(database)) < LARGE:
         return False

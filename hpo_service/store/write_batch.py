@@ -1,7 +1,7 @@
 """A batch: the calls that share one transaction of the database and one fsync, one after the other.
 
-Each call works on a `Transaction` of its own. What it has changed comes here when it is kept, and is dropped when it is
-refused; so a refused call takes nothing of the others along.
+Each call works on a `Transaction` of its own. Its changes are added to the batch when the call is kept, and dropped
+when it is refused, so that a refused call does not affect the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpo_service.store.pending_rows import PendingRows
 from hpo_service.store.study_cache import StudyCache
 from hpo_service.store.study_lock import AnswerKey, StudyLock, WouldBlock
 
-DRAINING_SECONDS = 1.0  # so long it is remembered which workers are to be sent home
+DRAINING_SECONDS = 1.0  # how long the set of draining workers is cached on PostgreSQL
 _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE draining", ())
 
 
@@ -86,11 +86,11 @@ class WriteBatch:
         return self._now
 
     def time(self) -> float:
-        """The time as it is now: other calls of the batch may have taken long."""
+        """The clock read anew: other calls of the batch may have taken long since `now` was read."""
         return database_time(self.connection, self._clock)
 
     def outages(self, study: str) -> tuple[Outage, ...]:
-        """What no lease of the study is charged with, up to now. Raise WouldBlock."""
+        """Outages up to now: that time does not count against leases of the study. Raise WouldBlock."""
         if self._outages is None:
             known, uptime = self.cache.outages, self.cache.uptime
             if known is None or not known.is_fresh():
@@ -109,16 +109,16 @@ class WriteBatch:
         return worker_id in cache.draining
 
     def lock(self, names: Sequence[str], requests: Sequence[tuple[str, str]]) -> None:
-        """Keep other servers from these studies, or look whether the batch may go ahead without; raise WouldBlock.
+        """Lock the studies on PostgreSQL. An optimistic batch only checks whether it may run unlocked, or WouldBlock.
 
-        requests: (study, request_id) of who asks it.
+        requests: (study, request_id) of each ask.
         """
         if self.shared and names:
             self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._optimistic)
             self.locked_or_assumed_current.update(names)
 
     def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:
-        """Whether it is known what was answered under this key, and what; None: nothing."""
+        """Whether the answer under this key is known without SQL, and the answer; None if there was none."""
         if key in self.rows.answers:
             return True, self.rows.answers[key][1]
         if self._lock is None or key not in self._lock.asked_before:
@@ -126,7 +126,7 @@ class WriteBatch:
         return True, self._lock.asked_before[key]
 
     def add(self, rows: PendingRows) -> None:
-        """Take what a call has changed, after what those before it have."""
+        """Add the rows of a call that is kept, after those of earlier calls."""
         if self._has_rows:
             self.rows.add(rows)
         else:
@@ -136,7 +136,7 @@ class WriteBatch:
         return not self.shared or name in self.locked_or_assumed_current
 
     def flush(self) -> None:
-        """Write what kept calls have changed, so that SQL sees it. Raise WouldBlock."""
+        """Write the rows of the calls kept so far, so that SQL sees them. Raise WouldBlock."""
         connection = self.connection
         try:
             self.cache.take_ids(self.rows.flush(connection, self.cache.trial_id))
@@ -149,7 +149,7 @@ class WriteBatch:
         self._committed()
 
     def sent(self) -> one_round_trip.Sent:
-        """All of a batch that goes ahead, on its way: lock, what its calls have changed, commit. Raise WouldBlock."""
+        """Send an optimistic batch in one round trip: lock, rows of its calls, commit. Raise WouldBlock."""
         if self._lock is None or self.rows.others_need_ids():
             raise WouldBlock
         self._reads_draining = abs(self.now - self.cache.draining_read_at) >= DRAINING_SECONDS / 2
@@ -172,14 +172,14 @@ class WriteBatch:
             if is_lock_timeout(error):
                 self._lock.was_held(error)
             if is_full(error):
-                self._lock.fail_stale(error)  # once more in the thread, where each call runs by itself
+                self._lock.fail_stale(error)  # run again in the thread, each call by itself
             raise
         self._lock.read_lock_result(lock)
         if self._reads_draining:
             self.cache.draining = frozenset(name.decode() for (name,) in answers.pop(0) if name is not None)
             self.cache.draining_read_at = self.now
         self.cache.take_ids(self.rows.were_written(answers))
-        if self._beat is not None and answers[-2]:  # before the commit's; none where the row was not at hand
+        if self._beat is not None and answers[-2]:  # before the commit's; empty where another server held the row
             self.cache.uptime.beaten(self._beat)
         self._committed()
 

@@ -16,7 +16,7 @@ NO_DRAWS: Mapping[int, Any] = MappingProxyType({})
 
 
 class Outcome(NamedTuple):
-    """changes: what somebody may have waited for."""
+    """changes: studies whose waiting callers are woken."""
 
     result: Any
     error: BaseException | None
@@ -31,8 +31,8 @@ class WriteCall(NamedTuple):
     """Work in a transaction that holds these studies.
 
     done: called with the outcome after the commit, in the event loop; anywhere: in the thread that has run the batch.
-    runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. draws: made before,
-    by the trial's number. since: when it was submitted (time.perf_counter). trace: the tracing context it belongs to.
+    runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. draws: computed
+    before the call, by trial number. since: when it was submitted (time.perf_counter). trace: its tracing context.
     """
 
     work: Work | Parts
@@ -54,7 +54,7 @@ class FinishedBatch(NamedTuple):
 
 
 def is_refused(call: WriteCall, outcome: Outcome) -> bool:
-    """Whether the database did not take the call, or a part of it: no draw was late, nothing was written meanwhile."""
+    """Whether the database did not take the call, or a part of it. Subclasses of Unavailable have other causes."""
     if outcome.error is not None:
         return type(outcome.error) in (Unavailable, StudyHeld)
     return isinstance(call.work, Parts) and any(is_refused(call, part) for part in outcome.result if part.error)
@@ -65,6 +65,6 @@ def failed(calls: Sequence[WriteCall], error: BaseException) -> FinishedBatch:
 
 
 def asked_for(calls: Sequence[WriteCall]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The studies of these calls, in order, and who asks which of them."""
+    """The studies of these calls, sorted, and (study, request_id) of each ask among them."""
     requests = [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
     return sorted({name for call in calls for name in call.studies}), requests

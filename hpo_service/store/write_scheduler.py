@@ -25,7 +25,7 @@ from hpo_service.store.write_call import FinishedBatch, WriteCall, failed
 GATHERING_SECONDS = 0.002
 # On SQLite a batch is gathered only where that has lately taken at most so many commits (docs/decisions/0021).
 WORTH_COMMITS = 2
-TRIED_AGAIN = 16  # batches, until it is looked at anew whether callers have become quicker
+TRIED_AGAIN = 16  # every 16th batch is gathered in any case: callers may have become quicker
 
 
 class WriteScheduler:
@@ -43,10 +43,10 @@ class WriteScheduler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._is_giving = False
-        self._expected = 0  # so many calls may soon be here
+        self._expected = 0  # calls that the gathering timer waits for
         self._gathering: asyncio.TimerHandle | None = None
         self._gathering_since = 0.0
-        self._gathering_seconds = 0.0  # on the average of the last times
+        self._gathering_seconds = 0.0  # average of the last times
         self._batches = 0
         self.waiting = 0  # calls without an answer yet
 
