@@ -43,7 +43,7 @@ class AskResult(NamedTuple):
 
 def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
     """Ask one study for trials of any objective."""
-    look = partial(ask_in_transaction, service, name, ask)
+    attempt = partial(ask_in_transaction, service, name, ask)
     began = time.monotonic()
 
     def finish(caller_left: CallerLeft, found: AskResult) -> Json | Coroutine[Any, Any, Json]:
@@ -52,9 +52,9 @@ def ask_study(service: Service, name: str, ask: Ask) -> StudyCall:
             return found.answer
         # Listed as a waiter right after the commit, before any later change is announced: none is missed.
         waiting = _Waiting(service, ask, name, began, caller_left)
-        return waiting.until_found(found, lambda: service.write(look, [name]))
+        return waiting.until_found(found, lambda: service.write(attempt, [name]))
 
-    return StudyCall(name, look, ask.request_id, finish)
+    return StudyCall(name, attempt, ask.request_id, finish)
 
 
 async def ask_any(
@@ -67,7 +67,7 @@ async def ask_any(
         service.record_worker_seen(ask.worker_id, record.now, ask.labels)
         return _answered_before(record, ask.request_id), record.workers.is_draining(ask.worker_id)
 
-    async def look() -> AskResult:
+    async def attempt() -> AskResult:
         remembered, draining = await asyncio.to_thread(service.database.read, asked_before)
         if remembered is not None:
             return _remembered(remembered, only)
@@ -83,7 +83,7 @@ async def ask_any(
         return AskResult({"trials": []}, final=False)
 
     waiting = _Waiting(service, ask, awaited, time.monotonic(), caller_left)
-    return await waiting.until_found(None, look)
+    return await waiting.until_found(None, attempt)
 
 
 class _Waiting:
@@ -97,7 +97,7 @@ class _Waiting:
         self._entered = ExitStack()
         self._waiter: Waiter = self._entered.enter_context(service.asks.entered(awaited, ask.worker_id, ask.request_id))
 
-    async def until_found(self, found: AskResult | None, look: Callable[[], Awaitable[AskResult]]) -> Json:
+    async def until_found(self, found: AskResult | None, attempt: Callable[[], Awaitable[AskResult]]) -> Json:
         """Try again after each wake-up, and once more when the time is over.
 
         found: by a try just before.
@@ -106,7 +106,7 @@ class _Waiting:
             while True:
                 if found is None:
                     self._waiter.clear_wakeup()
-                    found = await look()
+                    found = await attempt()
                 await self._service.save_new_worker(self._ask.worker_id)
                 if found.final or self._deadline <= time.monotonic() or self._service.is_shutting_down:
                     break

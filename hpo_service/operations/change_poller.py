@@ -62,7 +62,7 @@ class ChangePoller:
         for name in seen.gone:
             service.asks.deleted(name)
             service.feeds.changed(name)
-        service.asks.drain(seen.draining)
+        service.asks.wake_draining(seen.draining)
         if service.database.is_shared:
             for awaited in service.asks.kinds_of_any:
                 service.asks.wake_any(awaited, len(await service.studies_to_ask(awaited, FEW_TO_ASK)))

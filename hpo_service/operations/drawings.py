@@ -67,19 +67,19 @@ class DrawnStudy(KnownStudy):
     def __init__(self, study: Study) -> None:
         super().__init__(study)
         self.in_use = threading.Lock()
-        self._has_met_others = False  # whether a trial assumed to run has other params
+        self._differs_from_draw = False  # whether a trial assumed to run has other params
         self._taken_to_run: dict[int, DrawnParams] = {}  # assumed to run, and not yet found in the record
         self._spaces: dict[int, SearchSpace] = {}
 
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
         for trial in page:
             drawn = self._taken_to_run.pop(trial.number, None)
-            self._has_met_others |= drawn is not None and not is_of_draw(trial, drawn)
+            self._differs_from_draw |= drawn is not None and not is_of_draw(trial, drawn)
         super().absorb(page)
 
     def is_wrong_about(self, wanted: Sequence[Wanted]) -> bool:
         """Whether a trial that was assumed to run was never given out, or with other params."""
-        return self._has_met_others or any(each.number in self._taken_to_run for each in wanted)
+        return self._differs_from_draw or any(each.number in self._taken_to_run for each in wanted)
 
     def draw(self, wanted: Wanted, database: Readable) -> DrawnParams | None:
         space = self._space(wanted.round, database)

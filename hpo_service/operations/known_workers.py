@@ -27,5 +27,5 @@ async def page(
 async def drain(service: Service, worker_id: str) -> Json:
     await service.save_seen_workers()
     await service.write(lambda record: record.drain_worker(worker_id))
-    service.asks.drain([worker_id])
+    service.asks.wake_draining([worker_id])
     return await service.reads.in_thread(lambda record: worker_resource(record.workers.one(worker_id)))

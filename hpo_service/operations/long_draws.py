@@ -36,9 +36,9 @@ log = structlog.get_logger()
 
 @dataclass
 class _Study:
-    """turn: held by the call that draws. wanted, drawing: the draws that are under way or kept."""
+    """lock: held by the call that draws. wanted, drawing: the draws that are under way or kept."""
 
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: int = 0
     wanted: tuple[Wanted, ...] = ()
     drawing: asyncio.Task[Draws] | None = None
@@ -61,28 +61,28 @@ class LongDraws:
             self._process.want()
 
     @contextlib.asynccontextmanager
-    async def turn(self, study: Study) -> AsyncIterator[bool]:
-        """Hold the study's turn to draw; yield whether it was free at once. Raise DrawFailed if it is not in time."""
+    async def draw_lock(self, study: Study) -> AsyncIterator[bool]:
+        """Hold the lock of the study's draws; yield whether it was free at once. Raise DrawFailed if it is not in time."""
         here = self._studies.setdefault(study.id, _Study())
-        is_free = not here.calls  # not `turn.locked()`: a released lock may be another call's already
+        is_free = not here.calls  # not `lock.locked()`: a released lock may be another call's already
         here.calls += 1
         try:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    await here.turn.acquire()
+                    await here.lock.acquire()
             except TimeoutError:
                 raise too_slow(study) from None
             try:
                 yield is_free
             finally:
-                here.turn.release()
+                here.lock.release()
         finally:
             here.calls -= 1
             if not here.calls and here.drawing is None:
                 self._studies.pop(study.id, None)
 
     async def draws(self, needed: NotReady, deadline: float) -> Draws:
-        """Called within `turn`. Raise DrawFailed, NotFound, Unavailable."""
+        """Called with the draw lock held. Raise DrawFailed, NotFound, Unavailable."""
         here = self._studies[needed.study.id]
         if here.drawing is not None and here.wanted != needed.wanted:
             await _end_of(here.drawing, needed.study, deadline)  # of a call that has given up

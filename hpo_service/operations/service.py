@@ -249,7 +249,7 @@ class Service:
         self, work: Work, studies: Sequence[str], request_id: str | None, needed: NotReady, finish: Finish | None
     ) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        async with self.long_draws.turn(needed.study) as at_once:
+        async with self.long_draws.draw_lock(needed.study) as at_once:
             lacks = needed if at_once else None  # a call before may have changed what is lacking
             draws: Draws = NO_DRAWS
             again = False

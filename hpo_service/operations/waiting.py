@@ -150,8 +150,8 @@ class WaitingAsks:
 
     def _wake_those_of(self, name: str, change: StudyChange) -> None:
         study = change.study
-        goes_home = study.sealed or not study.state.waits
-        self._of_study[name].wake(EVERYBODY if goes_home else study.may_give(change.round))
+        gives_nothing = study.sealed or not study.state.waits
+        self._of_study[name].wake(EVERYBODY if gives_nothing else study.may_give(change.round))
 
     def deleted(self, name: str) -> None:
         """The study was deleted."""
@@ -163,7 +163,7 @@ class WaitingAsks:
         if awaited in self._of_any:
             self._of_any[awaited].wake(count)
 
-    def drain(self, workers: Collection[str]) -> None:
+    def wake_draining(self, workers: Collection[str]) -> None:
         """Wake the asks of these workers, so that they are told to stop."""
         for waiter in self._all():
             if waiter.worker_id in workers:

@@ -229,9 +229,9 @@ def _told_and_asked(
 
 
 def _in_two(service: Service, study: Study, number: int, call: Tell, following: NextAsk) -> SplitTellAndAsk:
-    def joined(told: Json, look: AskResult | None) -> Json:
+    def joined(told: Json, asked: AskResult | None) -> Json:
         nothing = {"trials": [], "study_state": study.state}
-        return {**told, "next": nothing if look is None else look.answer}
+        return {**told, "next": nothing if asked is None else asked.answer}
 
     tell = partial(service.changed, study.name, partial(_act, service, "tell", number, call))
     return SplitTellAndAsk(tell, partial(ask_in_transaction, service, study.name, following), joined)

@@ -48,10 +48,10 @@ class BatchRunner:
     """
 
     def __init__(
-        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, undone: OnRollback
+        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, on_rollback: OnRollback
     ) -> None:
         """clock: None is the database's own. file: SQLite's, checked to be in its place after each commit.
-        undone: called with the ids of studies whose tuner has seen trials that were not committed.
+        on_rollback: called with the ids of studies whose tuner has seen trials that were not committed.
         """
         self.engine = engine
         self.is_shared = engine.dialect.name != "sqlite"  # other servers may write the same database
@@ -62,7 +62,7 @@ class BatchRunner:
         self._cache = cache
         self._clock = clock
         self._file = file
-        self._on_rollback = undone
+        self._on_rollback = on_rollback
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
 

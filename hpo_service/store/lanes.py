@@ -202,7 +202,7 @@ class PipelineLane:
         if not self._thread.held_studies.names:
             return self._run_and_send(calls)
         is_held = [self._thread.held_studies.concerns(call) for call in calls]
-        others = [place for place, held_studies in enumerate(is_held) if not held_studies]
+        others = [place for place, held in enumerate(is_held) if not held]
         if not others:
             runner.write_lock.release()
             return 0
@@ -210,7 +210,7 @@ class PipelineLane:
         if departed == 0:
             return 0
         until = others[departed] if departed < len(others) else len(calls)
-        left = [call for call, held_studies in zip(calls[:until], is_held[:until], strict=True) if held_studies]
+        left = [call for call, held in zip(calls[:until], is_held[:until], strict=True) if held]
         if left:
             self._thread.put_again(left)
         return until

@@ -34,7 +34,7 @@ TAKES_OVER_SECONDS = 5.0
 AHEAD_SECONDS = 60.0  # a beat or outage further in the future is from before the clock was put back
 MOST_KEPT = 500  # outages; leases that earlier ones would have lengthened have long been renewed, or are over
 READ_AGAIN_SECONDS = 0.2
-LOOKS_AFTER_OTHERS_SECONDS = 5.0
+CHECKS_OTHERS_SECONDS = 5.0
 
 
 def elapsed_seconds() -> float:
@@ -62,7 +62,7 @@ class Uptime:
         self._elapsed = elapsed
         self._began = math.inf
         self._last: Beat | None = None
-        self._looked_at = -math.inf  # when other servers were last checked
+        self._checked_at = -math.inf  # when other servers were last checked
         self._others = 0
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class Uptime:
     def beaten(self, beat: Beat) -> None:
         self._last = beat
         if beat.others is not None:
-            self._looked_at, self._others = beat.elapsed, beat.others
+            self._checked_at, self._others = beat.elapsed, beat.others
 
     def elapsed(self) -> float:
         return self._elapsed()
@@ -89,7 +89,7 @@ class Uptime:
         if self._last is None or beat.elapsed - self._last.elapsed < BEAT_SECONDS / 2:
             return None
         may_take_over = self._others > 0 and beat.elapsed - self._began < TAKES_OVER_SECONDS
-        is_to_look = may_take_over or beat.elapsed - self._looked_at >= LOOKS_AFTER_OTHERS_SECONDS
+        is_to_look = may_take_over or beat.elapsed - self._checked_at >= CHECKS_OTHERS_SECONDS
         return None if is_to_look or self.outage(now) is not None else beat
 
     @property

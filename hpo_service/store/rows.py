@@ -110,7 +110,7 @@ def trial_of(row: Any, study: Study) -> Trial:
         study=study.name,
         number=row.number,
         params=row.params,
-        lifecycle=_holding(row, study, told),
+        lifecycle=_lifecycle(row, study, told),
         seed=row.seed,
         values=floats(row.values),
         metrics=row.metrics,
@@ -188,7 +188,7 @@ def test_of(row: Any, study: Study) -> SealedTest:
     return SealedTest(
         ensemble=row.ensemble,
         number=row.number,
-        lifecycle=_holding(row, study, None),
+        lifecycle=_lifecycle(row, study, None),
         worker_id=row.worker_id,
         result=row.result,
         finished_at=row.finished_at,
@@ -212,7 +212,7 @@ def test_row(test: SealedTest) -> dict[str, Any]:
     }
 
 
-def _holding(row: Any, study: Study, told: Told | None) -> Lifecycle:
+def _lifecycle(row: Any, study: Study, told: Told | None) -> Lifecycle:
     expires_at = row.lease_expires_at
     return Lifecycle(
         state=TrialState(row.state),

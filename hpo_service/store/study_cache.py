@@ -44,7 +44,7 @@ class CachedStudy:
     earliest: float = math.inf
     latest: float = -math.inf
     # The changes last read from another server: revision before, revision after, changed trials.
-    foreign_changes_since: tuple[int, int, list[Trial]] = (0, 0, [])
+    foreign_changes: tuple[int, int, list[Trial]] = (0, 0, [])
     # Estimated bytes in memory, as of the last commit; of the spec; and of each trial's metrics and reports, the parts
     # that may be large.
     weight: int = 0
@@ -71,7 +71,7 @@ class CachedStudy:
 
     def apply_foreign_changes(self, study: Study, changed: list[Trial]) -> None:
         """Store the study as another server has written it, and the trials that it has changed."""
-        self.foreign_changes_since = (self.study.revision, study.revision, changed)
+        self.foreign_changes = (self.study.revision, study.revision, changed)
         self.study = study
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
         for trial in changed:

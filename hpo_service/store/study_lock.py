@@ -127,12 +127,12 @@ class StudyLock:
         names: Sequence[str],
         requests: Sequence[tuple[str, str]],
         *,
-        ahead: bool,
+        optimistic: bool,
     ) -> None:
         """names: of the studies, sorted, so that servers do not deadlock.
 
         requests: (study, request_id) of each ask, whose earlier answer is read with the lock.
-        ahead: the batch is optimistic: no lock yet, and WouldBlock where it needs one. Else it is held on return.
+        optimistic: the batch is optimistic: no lock yet, and WouldBlock where it needs one. Else it is held on return.
         """
         self._connection = connection
         self._cache = cache
@@ -143,7 +143,7 @@ class StudyLock:
         self.asked_before: dict[AnswerKey, Any] = dict.fromkeys(self._keys)  # None where there is no answer
         shared = [name for name in names if cache.had_foreign_write(name, ALONE_SECONDS)]
         self.time: float | None = None  # of the lock, or the estimate of it
-        if ahead:
+        if optimistic:
             self.time = cache.database_clock.estimated_now()
             if self.time is None or shared or len(known) < len(names):
                 raise WouldBlock
@@ -161,7 +161,7 @@ class StudyLock:
             if is_lock_timeout(error):
                 raise StudyLockTimeout from error
             raise
-        foreign_changes_since, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
+        foreign_rows, answered = dict(zip(followed, rest, strict=False)), rest[len(followed) :]
         found = {}
         for *cells, shown in locked:
             study = _read_study(cells)
@@ -174,7 +174,7 @@ class StudyLock:
             if _is(found.get(name), known):
                 continue
             self._cache.note_foreign_write(name)
-            if not self._apply_foreign_changes(found.get(name), foreign_changes_since.get(name)):
+            if not self._apply_foreign_changes(found.get(name), foreign_rows.get(name)):
                 self._cache.forget_study(name)
 
     def lock_if_unchanged(self) -> one_round_trip.Statement:

@@ -149,7 +149,7 @@ class Transaction:
 
     def foreign_changes_since(self, study: Study, revision: int, with_reports: bool) -> list[HistoryTrial] | None:
         """What history_since would read, if the last foreign changes are exactly those since `revision`; else None."""
-        before, after, changed = self._cached(study).foreign_changes_since
+        before, after, changed = self._cached(study).foreign_changes
         if (before, after) != (revision, study.revision):
             return None
         return [
@@ -227,7 +227,7 @@ class Transaction:
         """The last reports, as many as a worker's answer carries."""
         kept = self._reports(study, trial)
         found = kept.carried()
-        return self.sql().reports.of(trial, kept.last_step_carried()) if found is None else found
+        return self.sql().reports.of(trial, kept.first_step_carried()) if found is None else found
 
     def _reports(self, study: Study, trial: Trial) -> TrialReports:
         cached = self._cached(study)

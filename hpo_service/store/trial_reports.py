@@ -109,13 +109,13 @@ class TrialReports:
         """By rising step; None where some of it is not kept."""
         return self._from(-(2**31))
 
-    def last_step_carried(self) -> int | None:
+    def first_step_carried(self) -> int | None:
         """From which step on a worker's answer carries the reports; None: none of them."""
         return self.curve.first_of_the_last(CARRIED_REPORTS)
 
     def carried(self) -> list[Report] | None:
         """What a worker's answer carries; None where some of it is not kept."""
-        first = self.last_step_carried()
+        first = self.first_step_carried()
         return [] if first is None else self._from(first)
 
     def _from(self, first: int) -> list[Report] | None:

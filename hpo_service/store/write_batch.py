@@ -114,7 +114,7 @@ class WriteBatch:
         requests: (study, request_id) of each ask.
         """
         if self.shared and names:
-            self._lock = StudyLock(self._connection, self.cache, names, requests, ahead=self._optimistic)
+            self._lock = StudyLock(self._connection, self.cache, names, requests, optimistic=self._optimistic)
             self.locked_or_assumed_current.update(names)
 
     def asked_before(self, key: AnswerKey) -> tuple[bool, Any]:

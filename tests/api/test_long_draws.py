@@ -321,17 +321,17 @@ def test_a_call_that_is_cancelled_when_its_turn_comes_leaves_it_to_the_next(tmp_
         draws = LongDraws(database, None)
 
         async def call() -> None:
-            async with draws.turn(study):
+            async with draws.draw_lock(study):
                 await asyncio.sleep(PATIENCE_SECONDS)
 
-        async with draws.turn(study):
+        async with draws.draw_lock(study):
             cancelled = asyncio.create_task(call())
             await asyncio.sleep(0.01)  # it waits
         await asyncio.sleep(0)  # the lock is free, and it has been told
         cancelled.cancel()
         await asyncio.wait({cancelled}, timeout=PATIENCE_SECONDS / 2)
         assert cancelled.cancelled()
-        async with asyncio.timeout(PATIENCE_SECONDS), draws.turn(study):
+        async with asyncio.timeout(PATIENCE_SECONDS), draws.draw_lock(study):
             pass
 
     try:

@@ -24,7 +24,7 @@ from hpo_service.operations.service import Service
 from hpo_service.store import one_round_trip
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
-from hpo_service.store.outages import BEAT_SECONDS, LOOKS_AFTER_OTHERS_SECONDS, TAKES_OVER_SECONDS
+from hpo_service.store.outages import BEAT_SECONDS, CHECKS_OTHERS_SECONDS, TAKES_OVER_SECONDS
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
 from hpo_service.store.write_batch import WriteBatch
 from tests.patience import PATIENCE_SECONDS
@@ -349,14 +349,14 @@ def test_a_batch_takes_the_servers_beat_along_when_one_is_due(service, other, el
     asyncio.run(some())
 
 
-@pytest.mark.parametrize("seconds", [LOOKS_AFTER_OTHERS_SECONDS, 2 * SHORTEST_OUTAGE_SECONDS])
+@pytest.mark.parametrize("seconds", [CHECKS_OTHERS_SECONDS, 2 * SHORTEST_OUTAGE_SECONDS])
 def test_no_batch_takes_a_beat_along_that_has_more_to_say(service, other, elapsed, seconds):
     """What it has missed is recorded by a beat of its own, and every few seconds that looks after other servers."""
 
     async def some() -> None:
         await study(service)
         until = elapsed.now + seconds - BEAT_SECONDS
-        while seconds == LOOKS_AFTER_OTHERS_SECONDS and elapsed.now < until:
+        while seconds == CHECKS_OTHERS_SECONDS and elapsed.now < until:
             elapsed.now += BEAT_SECONDS
             await asked(service)
         before = served_until(other)
