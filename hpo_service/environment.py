@@ -1,6 +1,6 @@
-"""Every HPO_* variable there is, in one table: a name that is in none of its rows is a mistake, and is refused.
+"""All HPO_* variables; any other name with this prefix counts as a mistake, and is refused.
 
-The server's settings are the fields of Settings, each HPO_ and its name in capitals; the others stand here.
+The server's settings are the fields of Settings, each HPO_ and its name in capitals; the others are listed here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 PREFIX = "HPO_"
 TOKEN, TOKEN_FILE, PRIVATE_KEY_HASH = "HPO_TOKEN", "HPO_TOKEN_FILE", "HPO_PRIVATE_KEY_HASH"
 
-# Of the commands that speak to a server, of the SDK, and of workers.
+# Read by the commands that call a server, by the SDK, and by workers.
 OF_CALLERS = ("HPO_SERVER", TOKEN, TOKEN_FILE, "HPO_DATA")
-# docker-compose.yml fills these in by itself; in somebody's shell they mean nothing to the commands.
+# For docker-compose.yml and its containers; the commands accept and ignore them.
 OF_COMPOSE = (
     *("HPO_PORT", "HPO_DASHBOARD_PORT", "HPO_WORKER_PROCESSES", "HPO_BACKUP_SECONDS", "HPO_BACKUPS_KEPT"),
     *("HPO_DB_MEMORY", "HPO_SERVER_MEMORY", "HPO_WORKER_MEMORY"),
@@ -31,14 +31,14 @@ LEAST_LIKENESS = 0.75  # of a name to one that may have been meant
 
 
 def of_the_server() -> list[str]:
-    # imported when it is wanted: most commands do without
+    # imported when needed: most commands do not need it
     from hpo_service.settings import Settings
 
     return [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
 
 
 def faults(environment: Mapping[str, str]) -> list[str]:
-    """What is wrong with the HPO_* variables that are set, in words; an empty one is as good as none."""
+    """What is wrong with the HPO_* variables that are set, in words; an empty one counts as unset."""
     given = [name for name, value in environment.items() if name.upper().startswith(PREFIX) and value]
     others = [name for name in given if name not in _OTHERS and not name.startswith(FAMILIES)]
     known = of_the_server() if others else []

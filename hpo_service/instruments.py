@@ -1,7 +1,7 @@
-"""What the server counts and times of itself, for every room to use; `api/metrics.py` gives it to Prometheus.
+"""Counters and histograms that all packages of the server use; `api/metrics.py` exposes them to Prometheus.
 
-The library's counters and histograms take a lock and a microsecond at each turn. These are written by one thread at a
-time, the event loop or the writer, and cost a sixth of that.
+Those of prometheus_client take a lock and a microsecond per update. Each of these is updated by one thread at a time,
+the event loop or the writer, at a sixth of that cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
 
 class Counter(Collector):
-    """name: without _total. labels: their values, a tuple, which `inc` takes; the ones given begin at 0."""
+    """name: without _total. labels: their names; `inc` takes their values. begins: label values that start at 0."""
 
     def __init__(self, name: str, says: str, *labels: str, begins: Iterable[tuple[str, ...]] = ()) -> None:
         self._name, self._says, self._labels = name, says, labels
@@ -46,7 +46,7 @@ class Counter(Collector):
 
 
 class HistogramCounts:
-    """How often, up to which bound, and the sum."""
+    """Observations by bucket, each up to a bound, and their sum."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -70,7 +70,7 @@ class HistogramCounts:
 
 class Histogram(Collector):
     def __init__(self, name: str, says: str, bounds: Sequence[float] = SECONDS, label: str | None = None) -> None:
-        """label: its values have buckets of their own, by `of`."""
+        """label: its name; each of its values has its own buckets, which `of` returns."""
         self._name, self._says, self._bounds, self._label = name, says, bounds, label
         self._buckets: dict[str, HistogramCounts] = {}
         self._all = HistogramCounts(bounds) if label else self.of("")
@@ -106,7 +106,7 @@ reading_process_restarts = Counter(
 
 
 class LeaseEnds:
-    """The words of AttemptEnd, and what each counts as."""
+    """Counts ended attempts: the counter by AttemptEnd, for those that have one."""
 
     counters: Mapping[str | None, Counter] = {"expired": leases_expired, "released": leases_released}
 
@@ -118,7 +118,7 @@ class LeaseEnds:
 
 
 class drawing:  # noqa: N801 - read where it is used: with drawing()
-    """Times a draw, and shows it in the trace of the call that it is for."""
+    """Times a draw, and adds a span for it to the trace of its call."""
 
     __slots__ = ("_began", "_span")
 

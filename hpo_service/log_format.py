@@ -1,6 +1,6 @@
 """How every process logs: to standard error, pretty on a terminal, a JSON object a line otherwise.
 
-A server must not wait for whoever reads its log, and does not end for want of a disk: see `write_apart`.
+A server must not block on the reader of its log, nor end because a disk is full: see `write_apart`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST_LINE = 2**14  # characters; a traceback has a few thousand
 MOST_LINES = 2**12  # that wait to be written
 LINES_A_SECOND = 10  # of one kind
 _IS_LOGGED = "hpo_is_logged"
-# What a key looks like (hpo_service/domain/key.py): a caller may put one into a path or an id, and errors quote.
+# An API key (hpo_service/domain/key.py): a caller may put one into a path or an id, which errors quote.
 _KEY = re.compile("hpo_[0-9A-Za-z]{36}")
 
 lost = {"dropped": 0, "withheld": 0}  # lines, since the process began
@@ -55,7 +55,7 @@ def configure(**bound: object) -> None:
 
 
 def _printable(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A server's words and a trial's reason are texts from elsewhere; JSON escapes them by itself."""
+    """Escape text from elsewhere, such as a trial's reason, for a terminal; the JSON renderer escapes by itself."""
     return {name: printable(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
@@ -66,7 +66,7 @@ def _traceback(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
 
 
 class _Output:
-    """Writes to what standard error is at that moment, and never fails: a full disk must not end who reports it."""
+    """Writes to the current sys.stderr, and never fails: a full disk must not end the process that reports it."""
 
     def __init__(self) -> None:
         self.apart: _LinesApart | None = None
@@ -89,7 +89,7 @@ _output = _Output()
 
 
 class _LinesApart:
-    """Lines that a thread of its own writes. Those for which there is no room are dropped, counted, and told of."""
+    """A queue of lines that its own thread writes. Lines without room are dropped and counted, and the log says so."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -139,13 +139,13 @@ class _LinesApart:
 
 
 def write_apart() -> None:
-    """From now on whoever logs waits for nobody, neither for the reader of a pipe nor for a disk."""
+    """From now on write the log in a thread, so that logging never blocks on the reader of a pipe or on a disk."""
     with contextlib.suppress(OSError, ValueError):
         _output.apart = _LinesApart(sys.stderr.fileno())
 
 
 def finish(seconds: float = 1.0) -> None:
-    """Wait until what was logged is written; not for ever, since its reader may be stuck."""
+    """Wait until all lines are written, but not longer than this: their reader may be stuck."""
     if _output.apart is not None:
         _output.apart.finish(seconds)
 
@@ -154,9 +154,9 @@ def finish(seconds: float = 1.0) -> None:
 
 
 def take_over_logging(level: int = logging.WARNING) -> None:
-    """Lines of the standard library's loggers (uvicorn, asyncio, OpenTelemetry) go the same way, in the same form.
+    """Send lines of the standard library's loggers (uvicorn, asyncio, OpenTelemetry) through structlog, too.
 
-    So do Python's warnings, such as NumPy's.
+    Python's warnings, such as NumPy's, are sent there as well.
     """
     logging.captureWarnings(True)
     root = logging.getLogger()
@@ -173,7 +173,7 @@ class _ToOurs(logging.Handler):
 
 
 def mark_as_logged(error: BaseException) -> None:
-    """It has had its line; whoever meets it next need not log it again."""
+    """Mark the error, so that nothing that handles it later logs it again."""
     with contextlib.suppress(AttributeError):
         setattr(error, _IS_LOGGED, True)
 
@@ -182,13 +182,13 @@ def is_logged(error: BaseException | None) -> bool:
     return getattr(error, _IS_LOGGED, False)
 
 
-# -- how many ---------------------------------------------------------------------------------------------
+# -- rate limit -------------------------------------------------------------------------------------------
 
 
 class Limited:
-    """So many lines a second of each kind. The others are counted, and told of by `tell`.
+    """Allows so many lines a second of each kind. The others are counted; `tell` logs how many they were.
 
-    There are few kinds: none is made from what a caller has sent.
+    There are few kinds: none contains what a caller has sent.
     """
 
     def __init__(self, per_second: int = LINES_A_SECOND) -> None:
@@ -208,7 +208,7 @@ class Limited:
         return False
 
     def tell(self) -> None:
-        """Say how many were not logged since the last time; once a second is enough."""
+        """Log how many lines were withheld since the last call; once a second is enough."""
         withheld, self._withheld = self._withheld, {}
         for kind, lines in withheld.items():
             structlog.get_logger().warning("more lines like these were not logged", kind=kind, lines=lines)

@@ -1,4 +1,4 @@
-"""States that a log tells of once when they begin and once when they end, however often they are met with meanwhile."""
+"""Outages that are logged once when they begin and once when they end, however many failures lie in between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 class LoggedState:
-    """Something that works or does not. begins, ends: how the log says so."""
+    """Whether something fails or works. begins, ends: what is logged when it starts and when it stops failing."""
 
     def __init__(self, begins: str, ends: str) -> None:
         self.is_on = False
@@ -27,7 +27,7 @@ class LoggedState:
         self._times += 1
         if not self.is_on:
             self.is_on, self._since = True, time.monotonic()
-            if limited.allows(self._begins):  # it may come and go
+            if limited.allows(self._begins):  # it may begin and end often
                 log.warning(self._begins, **says)
 
     def worked(self) -> None:
@@ -47,7 +47,7 @@ async def fault_of(work: Coroutine[Any, Any, None]) -> Exception | None:
 
 
 async def log_failures(work: Coroutine[Any, Any, None], outage: LoggedState) -> None:
-    """Do what is done again and again, and log what comes of it."""
+    """Await one run of a periodic background job; log its error instead of raising it, an HpoError once per outage."""
     error = await fault_of(work)
     if error is None:
         outage.worked()

@@ -11,12 +11,12 @@ import json
 import re
 from typing import Any
 
-# runs of ASCII that need no look, so that a page of JSON costs little
+# only what is not printable ASCII is examined, so that a page of JSON costs little
 _TO_LOOK_AT = re.compile(r"[^ -~]")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with all that is no visible character written out: \\n, \\x1b, \\u202e."""
+    """The text on one line, with every invisible character written out: \\n, \\x1b, \\u202e."""
     return _TO_LOOK_AT.sub(lambda found: _written_out(found[0]), text)
 
 
@@ -25,7 +25,7 @@ def _written_out(character: str) -> str:
 
 
 def _is_shown(character: str) -> bool:
-    """Letters, marks, signs, and spaces of any width; no control, no format character, no half of a pair."""
+    """True for letters, marks, signs, and spaces of any width; not for control, format or surrogate characters."""
     return character.isprintable() or character in _SPACES
 
 
@@ -33,7 +33,7 @@ _SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u2
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text whose lines are meant: a traceback, the end of a log."""
+    """The same, but with the text's line breaks kept: for a traceback or the end of a log."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -49,7 +49,7 @@ def printable_values(value: Any) -> Any:
 
 
 def printable_json(value: Any, indent: int | None = None) -> str:
-    """JSON that says the same: what is no visible character stands in it as an escape of JSON's own."""
+    """Encode as JSON, with every invisible character as a JSON escape."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return _TO_LOOK_AT.sub(lambda found: _escaped(found[0]), text)
 
@@ -66,7 +66,7 @@ def _json_escape(character: str) -> str:
 
 
 def without_password(database_url: str) -> str:
-    """The URL as it may be shown, however its password is written: rather too much is left out than too little."""
+    """The URL without its password, however that is written; if in doubt, too much is masked, not too little."""
     begins = "//" if "//" in database_url else "^"
     shown = re.sub(rf"({begins}[^:/?@]*):.*@", r"\1:***@", database_url, flags=re.DOTALL)
     return re.sub(r"(password=)[^&\s]*", r"\1***", shown, flags=re.IGNORECASE)

@@ -1,7 +1,7 @@
-"""Standard input, output and error that are there, whatever a command was started with.
+"""Ensures that standard input, output and error are open, however a command was started.
 
-A descriptor that is closed (`hpo run … <&-`) is the number of the next pipe or file that is opened, and a child takes
-that for its standard input.
+Otherwise the next pipe or file that is opened gets the number of a closed one (`hpo run … <&-`), and a child takes it
+for its standard input.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def open_standard_streams() -> None:
-    """Have /dev/null in the place of each that is closed. Called before anything else is opened."""
+    """Open /dev/null in place of each closed stream. Called before anything else is opened."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -26,5 +26,5 @@ def open_standard_streams() -> None:
 
 
 def say_no_more() -> None:
-    """What is still to be said on standard output goes nowhere, at the end of the process, too."""
+    """Send all further standard output to /dev/null, also what is flushed at the end of the process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

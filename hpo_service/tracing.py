@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry, by its own environment variables; without them nothing of it is loaded, and nothing is done.
+"""OpenTelemetry spans, configured by its own environment variables; without these it is not even imported.
 
-The server's spans are children of the caller's (`traceparent`). A call's draw and its commit are children of the call,
-though another thread runs them, and one commit is of many calls: each has a span of it.
+The server's spans are children of the caller's (`traceparent`). Spans of a draw and a commit are children of their
+call's, though another thread runs them; a commit of many calls gives each of them a span.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hpo_service import __version__, extras
 R = TypeVar("R")
 
 SERVICE = "hpo-service"
-LAST_SPANS_SECONDS = 2.0  # for what is left when the server ends; the collector may be away
+LAST_SPANS_SECONDS = 2.0  # to send what is left when the server ends; the collector may be down
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 log = structlog.get_logger()
-_tracer: Any = None  # None: no tracing, which costs this comparison
+_tracer: Any = None  # None: tracing is off, and costs only this comparison
 
 
 def is_on() -> bool:
@@ -33,7 +33,7 @@ def is_on() -> bool:
 
 
 def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment names somebody to send spans to, and does not forbid it."""
+    """Whether the environment names an exporter or an endpoint for spans, and does not disable it."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporters = _exporters(environment)
@@ -41,7 +41,7 @@ def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def configure() -> Callable[[], None]:
-    """Begin to trace where the environment says so. Return what ends it, and sends what is left."""
+    """Start tracing if the environment asks for it. Return a function that stops it and sends what is left."""
     global _tracer
     if not is_wanted():
         return lambda: None
@@ -71,7 +71,7 @@ def _exporters(environment: Mapping[str, str]) -> list[str]:
 
 def _provider() -> Any:
     """The SDK reads the other variables itself: sampler, limits, batches, headers, resource."""
-    # loaded only where they are wanted: they are an extra, and cost 20 MB
+    # imported when needed: they are an extra, and cost 20 MB
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
@@ -101,7 +101,7 @@ def _otlp() -> Any:
 
 @contextmanager
 def request(headers: Iterable[tuple[bytes, bytes]], attributes: Mapping[str, Any]) -> Iterator[Any]:
-    """A request's span, a child of the caller's where it names one; None without tracing."""
+    """A request's span, a child of the caller's if the headers name one; None without tracing."""
     if _tracer is None:
         yield None
         return
@@ -117,7 +117,7 @@ def request(headers: Iterable[tuple[bytes, bytes]], attributes: Mapping[str, Any
 
 
 def answered(span: Any, route: str, method: str, status: int) -> None:
-    """span: of the request, or None without tracing."""
+    """Complete the request's span with its route and status. span: None without tracing."""
     if span is None:
         return
     from opentelemetry.trace import StatusCode
@@ -130,12 +130,12 @@ def answered(span: Any, route: str, method: str, status: int) -> None:
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """A part of what this thread does now."""
+    """A child of this thread's current span."""
     return _NOTHING if _tracer is None else _tracer.start_as_current_span(name)
 
 
 def context() -> Any:
-    """What this task is part of; None without tracing."""
+    """This task's trace context; None without tracing."""
     if _tracer is None:
         return None
     from opentelemetry import context as contexts
@@ -144,7 +144,7 @@ def context() -> Any:
 
 
 def carried(work: Callable[..., R]) -> Callable[..., R]:
-    """The same function, which takes along into another thread what this task is part of."""
+    """Wrap the function, so that another thread runs it with this task's trace context."""
     if _tracer is None:
         return work
     from opentelemetry import context as contexts
@@ -162,7 +162,7 @@ def carried(work: Callable[..., R]) -> Callable[..., R]:
 
 
 def committed(calls: Iterable[Any], began_ns: int, ended_ns: int, together: int) -> None:
-    """calls: their contexts. together: how many calls were written in this commit."""
+    """Add a span of a commit to each call. calls: their trace contexts; together: how many the commit wrote."""
     tracer = _tracer
     if tracer is None:
         return

@@ -1,4 +1,4 @@
-"""The application: the service, its routes, and the reaper beside them."""
+"""The FastAPI application: the service, its routes and middleware, and the background tasks."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def create_app(
 ) -> FastAPI:
     """The app opens the database when it starts and closes it when it stops.
 
-    clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers must show one.
-    with_reading_process: whether processes beside this one read and draw for it, by the database's own clock.
+    clock: seconds since 1970 for tests; by default the database's own. with_keys: whether callers need an API key.
+    with_reading_process: whether reads and slow draws run in separate processes, by the database's own clock.
     """
 
     log_format.configure()
@@ -105,7 +105,7 @@ def create_app(
         *(study_routes.router, summary_routes.router, worker_calls.router, trial_routes.router),
         *(artifact_routes.router, service_routes.router, docs_page.router, page_routes.router),
     )
-    # Their own routes, as they are: with include_router each app would build all of them once more at its first calls.
+    # Apps share the routers' route objects: include_router would have each app build all of them again at first calls.
     for router in routers:
         app.router.routes.extend(router.routes)
     problems.install(app)
@@ -124,7 +124,7 @@ def create_app(
 
 
 def _artifacts(service: Service, settings: Settings) -> Artifacts:
-    """Raise ValueError for a place that cannot be."""
+    """Artifacts where the settings say, by default beside SQLite's file. Raise ValueError for an unusable place."""
     file, place = service.database.file, settings.artifacts
     if place is None and file is not None:
         place = f"{file.path}.artifacts"

@@ -1,4 +1,4 @@
-"""Routes of artifacts: PUT takes any bytes as they come, GET gives them, or a range of them."""
+"""Routes of artifacts: PUT streams any bytes in, GET streams them out, all or a range."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def _get(request: Request, owner: Owner, name: str, wanted: str | None) ->
 
 
 def _part(wanted: str | None) -> Callable[[Artifact], tuple[int, int]]:
-    """Of a Range header; what is none of one range of bytes counts as none, as HTTP has it (RFC 9110, 14.2)."""
+    """Parse a Range header: (start, end) by artifact. All but a single range of bytes is ignored (RFC 9110, 14.2)."""
     found = None if wanted is None else _RANGE.fullmatch(wanted.replace(" ", ""))
     first, last = ("", "") if found is None else found.groups()
 

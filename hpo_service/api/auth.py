@@ -1,7 +1,7 @@
-"""The door: every call but those of OPEN and for the page's files shows a key, and goes where its scope allows.
+"""ASGI middleware: authenticates the API key and checks its scope, studies and rate; OPEN and page files need no key.
 
-A new route is closed by itself: what is no GET and none of the worker calls wants an admin key, and what is under no
-study is closed to a key that is bound to studies.
+A new route is closed by default: what neither reads nor is a worker call or an upload needs an admin key, and a path
+that belongs to no study is closed to keys that are bound to studies.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from hpo_service.operations.keyring import VALID_SECONDS, Keyring
 
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-# What concerns no single study, and is open to keys that are bound to some: each of these shows or takes only theirs.
+# Paths of no single study that are open to keys bound to studies: each shows or takes only the key's studies.
 _LISTS = ("/v1/studies", "/v1/studies:overview", "/v1/workers")
 ACROSS_STUDIES = frozenset({"/", *_LISTS, "/v1/openapi.json", *(call.path for call in CALLS_ACROSS)})
-# Pages for browsers, which can be asked for a password, but not for a Bearer key.
+# Pages for browsers: a browser prompts its user for a password (Basic), but cannot be asked for a Bearer key.
 PAGES = (*dashboard.PATHS, "/docs", "/studies")
 
-# Wrong keys from one address: so many at once, then so many a second. Keys that open the door are not counted.
+# Limit of wrong keys from one address: so many at once, then so many a second. Calls with a valid key do not count.
 WRONG_KEYS = 300
 WRONG_KEYS_PER_SECOND = 5.0
 
 _OF_STUDY = re.compile(r"(?:/v1)?/studies/([^/:]+)")
-KEY_ID = "hpo_key_id"  # in the scope of a call: of the key that it has shown
-_COUNTED = "hpo_counted"  # in the scope of a call that its key's rate has been charged for
+KEY_ID = "hpo_key_id"  # in a call's ASGI scope: the id of its key
+_COUNTED = "hpo_counted"  # in a call's ASGI scope: its key's rate limit has been charged already
 _BEARER = 'Bearer realm="hpo"'
 _BASIC = 'Basic realm="hpo", charset="UTF-8"'
 _NO_KEY = (
@@ -56,7 +56,7 @@ _UNKNOWN = "this key opens nothing here: it was never made for this database, ha
 
 
 class Authorizer:
-    """Who may make which call, by the key that it shows, and how often."""
+    """Decides by a call's key whether the call is allowed, and limits how often a key may call."""
 
     def __init__(self, keyring: Callable[[], Keyring], calls_per_second: float = 0) -> None:
         """calls_per_second: of one key; 0 is no limit."""
@@ -65,7 +65,7 @@ class Authorizer:
         self._calls = TokenBuckets(max(1.0, calls_per_second), calls_per_second) if calls_per_second > 0 else None
 
     async def key(self, scope: Scope) -> Key:
-        """The key that the call shows. Raise HpoError for a call that it does not open."""
+        """Return the call's key. Raise HpoError if it is missing, wrong, over its rate, or not for this call."""
         keyring = self.keyring()
         if not keyring.is_valid():
             await keyring.refreshed()
@@ -78,7 +78,7 @@ class Authorizer:
         return key
 
     def admitted(self, scope: Any, study: str | None) -> Key | None:
-        """The key that a worker's call shows, where it opens it; if in doubt, None. study: None across studies."""
+        """Check a worker's call for the fast path, without waiting. None: let `key` decide. study: None for several."""
         keyring = self.keyring()
         if not keyring.is_valid():
             return None
@@ -99,7 +99,7 @@ class Authorizer:
         return key
 
     def _shown(self, keyring: Keyring, scope: Scope) -> Key:
-        """Raise Unauthenticated; RateLimited after too many wrong keys."""
+        """Look up the call's key. Raise Unauthenticated; RateLimited after too many wrong keys from one address."""
         token = _token(scope)
         if token is None:
             raise Unauthenticated(_NO_KEY)
@@ -144,7 +144,7 @@ class AuthMiddleware:
         await self.app(scope, receive, send)
 
     async def _stream(self, keyring: Keyring, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
-        """A stream that ends with its key."""
+        """Run an event stream, and end it when its key is revoked, changed or expired."""
         ended = False
 
         async def noted(message: Message) -> None:
@@ -159,7 +159,7 @@ class AuthMiddleware:
 
 
 def _token(scope: Scope) -> str | None:
-    """What the call shows as its key; on pages for browsers, and for what ours reads, the password of Basic."""
+    """The key that the call sends: a Bearer token or, for browser pages and what our page reads, the Basic password."""
     shown = [value for name, value in scope["headers"] if name == b"authorization"]
     if not shown:
         return None
@@ -170,7 +170,7 @@ def _token(scope: Scope) -> str | None:
     if kind == b"bearer":
         return str(rest.strip().decode("latin-1"))
     if kind == b"basic" and (_is_page(scope["path"]) or _is_read_by_our_page(scope)):
-        # a browser sends a password along by itself, to whatever another site makes it call: it may only read
+        # a browser adds the password by itself, even to calls that another site's page makes: it may only read
         if scope["method"] not in ("GET", "HEAD"):
             raise Unauthenticated("Basic is for looking at pages; this call needs Authorization: Bearer hpo_…")
         if is_from_another_page(scope["method"], scope["headers"]):
@@ -208,7 +208,7 @@ def _check_rate(calls: TokenBuckets, key: Key) -> None:
 
 
 def _check_studies(studies: frozenset[str], path: str) -> None:
-    """Raise NotFound for a study that is not the key's, in the words for one that does not exist."""
+    """Raise NotFound for a study that the key may not see, worded as for a study that does not exist."""
     of_study = _OF_STUDY.match(path)
     if of_study is not None:
         if of_study[1] not in studies:
@@ -226,7 +226,7 @@ def _is_page(path: str) -> bool:
 
 
 def _is_read_by_our_page(scope: Scope) -> bool:
-    """Whether the page at / makes the call to show what it finds: the browser knows the password for the page."""
+    """Whether our own page reads data with this call: the browser then sends the page's password along."""
     return scope["method"] in ("GET", "HEAD") and is_from_our_page(scope["headers"])
 
 
@@ -245,7 +245,7 @@ def _shows_bearer(scope: Scope) -> bool:
 
 
 def _while_the_key_lasts(keyring: Keyring, key: Key, receive: Receive) -> Receive:
-    """A caller whose key is gone has hung up, as far as an ask that waits is concerned."""
+    """Wrap `receive`: a waiting ask sees a disconnect once its key is revoked, changed or expired."""
 
     async def received() -> Message:
         return await receive() if keyring.still_has(key) else {"type": "http.disconnect"}
@@ -254,7 +254,7 @@ def _while_the_key_lasts(keyring: Keyring, key: Key, receive: Receive) -> Receiv
 
 
 class _Cut:
-    """The caller of a stream hangs up, or is taken to have hung up once the key is gone."""
+    """`receive` for an event stream: reports a disconnect also when the key is gone; `happened` says that it was so."""
 
     def __init__(self, keyring: Keyring, key: Key, receive: Receive) -> None:
         self._keyring, self._key, self._receive = keyring, key, receive

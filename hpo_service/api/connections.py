@@ -1,4 +1,4 @@
-"""Connections are bounded: in number, in what they hold, and in the time that a request or the reader may take."""
+"""uvicorn's connections with limits: on their number, their buffered bytes, and the time to send or read."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from hpo_service.api.uvicorn_protocol import HIGH_WATER_LIMIT, STATUS_LINE, Flow
 from hpo_service.settings import Settings
 
 LARGEST_HEAD = 2**16  # request line and headers
-LARGEST_END = 2**16  # of a chunked body: what comes after its last byte, trailers above all
-# A body that nobody wants is read on, so that its sender gets to read the answer: so much for the connection to go on,
-# and so much until it is closed.
+LARGEST_END = 2**16  # bytes of a chunked body, in a row, that carry no content: trailers, a chunk's extension
+# The rest of a body after its answer is read and dropped, so that the client gets to read the answer: up to the first
+# limit the connection is kept, up to the second it lingers, and then it is reset.
 DRAINED_AND_KEPT = LARGEST_BODY
 DRAINED_AND_CLOSED = 64 * LARGEST_BODY
-# What waits in all connections together, counted for those that send more than a usual request.
+# Buffered request bytes of all connections together; complete requests of up to USUAL_REQUEST bytes do not count.
 WAITING_BYTES = 2**26
 USUAL_REQUEST = 2**12
-# An artifact is larger than other bodies: it goes to its place as it comes, and its sender has the time of a body for
-# each so many bytes. Refused, more of it is read on: whoever sends it may look for an answer at its end only.
+# An artifact is stored while it arrives, and its sender has body_seconds for each UPLOAD_PIECE bytes. More of a refused
+# upload is drained than of other bodies: its sender may look for an answer only after sending everything.
 UPLOAD_PIECE = LARGEST_BODY
 UPLOAD_DRAINED = 2**29
-UNREAD_ANSWERS = 2**14  # bytes; beyond, the next request of this connection waits
+UNREAD_ANSWERS = 2**14  # bytes in the write buffer; above that, the connection's next request waits
 LINGER_SECONDS = 5.0
-# Whoever goes on sending meanwhile, over a slow line: nginx's lingering_time.
+# For a client that goes on sending over a slow line: nginx's lingering_time.
 MOST_LINGER_SECONDS = 30.0
 # Files beside connections: the database's, the log, the event loop's.
 RESERVED_FILES = 128
@@ -49,11 +49,11 @@ SWEEP_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ConnectionBounds:
-    """How long a whole request head, a whole body, and a pause of the reader may take; how many may be connected.
+    """Limits: time for a request's head, its body, between requests, and for a stalled reader; number of connections.
 
-    waiting_bytes: of requests that are not all here, or whose turn has not come, on all connections together.
-    linger_seconds: how long a connection that has its last answer may take to read it, and be silent while it still
-    sends; most_linger_seconds: for how long it may go on sending.
+    waiting_bytes: buffered bytes of incomplete or waiting requests, on all connections together.
+    linger_seconds: after the last answer, how long the client may send nothing until the connection is closed;
+    most_linger_seconds: how long it may go on sending.
     """
 
     head_seconds: float
@@ -76,12 +76,12 @@ class ConnectionBounds:
         )
 
     def protocol(self, fast_path: FastPath | None = None) -> Callable[..., asyncio.Protocol]:
-        """What uvicorn makes a connection with; all of one server share a Gate, and the way past the application."""
+        """Protocol factory for uvicorn; all connections of a server share a ConnectionLimiter and the fast path."""
         return partial(BoundedConnection, ConnectionLimiter(self), fast_path)
 
 
 def _within_open_files(connections: int) -> int:
-    """So many, or as many as the process may open: a server without a free file can accept nobody."""
+    """Raise the limit of open files if needed; return how many connections it allows, with files to spare."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + RESERVED_FILES
     if allowed != resource.RLIM_INFINITY and allowed < wanted:
@@ -94,9 +94,9 @@ def _within_open_files(connections: int) -> int:
 
 
 class ConnectionLimiter:
-    """All connections of a server: lets them in, and closes those whose time is over.
+    """Tracks all open connections: limits their number and buffered bytes, closes those past their deadline.
 
-    One sweep for all of them, twice a second and only while there are any: a request costs no timer.
+    One timer checks all of them every SWEEP_SECONDS, while there are any; a request needs no timer of its own.
     """
 
     def __init__(self, bounds: ConnectionBounds) -> None:
@@ -106,7 +106,7 @@ class ConnectionLimiter:
         self._sweeps = False
 
     def lets_in(self, connection: BoundedConnection) -> bool:
-        """When all places are taken, whoever is here longest for nothing makes room (`here_for_nothing_since`)."""
+        """Add the connection; at the limit, first close the one that is unused longest, or return False."""
         if len(self.inside) >= self.bounds.connections and not self.makes_room():
             return False
         self.inside[connection] = None
@@ -133,7 +133,7 @@ class ConnectionLimiter:
         self.weigh(connection, 0)
 
     def weigh(self, connection: BoundedConnection, weight: int) -> None:
-        """Note how many bytes wait there; when it is too much in all, the greediest of those nobody knows give way."""
+        """Set a connection's buffered bytes. Above the total limit, refuse the largest, those without a key first."""
         self.waiting_bytes += weight - connection.weight
         connection.weight = weight
         while self.waiting_bytes > self.bounds.waiting_bytes:
@@ -147,7 +147,7 @@ class ConnectionLimiter:
             if connection.due <= now or connection.stalled_until <= now:
                 connection.run_out(now)
             elif connection.transport.is_closing() and connection.due == math.inf:
-                # it waits until its last bytes are read; not for ever
+                # closed, but its client has not read the last bytes yet
                 connection.due = now + self.bounds.stall_seconds
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -158,14 +158,14 @@ class ConnectionLimiter:
 
 
 class Part(Enum):
-    """What of a request is under way; None: nothing, since all of it is here, or nothing has come yet."""
+    """Which part of a request is arriving; None in its place: the request is complete, or none has begun."""
 
     HEAD = "head"
     BODY = "body"
 
 
 class OneAtATime(FlowControl):
-    """Reading stays paused while a request waits for its turn, whoever else would like to read on."""
+    """Keeps reading paused while a request waits in the backlog, also when uvicorn resumes it."""
 
     requests_wait = False
 
@@ -175,17 +175,17 @@ class OneAtATime(FlowControl):
 
 
 class BoundedConnection(FastPathConnection):
-    """uvicorn's connection with the bounds that it lacks.
+    """uvicorn's connection with the limits that it lacks.
 
         connected ──▶ head ──▶ body ──▶ answering ──▶ idle          any ──▶ ending ──▶ closed
                        ▲                                │
                        └────────────────────────────────┘
 
-    One request at a time: what comes while one is answered waits as it came, at most as much as one read gives, and
-    nothing more is read. ending: the last answer is written, and what still comes is dropped until its reader has it.
+    One request at a time: bytes that arrive while one is answered wait unparsed in the backlog, at most one read of
+    them, and reading pauses. ending: the last answer is written; input is dropped until the client has read it.
 
-    due: when the head or the body under way has to be here, or the next request; never, while it is the server's turn.
-    Most requests come in one piece: for them there are some comparisons more, and no timer.
+    due: deadline for the head or body that is arriving, or for the next request; infinite while the server answers.
+    Most requests come in one piece: each costs a few comparisons more, and no timer.
     """
 
     flow: OneAtATime
@@ -196,17 +196,17 @@ class BoundedConnection(FastPathConnection):
         self.due = math.inf
         self.stalled_until = math.inf
         self.has_sent_a_request = False
-        self.weight = 0  # in the gate's count
+        self.weight = 0  # buffered bytes, as counted by the gate
         self._backlog = Backlog()
         self._part: Part | None = None
         self._part_of: object = None  # the request's scope
-        self._part_size = 0  # of a head; of a body, what came after its last byte so far
-        self._arrived = 0  # bytes of the request under way, roughly
-        self._last_three = b""  # of a head, whose end may come in two pieces
+        self._part_size = 0  # bytes of the head so far; in a body, bytes since the last piece with content
+        self._arrived = 0  # bytes of the request in progress, roughly
+        self._last_three = b""  # bytes of a head, whose end may be split over two pieces
         self._drained = 0
-        self._lingers_until = 0.0  # at most; 0: it does not linger
+        self._lingers_until = 0.0  # at the latest; 0: it does not linger
         self._came_at = 0.0
-        self._is_deaf = False  # it is ending, or will be when those before are answered
+        self._is_deaf = False  # drops its input: it is ending, or will be once earlier requests are answered
         self._last_word: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -238,7 +238,7 @@ class BoundedConnection(FastPathConnection):
             self._take_up()
 
     def _is_occupied(self) -> bool:
-        """Whether a request has to be answered, or an answer to be read, before the next request is looked at."""
+        """Whether the next request has to wait until a request is answered, or an answer is read."""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
             return True
@@ -251,7 +251,7 @@ class BoundedConnection(FastPathConnection):
         self._weigh()
 
     def _take_up(self) -> None:
-        """Go on with what has waited, as far as the next request that has to be answered first."""
+        """Parse the backlog up to the next request that has to be answered first; resume reading when it is empty."""
         while self._backlog.size and not self._is_deaf and not self._is_occupied():
             self._take(self._backlog.next_piece())
         if not self._is_deaf:
@@ -262,7 +262,7 @@ class BoundedConnection(FastPathConnection):
                     self.flow.resume_reading()
 
     def _body_waits(self) -> bool:
-        """Whether the application has to take of the body before more of it is read."""
+        """Whether the application has to consume some of the body before more of it is read."""
         return self._is_in_body() and not self.cycle.response_complete and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _take(self, piece: bytes) -> None:
@@ -296,18 +296,18 @@ class BoundedConnection(FastPathConnection):
         if self._is_answered():
             waits = self._drained if self._drained and self._is_chunked() else 0
         elif self._is_in_body() and self._is_upload():
-            waits = len(self.cycle.body)  # the rest of what has come is in its place
+            waits = len(self.cycle.body)  # the application has taken the rest
         else:
             waits = min(self._arrived, LARGEST_HEAD + LARGEST_BODY)
         if (weight := self._backlog.size + waits) != self.weight:
             self.gate.weigh(self, weight)
 
     def _is_answered(self) -> bool:
-        """Whether nothing of what has come is for a request without an answer."""
+        """Whether all that was parsed belongs to requests that are answered."""
         return self._part is not Part.HEAD and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
-        """uvicorn's, with the sweep in place of a timer for each answer, and one request at a time."""
+        """Like uvicorn's, but with a deadline for the sweep instead of a timer, and with one request at a time."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -318,7 +318,7 @@ class BoundedConnection(FastPathConnection):
             return
         elif self._part is None:
             self.due = self.loop.time() + self.gate.bounds.idle_seconds
-        elif self._part is Part.HEAD:  # begun early: its time counts from when it is its turn
+        elif self._part is Part.HEAD:  # sent early: its time counts from now on
             self.due = self.loop.time() + self.gate.bounds.head_seconds
         if self.weight:
             self._arrived = 0
@@ -339,12 +339,12 @@ class BoundedConnection(FastPathConnection):
             self.loop.call_soon(self._take_up)
 
     def run_out(self, now: float) -> None:
-        """Its time is over: say so where somebody may wait for an answer, and close."""
+        """Close the connection, whose deadline has passed; answer 408 first if a request was arriving."""
         cycle = self.cycle
         if self._is_deaf or self.stalled_until <= now or self.transport.is_closing():
             self.transport.abort()
         elif self._part is Part.HEAD and cycle is not None and not cycle.response_complete:
-            # It is the server's turn: whoever has begun the next request early may wait with the rest of it.
+            # The server still answers the request before: the client may hold back the rest of its next one.
             self.due = now + self.gate.bounds.head_seconds
         elif self._part is None or (self._part is Part.BODY and cycle.response_started):
             self.transport.close()
@@ -354,17 +354,17 @@ class BoundedConnection(FastPathConnection):
     def make_room(self) -> None:
         if self._is_deaf:
             self.transport.abort()
-        elif self.has_sent_a_request:  # an answer to no request would be taken for that to the next one
+        elif self.has_sent_a_request:  # idle: a refusal would be taken for the answer to its next request
             self._hear_no_more()
-            self.transport.abort()  # it has read all: nothing is lost, and no reader can keep it open
+            self.transport.abort()  # nothing is unread, so nothing is lost; abort() waits for no reader
         else:
             self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
 
     def here_for_nothing_since(self) -> float:
-        """Since when no request was finished, or, without a key, all was answered and read. Infinite: it is at work."""
-        if self._lingers_until:  # it has its refusal, and reads it at best
+        """Since when it has sent no whole request, or is idle without a key; inf: it is in use; -inf: it lingers."""
+        if self._lingers_until:  # it was refused, and at best reads the refusal
             return -math.inf
-        if self._is_deaf or self.transport.is_closing():  # its last answers are made or read: the sweep sees to it
+        if self._is_deaf or self.transport.is_closing():  # its last answers are made or read: the sweep closes it
             return math.inf
         if not self.has_sent_a_request:
             return self._came_at
@@ -373,7 +373,7 @@ class BoundedConnection(FastPathConnection):
         return self.due - self.gate.bounds.idle_seconds if is_idle else math.inf
 
     def is_known(self) -> bool:
-        """Whether its last request was let in by a key."""
+        """Whether its last request was allowed: by its key, or on the fast path."""
         return isinstance(self.cycle, FastCycle) or (self.cycle is not None and "hpo_studies" in self.cycle.scope)
 
     def may_give_way(self) -> bool:
@@ -408,7 +408,7 @@ class BoundedConnection(FastPathConnection):
         return not isinstance(self.cycle, FastCycle) and is_upload(scope["method"], scope["path"])
 
     def _is_head_too_large(self, piece: bytes) -> bool:
-        """Whether the head under way is, with as much of the piece as belongs to it."""
+        """Whether the head is larger than LARGEST_HEAD, with the part of the piece that belongs to it."""
         if self._is_in_body():
             return False
         end = (self._last_three + piece).find(HEAD_END)
@@ -416,7 +416,7 @@ class BoundedConnection(FastPathConnection):
         return self._part_size + of_head > LARGEST_HEAD
 
     def _goes_on(self, piece: bytes, of_the_same: bool, body: int) -> None:
-        """Part of a request has come, and not the end of it; body: how much of it was body."""
+        """Count a piece that holds no whole request. of_the_same: no head ended in it; body: its bytes of content."""
         part = Part.BODY if self._is_in_body() else Part.HEAD
         if part is Part.HEAD and self._part is Part.BODY and self.cycle.scope is self.scope:
             self._is_here()
@@ -425,7 +425,7 @@ class BoundedConnection(FastPathConnection):
             self._part, self._part_of, self._part_size = part, self.scope, 0
             bounds = self.gate.bounds
             self.due = self.loop.time() + (bounds.head_seconds if part is Part.HEAD else bounds.body_seconds)
-        # What came with the end of another request is not counted: it is small, as all that comes at once.
+        # A piece in which a head has ended is not counted: pieces are small.
         self._part_size = self._part_size + len(piece) if of_the_same and not body else 0
         if not self._is_answered():
             before, self._arrived = self._arrived, self._arrived + len(piece)
@@ -443,7 +443,7 @@ class BoundedConnection(FastPathConnection):
                 self._refuse(refused.status, refused.code, refused.detail)
         elif self.cycle.response_complete:
             self._drained += size
-            # Trailers look like chunks from here, and the parser keeps one as long as it goes on.
+            # Trailers cannot be told from chunks here, and the parser holds a trailer field until it ends.
             if self._drained > (LARGEST_END if self._is_chunked() else DRAINED_AND_KEPT):
                 self.end()
         elif self._part_size > LARGEST_END:
@@ -462,14 +462,14 @@ class BoundedConnection(FastPathConnection):
             self._refuse(400, "malformed_request", f"this is no request in HTTP/1.1: {error}")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Refuse what comes here, before the application; every refusal of that kind goes this way."""
+        """Refuse a request before it reaches the application, after the answers to those before it."""
         metrics.refused(status)
         sent = self.headers or (self.scope or {}).get("headers")
         request_id = request_log.refused(self.client, sent, status, code, detail)
         if self._part is not Part.HEAD and self._is_in_body() and self.pipeline:
             self.pipeline.popleft()  # its body will never be here
         if self.pipeline or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body):
-            self._last_word = partial(self._say, status, code, detail, request_id)  # those before it are answered first
+            self._last_word = partial(self._say, status, code, detail, request_id)  # after the earlier answers
             self.due = math.inf
             self._hear_no_more()
         elif self._is_in_body() and self.cycle.response_started:
@@ -483,14 +483,14 @@ class BoundedConnection(FastPathConnection):
         )
         headers = (*self.server_state.default_headers, *ON_EVERY_ANSWER, *answer.raw_headers)
         self.transport.write(STATUS_LINE[status] + header_lines(headers) + b"\r\n" + bytes(answer.body))
-        if status == 408:  # whoever is so slow has nothing on its way
+        if status == 408:  # so slow a client has nothing in flight
             self._hear_no_more()
             self.transport.close()
         else:
             self._linger()
 
     def end(self) -> None:
-        """Close after the last answer, which its caller gets to read even while it still sends."""
+        """Close after the last answer; linger if the client still sends, so that it can read the answer."""
         if self._is_in_body() or self._backlog.size:
             self._linger()
         else:
@@ -498,7 +498,7 @@ class BoundedConnection(FastPathConnection):
             self.transport.close()
 
     def _linger(self) -> None:
-        """Closed with something unread, a connection is reset, and the answer may be lost with it: read and drop."""
+        """Read and drop input for a while: closing with input unread resets the connection, and may lose the answer."""
         cycle = self.cycle
         self._hear_no_more()
         self.pipeline.clear()
@@ -508,7 +508,7 @@ class BoundedConnection(FastPathConnection):
         if self not in self.gate.inside or self.transport.is_closing():
             self.transport.close()
             return
-        self.has_sent_a_request = False  # the first to make room
+        self.has_sent_a_request = False  # so that it is the first to be closed to make room
         self.due = self.loop.time() + self.gate.bounds.linger_seconds
         self._lingers_until = self.loop.time() + self.gate.bounds.most_linger_seconds
         self._drained = 0

@@ -1,7 +1,7 @@
 """optuna-dashboard at the root of the server, GET only, on a storage that refuses every write.
 
-Its page has /dashboard, /api, /static, /csv and /artifacts built in, so it cannot live under a prefix; only these
-paths reach it, all others are ours.
+Its page has /dashboard, /api, /static, /csv and /artifacts built in, so it cannot live under a prefix. Only PATHS reach
+it; the application answers all other paths.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hpo_service.operations.service import Service
 from hpo_service.tuning import dashboard
 
 PATHS = ("/dashboard", "/api", "/static", "/csv", "/favicon.ico")
-STYLESHEET = f"{page_routes.FILES}/dashboard.css"  # which hides what would fail: nothing is written here
+STYLESHEET = f"{page_routes.FILES}/dashboard.css"  # hides the controls that write, which would fail here
 AT_ONCE = 4
 log = structlog.get_logger()
 _TOLD = ("type", "http_version", "method", "scheme", "path", "root_path", "query_string", "server", "client")
 
 
 class Dashboard:
-    """Sends the dashboard's paths to it and everything else on."""
+    """Middleware: the dashboard answers PATHS, the application everything else."""
 
     def __init__(self, app: ASGIApp, service: Callable[[], Service]) -> None:
         self.app = app
@@ -61,7 +61,7 @@ class Dashboard:
             await refused(scope, receive, send)
 
     async def _answer(self, told: Scope, only: frozenset[str] | None, send: Send) -> Response | None:
-        """Answer; return what to say instead where the dashboard has no answer. only: of these studies; None: all."""
+        """Send the dashboard's answer; return a refusal if it fails before that. only: these studies; None: all."""
         begun = False
         try:
             async with contextlib.aclosing(
@@ -90,7 +90,7 @@ def _refusal(error: Exception, path: str) -> Response:
 
 
 def _with_reason(refusal: Response) -> Response:
-    """With the member under which the dashboard's page looks for what to show."""
+    """Add `reason`, the member that the dashboard's page shows to its user."""
     body = json.loads(bytes(refusal.body))
     headers = {name: value for name, value in refusal.headers.items() if name != "content-length"}
     content = json.dumps({**body, "reason": body["detail"]}).encode()

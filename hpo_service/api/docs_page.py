@@ -43,7 +43,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-# validatorUrl: else the page would ask a service on the internet what it thinks of the description.
+# validatorUrl: otherwise the page would have a service on the internet validate the description.
 _START = """SwaggerUIBundle({
     url: "/docs/openapi.json",
     dom_id: "#swagger-ui",

@@ -1,9 +1,9 @@
 """The fast path: a connection answers workers' calls itself, without the layers of the application.
 
-The same table, models and operations (`worker_calls.py`) for a third of the processor time (docs/decisions/0015). A
-request takes this way only when its body is small, nothing else is under way on its connection, and the caller shows a
-key that opens it. Every other one goes uvicorn's way to the application, and so does one that meets a fault. Many
-clients send the head and the body one after the other: the body is waited for here.
+It uses the same table, models and operations (`worker_calls.py`), at a third of the processor time
+(docs/decisions/0015). A request takes it only if its body is small (HIGH_WATER_LIMIT), nothing else is in progress on
+its connection, and its key allows the call. All others go through uvicorn to the application, and so does a call that
+raises an unexpected error. Many clients send head and body separately: the connection waits here for the body.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from hpo_service.domain.key import Key
 from hpo_service.operations.service import Done
 
 JSON_TYPE = (b"content-type", b"application/json")
-_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closed without the end of the data being said
+_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends a reset (RST) instead of FIN
 
 
 class Trailers(list[tuple[bytes, bytes]]):
-    """Where the parser's fields go once a request's head is here: what follows a body is no header, and is dropped."""
+    """Replaces the header list once a request's head is complete: counts and drops the fields that follow a body."""
 
     number = 0
 
@@ -62,14 +62,14 @@ class FastPath:
         self._default_lines = b""
 
     def lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-        """uvicorn's own headers, which it renews every second, and ours."""
+        """Encoded headers of every answer, ours and uvicorn's; uvicorn makes a new list of its own every second."""
         if default_headers is not self._default_headers:
             self._default_headers = default_headers
             self._default_lines = header_lines((*default_headers, *ON_EVERY_ANSWER))
         return self._default_lines
 
     def begin(self, cycle: FastCycle, done: Done) -> None:
-        """Begin a call that is all here. done: takes its answer or the error, at once or later in the event loop."""
+        """Begin a call whose body is complete. done: called with the answer or the error, now or later in the loop."""
         call, study, number = cycle.found
         try:
             document = strict_json(cycle.body)
@@ -89,7 +89,7 @@ class FastPath:
                 service.run_in_task(call.answer(service, body, only, caller_left), done)
 
     async def _caller_left(self, cycle: FastCycle) -> bool:
-        """Whether whoever waits has hung up, or his key opens nothing any more."""
+        """Whether the waiting caller has disconnected, or its key is no longer valid."""
         if cycle.disconnected or cycle.key is None or self.admission is None:
             return cycle.disconnected
         keyring = self.admission.keyring()
@@ -100,15 +100,15 @@ class FastPath:
 
 
 class _Nobody:
-    """Stands where uvicorn wakes the application of a request: a call on the fast path has none."""
+    """Stands in for the event by which uvicorn wakes a request's application: a call on the fast path has none."""
 
     def set(self) -> None: ...
 
 
 class FastCycle:
-    """A call on the fast path, where uvicorn looks for the cycle of a request and its response.
+    """A call on the fast path; in the connection it stands in for uvicorn's RequestResponseCycle.
 
-    key: that it has shown; None where nobody is asked for one.
+    key: the caller's; None if the server asks for no keys.
     """
 
     __slots__ = (
@@ -138,7 +138,7 @@ class FastCycle:
 
 
 class RequestTransport:
-    """The transport as the cycle of a request knows it: to close it is to end its connection after the answer."""
+    """The transport that uvicorn's request cycle gets: its close() is the connection's `end`, which may linger."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write = transport.write
@@ -148,18 +148,18 @@ class RequestTransport:
 
 class FastPathConnection(HttpToolsProtocol):
     def __init__(self, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
-        """fast_path: None where every request goes to the application."""
+        """fast_path: None if every request goes to the application."""
         super().__init__(*arguments, **options)
         self.parser: Parser = Parser(self)
         self.fast_path = fast_path
         self.app_state = {**self.app_state, BREAK_OFF: self._break_off}
         self._arriving: FastCycle | None = None
         self._trailers = Trailers()
-        self._checked: list[tuple[bytes, bytes]] | None = None  # of the last request
-        self._is_own_page = False  # what they say, where nobody is asked for a key
+        self._checked: list[tuple[bytes, bytes]] | None = None  # headers of the last request that passed
+        self._is_own_page = False  # page_guard's verdict on these headers; used if the server asks for no keys
 
     def _break_off(self) -> None:
-        """Reset the connection: what was sent of an answer is not all of it."""
+        """Reset the connection, so that the client does not take part of an answer for the whole."""
         end = self.transport.get_extra_info("socket")
         if end is not None and not self.transport.is_closing():
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
@@ -175,7 +175,7 @@ class FastPathConnection(HttpToolsProtocol):
         self.transport.close()
 
     def parse(self, data: bytes) -> None:
-        """Raise HttpParserError for what is not HTTP, with a HeadRefused as its context where we know better."""
+        """Feed the parser. Raise HttpParserError: this is not HTTP, or its head is refused (HeadRefused as context)."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -186,7 +186,7 @@ class FastPathConnection(HttpToolsProtocol):
                 data = self.parser.decline(data, offer.args[0])
         if self._arriving is not None and len(self._arriving.body) > HIGH_WATER_LIMIT:
             cycle, self._arriving = self._arriving, None
-            self._to_application(cycle, more_body=True)  # which takes a large body piece by piece
+            self._to_application(cycle, more_body=True)  # it takes a large body piece by piece
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.reads_an_offer:
@@ -230,7 +230,7 @@ class FastPathConnection(HttpToolsProtocol):
         cycle, self._arriving = self._arriving, None
         if cycle is None or self.fast_path is None:
             super().on_message_complete()
-            self.cycle.more_body = False  # uvicorn says so only while there is no answer
+            self.cycle.more_body = False  # uvicorn sets this only while the response is incomplete
             return
         cycle.more_body = False
         if 0 < len(cycle.body) <= LARGEST_BODY:
@@ -251,7 +251,7 @@ class FastPathConnection(HttpToolsProtocol):
         )
 
     def _takes_fast_path(self, found: Found) -> bool:
-        """Whether the caller may make this call; then it is under way."""
+        """Whether the caller may make this call; if so, begin its FastCycle."""
         assert self.fast_path is not None
         key, admission = None, self.fast_path.admission
         if admission is None:
@@ -264,7 +264,7 @@ class FastPathConnection(HttpToolsProtocol):
         return True
 
     def _answer(self, cycle: FastCycle, result: Any, error: BaseException | None) -> None:
-        """result: an answer, or a status and JSON."""
+        """Write the response, or after an unexpected error pass the call on. result: a document, or (status, JSON)."""
         if error is None:
             status, body = result if isinstance(result, tuple) else (200, to_json(result))
             head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
@@ -308,7 +308,7 @@ class FastPathConnection(HttpToolsProtocol):
             request_log.accessed(scope, request_id, status, seconds, len(body))
 
     def _to_application(self, cycle: FastCycle, *, more_body: bool) -> None:
-        """Give it the request, as uvicorn would have done from the beginning."""
+        """Pass the request to the application, as uvicorn would have done from the start."""
         if cycle.disconnected:
             return
         self._trailers.number = 0

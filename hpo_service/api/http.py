@@ -32,18 +32,18 @@ T = TypeVar("T")
 
 LARGEST_BODY = 2**20
 TOML = "application/toml"
-DEEPEST_KEY = 64  # a.b.c is three deep; the parser takes quadratic time
+DEEPEST_KEY = 64  # a.b.c is three deep; tomllib takes quadratic time
 _DEEP_KEY = re.compile(rb"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){%d}" % DEEPEST_KEY)
-_MAY_OVERFLOW = re.compile(rb"[0-9.][eE][+0-9]|[0-9]{300}")  # what a number larger than a double can hold has in it
+_MAY_OVERFLOW = re.compile(rb"[0-9.][eE][+0-9]|[0-9]{300}")  # matches any number that a double cannot hold
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """body: bytes are JSON already."""
+    """A JSON response. body: a value to encode, or bytes that are JSON already."""
     return Response(body if isinstance(body, bytes) else to_json(body), status, headers, "application/json")
 
 
 def in_pieces(first: bytes, rest: AsyncIterator[bytes] | None) -> Response:
-    """JSON that may be larger than should be in memory at once."""
+    """A JSON response, streamed if it has more than one piece."""
     if rest is None:
         return answer(first)
 
@@ -52,7 +52,7 @@ def in_pieces(first: bytes, rest: AsyncIterator[bytes] | None) -> Response:
 
 async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
-    del first  # it is as large as a piece, and its reader may take minutes for the others
+    del first  # free its memory: the client may take minutes to read the other pieces
     async for piece in rest:
         yield piece
 
@@ -62,12 +62,12 @@ def page_end(listing: str, key: Any) -> bytes:
 
 
 def page(items: bytes, listing: str, key: Any) -> Response:
-    """items: as JSON; key: what to go on after."""
+    """A page of a listing. items: as JSON; key: where the next page starts after; None: this is the last."""
     return answer(b'{"items":%s,"next_page_token":%s}' % (items, to_json(page_token(listing, key))))
 
 
 def strict_json(content: bytes) -> Any:
-    """JSON of finite numbers and whole characters, without NUL. Raise MalformedJson, Invalid."""
+    """Parse JSON; only finite numbers, no lone surrogates, no NUL. Raise MalformedJson, Invalid."""
     try:
         document = from_json(content, allow_inf_nan=False)
         if _MAY_OVERFLOW.search(content):
@@ -85,13 +85,13 @@ class StrictRequest(Request):
             try:
                 self._json = strict_json(await self.body())
             except HpoError as error:
-                # the only kind that the framework lets through from reading a body
+                # the only exception from reading a body that FastAPI passes on as it is
                 raise HTTPException(400) from error
         return self._json
 
 
 def check_finite(value: Any) -> None:
-    """Raise ValueError for a number such as 1e400, which the parser takes for infinity."""
+    """Raise ValueError for a number such as 1e400, which the parser reads as infinity."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is larger than a double can hold")
@@ -123,7 +123,7 @@ class StrictRoute(APIRoute):
 
 
 class StudyFileRoute(StrictRoute):
-    """Takes TOML, too, sent as application/toml: what the route sees is the JSON that it stands for."""
+    """Also accepts TOML, sent as application/toml, and converts it to JSON before the route reads it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -147,7 +147,7 @@ def _with_json(request: Request, body: bytes) -> Request:
 
 
 def json_of_toml(content: bytes) -> bytes:
-    """Raise MalformedJson for what is no TOML, Invalid for what it has and JSON has not."""
+    """Convert TOML to JSON. Raise MalformedJson if it is not TOML, Invalid for dates and times, which JSON lacks."""
     if _DEEP_KEY.search(content):
         raise MalformedJson(f"the body is TOML with a key of more than {DEEPEST_KEY} parts")
     try:
@@ -216,7 +216,7 @@ class _Segment(Convertor[str]):
 
 
 class _NumberSegment(_Segment):
-    """A trial number; what is none leads nowhere."""
+    """A trial number; a path with anything else there matches no route."""
 
     regex = "[0-9]{1,10}"
 
@@ -226,16 +226,16 @@ register_url_convertor("number", _NumberSegment())
 
 
 def page_token(listing: str, key: Any) -> str | None:
-    """An opaque token to go on after `key` in that listing (its route and filters)."""
+    """An opaque token for the page after `key`. listing: the route and filters that the token is valid for."""
     if key is None:
         return None
     return base64.urlsafe_b64encode(json.dumps([listing, key]).encode()).decode().rstrip("=")
 
 
 def read_page_token(listing: str, token: str | None, key_of: type[T] | Any) -> T | None:
-    """The key to go on after; None from the start. Raise Invalid for a token of another listing.
+    """The key after which the page starts; None: the first page. Raise Invalid for a token of another listing.
 
-    key_of: what a key of this listing is; a token is only base64, and anybody may have written it.
+    key_of: the type of this listing's keys, by which it is validated: a token is only base64, and may be made up.
     """
     if not token:
         return None

@@ -1,4 +1,4 @@
-"""Prometheus metrics, prefix hpo_; docs/operating.md has the table. No label holds what a caller has chosen."""
+"""Prometheus metrics, prefix hpo_; docs/operating.md has the table. No label value is chosen by a caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEDIA_TYPE = CONTENT_TYPE_LATEST
 AT_THE_GATE = ("400", "408", "413", "431", "503")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TICK_SECONDS = 0.5
-_NOWHERE = "none"  # among process ids
+_NOWHERE = "none"  # as a process id: no such process
 
 _requests = Counter("hpo_requests", "Answered requests", "route", "method", "status")
 _seconds = Histogram(
@@ -84,7 +84,7 @@ registry.register(_LogLines())
 
 
 def exposition(service: Service, figures: Figures, reachable: bool) -> bytes:
-    """figures: of the record, as they were last known; reachable: whether the database has just answered."""
+    """The metrics as text. figures: the last known ones; reachable: whether the database has just answered."""
     _set_by_state(_trials, figures.trials)
     _set_by_state(_studies, figures.studies)
     _oldest_waiting.set(figures.oldest_waiting_seconds)
@@ -129,12 +129,12 @@ def count(route: str, method: str, status: int, seconds: float) -> None:
 
 
 def refused(status: int) -> None:
-    """A connection was refused before its request could reach a route."""
+    """Count a connection that was refused before its request could reach a route."""
     _refused.inc(str(status))
 
 
 async def watch_the_event_loop() -> None:
-    """Run until cancelled: note how much too late the event loop wakes who sleeps, and what the log has left out."""
+    """Run until cancelled: measure how late the event loop wakes a sleeper, and log how many lines were withheld."""
     while True:
         began = time.monotonic()
         await asyncio.sleep(TICK_SECONDS)

@@ -1,7 +1,7 @@
-"""A request that offers another protocol (curl --http2 and Java's client do) is read to its end in HTTP/1.1.
+"""Declines an Upgrade to another protocol (curl --http2 and Java's client offer it): HTTP/1.1 goes on.
 
-A server may leave such an offer alone (RFC 9110, section 7.8). The parser does not: for it HTTP ends with the head of
-that request, and its body would be lost.
+A server may ignore such an offer (RFC 9110, section 7.8). httptools does not: it stops parsing HTTP after the head of
+that request, and the body would be lost.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Connection(Protocol):
 
 
 class Parser(httptools.HttpRequestParser):
-    """Tells its connection nothing but the url and the headers of a request that offers another protocol, and then
-    the same request without the offer, by the parser that takes its place.
+    """The connection's parser, which can be replaced in the middle of a request that offers another protocol.
 
-    With the offer, feed_data raises HttpParserUpgrade at the end of the head.
+    After the head with the offer, feed_data raises HttpParserUpgrade; the connection, which has only used the url and
+    the headers until then, calls `decline`, and a new parser reads the same request without the offer.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -37,7 +37,7 @@ class Parser(httptools.HttpRequestParser):
         return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
     def decline(self, data: bytes, end: int) -> bytes:
-        """Have another parser read the request; return what to feed it. end: of the head with the offer."""
+        """Replace the connection's parser; return what to feed the new one. end: of the offering head in data."""
         head = _head(self.get_method(), self.get_http_version(), self._connection)
         self._connection.parser = Parser(self._connection)
         return head + data[end:]

@@ -36,7 +36,7 @@ CONFLICTS = {
 }
 
 
-# What the door answers (hpo_service/api/auth.py), and the header that goes with it.
+# What AuthMiddleware answers (hpo_service/api/auth.py), and the headers that go with some statuses.
 _AT_THE_DOOR = (401, 403, 429)
 _HEADERS = {
     401: ("WWW-Authenticate", {"type": "string"}, "Bearer; on pages for browsers Basic too, the key as password"),
@@ -48,7 +48,7 @@ _HEADERS = {
 def responses(
     *statuses: int, conflicts: tuple[str, ...] = (), without_key: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route may answer, besides those that any route may. without_key: open to everybody."""
+    """A route's error responses, with those that any route may answer. without_key: the route needs no key."""
     described: dict[int | str, dict[str, Any]] = {}
     anywhere = (405, 503) if without_key else (405, 503, *_AT_THE_DOOR)
     for status in sorted({*statuses, *anywhere, *((409,) if conflicts else ())}):

@@ -1,14 +1,14 @@
-"""A server that asks nobody for a key still answers no web page but its own.
+"""A server without keys refuses calls that web pages of other sites make.
 
-A browser on this machine reaches a server on a loopback address, and runs the pages of strangers. Three of its headers,
-none of which a page can choose, tell them from curl, the SDK and our own pages:
+A browser on this machine reaches a server on a loopback address, and runs pages of any site. Three of its headers,
+none of which a page can choose, tell their calls from those of curl, the SDK and our own pages:
 
-Host            the name in the address bar. A stranger's name that was made to lead to 127.0.0.1 (DNS rebinding) is not
-                a name of this machine, whatever address it leads to.
-Origin          whose page calls, on everything that may change something.
-Sec-Fetch-Site  how that page stands to the server, on every call.
+Host            the name in the address bar. Another site's name that resolves to 127.0.0.1 (DNS rebinding) is refused:
+                it is not a name of this machine.
+Origin          the site of the calling page, on every call that may change something.
+Sec-Fetch-Site  how that site relates to the server (same-origin, cross-site), on every call.
 
-What proxies add (X-Forwarded-Host, Forwarded) is not looked at: anybody may write it.
+What proxies add (X-Forwarded-Host, Forwarded) is ignored: any client may send it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class PageGuard:
-    """In the place of the door, where nobody is asked for a key."""
+    """Middleware in place of AuthMiddleware, if the server asks for no keys."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,11 +62,11 @@ class PageGuard:
 
 
 def fault_of_call(method: str, headers: Headers, server: tuple[str, int | None] | None) -> str | None:
-    """Why the call is refused; None for one that no other site's page can have made. server: the address it came to."""
+    """Why the call is refused; None if no other site's page can have made it. server: the address it arrived at."""
     told = [header for header in headers if header[0] in _TOLD_BY_BROWSERS]
     by_name = dict(told)
     if len(by_name) < len(told):
-        return _OTHER_PAGE  # one of them twice: no browser does so, and which of the two counts is in doubt
+        return _OTHER_PAGE  # a header comes twice: no browser sends that, and which one counts is unclear
     host = by_name.get(b"host")
     if host is not None and not names_this_machine(host) and not _names_address(host, server):
         return _OTHER_HOST
@@ -74,7 +74,7 @@ def fault_of_call(method: str, headers: Headers, server: tuple[str, int | None] 
 
 
 def is_from_another_page(method: str, headers: Headers) -> bool:
-    """Whether a browser says that a page of another site made this call; a link that a person follows is not that."""
+    """Whether the headers say that another site's page made this call; following a link there does not count."""
     told = dict(headers)
     follows_a_link = method in ("GET", "HEAD") and told.get(b"sec-fetch-mode") == b"navigate"
     if told.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") and not follows_a_link:
@@ -85,8 +85,8 @@ def is_from_another_page(method: str, headers: Headers) -> bool:
 def is_from_our_page(headers: Headers) -> bool:
     """Whether a page of this server made the call: the browser says so, or a header that no other page can send.
 
-    A browser tells Sec-Fetch-Site to no server at an http address of another machine; to send a header of its own
-    there, a page of another site would have to ask first, and is never allowed to.
+    Browsers send no Sec-Fetch-Site over http to another machine. Our page sends OUR_PAGE there; another site's page
+    would need permission by a CORS preflight for that header, and never gets it.
     """
     told = dict(headers)
     return told.get(b"sec-fetch-site") == b"same-origin" or OUR_PAGE in told
@@ -107,7 +107,7 @@ def names_this_machine(host: bytes) -> bool:
 
 
 def _names_address(host: bytes, server: tuple[str, int | None] | None) -> bool:
-    """Whether it is the very address at which the call arrived: an address leads nowhere else."""
+    """Whether Host is the address at which the call arrived: DNS rebinding needs a name, not an address."""
     return server is not None and _name(host.decode("latin-1")) == server[0].lower()
 
 

@@ -21,7 +21,7 @@ from hpo_service.store.record import Record
 
 router = APIRouter(include_in_schema=False)
 
-FILES = "/page"  # whose files anybody may have
+FILES = "/page"  # its files are served without a key
 _KINDS = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
 
 # Nothing inline, nothing from elsewhere, and nothing in another page's frame.
@@ -55,14 +55,14 @@ def _find(name: str, record: Record) -> None:
 
 
 def is_page(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the call is for the page, by somebody who can read HTML."""
+    """Whether the call is for the page, by a client that accepts HTML."""
     accepted = b",".join(value for name, value in headers if name == b"accept")
     reads_html = not accepted or b"text/html" in accepted or b"*/*" in accepted
     return (path == "/" or path.startswith("/studies/")) and reads_html
 
 
 def refused_page(app: FastAPI, error: HpoError, status: int) -> Response:
-    """What a browser shows when nobody answers its question for a password: the page asks for the key itself."""
+    """The page with an error; a browser shows it if its password prompt is cancelled. On 401 it asks for the key."""
     return _filled(app, "locked" if status == 401 else "nothing", status, error.detail)
 
 
@@ -88,7 +88,7 @@ def _filled(app: FastAPI, view: str, status: int = 200, message: str = "") -> Re
 
 @lru_cache(maxsize=1)
 def _modules() -> str:
-    """So that a browser asks for all at once, and not for each when it has read the one that needs it."""
+    """Preload links: a browser requests all modules at once, and not each after it has read the one that imports it."""
     names = sorted(entry.name for entry in _folder().iterdir() if entry.name.endswith(".js"))
     return "\n".join(f'<link rel="modulepreload" href="{FILES}/{name}">' for name in names if ".min." not in name)
 

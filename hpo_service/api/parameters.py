@@ -1,4 +1,4 @@
-"""What several routes are made of: their router, path segments, pages, and the service itself."""
+"""What several routes share: their router, path and page parameters, access to the service."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hpo_service.api.http import StrictRoute
 from hpo_service.domain.errors import NotFound
 from hpo_service.operations.service import Service
 
-KEY_STUDIES = "hpo_studies"  # in the scope of a call: what its key is bound to
+KEY_STUDIES = "hpo_studies"  # in a call's ASGI scope: the studies that its key is bound to
 STUDY_NAME = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(STUDY_NAME)
 
 
 def study_name(name: str) -> str:
-    # What cannot be a name names no study: the database is not asked.
+    # No study has an invalid name: 404 without asking the database.
     if not _NAME.fullmatch(name):
         raise NotFound("there is no study of that name; names are of a-z, 0-9, _ and -")
     return name
@@ -38,7 +38,7 @@ PageToken = Annotated[str | None, Query(alias="page_token", max_length=2000)]
 
 
 def router_of(tag: str, prefix: str = "") -> APIRouter:
-    """In the OpenAPI document an operation has the name of its function."""
+    """A router whose operations are named after their functions in the OpenAPI document."""
     named = attrgetter("name")
     return APIRouter(prefix=prefix, tags=[tag], route_class=StrictRoute, generate_unique_id_function=named)
 

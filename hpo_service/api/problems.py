@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457): one table from the domain's words to status codes."""
+"""Errors as application/problem+json (RFC 9457): one table from the domain's errors to status codes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
 
 
 def refused_body(found: Sequence[Any], body: Any) -> Invalid:
-    """found: what the validator says of the body. The error's words name the first faults, and it carries them all."""
+    """The error for an invalid body: its detail names the first five faults, `faults` has all. found: pydantic's."""
     faults = faults_of(found, body)
     error = Invalid(faults)
     error.detail = Invalid(faults[:5]).detail
@@ -138,7 +138,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
-    """From the validator's places to JSON pointers into the body, with the value that was refused."""
+    """pydantic's errors as faults: JSON pointers into the body, each with the rule and the refused value."""
     faults: dict[Fault, None] = {}
     for fault in found:
         where, *place = fault["loc"]
@@ -154,7 +154,7 @@ def faults_of(found: Sequence[Any], body: Any) -> list[Fault]:
 
 
 def pointer(place: Sequence[str | int], body: Any) -> str:
-    """The JSON pointer (RFC 6901) of a place; the validator's own marks, such as a union's tag, are left out."""
+    """The JSON pointer (RFC 6901) of pydantic's `loc`, without marks of its own, such as a union's tag."""
     parts: list[str | int] = []
     for index, part in enumerate(place):
         try:
@@ -167,18 +167,18 @@ def pointer(place: Sequence[str | int], body: Any) -> str:
 
 
 def _may_be_missing(part: str, body: Any) -> bool:
-    """Whether the last part of a place is a member that the body lacks, rather than a mark of the validator."""
+    """Whether the last part of a `loc` is a member that the body lacks, rather than a mark of pydantic."""
     if not (body is None or isinstance(body, dict)):
         return False
     return part not in ("float", "int", "str", "bool", "categorical") and "[" not in part
 
 
-# The members that say which kind of thing an object is, and what they may be.
+# The discriminators of unions, and their values.
 _KINDS = {"type": "float, int or categorical", "call": "report, heartbeat, tell or release"}
 
 
 def _below(fault: Any) -> str:
-    """Which member says what kind of object it is: the fault lies there, where the validator names the object."""
+    """The pointer from the object that pydantic names to a union's wrong or missing discriminator; else empty."""
     if fault["type"] not in ("union_tag_not_found", "union_tag_invalid"):
         return ""
     return "/" + str(fault["ctx"]["discriminator"]).strip("'")
@@ -194,7 +194,7 @@ def _rule_of_kind(fault: Any) -> str:
 
 
 def _rule(fault: Any) -> str:
-    """The rule in words, and the value that breaks it where it says something."""
+    """The rule in words, with the refused value where that helps."""
     kind, message = fault["type"], str(fault["msg"])
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _rule_of_kind(fault)

@@ -1,4 +1,4 @@
-"""How often: buckets of calls that fill at a steady rate, one for each key or address."""
+"""Rate limits: a token bucket for each key or address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_BUCKETS = 10_000
 
 
 class TokenBuckets:
-    """Each bucket holds up to `size` calls and gains `per_second`. The least used ones are forgotten first."""
+    """Each bucket holds up to `size` calls and gains `per_second`. The least recently used are dropped."""
 
     def __init__(self, size: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._per_second, self._clock = size, per_second, clock
@@ -31,7 +31,7 @@ class TokenBuckets:
 
 
 def neighbourhood(address: str) -> str:
-    """The address, or the network that one caller commands: in IPv6 that is a /64, on this machine 127.0.0.0/8."""
+    """The address, or the network that one caller controls: a /64 in IPv6, 127.0.0.0/8 for loopback."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

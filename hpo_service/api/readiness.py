@@ -1,4 +1,4 @@
-"""Whether the database takes writes, asked once a second at most: anybody may ask, and each check is a commit."""
+"""Whether the database accepts writes, checked once a second at most: anybody may ask, and each check is a commit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GOOD_FOR_SECONDS = 1.0
 
 
 class Readiness:
-    """One check at a time; whoever asks meanwhile awaits the same, and whoever asks soon after gets its answer."""
+    """One check at a time: concurrent callers await the same one, and its result holds for GOOD_FOR_SECONDS."""
 
     def __init__(self, check: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic) -> None:
-        """check: says what is wrong; it may take seconds, and runs in a thread."""
+        """check: returns what is wrong; it may take seconds, and runs in a thread."""
         self._check, self._clock = check, clock
         self._under_way: asyncio.Task[list[str]] | None = None
         self._found: list[str] = []
@@ -24,7 +24,7 @@ class Readiness:
             return self._found
         if self._under_way is None:
             self._under_way = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._under_way)  # who leaves does not take it along for the others
+        return await asyncio.shield(self._under_way)  # a caller that is cancelled does not cancel the check
 
     async def _ask(self) -> list[str]:
         try:

@@ -1,4 +1,4 @@
-"""What every request's head has to keep to before anybody looks at what it asks for (RFC 9110 and 9112)."""
+"""Checks of every request's head, before the request is routed (RFC 9110 and 9112)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import httptools
 
 MOST_HEADERS = 100
 VERSIONS = ("1.1", "1.0")
-# What says whose request this is, where it ends, and whose page may have made it. On one connection it stays the same
-# from request to request, and need be checked only when it changes.
+# Headers that say which host is meant, where the request ends, and which site's page may have made it. They seldom
+# change within a connection, and are checked again only when they do.
 CHECKED = frozenset({b"host", b"transfer-encoding", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~%-]+)?\]|[0-9A-Za-z._~%-]*)(?::[0-9]*)?")
 
@@ -18,7 +18,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class HeadRefused(Exception):
-    """What the gate answers: a status, a code, and words for the caller."""
+    """The head is refused; with the answer's status, code and detail."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(status, code, detail)
@@ -46,7 +46,7 @@ def too_many(what: str) -> HeadRefused:
 
 
 def with_host_of_target(headers: Headers, target: bytes) -> list[tuple[bytes, bytes]]:
-    """A target such as http://host/path counts for more than the Host header (RFC 9112, section 3.2.2)."""
+    """The headers with the host of an absolute target (http://host/path) as Host (RFC 9112, section 3.2.2)."""
     url = httptools.parse_url(target)
     if url.userinfo:
         raise _malformed("the request's target holds a user name: send Authorization instead")

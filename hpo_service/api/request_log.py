@@ -1,7 +1,7 @@
-"""What is kept of each request: its id, its line in the log when it fails, its line in the access log, its span.
+"""For each request: its id, a log line if it fails, a line of the access log, and a span.
 
-Every answer says the request's id, so that a line of the log can be found for it. The ids are made from a counter: one
-costs a fifth of a microsecond, a random one ten times that.
+Every answer has the request's id, by which its log lines are found. Ids are made from a counter: one costs a fifth of
+a microsecond, a random one ten times that.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def id_of(headers: Headers) -> bytes:
 
 
 def new_id() -> bytes:
-    """An id that no other request has, of any server."""
+    """An id that is unique among the requests of all servers."""
     return b"%s-%x" % (_PREFIX, next(_numbers))
 
 
@@ -66,7 +66,7 @@ def address(scope: Any) -> str:
 def refused(client: tuple[str, int] | None, headers: Headers | None, status: int, code: str, detail: str) -> bytes:
     """Log that a connection was refused before its request could reach a route; return the request's id.
 
-    headers: as far as they have come.
+    headers: those received so far.
     """
     request_id = id_of(headers or ())
     if limited.allows(("refused", status, code)):
@@ -91,9 +91,7 @@ def failed(
     error: Exception | None = None,
     said: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Log an answer that is the server's fault, or one that it has no room for. body: the problem; said: the request's
-    context, where the log does not know it.
-    """
+    """Log a 5xx or 413 answer. body: the problem document; said: the request's context, if structlog has none bound."""
     its_problem = _problem(body)
     code = str(its_problem.get("code", ""))
     if not limited.allows(("failed", status, code)):
@@ -121,12 +119,12 @@ def _problem(body: bytes) -> dict[str, Any]:
 
 
 def context(scope: Any, request_id: bytes) -> dict[str, str]:
-    """What every line about a request says."""
+    """The fields of every log line about a request."""
     return {"request_id": request_id.decode(), "client": address(scope), **trace_of(scope["headers"])}
 
 
 def accessed(scope: Any, request_id: bytes, status: int, seconds: float, size: int) -> None:
-    """A line of the access log. The path comes as it was sent, still quoted, and without its query."""
+    """Write a line of the access log. The path is as it was sent, percent-encoded, and without its query."""
     log.info(
         "access",
         method=scope["method"],
@@ -141,7 +139,7 @@ def accessed(scope: Any, request_id: bytes, status: int, seconds: float, size: i
 
 
 class RequestLog:
-    """The outermost layer: all that comes to the application, and every answer of it. No fault gets past it."""
+    """Middleware that logs requests, makes spans, and turns an exception before the answer's start into a 500."""
 
     def __init__(self, app: ASGIApp, access_log: bool = False) -> None:
         self.app = app
@@ -178,7 +176,7 @@ class RequestLog:
         try:
             await self.app(scope, receive, answer.send)
         except ClientDisconnect:
-            return  # in the middle of its body: nobody waits for an answer
+            return  # while its body arrived: nobody waits for an answer
         except Exception as error:
             log_format.mark_as_logged(error)
             if answer.status:
@@ -191,11 +189,11 @@ class RequestLog:
 
 
 class _Answer:
-    """An answer on its way to the caller. error: what is the server's fault in it."""
+    """Observes an answer while it is sent. error: the exception behind a 500."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.request_id = id_of(scope["headers"])
-        self.status = 0  # as long as it has not begun
+        self.status = 0  # until the answer begins
         self.size = 0
         self.error: Exception | None = None
         self._scope, self._send = scope, send

@@ -1,8 +1,8 @@
-"""What has come on a connection before its turn, given out in pieces that end no more than one request's head.
+"""Bytes that wait on a connection until they are parsed, in pieces with the end of at most one request head each.
 
-A parser takes whatever it is given to the end, and makes objects of all requests in it: a few kilobytes for each 30
-bytes of `GET / HTTP/1.1`. Every head ends with an empty line, so a piece that goes as far as the next one begins one
-request at most. The cut decides nothing about HTTP, the parser does: an empty line within a body makes one piece more.
+The parser parses all it is given, and makes objects of every request in it: a few kilobytes for each 30 bytes of
+`GET / HTTP/1.1`. A head ends with an empty line, so a piece up to the next empty line begins at most one request. The
+cut is no parsing of HTTP: an empty line within a body makes one more piece.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 
 HEAD_END = b"\r\n\r\n"
-LARGEST_PIECE = 2**16  # a parser is not to go on long with what is refused after all
-# Empty lines that follow belong to nothing; each in a piece of its own would cost more than it weighs.
+LARGEST_PIECE = 2**16  # limits how long the parser works on input that is refused after all
+# Further empty lines join the piece: a piece for each of them would cost too much.
 _PIECE_END = re.compile(rb"\r\n\r\n[\r\n]*")
 
 
 class Backlog:
-    """size: how many bytes wait."""
+    """A connection's unparsed bytes. size: how many."""
 
     def __init__(self) -> None:
         self._data = b""

@@ -1,4 +1,4 @@
-"""Headers that every answer has: the browser guesses no content type, and shows nothing of ours in another's frame."""
+"""Headers of every answer: browsers must not guess its content type, nor show it in a frame of another page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ResponseHeaders:
 
 
 def complete(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """A page with a policy of its own keeps it: a browser holds a page to all policies that it is sent."""
+    """Add what is missing. A page keeps its own policy: a browser enforces all policies that an answer has."""
     named = {name.lower(): value for name, value in headers}
     if NO_SNIFFING[0] not in named:
         headers.append(NO_SNIFFING)

@@ -1,4 +1,4 @@
-"""Answers that are sent piece by piece, and broken off where the rest cannot be had."""
+"""Answers that are streamed in pieces, and broken off by a connection reset if the rest fails."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hpo_service.reading.reading_process import ReadingProcessEnded
 
 MOST_UNREAD = 2**26  # bytes
 SLICE = 2**16
-BREAK_OFF = "break_off"  # in a request's state: what resets its connection
+BREAK_OFF = "break_off"  # in a request's state: the function that resets its connection
 
 log = structlog.get_logger()
 
 
 class Unread:
-    """Pieces that wait for their readers, of all answers together: when they are too much, the slowest one gives way.
+    """Limits the unread bytes of all streamed answers together: above the limit, the slowest reader's is broken off.
 
-    A piece may be larger than a connection's buffer by far, and nothing keeps readers from being many.
+    A piece may be far larger than a connection's buffer, and there may be many readers.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._waiting: dict[Stream, int] = {}  # bytes; whoever has waited longest is the first
+        self._waiting: dict[Stream, int] = {}  # bytes of the piece; the one that waits longest is the first
         self._bytes = 0
 
     @contextlib.contextmanager
@@ -53,9 +53,9 @@ unread = Unread(MOST_UNREAD)
 
 
 class Stream(StreamingResponse):
-    """What fails half-way must not look whole: the connection is reset, which no client takes for an end.
+    """A streamed answer; if it fails half-way, its connection is reset, so that no client takes it for complete.
 
-    An answer to HTTP/1.0, which is what some proxies speak to servers, ends with its connection: closing it would do.
+    Closing is not enough: an answer to HTTP/1.0, which some proxies speak to servers, ends with its connection.
     """
 
     _is_broken_off = False
@@ -69,20 +69,20 @@ class Stream(StreamingResponse):
         try:
             async for piece in self.body_iterator:
                 await self._send_piece(send, piece.encode() if isinstance(piece, str) else piece)
-                del piece  # the next one may be long in coming
+                del piece  # free its memory: the next one may take long
                 if self._is_broken_off:
-                    await asyncio.sleep(0)  # the connection hears of its end
+                    await asyncio.sleep(0)  # connection_lost runs first
                     return
         except (HpoError, ReadingProcessEnded) as error:
             if self._break_off is None:
                 raise
             self.break_off(str(error) or type(error).__name__)
-            await asyncio.sleep(0)  # the connection hears of its end
+            await asyncio.sleep(0)  # connection_lost runs first
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_piece(self, send: Send, piece: bytes | memoryview) -> None:
-        """In slices: the transport keeps a copy of what its reader has not taken."""
+        """Send in slices: the transport keeps a copy of what the client has not read."""
         with unread.held(self, len(piece)):
             for start in range(0, len(piece), SLICE):
                 if self._is_broken_off:

@@ -1,4 +1,4 @@
-"""Routes of studies: create, look, change, narrow, test, importances, export, events."""
+"""Routes of studies: create, read, change, narrow, test, importances, export, events."""
 
 from __future__ import annotations
 

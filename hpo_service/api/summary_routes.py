@@ -1,4 +1,4 @@
-"""Routes for who shows studies on a screen: thinned, summed up, and read beside the server: looking is cheap."""
+"""Routes for screens: studies thinned and summarized, read in the reading process, so that looking is cheap."""
 
 from __future__ import annotations
 

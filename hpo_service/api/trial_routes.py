@@ -1,4 +1,4 @@
-"""Routes of trials: what people look at and put in."""
+"""Routes of trials for people: enqueue, import, list, read, stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests may be as large as an artifact: their bodies alone pass the bound of all others."""
+"""Which requests upload an artifact: only their bodies may exceed the size limit of all others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The parts of uvicorn that are none of its interface, for the connections that go on where its own leave off.
+"""The private parts of uvicorn that our connections build on; only this module imports them.
 
-Nothing else imports them. The next minor release may have them otherwise, so that pyproject.toml admits none that our
-connections have not been tried with.
+A minor release may change them, so pyproject.toml admits only releases that our connections were tried with.
 """
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl

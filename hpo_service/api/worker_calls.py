@@ -1,7 +1,7 @@
 """The calls that workers make, each in one place: its path, its body, what it does, and what it answers.
 
-Routes, the fast path of a connection, the door and the OpenAPI document follow from the two tables. What a call of a
-batch may be is in `operations/calls.py`, by the same verbs.
+The routes, the fast path, `auth` and the OpenAPI document are derived from the tables ON_STUDY and ACROSS_STUDIES. The
+calls that a batch may contain are in `operations/calls.py`, under the same verbs.
 """
 
 from __future__ import annotations
@@ -167,11 +167,11 @@ ACROSS_STUDIES = (
 )
 
 
-# -- which call a path is ---------------------------------------------------------------------------------
+# -- the call at a path -----------------------------------------------------------------------------------
 
 
 class Found(NamedTuple):
-    """What a path asks for. study: None across studies; number: of the trial, 0 without one."""
+    """The call that a path names. study: None across studies; number: of the trial, 0 without one."""
 
     call: OnStudy | AcrossStudies
     study: str | None
@@ -190,12 +190,12 @@ def find(path: bytes) -> Found | None:
 
 
 def is_worker_call(path: str) -> bool:
-    """Whether it is the path of one of these calls, be its names and numbers what they may."""
+    """Whether it is the path of one of these calls, even with an invalid name or number."""
     return _ANY_PATH.fullmatch(path) is not None
 
 
 def _end(path: str) -> bytes:
-    """What tells the path of one call on a study from the others."""
+    """The end of a call's path, which identifies it among the calls on a study."""
     return path.removeprefix(_TRIAL).removeprefix(_STUDY + "/").encode()
 
 

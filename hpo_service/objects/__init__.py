@@ -1,1 +1,1 @@
-"""Where the bytes of artifacts lie: in a folder or in a bucket, under keys of ours, never under a caller's names."""
+"""Storage of artifacts' bytes: in a folder or a bucket, under keys that we generate, never under a caller's names."""

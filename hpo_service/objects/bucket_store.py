@@ -1,4 +1,4 @@
-"""Objects in a bucket (S3, Google Cloud Storage, Azure), by obstore; its keys come from the cloud's own variables."""
+"""Objects in a bucket (S3, Google Cloud Storage, Azure), by obstore; credentials are in the cloud's own variables."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from obstore.store import from_url
 from hpo_service.domain.errors import Unavailable
 from hpo_service.objects.object_store import READ_AT_ONCE, ObjectMissing, Upload
 
-PART_BYTES = 8 * 2**20  # of an upload in parts, which S3 wants to be 5 MiB at least; so much is held of each upload
-_PATIENCE = timedelta(seconds=10)  # until a bucket that is away is said to be
+PART_BYTES = 8 * 2**20  # of a multipart upload: S3 requires at least 5 MiB; each upload buffers this much
+_PATIENCE = timedelta(seconds=10)  # for retries, until a bucket counts as unavailable
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": _PATIENCE}
 _CONNECTIONS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 
 
 class BucketStore:
     def __init__(self, url: str) -> None:
-        """Raise ValueError."""
+        """Raise ValueError for a bucket that cannot be used."""
         try:
-            # allow_http: what AWS_ENDPOINT_URL and its like say decides
+            # allow_http: AWS_ENDPOINT_URL and its like decide between http and https
             options = {**_CONNECTIONS, "allow_http": True}
-            make: Any = from_url  # whose overloads want to know which cloud it is
+            make: Any = from_url  # its overloads need to know which cloud it is
             self._store = make(url, client_options=options, retry_config=_RETRIES)
         except BaseError as error:
             raise ValueError(f"HPO_ARTIFACTS names no bucket that can be used: {_line(error)}") from None
@@ -49,7 +49,7 @@ class BucketStore:
 
 
 class _BucketUpload:
-    """Closed, the object is there as a whole; a part of one never is."""
+    """An upload whose object appears as a whole when the writer is closed, never in part."""
 
     def __init__(self, store: Any, key: str) -> None:
         self._store, self._key = store, key
@@ -67,7 +67,7 @@ class _BucketUpload:
             self._writer.close()
 
     def drop(self) -> None:
-        """What was sent of it in parts the bucket's own rule for unfinished uploads takes away."""
+        """Delete a kept object. Parts of an unfinished upload are left to the bucket's own rule for these."""
         with self._closing:
             was_kept, self._is_closed = self._is_closed, True
         if was_kept:

@@ -1,4 +1,4 @@
-"""Objects as files of a folder, which several servers may share: written beside their name, synced, then renamed."""
+"""Objects as files of a folder that servers may share: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FolderStore:
         with _in_words():
             path = self._path(key)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self._folder, path.parent):  # made as a parent, it would be open to everybody
+            for folder in (self._folder, path.parent):  # mkdir(parents=True) ignores the mode for parents
                 folder.mkdir(_FOLDERS, exist_ok=True)
             free = shutil.disk_usage(path.parent).free
             if free < LEAST_FREE_BYTES + (size or 0):
@@ -66,7 +66,7 @@ class _FileUpload:
             os.fsync(self._file)
             self._close()
             os.rename(self._part, self._path)
-            for folder in (self._path.parent, self._path.parent.parent):  # the second one for a new first one
+            for folder in (self._path.parent, self._path.parent.parent):  # the second, as the first may be new in it
                 _sync(folder)
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""What a place for objects can do, and which place a setting names."""
+"""The interface of an object store, and how the store of a setting is opened."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ READ_AT_ONCE = 2**20
 
 
 class ObjectMissing(Unavailable):
-    """Nothing lies under this key, or not any more."""
+    """No object has this key, or not any more."""
 
 
 class Upload(Protocol):
-    """An object that is being written; until it is kept, nobody finds anything under its key."""
+    """An object that is being written; until `keep`, readers find nothing under its key."""
 
     def write(self, data: bytes) -> None:
         """Raise Unavailable."""
 
     def keep(self) -> None:
-        """Return once a power cut leaves it there. Raise Unavailable."""
+        """Make the object visible; return once it would survive a power cut. Raise Unavailable."""
 
     def drop(self) -> None:
-        """Leave nothing of it behind, as far as that can be; whatever has happened before."""
+        """Remove the object and its parts as far as possible, kept or not."""
 
 
 class ObjectStore(Protocol):
     """Its methods block, and are called from any thread."""
 
     def begin(self, key: str, size: int | None) -> Upload:
-        """size: in bytes, where it is known. Raise Unavailable."""
+        """size: in bytes, if known. Raise Unavailable."""
 
     def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """The bytes from start to before end, piece by piece. Raise ObjectMissing, Unavailable."""
 
     def delete(self, key: str) -> None:
-        """Whether it is there or not. Raise Unavailable."""
+        """Delete the object if there is one. Raise Unavailable."""
 
 
 def open_store(place: str) -> ObjectStore:
-    """place: a folder, or a bucket's URL. Raise ValueError for one that cannot be."""
+    """place: a folder, or a bucket's URL. Raise ValueError for one that cannot be used."""
     if place.startswith(BUCKETS):
         if not extras.is_installed("artifacts"):
             raise ValueError(f"HPO_ARTIFACTS names a bucket, which needs obstore: {extras.install('artifacts')}")
-        # imported when it is wanted: the folder does without
+        # imported when needed: a folder does not need obstore
         from hpo_service.objects.bucket_store import BucketStore
 
         return BucketStore(place)

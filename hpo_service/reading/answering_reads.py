@@ -1,8 +1,8 @@
-"""The reading process from within: takes readings from the server by a socket and answers them, out of its way.
+"""What the reading and the drawing process run: receive readings from the server by a socket, and answer them.
 
-A frame is (number of the reading, kind, length) and then so many bytes. Several readings are under way at once, and a
-long answer goes in parts, so that a short one need not wait for its end. The process ends when the socket does, and
-that is when the server has gone, however it died: nobody else holds the other end.
+A frame is (number of the reading, kind, length) and then so many bytes. Several readings run at once, and a long
+answer is sent in parts, so that a short one need not wait for its end. The process ends when the socket closes, and
+that is when the server is gone, however it died: no other process holds the other end.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ HEAD = struct.Struct("!QBI")
 
 
 class FrameKind(IntEnum):
-    """Of a frame: first what the server sends, then what it is sent."""
+    """The kind of a frame: below 10 those that the server sends, above 10 those that it receives."""
 
     READ = 1  # a pickled function of a Record: answered with what it returns
-    OPEN = 2  # one of a database that returns an iterator: answered with the first item
+    OPEN = 2  # a pickled function of a Readable that returns an iterator: answered with the first item
     NEXT = 3  # answered with the next item
-    DROP = 4  # not answered: nobody waits any more
+    DROP = 4  # nobody waits for this reading any more: not answered
 
     READY = 11
     PART = 12  # more of the same answer follows
@@ -53,12 +53,12 @@ class FrameKind(IntEnum):
 
 
 def main() -> None:
-    """The command line says which descriptor is the socket, the niceness, the most bytes of memory (0: any), imports.
+    """Arguments: the socket's descriptor, niceness, limit of data memory in bytes (0: none), modules to import.
 
     The database's URL comes by the socket: it may hold a password.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they mean the server, and it ends us
+        signal.signal(number, signal.SIG_IGN)  # a signal to the process group is for the server, which then ends us
     _die_with_the_server()
     descriptor, niceness, most_bytes, *imports = sys.argv[1:]
     os.nice(int(niceness))
@@ -70,13 +70,13 @@ def main() -> None:
         if frame is not None:
             database_url, file = pickle.loads(frame[2])  # noqa: S301  # from our own server
             _answer_readings(database_url, file, imports, line, incoming)
-    os._exit(0)  # at once: what is being read is for nobody
+    os._exit(0)  # at once: nobody waits for the readings in progress
 
 
 def _die_with_the_server() -> None:
-    """On Linux the kernel sees to it too: while a reading holds the interpreter, nobody here sees the socket's end.
+    """On Linux the kernel also kills us: while a reading holds the GIL, no thread notices that the socket is closed.
 
-    It means the end of the thread that has started us, which is the server's event loop.
+    It does so at the end of the thread that has started us, which is that of the server's event loop.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -86,8 +86,8 @@ def _die_with_the_server() -> None:
 def _answer_readings(
     database_url: str, file: Identity | None, imports: Sequence[str], line: socket.socket, incoming: BufferedReader
 ) -> None:
-    """file: what SQLite's is; no other one is read in its place."""
-    # imported now, at the priority of this process; it stays, so that there is no garbage in it to look for
+    """Answer until the server is gone. file: identity of SQLite's file; another file at its path is not read."""
+    # imported at this process's low priority; modules stay, so the garbage collector need not examine them
     gc.disable()
     for module in imports:
         importlib.import_module(module)
@@ -109,7 +109,7 @@ def _answer_readings(
 
 
 def received(incoming: BufferedReader) -> tuple[int, FrameKind, bytes] | None:
-    """None: the other side has gone."""
+    """The next frame: number, kind, payload. None: the other side is gone."""
     try:
         head = incoming.read(HEAD.size)
         if len(head) < HEAD.size:
@@ -121,7 +121,7 @@ def received(incoming: BufferedReader) -> tuple[int, FrameKind, bytes] | None:
 
 
 class Readings:
-    """Those under way. `take` is called by one thread; the answers come from several."""
+    """The readings in progress. One thread calls `take`; a pool of threads runs them and sends the answers."""
 
     def __init__(self, line: socket.socket, database: Reader) -> None:
         self._line, self._database = line, database
@@ -130,7 +130,7 @@ class Readings:
         self._changing = threading.Lock()
         self._busy: set[int] = set()
         self._dropped: set[int] = set()  # of the busy ones
-        self._iterators: dict[int, Iterator[Any]] = {}  # of those that are not
+        self._iterators: dict[int, Iterator[Any]] = {}  # of those that wait for NEXT
 
     def take(self, number: int, kind: FrameKind, payload: bytes) -> None:
         with self._changing:
@@ -183,7 +183,7 @@ class Readings:
             self.send(number, *answer)
 
     def send(self, number: int, kind: FrameKind, payload: bytes = b"") -> None:
-        """Others' answers may come between its parts."""
+        """Send an answer in parts; those of other readings may come in between."""
         view = memoryview(payload)
         while len(view) > PART_BYTES:
             self._send_frame(number, FrameKind.PART, view[:PART_BYTES])
@@ -207,7 +207,7 @@ def _encoded(value: Any) -> tuple[FrameKind, bytes]:
 
 
 def _encoded_error(error: BaseException) -> bytes:
-    """As it is, with where it was raised; in words if it cannot be pickled."""
+    """The error with its traceback as a note; a RuntimeError with its repr if it cannot be pickled."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         return pickle.dumps((type(error), error.args, vars(error)))
@@ -216,7 +216,7 @@ def _encoded_error(error: BaseException) -> bytes:
 
 
 def decoded_error(encoded: bytes) -> BaseException:
-    """Its class is not called: what it takes may be something else than its arguments, as with Invalid."""
+    """Rebuild the error without its __init__, whose parameters may differ from `args`, as with Invalid."""
     kind, arguments, fields = pickle.loads(encoded)  # noqa: S301  # from our own process
     error: BaseException = kind.__new__(kind, *arguments)
     error.__dict__.update(fields)

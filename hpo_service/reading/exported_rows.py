@@ -23,7 +23,7 @@ def head(_record: Record, study: Study) -> tuple[int, bytes]:
 
 
 def page(name: str, study_id: int, format: Text, after: int, record: Record) -> tuple[bytes, int | None]:
-    """The next trials, and the last one's number if more may follow. Raise NotFound: the study is another, or gone."""
+    """The next trials, and the last one's number if more may follow. Raise NotFound if the study was deleted."""
     study = record.same_study(name, study_id)
     found, more = record.trials.by_number(study, None, after, PAGE, with_metrics=False)
     columns = columns_of(study)
@@ -34,7 +34,7 @@ def page(name: str, study_id: int, format: Text, after: int, record: Record) -> 
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
     if more:
         return text, found[-1].number
-    record.same_study(name, study_id)  # still: else the page is short because they were deleted
+    record.same_study(name, study_id)  # again: else the page is short because they were deleted
     return text, None
 
 

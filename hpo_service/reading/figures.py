@@ -1,4 +1,4 @@
-"""Figures of the record for the metrics: looked up once a second at most, from memory while the database is away."""
+"""Figures of the record for the metrics: read once a second at most; the last known ones if the database is down."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hpo_service.store.database import Database
 from hpo_service.store.record import Record
 
 FRESH_SECONDS = 1.0
-PATIENCE_SECONDS = 2.0  # for the database, by who wants the figures
-REST = 10  # times as long as the last look took, until the next
+PATIENCE_SECONDS = 2.0  # how long `latest` waits for the database
+REST = 10  # times as long as the last read took, until the next
 LONGEST_REST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of the record, and of the files that it lies in; None: there are none that the server sees."""
+    """Figures of the record, and of the database's files; None: the server does not see the files."""
 
     trials: Mapping[str, int] = field(default_factory=dict)
     studies: Mapping[str, int] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Figures:
 
 
 class KnownFigures:
-    """Its methods are coroutines of one event loop. One look at a time, however many want the figures."""
+    """The last figures that were read; for one event loop. One read at a time, which concurrent callers share."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,7 +41,7 @@ class KnownFigures:
         self._looking: asyncio.Task[None] | None = None
 
     async def latest(self) -> tuple[Figures, bool]:
-        """The figures, and whether the database has answered the last look, in time."""
+        """The figures, and whether the database has answered the last read in time."""
         if self._looking is None and time.monotonic() >= self._next_look:
             self._looking = asyncio.create_task(self._look())
         if self._looking is not None:

@@ -1,4 +1,4 @@
-"""All trials of a study as an Apache Parquet file, a row group a page, each column of one type."""
+"""All trials of a study as an Apache Parquet file, one row group per page, each column of one type."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PAGE = 1000
 
 
 def pieces(name: str, database: Readable) -> Iterator[bytes]:
-    """Read the study's trials; raise NotFound before the first piece, and when the study is deleted meanwhile.
+    """Yield the file; raise NotFound before the first piece without a study, or later if it is deleted meanwhile.
 
-    Values and parameters are numbers where they are numbers; a parameter whose choices are lists or of several types
-    is JSON text. Times are UTC, in microseconds.
+    Numeric values and parameters are columns of numbers; a parameter whose choices are lists or of several types is
+    JSON text. Times are UTC, in microseconds.
     """
     import pyarrow
     import pyarrow.parquet
@@ -48,12 +48,12 @@ def pieces(name: str, database: Readable) -> Iterator[bytes]:
 
 def _page(study: Study, after: int, record: Record) -> Sequence[Trial]:
     page, _ = record.trials.by_number(study, None, after, PAGE, with_metrics=False)
-    record.same_study(study.name, study.id)  # still: else the page may be short because they were deleted
+    record.same_study(study.name, study.id)  # again: else the page may be short because they were deleted
     return page
 
 
 class _Sink:
-    """What the writer takes for a file: only written to, from the start to the end, and handed out as it grows."""
+    """A write-only file for the writer; `taken` returns what was written since the last call."""
 
     closed = False
 

@@ -1,8 +1,8 @@
-"""A process beside the server that reads for it, so that a long reading holds up nobody who asks or tells.
+"""A process that reads the record for the server, so that a long read does not delay asks and tells.
 
-The interpreter runs one thread at a time, and writing the JSON of thousands of trials is one step to it. What is sent
-there is a function of a module with plain arguments; what comes back is bytes, or small. While the process is not there
-yet, or not any more, the server reads in threads of its own.
+Encoding the JSON of thousands of trials holds the GIL throughout, and all other threads wait. The server sends a
+module's function with plain arguments; bytes or a small value come back. While the process is starting or down, the
+server reads in its own threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpo_service.store.record import Record
 
 T = TypeVar("T")
 
-AGAIN_SECONDS = 5.0  # from one start to the next, at least
+AGAIN_SECONDS = 5.0  # at least, from one start to the next
 _MODULE = "hpo_service.reading.answering_reads"
 _END = object()
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # its matrices are small: more threads would wait for each other
@@ -37,14 +37,14 @@ log = structlog.get_logger()
 
 
 class ReadingProcessEnded(Exception):
-    """It is not there, or died with the reading; another one may be there soon."""
+    """The process is not running, or died during the reading; a new one may be running soon."""
 
 
 class ReadingProcess:
-    """Its methods are coroutines of one event loop.
+    """Starts the process and sends readings to it; its methods are coroutines of one event loop.
 
-    niceness: at 10, workers on a machine without a free core still waited twice as long for its readings' sake.
-    imports: what it works with, imported when it starts. most_bytes: of memory of its own, or None.
+    niceness: 19; with 10, workers on a machine without a free core still waited twice as long because of readings.
+    imports: modules that it imports when it starts. most_bytes: limit of its data memory; None: no limit.
     """
 
     name = "the reading process"
@@ -60,7 +60,7 @@ class ReadingProcess:
     def __init__(self, database_url: str) -> None:
         self.is_up = False
         self.pid: int | None = None
-        self.file: Identity | None = None  # what SQLite's is: it reads no other one in its place
+        self.file: Identity | None = None  # identity of SQLite's file; another file at its path is not read
         self._database_url = database_url
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -85,7 +85,7 @@ class ReadingProcess:
             self._forget(number, ended=answer.done() and not answer.cancelled())
 
     async def items(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """What `work` yields there, made one item ahead of who takes them."""
+        """Yield what `work` yields in the process, which prepares one item ahead."""
         number = next(self._numbers)
         answer = self._ask(number, FrameKind.OPEN, work)
         item: Any = None
@@ -109,7 +109,7 @@ class ReadingProcess:
         self._parts.pop(number, None)
         answer = self._waiting.pop(number, None)
         if answer is not None and answer.done() and not answer.cancelled():
-            answer.exception()  # seen, though by nobody
+            answer.exception()  # retrieved, so that asyncio does not log it
         if not ended:
             self._send(number, FrameKind.DROP)
 
@@ -143,7 +143,7 @@ class ReadingProcess:
                     [sys.executable, "-P", "-m", _MODULE, *numbers, *self.imports],
                     pass_fds=(its.fileno(),),
                     stdin=subprocess.DEVNULL,
-                    stdout=2,  # nothing is to be printed there; what is all the same is for the log
+                    stdout=2,  # to standard error: it should print nothing; what it prints all the same is logged
                     env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             except OSError:

@@ -1,6 +1,6 @@
-"""What is read from the record, as bytes of JSON: functions that the reading process runs, or a thread of the server.
+"""Reads of the record, as bytes of JSON: functions that the reading process runs, or a thread of the server.
 
-They import nothing that samples or trains, so that the reading process stays small.
+They import nothing that samples or trains before it is needed, so that the reading process stays small.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpo_service.store.record import Record
 
 T = TypeVar("T")
 MOST_SEEN = 1_000  # trials, for advice
-MOST_JUDGED = 10_000  # trials, for importances: of 100,000 all would take eight times as long, for shares 0.02 nearer
+MOST_JUDGED = 10_000  # trials, for importances; all of 100,000 take eight times as long, and change shares by 0.02
 FEWEST_BEST, MOST_BEST = 5, 20
 MOST_CURVES, MOST_STEPS = 100, 1_000  # trials with their reports, and reports of each
 AT_ONCE = 20  # studies, each of which may be large
@@ -34,13 +34,13 @@ def of_study(name: str, work: Callable[[Record, Study], T], record: Record) -> T
 
 
 def unless_overdue(name: str, work: Callable[[Record, Study], T], record: Record) -> tuple[bool, T | None]:
-    """Whether a lease of the study has run out; else what `work` finds."""
+    """Whether a lease or the time limit of the study has run out; if not, also what `work` finds."""
     study = record.study(name)
     return (True, None) if record.overdue([study.id]) else (False, work(record, study))
 
 
 def unless_any_overdue(work: Callable[[Record], T], record: Record) -> tuple[list[str], T | None]:
-    """The studies in which time has changed something; if there are none, what `work` finds."""
+    """The studies in which a lease or the time limit has run out; if there are none, also what `work` finds."""
     overdue = record.overdue()
     return overdue, None if overdue else work(record)
 
@@ -52,7 +52,7 @@ def study(record: Record, study: Study) -> tuple[bytes, str]:
 def studies_page(
     record: Record, *, state: str | None, after: int, size: int, only: Collection[str] | None
 ) -> tuple[bytes, int | None]:
-    """Up to `size` studies, fewer where they are large."""
+    """Up to `size` studies, fewer if they are large, and the id after which the next page starts."""
     items: list[bytes] = []
     left = PAGE
     while True:
@@ -73,8 +73,8 @@ def attempts(record: Record, study: Study, *, number: int) -> bytes:
 
 
 def importances(record: Record, study: Study) -> bytes:
-    """Of a large study an even choice of its trials is judged."""
-    # Optuna is loaded when somebody asks: it takes a second, and most of the memory
+    """The parameters' importances; those of a large study are computed from an even choice of its trials."""
+    # imported when needed: Optuna takes a second to load, and most of the memory
     from hpo_service.tuning.importances import importances as importances_of
 
     if study.counts.complete < 2:
@@ -92,8 +92,8 @@ def advice(record: Record, study: Study) -> bytes:
 
 
 def seen_study(record: Record, study: Study) -> AdviceInput:
-    """The study as advice is given on it: of a large one a sample."""
-    from hpo_service.tuning.smooth_fit import smooth_fits  # NumPy, loaded when somebody asks
+    """The input of `advice` for this study: a sample of its trials if it is large."""
+    from hpo_service.tuning.smooth_fit import smooth_fits  # imported when needed: it loads NumPy
 
     trials = record.trials.finished(study, math.ceil(study.next_number / MOST_SEEN) or 1)
     seen = AdviceInput(

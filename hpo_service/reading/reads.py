@@ -1,4 +1,4 @@
-"""Where a read runs: in a thread of the server, or apart, in the reading process, so that it holds up nobody."""
+"""Where a read runs: in a thread of the server, or in the reading process, where it delays nobody."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Reads:
-    """What is read apart, and what it returns, can be pickled, as a module's functions can."""
+    """Runs reads. For the process, `work` and its result must be picklable, as a module's functions are."""
 
     def __init__(self, database: Database, process: ReadingProcess | None) -> None:
-        """process: without it, or when it dies, threads read."""
+        """process: None, or while it is down: threads read."""
         self._database, self._process = database, process
 
     async def in_thread(self, work: Callable[[Record], T]) -> T:
@@ -33,9 +33,9 @@ class Reads:
         return await self.in_thread(work)
 
     async def items_in_process(self, work: Callable[[Readable], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """What `work` yields.
+        """Yield what `work` yields.
 
-        If the process dies before the first item a thread begins anew; later ReadingProcessEnded is raised.
+        If the process dies before the first item, a thread starts over; later, ReadingProcessEnded is raised.
         """
         begun = False
         if self._process is not None and self._process.is_up:

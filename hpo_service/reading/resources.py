@@ -1,4 +1,4 @@
-"""How studies, rounds, trials, attempts and workers read on the wire."""
+"""Studies, rounds, trials, attempts and workers as the API's JSON documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hpo_service.store.worker_rows import WorkerRow
 
 
 def time_text(seconds: float) -> str:
-    """RFC 3339, UTC, with microseconds. A second is put in words once, which takes a third of the time."""
+    """RFC 3339, UTC, with microseconds. The text of a second is cached, which takes a third of the time."""
     second = math.floor(seconds)
     microseconds = round((seconds - second) * 1e6)
     if microseconds == 1_000_000:
@@ -88,7 +88,7 @@ def _confirmation(record: Record, study: Study) -> Json | None:
 
 
 def confirmed(record: Record, study: Study) -> Ranking:
-    """What the replicates told so far say; nothing where nobody has asked for any."""
+    """The ranking by the replicates' results so far; empty if no confirmation was requested."""
     if study.confirmation is None:
         return Ranking()
     return ranking(study.confirmation.candidates, record.trials.replicates(study), maximize=study.spec.maximizes)
@@ -205,12 +205,12 @@ def granted_trial(study: Study, trial: Trial) -> Json:
 
 
 def without_objectives(answer: Json) -> Json:
-    """What an ask has answered, as it is remembered: the objective stands with the study, and never changes."""
+    """An ask's answer as it is stored for repeats: without the objectives, which the studies have and never change."""
     return {**answer, "trials": [{**trial, "objective": None} for trial in answer["trials"]]}
 
 
 def with_objectives(answer: Json, studies: Sequence[Study]) -> Json:
-    """What was remembered, as it was answered."""
+    """The stored answer with its objectives again, as it was first sent."""
     objectives = {study.name: study.spec.objective for study in studies}
     trials = [
         {**trial, "objective": trial["objective"] or objectives.get(trial["study"])} for trial in answer["trials"]

@@ -20,10 +20,10 @@ from hpo_service.store.record import Record
 from hpo_service.store.summaries import LastChange, Summaries, TrialMark
 
 LARGEST_HISTORY = 8 * 2**20  # bytes of JSON
-FIRST_ROWS = 20  # by which it is judged how many more have room
+FIRST_ROWS = 20  # read first, to estimate how many more have room
 ROWS_AT_ONCE = 500
 MOST_RUNNING = 1000  # whose leases are listed
-MOST_REASONS = 1000  # that are read; those that differ in numbers only become one
+MOST_REASONS = 1000  # that are read; those that differ only in numbers are grouped
 REASONS_SHOWN = 50
 MOST_FIGURES = 30  # of one trial's metrics
 LONGEST_FIGURE = 100  # characters
@@ -65,7 +65,7 @@ def history(record: Record, study: Study, *, points: int) -> bytes:
 
 
 def best_so_far(marks: Sequence[TrialMark], study: Study) -> list[int]:
-    """The COMPLETE trials that were better than every one before; none where there are several directions."""
+    """The COMPLETE trials that were better than every one before; none if there are several directions."""
     if len(study.spec.directions) > 1:
         return []
     sign = -1 if study.spec.maximizes else 1
@@ -79,7 +79,7 @@ def best_so_far(marks: Sequence[TrialMark], study: Study) -> list[int]:
 
 
 def chosen(numbers: Sequence[int], steps: Sequence[int], others: Sequence[int], points: int) -> list[int]:
-    """Up to so many, what matters most first: steps of the best, these others, and an even choice of the rest."""
+    """Up to `points` numbers, most important first: `steps`, `others`, and an even choice of the rest."""
     found = dict.fromkeys([*_spread(steps)[:points], *others])
     rest = [number for number in numbers if number not in found]
     left = max(points - len(found), 0)
@@ -88,7 +88,7 @@ def chosen(numbers: Sequence[int], steps: Sequence[int], others: Sequence[int], 
 
 
 def _spread(numbers: Sequence[int]) -> list[int]:
-    """From coarse to fine: however few of the first ones are taken, they lie far from each other. Both ends first."""
+    """Reorder from coarse to fine, both ends first: any number of first elements lie far from each other."""
     ends = [*dict.fromkeys((*numbers[-1:], *numbers[:1]))]
     bits = max(len(numbers) - 1, 1).bit_length()
     places = sorted(range(len(numbers)), key=lambda index: int(f"{index:0{bits}b}"[::-1], 2))
@@ -122,7 +122,7 @@ def _item(row: Any, last: tuple[int, float] | None, sampler: str) -> Json:
 
 
 def _figures(metrics: str | None) -> Json:
-    """What of a trial's metrics has room in a cell of a table."""
+    """The part of a trial's metrics that fits into a cell of a table."""
     told = {} if metrics is None else from_json(metrics)
     fitting = [(name, value) for name, value in told.items() if _is_figure(name) and _is_figure(value)]
     return dict(fitting[:MOST_FIGURES])
@@ -138,7 +138,7 @@ def _is_figure(value: Any) -> bool:
 
 
 def curves(record: Record, study: Study, *, best: int, running: int, points: int) -> bytes:
-    """Those of the best trials, best first, and then of those that run."""
+    """The reported curves of the best trials, best first, and then of running ones."""
     summaries = Summaries(record)
     items: list[Json] = []
     for row in (*summaries.best(study, best), *summaries.running(study, running)):
@@ -158,7 +158,7 @@ def curves(record: Record, study: Study, *, best: int, running: int, points: int
 
 
 def failures(record: Record, study: Study) -> bytes:
-    """FAILs by their reason; reasons that differ in numbers only are one, shown as the most frequent of them."""
+    """FAIL trials by reason; reasons that differ only in numbers form a group, shown by the most frequent of them."""
     groups: dict[str, Json] = {}
     for reason, count, first, last in Summaries(record).failures(study, MOST_REASONS):
         kind = _NUMBERS.sub("#", reason or "")
@@ -174,7 +174,7 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 def workers(record: Record, study: Study) -> bytes:
-    """Who holds trials of the study, or has been the last to hold one."""
+    """The workers that hold trials of the study, or were the last to hold one."""
     summaries = Summaries(record)
     held: dict[str | None, list[Json]] = {}
     for row in summaries.running(study, MOST_RUNNING):
@@ -203,7 +203,7 @@ def workers(record: Record, study: Study) -> bytes:
 
 
 def overview(record: Record, *, after: int, size: int, only: Collection[str] | None) -> tuple[bytes, int | None]:
-    """Up to `size` studies, a line each, and the id to go on after."""
+    """Up to `size` studies, a line each, and the id after which the next page starts."""
     found = record.studies(None, after, size + 1, only)
     page = found[:size]
     summaries = Summaries(record)
@@ -233,7 +233,7 @@ def _line(summaries: Summaries, study: Study, workers: int, now: float) -> Json:
 
 
 def _last_steps(best: Iterable[Any]) -> list[tuple[int, float]]:
-    """By rising number, those of the best (best first) that were better than every one before them."""
+    """The trials, of these, that are better than all with a lower number, by rising number. best: best first."""
     found: list[tuple[int, float]] = []
     for row in best:
         if not found or row.number < found[-1][0]:
@@ -251,7 +251,7 @@ def _active_at(study: Study, recent: Sequence[LastChange]) -> float:
 
 
 def _seconds_left(study: Study, recent: Sequence[LastChange], now: float) -> float | None:
-    """Until a limit is reached, at the pace of the trials that finished last; None where nobody can say."""
+    """Estimated time until a limit is reached, at the pace of the trials that finished last; None if unknown."""
     limits, counts = study.spec.limits, study.counts
     if study.state is not StudyState.ACTIVE:
         return None

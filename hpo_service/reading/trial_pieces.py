@@ -1,7 +1,7 @@
-"""Trials as JSON in pieces of about a megabyte, each read by itself: what they add up to is in no one's memory.
+"""Trials as JSON in pieces of about a megabyte, each read by itself, so that a page is never in memory as a whole.
 
-A page ends after PAGE bytes, at a trial's end; one trial may take more than that, and then goes over several pieces.
-What has been sent of a trial stays as it was read; reports that come meanwhile may follow.
+A page ends after about PAGE bytes, at a trial's end; a trial with many reports spans several pieces. The part of a
+trial that was sent stays as it was read; reports that arrive meanwhile may follow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Key = tuple[float | None, int, int]  # of the last trial of a page: its value, i
 
 @dataclass(frozen=True)
 class Inside:
-    """Within a trial's reports. first: the step to go on with; rest: what follows them."""
+    """A position within a trial's reports. first: the next step; rest: the trial's JSON after its reports."""
 
     study_id: int
     trial: Trial
@@ -35,7 +35,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page goes on. left, room: so many trials and bytes may still come; begun: whether some came already."""
+    """Where a page continues. left, room: trials and bytes that still fit; begun: whether an item was sent already."""
 
     after: Key | None
     left: int
@@ -45,7 +45,7 @@ class Place:
 
 
 Piece = tuple[bytes, Inside | None]
-PieceOfPage = tuple[bytes, Place | None, Key | None]  # where it goes on, or at its end the key to go on after
+PieceOfPage = tuple[bytes, Place | None, Key | None]  # where it continues, or at its end the next page's key
 
 
 def trial(record: Record, study: Study, *, number: int) -> Piece:
@@ -79,13 +79,13 @@ def _around_reports(study: Study, found: Trial) -> tuple[bytes, bytes]:
 
 
 def whole_trial(study: Study, found: Trial, texts: list[bytes]) -> bytes:
-    """texts: its reports, as they read."""
+    """The trial as JSON. texts: its reports as JSON."""
     head, rest = _around_reports(study, found)
     return head + b",".join(texts) + rest
 
 
 def page(record: Record, study: Study, *, state: str | None, order_by: str, place: Place) -> PieceOfPage:
-    """The next items, with the commas between them."""
+    """The page's next piece: items, with the commas between them."""
     if place.inside is not None:
         piece, inside = going_on(record, study, inside=place.inside)
         if inside is not None:
@@ -109,7 +109,7 @@ def page(record: Record, study: Study, *, state: str | None, order_by: str, plac
 
 
 def _after(piece: bytes, place: Place, record: Record, study: Study, state: str | None, order_by: str) -> PieceOfPage:
-    """The end of a trial that went over several pieces."""
+    """Called with the last piece of a trial that spans several."""
     place = replace(place, room=place.room - len(piece))
     _, more = _next(record, study, state, order_by, replace(place, left=0))
     return _ended(piece, place, more)
@@ -132,7 +132,7 @@ def _next(record: Record, study: Study, state: str | None, order_by: str, place:
 
 
 def read_together(record: Record, trials: Sequence[Trial]) -> Sequence[Trial]:
-    """The first of them, as many as are read at once: at least one, if there is one."""
+    """The first of these trials, as many as fit into a piece: at least one, if there is one."""
     sizes = record.reports.bytes_of(trials)
     left = PIECE
     for index, each in enumerate(trials):
