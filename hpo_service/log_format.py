@@ -1,6 +1,6 @@
 """How every process logs: to standard error, pretty on a terminal, a JSON object a line otherwise.
 
-A server must not block on the reader of its log, nor end because a disk is full: see `write_apart`.
+A server must not block on the reader of its log, nor end because a disk is full: see `write_in_thread`.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ class _Output:
     """Writes to the current sys.stderr, and never fails: a full disk must not end the process that reports it."""
 
     def __init__(self) -> None:
-        self.apart: _LinesApart | None = None
+        self.thread: _LinesInThread | None = None
 
     def write(self, line: str) -> None:
         line = _KEY.sub("hpo_***", line)
-        if self.apart is not None:
-            self.apart.put(line)
+        if self.thread is not None:
+            self.thread.put(line)
             return
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(line)
 
     def flush(self) -> None:
-        if self.apart is None:
+        if self.thread is None:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.flush()
 
@@ -88,7 +88,7 @@ class _Output:
 _output = _Output()
 
 
-class _LinesApart:
+class _LinesInThread:
     """A queue of lines that its own thread writes. Lines without room are dropped and counted, and the log says so."""
 
     def __init__(self, descriptor: int) -> None:
@@ -138,16 +138,16 @@ class _LinesApart:
             time.sleep(0.01)
 
 
-def write_apart() -> None:
+def write_in_thread() -> None:
     """From now on write the log in a thread, so that logging never blocks on the reader of a pipe or on a disk."""
     with contextlib.suppress(OSError, ValueError):
-        _output.apart = _LinesApart(sys.stderr.fileno())
+        _output.thread = _LinesInThread(sys.stderr.fileno())
 
 
 def finish(seconds: float = 1.0) -> None:
     """Wait until all lines are written, but not longer than this: their reader may be stuck."""
-    if _output.apart is not None:
-        _output.apart.finish(seconds)
+    if _output.thread is not None:
+        _output.thread.finish(seconds)
 
 
 # -- what libraries log -----------------------------------------------------------------------------------

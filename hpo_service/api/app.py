@@ -112,9 +112,9 @@ def create_app(
     openapi.complete(app)
     app.add_middleware(Dashboard, service=lambda: app.state.service)
     app.add_middleware(BodyLimit)
-    app.state.admission = Authorizer(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
+    app.state.authorizer = Authorizer(lambda: app.state.keyring, settings.rate_limit) if with_keys else None
     if with_keys:
-        app.add_middleware(AuthMiddleware, admission=app.state.admission)
+        app.add_middleware(AuthMiddleware, authorizer=app.state.authorizer)
     else:
         app.add_middleware(PageGuard)
     app.state.access_log = settings.access_log

@@ -116,20 +116,20 @@ class Authorizer:
 
 
 class AuthMiddleware:
-    def __init__(self, app: ASGIApp, admission: Authorizer) -> None:
+    def __init__(self, app: ASGIApp, authorizer: Authorizer) -> None:
         self.app = app
-        self._admission = admission
+        self._authorizer = authorizer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (scope["method"] == "GET" and _is_open(scope["path"])):
             await self.app(scope, receive, send)
             return
         try:
-            key = await self._admission.key(scope)
+            key = await self._authorizer.key(scope)
         except HpoError as error:
             await _refusal(error, scope)(scope, receive, send)
             return
-        keyring = self._admission.keyring()
+        keyring = self._authorizer.keyring()
         scope[KEY_STUDIES] = key.studies
         scope[KEY_ID] = key.id
         structlog.contextvars.bind_contextvars(key=key.id)

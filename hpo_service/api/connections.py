@@ -101,49 +101,49 @@ class ConnectionLimiter:
 
     def __init__(self, bounds: ConnectionBounds) -> None:
         self.bounds = bounds
-        self.inside: dict[BoundedConnection, None] = {}  # in the order in which they came
+        self.open: dict[BoundedConnection, None] = {}  # in the order in which they came
         self.waiting_bytes = 0
         self._sweeps = False
 
-    def lets_in(self, connection: BoundedConnection) -> bool:
+    def admit(self, connection: BoundedConnection) -> bool:
         """Add the connection; at the limit, first close the one that is unused longest, or return False."""
-        if len(self.inside) >= self.bounds.connections and not self.makes_room():
+        if len(self.open) >= self.bounds.connections and not self.close_least_useful():
             return False
-        self.inside[connection] = None
+        self.open[connection] = None
         if not self._sweeps:
             self._sweeps = True
             connection.loop.call_later(SWEEP_SECONDS, self._sweep, connection.loop)
         return True
 
-    def makes_room(self) -> bool:
+    def close_least_useful(self) -> bool:
         longest, since = None, math.inf
-        for connection in self.inside:
-            if (its_since := connection.here_for_nothing_since()) < since:
+        for connection in self.open:
+            if (its_since := connection.unused_since()) < since:
                 longest, since = connection, its_since
             if since == -math.inf:
                 break
         if longest is None:
             return False
-        self.leaves(longest)
-        longest.make_room()
+        self.remove(longest)
+        longest.close_to_make_room()
         return True
 
-    def leaves(self, connection: BoundedConnection) -> None:
-        self.inside.pop(connection, None)
-        self.weigh(connection, 0)
+    def remove(self, connection: BoundedConnection) -> None:
+        self.open.pop(connection, None)
+        self.set_buffered(connection, 0)
 
-    def weigh(self, connection: BoundedConnection, weight: int) -> None:
+    def set_buffered(self, connection: BoundedConnection, buffered: int) -> None:
         """Set a connection's buffered bytes. Above the total limit, refuse the largest, those without a key first."""
-        self.waiting_bytes += weight - connection.weight
-        connection.weight = weight
+        self.waiting_bytes += buffered - connection.buffered
+        connection.buffered = buffered
         while self.waiting_bytes > self.bounds.waiting_bytes:
-            greedy = [other for other in self.inside if other.weight and other.may_give_way()]
+            greedy = [other for other in self.open if other.buffered and other.may_be_refused()]
             if not greedy:
                 break
-            max(greedy, key=lambda other: (not other.is_known(), other.weight)).give_way()
+            max(greedy, key=lambda other: (not other.is_authenticated(), other.buffered)).refuse_buffered()
 
     def close_overdue(self, now: float) -> None:
-        for connection in list(self.inside):
+        for connection in list(self.open):
             if connection.due <= now or connection.stalled_until <= now:
                 connection.run_out(now)
             elif connection.transport.is_closing() and connection.due == math.inf:
@@ -152,7 +152,7 @@ class ConnectionLimiter:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self.close_overdue(loop.time())
-        self._sweeps = bool(self.inside)
+        self._sweeps = bool(self.open)
         if self._sweeps:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
@@ -190,13 +190,13 @@ class BoundedConnection(FastPathConnection):
 
     flow: OneAtATime
 
-    def __init__(self, gate: ConnectionLimiter, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, fast_path: FastPath | None, *arguments: Any, **options: Any) -> None:
         super().__init__(fast_path, *arguments, **options)
-        self.gate = gate
+        self.limiter = limiter
         self.due = math.inf
         self.stalled_until = math.inf
         self.has_sent_a_request = False
-        self.weight = 0  # buffered bytes, as counted by the gate
+        self.buffered = 0  # buffered bytes, as counted by the limiter
         self._backlog = Backlog()
         self._part: Part | None = None
         self._part_of: object = None  # the request's scope
@@ -206,8 +206,8 @@ class BoundedConnection(FastPathConnection):
         self._drained = 0
         self._lingers_until = 0.0  # at the latest; 0: it does not linger
         self._came_at = 0.0
-        self._is_deaf = False  # drops its input: it is ending, or will be once earlier requests are answered
-        self._last_word: Callable[[], None] | None = None
+        self._drops_input = False  # drops its input: it is ending, or will be once earlier requests are answered
+        self._last_answer: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -215,19 +215,19 @@ class BoundedConnection(FastPathConnection):
         transport.set_write_buffer_limits(UNREAD_ANSWERS)
         metrics.connections_open.inc()
         self._came_at = self.loop.time()
-        self.due = self._came_at + self.gate.bounds.head_seconds
-        if not self.gate.lets_in(self):
+        self.due = self._came_at + self.limiter.bounds.head_seconds
+        if not self.limiter.admit(self):
             self._refuse(503, "unavailable", "there are too many connections; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:
         metrics.connections_open.dec()
-        self._is_deaf = True
+        self._drops_input = True
         self._backlog.clear()
-        self.gate.leaves(self)
+        self.limiter.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf or self.transport.is_closing():
+        if self._drops_input or self.transport.is_closing():
             self._drop(data)
         elif self._backlog.size or self._is_occupied():
             self._put_off(data)
@@ -248,14 +248,14 @@ class BoundedConnection(FastPathConnection):
         self._backlog.add(data)
         self.flow.requests_wait = True
         self.flow.pause_reading()
-        self._weigh()
+        self._count_buffered()
 
     def _take_up(self) -> None:
         """Parse the backlog up to the next request that has to be answered first; resume reading when it is empty."""
-        while self._backlog.size and not self._is_deaf and not self._is_occupied():
+        while self._backlog.size and not self._drops_input and not self._is_occupied():
             self._take(self._backlog.next_piece())
-        if not self._is_deaf:
-            self._weigh()
+        if not self._drops_input:
+            self._count_buffered()
             if not self._backlog.size:
                 self.flow.requests_wait = False
                 if not self._body_waits():
@@ -281,17 +281,17 @@ class BoundedConnection(FastPathConnection):
             return
         cycle = self.cycle
         if cycle is not before and not cycle.more_body and cycle.scope is self.scope:
-            self._is_here()
+            self._request_complete()
             if len(piece) > USUAL_REQUEST:
                 self._arrived = len(piece)
-                self._weigh()
-        elif not self._is_deaf and not self.transport.is_closing():
+                self._count_buffered()
+        elif not self._drops_input and not self.transport.is_closing():
             body = len(cycle.body) - body_before if self._is_in_body() else 0
-            self._goes_on(piece, cycle is before, body)
-            self._weigh()
+            self._count_piece(piece, cycle is before, body)
+            self._count_buffered()
 
-    def _weigh(self) -> None:
-        if self._is_deaf:
+    def _count_buffered(self) -> None:
+        if self._drops_input:
             return
         if self._is_answered():
             waits = self._drained if self._drained and self._is_chunked() else 0
@@ -299,8 +299,8 @@ class BoundedConnection(FastPathConnection):
             waits = len(self.cycle.body)  # the application has taken the rest
         else:
             waits = min(self._arrived, LARGEST_HEAD + LARGEST_BODY)
-        if (weight := self._backlog.size + waits) != self.weight:
-            self.gate.weigh(self, weight)
+        if (buffered := self._backlog.size + waits) != self.buffered:
+            self.limiter.set_buffered(self, buffered)
 
     def _is_answered(self) -> bool:
         """Whether all that was parsed belongs to requests that are answered."""
@@ -313,16 +313,16 @@ class BoundedConnection(FastPathConnection):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._last_word is not None:
-            self._last_word()
+        elif self._last_answer is not None:
+            self._last_answer()
             return
         elif self._part is None:
-            self.due = self.loop.time() + self.gate.bounds.idle_seconds
+            self.due = self.loop.time() + self.limiter.bounds.idle_seconds
         elif self._part is Part.HEAD:  # sent early: its time counts from now on
-            self.due = self.loop.time() + self.gate.bounds.head_seconds
-        if self.weight:
+            self.due = self.loop.time() + self.limiter.bounds.head_seconds
+        if self.buffered:
             self._arrived = 0
-            self._weigh()
+            self._count_buffered()
         if self._backlog.size:
             self.loop.call_soon(self._take_up)
         elif self.flow.read_paused:
@@ -330,7 +330,7 @@ class BoundedConnection(FastPathConnection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.stalled_until = self.loop.time() + self.gate.bounds.stall_seconds
+        self.stalled_until = self.loop.time() + self.limiter.bounds.stall_seconds
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -341,45 +341,45 @@ class BoundedConnection(FastPathConnection):
     def run_out(self, now: float) -> None:
         """Close the connection, whose deadline has passed; answer 408 first if a request was arriving."""
         cycle = self.cycle
-        if self._is_deaf or self.stalled_until <= now or self.transport.is_closing():
+        if self._drops_input or self.stalled_until <= now or self.transport.is_closing():
             self.transport.abort()
         elif self._part is Part.HEAD and cycle is not None and not cycle.response_complete:
             # The server still answers the request before: the client may hold back the rest of its next one.
-            self.due = now + self.gate.bounds.head_seconds
+            self.due = now + self.limiter.bounds.head_seconds
         elif self._part is None or (self._part is Part.BODY and cycle.response_started):
             self.transport.close()
         else:
             self._refuse(408, "request_timeout", f"the request's {self._part.value} did not arrive in time")
 
-    def make_room(self) -> None:
-        if self._is_deaf:
+    def close_to_make_room(self) -> None:
+        if self._drops_input:
             self.transport.abort()
         elif self.has_sent_a_request:  # idle: a refusal would be taken for the answer to its next request
-            self._hear_no_more()
+            self._drop_input()
             self.transport.abort()  # nothing is unread, so nothing is lost; abort() waits for no reader
         else:
             self._refuse(503, "unavailable", "others were waiting, and no request had arrived here; try again later")
 
-    def here_for_nothing_since(self) -> float:
+    def unused_since(self) -> float:
         """Since when it has sent no whole request, or is idle without a key; inf: it is in use; -inf: it lingers."""
         if self._lingers_until:  # it was refused, and at best reads the refusal
             return -math.inf
-        if self._is_deaf or self.transport.is_closing():  # its last answers are made or read: the sweep closes it
+        if self._drops_input or self.transport.is_closing():  # its last answers are made or read: the sweep closes it
             return math.inf
         if not self.has_sent_a_request:
             return self._came_at
         answered = self.cycle.response_complete and self._part is None and not self._backlog.size
-        is_idle = answered and not self.transport.get_write_buffer_size() and not self.is_known()
-        return self.due - self.gate.bounds.idle_seconds if is_idle else math.inf
+        is_idle = answered and not self.transport.get_write_buffer_size() and not self.is_authenticated()
+        return self.due - self.limiter.bounds.idle_seconds if is_idle else math.inf
 
-    def is_known(self) -> bool:
+    def is_authenticated(self) -> bool:
         """Whether its last request was allowed: by its key, or on the fast path."""
         return isinstance(self.cycle, FastCycle) or (self.cycle is not None and "hpo_studies" in self.cycle.scope)
 
-    def may_give_way(self) -> bool:
+    def may_be_refused(self) -> bool:
         return bool(self._backlog.size) or self._part is not None
 
-    def give_way(self) -> None:
+    def refuse_buffered(self) -> None:
         self._refuse(
             503,
             "unavailable",
@@ -387,13 +387,13 @@ class BoundedConnection(FastPathConnection):
         )
 
     def shutdown(self) -> None:
-        if self._is_deaf:
+        if self._drops_input:
             self.transport.close()
         else:
             super().shutdown()
 
-    def _is_here(self) -> None:
-        self.due = self.loop.time() + self.gate.bounds.idle_seconds if self.cycle.response_complete else math.inf
+    def _request_complete(self) -> None:
+        self.due = self.loop.time() + self.limiter.bounds.idle_seconds if self.cycle.response_complete else math.inf
         self.has_sent_a_request = True
         if self._part is not None:
             self._part = None
@@ -415,22 +415,22 @@ class BoundedConnection(FastPathConnection):
         of_head = len(piece) if end < 0 else end + len(HEAD_END) - len(self._last_three)
         return self._part_size + of_head > LARGEST_HEAD
 
-    def _goes_on(self, piece: bytes, of_the_same: bool, body: int) -> None:
+    def _count_piece(self, piece: bytes, of_the_same: bool, body: int) -> None:
         """Count a piece that holds no whole request. of_the_same: no head ended in it; body: its bytes of content."""
         part = Part.BODY if self._is_in_body() else Part.HEAD
         if part is Part.HEAD and self._part is Part.BODY and self.cycle.scope is self.scope:
-            self._is_here()
+            self._request_complete()
             return
         if part is not self._part or self._part_of is not self.scope:
             self._part, self._part_of, self._part_size = part, self.scope, 0
-            bounds = self.gate.bounds
+            bounds = self.limiter.bounds
             self.due = self.loop.time() + (bounds.head_seconds if part is Part.HEAD else bounds.body_seconds)
         # A piece in which a head has ended is not counted: pieces are small.
         self._part_size = self._part_size + len(piece) if of_the_same and not body else 0
         if not self._is_answered():
             before, self._arrived = self._arrived, self._arrived + len(piece)
             if before // UPLOAD_PIECE < self._arrived // UPLOAD_PIECE and part is Part.BODY and self._is_upload():
-                self.due = self.loop.time() + self.gate.bounds.body_seconds
+                self.due = self.loop.time() + self.limiter.bounds.body_seconds
         self._last_three = (self._last_three + piece)[-3:] if part is Part.HEAD else b""
         self._check_size(part, len(piece))
 
@@ -469,22 +469,24 @@ class BoundedConnection(FastPathConnection):
         if self._part is not Part.HEAD and self._is_in_body() and self.pipeline:
             self.pipeline.popleft()  # its body will never be here
         if self.pipeline or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body):
-            self._last_word = partial(self._say, status, code, detail, request_id)  # after the earlier answers
+            self._last_answer = partial(
+                self._send_refusal, status, code, detail, request_id
+            )  # after the earlier answers
             self.due = math.inf
-            self._hear_no_more()
+            self._drop_input()
         elif self._is_in_body() and self.cycle.response_started:
             self.end()  # it has its answer, or half of it
         else:
-            self._say(status, code, detail, request_id)
+            self._send_refusal(status, code, detail, request_id)
 
-    def _say(self, status: int, code: str, detail: str, request_id: bytes) -> None:
+    def _send_refusal(self, status: int, code: str, detail: str, request_id: bytes) -> None:
         answer = problem(
             status, code, detail, headers={"Connection": "close", "X-Request-Id": request_id.decode("ascii")}
         )
         headers = (*self.server_state.default_headers, *ON_EVERY_ANSWER, *answer.raw_headers)
         self.transport.write(STATUS_LINE[status] + header_lines(headers) + b"\r\n" + bytes(answer.body))
         if status == 408:  # so slow a client has nothing in flight
-            self._hear_no_more()
+            self._drop_input()
             self.transport.close()
         else:
             self._linger()
@@ -494,33 +496,33 @@ class BoundedConnection(FastPathConnection):
         if self._is_in_body() or self._backlog.size:
             self._linger()
         else:
-            self._hear_no_more()
+            self._drop_input()
             self.transport.close()
 
     def _linger(self) -> None:
         """Read and drop input for a while: closing with input unread resets the connection, and may lose the answer."""
         cycle = self.cycle
-        self._hear_no_more()
+        self._drop_input()
         self.pipeline.clear()
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        if self not in self.gate.inside or self.transport.is_closing():
+        if self not in self.limiter.open or self.transport.is_closing():
             self.transport.close()
             return
         self.has_sent_a_request = False  # so that it is the first to be closed to make room
-        self.due = self.loop.time() + self.gate.bounds.linger_seconds
-        self._lingers_until = self.loop.time() + self.gate.bounds.most_linger_seconds
+        self.due = self.loop.time() + self.limiter.bounds.linger_seconds
+        self._lingers_until = self.loop.time() + self.limiter.bounds.most_linger_seconds
         self._drained = 0
         self.flow.requests_wait = False
         self.flow.resume_reading()
         self.transport.write_eof()
 
-    def _hear_no_more(self) -> None:
-        self._is_deaf = True
+    def _drop_input(self) -> None:
+        self._drops_input = True
         self._arriving = None
         self._backlog.clear()
-        self.gate.weigh(self, 0)
+        self.limiter.set_buffered(self, 0)
 
     def _drop(self, data: bytes) -> None:
         self._drained += len(data)
@@ -528,4 +530,4 @@ class BoundedConnection(FastPathConnection):
         if self._drained > most:
             self.transport.abort()
         elif self._lingers_until:
-            self.due = min(self.loop.time() + self.gate.bounds.linger_seconds, self._lingers_until)
+            self.due = min(self.loop.time() + self.limiter.bounds.linger_seconds, self._lingers_until)

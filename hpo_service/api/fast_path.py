@@ -57,7 +57,7 @@ class FastPath:
     def __init__(self, application: FastAPI) -> None:
         self.state = application.state
         self.access_log: bool = application.state.access_log
-        self.admission: Authorizer | None = application.state.admission
+        self.authorizer: Authorizer | None = application.state.authorizer
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -90,9 +90,9 @@ class FastPath:
 
     async def _caller_left(self, cycle: FastCycle) -> bool:
         """Whether the waiting caller has disconnected, or its key is no longer valid."""
-        if cycle.disconnected or cycle.key is None or self.admission is None:
+        if cycle.disconnected or cycle.key is None or self.authorizer is None:
             return cycle.disconnected
-        keyring = self.admission.keyring()
+        keyring = self.authorizer.keyring()
         if not keyring.is_valid():
             with contextlib.suppress(Unavailable):
                 await keyring.refreshed()
@@ -253,11 +253,11 @@ class FastPathConnection(HttpToolsProtocol):
     def _takes_fast_path(self, found: Found) -> bool:
         """Whether the caller may make this call; if so, begin its FastCycle."""
         assert self.fast_path is not None
-        key, admission = None, self.fast_path.admission
-        if admission is None:
+        key, authorizer = None, self.fast_path.authorizer
+        if authorizer is None:
             if not self._is_own_page:
                 return False
-        elif (key := admission.admitted(self.scope, found.study)) is None:
+        elif (key := authorizer.admitted(self.scope, found.study)) is None:
             return False
         self._arriving = FastCycle(found, self.url, self.scope, key)
         self.cycle = self._arriving  # type: ignore[assignment]

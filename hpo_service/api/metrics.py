@@ -17,7 +17,7 @@ from hpo_service.operations.service import Service
 from hpo_service.reading.figures import Figures
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
-AT_THE_GATE = ("400", "408", "413", "431", "503")
+BEFORE_THE_APP = ("400", "408", "413", "431", "503")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TICK_SECONDS = 0.5
 _NOWHERE = "none"  # as a process id: no such process
@@ -30,7 +30,7 @@ _refused = Counter(
     "hpo_connections_refused",
     "Connections refused before their request could reach a route",
     "status",
-    begins=[(status,) for status in AT_THE_GATE],
+    begins=[(status,) for status in BEFORE_THE_APP],
 )
 wrong_keys = Counter("hpo_wrong_keys", "Calls with a key that opens nothing")
 rate_limited = Counter(

@@ -37,7 +37,7 @@ CONFLICTS = {
 
 
 # What AuthMiddleware answers (hpo_service/api/auth.py), and the headers that go with some statuses.
-_AT_THE_DOOR = (401, 403, 429)
+_BY_AUTH = (401, 403, 429)
 _HEADERS = {
     401: ("WWW-Authenticate", {"type": "string"}, "Bearer; on pages for browsers Basic too, the key as password"),
     429: ("Retry-After", {"type": "integer"}, "seconds"),
@@ -50,7 +50,7 @@ def responses(
 ) -> dict[int | str, dict[str, Any]]:
     """A route's error responses, with those that any route may answer. without_key: the route needs no key."""
     described: dict[int | str, dict[str, Any]] = {}
-    anywhere = (405, 503) if without_key else (405, 503, *_AT_THE_DOOR)
+    anywhere = (405, 503) if without_key else (405, 503, *_BY_AUTH)
     for status in sorted({*statuses, *anywhere, *((409,) if conflicts else ())}):
         pairs = [(code, CONFLICTS[code]) for code in conflicts] if status == 409 else _EXAMPLES[status]
         described[status] = {

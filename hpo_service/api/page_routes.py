@@ -80,7 +80,7 @@ async def page_file(request: Request, name: str) -> Response:
 
 def _filled(app: FastAPI, view: str, status: int = 200, message: str = "") -> Response:
     """The frame. view: studies, study, locked or nothing."""
-    keys = "none" if app.state.admission is None else "needed"
+    keys = "none" if app.state.authorizer is None else "needed"
     text = _file("frame.html")[0].decode().replace("{view}", view).replace("{keys}", keys)
     text = text.replace("{modules}", _modules())
     return Response(text.replace("{message}", html.escape(message)), status, SECURITY, "text/html")

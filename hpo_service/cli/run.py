@@ -175,7 +175,7 @@ class StudyRun:
             workers_died = self._service.workers_died
             if self._service.server_died:
                 display.say(self._service.revive_server())
-            snapshot = self._look(follower)
+            snapshot = self._snapshot(follower)
             if snapshot is not None:
                 self.study = snapshot.study
                 display.show(snapshot)
@@ -205,7 +205,7 @@ class StudyRun:
             self.study = client.confirm(self.name, plan.top, plan.seeds)
             self._train(client, display, workers)
 
-    def _look(self, follower: Follower) -> Snapshot | None:
+    def _snapshot(self, follower: Follower) -> Snapshot | None:
         """A snapshot of the study; None while the server does not answer."""
         try:
             return follower.snapshot()

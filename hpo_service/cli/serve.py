@@ -133,7 +133,7 @@ def _serve(
     settings = _settings(database)
     key_file: Path | None = None
     application = create_app(settings, with_keys=with_keys, with_reading_process=settings.reading_process)
-    log_format.write_apart()
+    log_format.write_in_thread()
     log_format.take_over_logging()
     log = structlog.get_logger()
     end_tracing = tracing.configure()

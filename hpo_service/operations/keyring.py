@@ -32,13 +32,13 @@ class Keyring:
         self._reading: asyncio.Task[None] | None = None
         self._said: tuple[str, ...] = ()
         self._waiting = 0
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         # a separate thread: behind slow reads of the database, every call would wait for the keys
         self._thread = ThreadPoolExecutor(1, "keys")
 
     def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._thread.shutdown()
         self.table.close()
 
@@ -57,8 +57,8 @@ class Keyring:
     def kept_fresh(self) -> Iterator[None]:
         """While a call waits, the keys are read again, even if no other call comes."""
         self._waiting += 1
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_again())
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._keep_refreshing())
         try:
             yield
         finally:
@@ -77,11 +77,11 @@ class Keyring:
         while self._read_at <= wanted:  # a slow reading under way may have begun too long ago
             await asyncio.shield(self._begin_reading())
 
-    async def _look_again(self) -> None:
+    async def _keep_refreshing(self) -> None:
         while self._waiting:
             self.is_valid()
             await asyncio.sleep(FRESH_SECONDS / 2)
-        self._looking = None
+        self._refreshing = None
 
     def _begin_reading(self) -> asyncio.Task[None]:
         if self._reading is None:

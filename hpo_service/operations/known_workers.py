@@ -15,13 +15,13 @@ async def page(
 ) -> tuple[list[Json], str | None]:
     """Return up to `size` workers after that id, and the id to go on after. only: of studies of these names."""
 
-    def look(record: Record) -> tuple[list[Json], str | None]:
+    def listed(record: Record) -> tuple[list[Json], str | None]:
         found = record.workers.page(after, size + 1, only)
         more = len(found) > size
         return [worker_resource(worker) for worker in found[:size]], found[size - 1].worker_id if more else None
 
     await service.save_seen_workers()
-    return await service.read_all(look)
+    return await service.read_all(listed)
 
 
 async def drain(service: Service, worker_id: str) -> Json:

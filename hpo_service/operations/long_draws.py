@@ -62,7 +62,7 @@ class LongDraws:
 
     @contextlib.asynccontextmanager
     async def draw_lock(self, study: Study) -> AsyncIterator[bool]:
-        """Hold the lock of the study's draws; yield whether it was free at once. Raise DrawFailed if it is not in time."""
+        """Hold the study's draw lock; yield whether it was free at once. Raise DrawFailed after PATIENCE_SECONDS."""
         here = self._studies.setdefault(study.id, _Study())
         is_free = not here.calls  # not `lock.locked()`: a released lock may be another call's already
         here.calls += 1

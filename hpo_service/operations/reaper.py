@@ -29,7 +29,7 @@ async def reap(service: Service) -> None:
     """Run until cancelled. A database that is away is tried again at the next tick."""
     async with asyncio.TaskGroup() as both:
         both.create_task(_keep_beating(service))
-        both.create_task(_keep_looking(service))
+        both.create_task(_keep_reaping(service))
 
 
 async def _keep_beating(service: Service) -> None:
@@ -44,8 +44,8 @@ def _beating() -> LoggedState:
     return LoggedState("the server's beat cannot be saved", "the server's beat is saved again")
 
 
-async def _keep_looking(service: Service) -> None:
-    looking = LoggedState("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
+async def _keep_reaping(service: Service) -> None:
+    state = LoggedState("the reaper cannot look: leases that run out are not taken back", "the reaper looks again")
     saving = LoggedState("when workers were seen cannot be saved", "when workers were seen is saved again")
     cutting = LoggedState("the write-ahead log cannot be cut", "the write-ahead log can be cut again")
     expired = leases_expired.value()
@@ -53,7 +53,7 @@ async def _keep_looking(service: Service) -> None:
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         tick += 1
-        await log_failures(reap_once(service), looking)
+        await log_failures(reap_once(service), state)
         expired = _tell_of_expired(expired)
         if tick % SAVE_SEEN_EVERY == 0:
             await log_failures(service.save_seen_workers(), saving)

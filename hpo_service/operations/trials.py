@@ -47,7 +47,7 @@ async def read(service: Service, name: str, number: int) -> Pieces:
 
     async def rest(inside: Inside | None) -> AsyncIterator[bytes]:
         while inside is not None:
-            piece, inside = await service.read_in_process(name, partial(trial_pieces.going_on, inside=inside))
+            piece, inside = await service.read_in_process(name, partial(trial_pieces.rest_of_trial, inside=inside))
             yield piece
 
     return first, None if inside is None else rest(inside)

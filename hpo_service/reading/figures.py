@@ -37,18 +37,18 @@ class KnownFigures:
         self._database = database
         self._figures = Figures()
         self._reached = False
-        self._next_look = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._next_read = 0.0
+        self._reading: asyncio.Task[None] | None = None
 
     async def latest(self) -> tuple[Figures, bool]:
         """The figures, and whether the database has answered the last read in time."""
-        if self._looking is None and time.monotonic() >= self._next_look:
-            self._looking = asyncio.create_task(self._look())
-        if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=PATIENCE_SECONDS)
-        return self._figures, self._reached and self._looking is None
+        if self._reading is None and time.monotonic() >= self._next_read:
+            self._reading = asyncio.create_task(self._read())
+        if self._reading is not None:
+            await asyncio.wait({self._reading}, timeout=PATIENCE_SECONDS)
+        return self._figures, self._reached and self._reading is None
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         began = time.monotonic()
         try:
             wal_bytes, free_bytes = await asyncio.to_thread(self._database.sizes)
@@ -57,12 +57,12 @@ class KnownFigures:
             self._figures = replace(of_record, wal_bytes=wal_bytes, free_bytes=free_bytes)
             self._reached = True
             took = time.monotonic() - began
-            self._next_look = time.monotonic() + min(max(FRESH_SECONDS, REST * took), LONGEST_REST_SECONDS)
+            self._next_read = time.monotonic() + min(max(FRESH_SECONDS, REST * took), LONGEST_REST_SECONDS)
         except (HpoError, OSError):
             self._reached = False
-            self._next_look = time.monotonic() + FRESH_SECONDS
+            self._next_read = time.monotonic() + FRESH_SECONDS
         finally:
-            self._looking = None
+            self._reading = None
 
 
 def _of_record(record: Record) -> Figures:

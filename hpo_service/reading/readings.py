@@ -88,10 +88,10 @@ def importances(record: Record, study: Study) -> bytes:
 
 
 def advice(record: Record, study: Study) -> bytes:
-    return to_json({"items": [asdict(item) for item in advice_on(seen_study(record, study))]})
+    return to_json({"items": [asdict(item) for item in advice_on(advice_input(record, study))]})
 
 
-def seen_study(record: Record, study: Study) -> AdviceInput:
+def advice_input(record: Record, study: Study) -> AdviceInput:
     """The input of `advice` for this study: a sample of its trials if it is large."""
     from hpo_service.tuning.smooth_fit import smooth_fits  # imported when needed: it loads NumPy
 

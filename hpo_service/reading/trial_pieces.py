@@ -52,7 +52,7 @@ def trial(record: Record, study: Study, *, number: int) -> Piece:
     return _begin(record, study, record.trials.numbered(study, number))
 
 
-def going_on(record: Record, study: Study, *, inside: Inside) -> Piece:
+def rest_of_trial(record: Record, study: Study, *, inside: Inside) -> Piece:
     if study.id != inside.study_id:
         raise NotFound(f"study {study.name!r} was deleted")
     texts, following = record.reports.texts(inside.trial, inside.first)
@@ -87,7 +87,7 @@ def whole_trial(study: Study, found: Trial, texts: list[bytes]) -> bytes:
 def page(record: Record, study: Study, *, state: str | None, order_by: str, place: Place) -> PieceOfPage:
     """The page's next piece: items, with the commas between them."""
     if place.inside is not None:
-        piece, inside = going_on(record, study, inside=place.inside)
+        piece, inside = rest_of_trial(record, study, inside=place.inside)
         if inside is not None:
             return piece, replace(place, inside=inside), None
         return _after(piece, replace(place, inside=None), record, study, state, order_by)

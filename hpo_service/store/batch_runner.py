@@ -48,7 +48,12 @@ class BatchRunner:
     """
 
     def __init__(
-        self, engine: sa.Engine, cache: StudyCache, clock: Clock | None, file: DatabaseFile | None, on_rollback: OnRollback
+        self,
+        engine: sa.Engine,
+        cache: StudyCache,
+        clock: Clock | None,
+        file: DatabaseFile | None,
+        on_rollback: OnRollback,
     ) -> None:
         """clock: None is the database's own. file: SQLite's, checked to be in its place after each commit.
         on_rollback: called with the ids of studies whose tuner has seen trials that were not committed.

@@ -130,9 +130,9 @@ class DatabaseFile:
         self._beside = {name: Identity.at(name) for name in (self._log, self._index)}
         self._lock.note(" ".join(map(str, (*self.identity, *(self._beside[self._log] or ())))))
         self._log_name = self._open.enter_context(closing(NameOfOpen(self._log)))
-        looking = threading.Thread(target=self._keep_looking, name="database file", daemon=True)
-        looking.start()
-        self._open.callback(self._end, looking)
+        checking = threading.Thread(target=self._keep_checking, name="database file", daemon=True)
+        checking.start()
+        self._open.callback(self._end, checking)
 
     def check(self) -> None:
         """Raise DatabaseGone where a restart would not find what has just been committed. Called after each commit."""
@@ -179,7 +179,7 @@ class DatabaseFile:
                 "stands beside its database"
             )
 
-    def _keep_looking(self) -> None:
+    def _keep_checking(self) -> None:
         while not self._ended.wait(LOOK_EVERY_SECONDS):
             with suppress(DatabaseGone):
                 self.check_all()

@@ -89,8 +89,8 @@ class Uptime:
         if self._last is None or beat.elapsed - self._last.elapsed < BEAT_SECONDS / 2:
             return None
         may_take_over = self._others > 0 and beat.elapsed - self._began < TAKES_OVER_SECONDS
-        is_to_look = may_take_over or beat.elapsed - self._checked_at >= CHECKS_OTHERS_SECONDS
-        return None if is_to_look or self.outage(now) is not None else beat
+        is_due = may_take_over or beat.elapsed - self._checked_at >= CHECKS_OTHERS_SECONDS
+        return None if is_due or self.outage(now) is not None else beat
 
     @property
     def has_beaten(self) -> bool:

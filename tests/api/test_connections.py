@@ -393,17 +393,17 @@ def test_requests_that_come_early_wait_as_they_came_and_are_all_answered(serve: 
     wait_for(lambda: served.connected() == 1)
     (here,) = served.connections()
     sending = send_all_that_is_taken(connection, GET * 20_000 + GET[:-2] + b"Connection: close\r\n\r\n")
-    wait_for(lambda: here.weight > 0)
+    wait_for(lambda: here.buffered > 0)
     most, queued = 0, 0
     answers = b""
     while part := connection.recv(2**16):
-        most, queued = max(most, here.weight), max(queued, len(here.pipeline))
+        most, queued = max(most, here.buffered), max(queued, len(here.pipeline))
         answers += part
     sending.join()
     assert answers.count(b"HTTP/1.1 200 OK") == 20_002
     assert most <= 2 * ONE_READ
     assert queued <= 1
-    wait_for(lambda: here.gate.waiting_bytes == 0)
+    wait_for(lambda: here.limiter.waiting_bytes == 0)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -454,11 +454,11 @@ def test_who_does_not_read_holds_up_his_own_next_requests_and_no_memory(serve: A
     served = serve(head_seconds=60)
     connection = served.connect()
     sending = send_all_that_is_taken(connection, b"GET /endless HTTP/1.1\r\nHost: h\r\n\r\n" * 200_000)
-    wait_for(lambda: served.connected() == 1 and served.connections()[0].weight > 0)
+    wait_for(lambda: served.connected() == 1 and served.connections()[0].buffered > 0)
     (here,) = served.connections()
     time.sleep(0.5)
     assert here.transport.get_write_buffer_size() <= 2**17
-    assert here.weight <= 2 * ONE_READ
+    assert here.buffered <= 2 * ONE_READ
     assert len(here.pipeline) <= 1
     connection.shutdown(socket.SHUT_RDWR)  # a mere close would leave the sending thread to the server's patience
     connection.close()
@@ -655,9 +655,9 @@ def test_the_greediest_give_way_when_all_together_hold_too_much(serve: Any) -> N
         connection.sendall(GET[:-2] + b"X: " + b"x" * (30_000 + number))
     wait_for(lambda: served.connected() == 12)
     wait_for(lambda: bool(select.select(greedy, [], [], 0)[0]))  # what was sent has come
-    wait_for(lambda: sum(connection.weight > 0 for connection in served.connections()) <= 9)
-    (gate,) = {connection.gate for connection in served.connections()}
-    assert gate.waiting_bytes == sum(connection.weight for connection in served.connections()) <= 2**18
+    wait_for(lambda: sum(connection.buffered > 0 for connection in served.connections()) <= 9)
+    (limiter,) = {connection.limiter for connection in served.connections()}
+    assert limiter.waiting_bytes == sum(connection.buffered for connection in served.connections()) <= 2**18
     refused, _, _ = select.select(greedy, [], [], 0)
     assert refused
     assert {status(connection.recv(65536)) for connection in refused} == {503}
@@ -665,7 +665,7 @@ def test_the_greediest_give_way_when_all_together_hold_too_much(serve: Any) -> N
     assert answer_of(modest) == 200
     for connection in (modest, *greedy):
         connection.close()
-    wait_for(lambda: gate.waiting_bytes == 0)
+    wait_for(lambda: limiter.waiting_bytes == 0)
 
 
 def test_refusals_and_connections_are_counted(serve: Any) -> None:

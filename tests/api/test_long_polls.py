@@ -100,9 +100,9 @@ def limit(server: Server, name: str, **limits: Any) -> None:
 def only_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told, or waits for all of its time: neither it nor anybody else looks meanwhile."""
 
-    async def no_look(_watch: change_poller.ChangePoller) -> None: ...
+    async def no_poll(_poller: change_poller.ChangePoller) -> None: ...
 
-    monkeypatch.setattr(change_poller.ChangePoller, "poll", no_look)
+    monkeypatch.setattr(change_poller.ChangePoller, "poll", no_poll)
     monkeypatch.setattr(asking, "CALLER_LOOKED_AT_SECONDS", 3600.0)
 
 

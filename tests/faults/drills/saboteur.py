@@ -181,9 +181,9 @@ def slow_ones_stay() -> None:
     from hpo_service.api.connections import ConnectionLimiter
 
     assert hasattr(ConnectionLimiter, "close_overdue")
-    assert hasattr(ConnectionLimiter, "makes_room")
+    assert hasattr(ConnectionLimiter, "close_least_useful")
     ConnectionLimiter.close_overdue = lambda self, now: None  # type: ignore[method-assign]
-    ConnectionLimiter.makes_room = lambda self: False  # type: ignore[method-assign]
+    ConnectionLimiter.close_least_useful = lambda self: False  # type: ignore[method-assign]
 
 
 def frameworks_refusals() -> None:
@@ -246,11 +246,11 @@ def takes_all_that_comes() -> None:
     from hpo_service.api.fast_path import Trailers
 
     connection: Any = connections.BoundedConnection
-    for name in ("_is_occupied", "_body_waits", "_weigh"):
+    for name in ("_is_occupied", "_body_waits", "_count_buffered"):
         assert hasattr(connection, name)
     connection._is_occupied = lambda self: False
     connection._body_waits = lambda self: bool(self.pipeline)  # as uvicorn pauses: until one of them is answered
-    connection._weigh = lambda self: None
+    connection._count_buffered = lambda self: None
     connections.LARGEST_END = connections.DRAINED_AND_KEPT = 2**40
     Trailers.append = list.append  # type: ignore[assignment, method-assign]
 
