@@ -1,1 +1,1 @@
-"""What the words mean: frozen values and pure rules. No IO, no clock, no randomness of its own."""
+"""The domain: frozen values and pure rules. No I/O, no clock, no random numbers but those of new keys."""

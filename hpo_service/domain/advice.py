@@ -1,4 +1,4 @@
-"""What the service has to say of a study, most important first: each right, or not said."""
+"""The advice on a study, most important first; what is not certain is not said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What advice is made of: a study as it was searched, thinned where it is large; and the form of an item of advice."""
+"""The input of advice: a study with its trials, or a sample of many; and the form of an item of advice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class AdviceTrial:
-    """A finished trial of the search. value: the first one of a COMPLETE one; failed: told as FAIL."""
+    """A finished trial of the search. value: the first one, if it is COMPLETE; failed: told as FAIL."""
 
     number: int
     state: TrialState
@@ -37,14 +37,14 @@ class AdviceTrial:
 
     @property
     def told(self) -> float:
-        """The value of a COMPLETE one."""
+        """The value; only of a COMPLETE trial."""
         assert self.value is not None
         return self.value
 
 
 @dataclass(frozen=True)
 class SmoothFit:
-    """A smooth function through some of the COMPLETE trials, each judged by a fit of the others.
+    """A smooth function through some of the COMPLETE trials; each of these is predicted by a fit of the others.
 
     explained: the share of the values' variance that it predicts; without: the same without this parameter
     noise: the standard deviation that it leaves, None where the values show no noise
@@ -60,7 +60,7 @@ class SmoothFit:
 class AdviceInput:
     """
     space     the ranges that all rounds together have searched, with the choices first given
-    trials    by number; of many an even sample
+    trials    by number; an even sample where there are many
     best      the best COMPLETE ones, best first
     complete  how many are COMPLETE; since: how many of these came after the best one; both None with several directions
     workers   of each worker, how many trials it has told, and how many of these as FAIL

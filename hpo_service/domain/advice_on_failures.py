@@ -14,16 +14,16 @@ from hpo_service.domain.trial import TrialState
 from hpo_service.domain.wording_of_numbers import shown
 
 FEWEST_FAILURES = 5
-MOST = 0.6  # of the failures lie in the region
-SURELY = 10.0  # the logarithm of how much likelier the failures are with the region than without
-PLACES = 20  # between which regions begin and end
+MOST = 0.6  # the share of the failures that has to lie in the region
+SURELY = 10.0  # log likelihood ratio: the failures with the region against those without
+PLACES = 20  # quantiles at which regions begin and end
 FEWEST_OF_A_WORKER = 3
 BY_CHANCE = 0.005
 
 
 @dataclass(frozen=True)
 class _Region:
-    """A part of a parameter's range or one of its choices. trials, failed: so many lie in it."""
+    """A part of a parameter's range or one of its choices. trials, failed: how many lie in it."""
 
     where: Json
     words: str
@@ -32,7 +32,7 @@ class _Region:
 
 
 def failures(seen: AdviceInput) -> Iterator[Advice]:
-    """The region in which most trials fail that fail, where outside of it hardly any do."""
+    """The region that holds most of the failures, if hardly any trial fails outside of it."""
     if _bad_workers(seen):
         return
     found: list[tuple[float, str, _Region, int, int]] = []
@@ -59,7 +59,7 @@ def failures(seen: AdviceInput) -> Iterator[Advice]:
 
 
 def _counts(trial: AdviceTrial) -> bool:
-    """Not one that the service has ended: it says nothing of its params."""
+    """Whether the trial says something about its params: not if the service has ended it."""
     return trial.failed or trial.state is not TrialState.FAIL
 
 
@@ -73,7 +73,7 @@ def _choices(told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
 
 
 def _intervals(given: NumericParameter, told: Sequence[tuple[Value, bool]]) -> Iterator[_Region]:
-    """Between any two of some places, each as many trials from the next."""
+    """The intervals between any two of PLACES quantiles, the first failure and the last."""
     ordered = sorted((float(value), failed) for value, failed in told if isinstance(value, int | float))
     before = [0]
     for _, failed in ordered:
@@ -98,7 +98,7 @@ def _turns(ordered: Sequence[tuple[float, bool]]) -> set[int]:
 
 
 def _surely(region: _Region, trials: int, failed: int) -> float:
-    """How much likelier (logarithm) it all is if the region has a share of failures of its own, a larger one."""
+    """Log likelihood ratio: a failure rate of the region's own against one rate; 0 if its rate is not far higher."""
     outside, failed_outside = trials - region.trials, failed - region.failed
     if outside == 0 or region.failed / region.trials < max(0.5, 3 * failed_outside / outside):
         return 0.0
@@ -112,7 +112,7 @@ def _log_likelihood(failed: int, trials: int) -> float:
 
 
 def _suggestion(seen: AdviceInput, name: str, region: _Region) -> Json | None:
-    """The side to cut, where the region lies at one; or the choice to leave out."""
+    """What to search instead: the range cut at the region, if it lies at an end, or the other choices."""
     given = seen.space[name]
     if isinstance(given, CategoricalParameter):
         rest = [choice for choice in given.choices if identity(choice) != identity(region.where["choice"])]
@@ -143,7 +143,7 @@ def workers(seen: AdviceInput) -> Iterator[Advice]:
 
 
 def _bad_workers(seen: AdviceInput) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
-    """Who fails in most of its trials where the others hardly do, more often than chance would have it."""
+    """The workers that fail in most of their trials while the others hardly do, more often than by chance."""
     trials = sum(told for told, _ in seen.workers.values())
     failed = sum(fails for _, fails in seen.workers.values())
     found = []
@@ -157,7 +157,7 @@ def _bad_workers(seen: AdviceInput) -> list[tuple[str, tuple[int, int], tuple[in
 
 
 def _so_many_by_chance(fails: int, told: int, failed: int, trials: int) -> float:
-    """How likely this worker has so many of the failures, or more, if they fell on trials at random (Fisher)."""
+    """The probability of at least so many failures at this worker, if they fell on trials at random (Fisher)."""
     first = _log_choose(trials, told)
     return sum(
         math.exp(_log_choose(failed, k) + _log_choose(trials - failed, told - k) - first)

@@ -35,7 +35,7 @@ def pruning(seen: AdviceInput) -> Iterator[Advice]:
 
 
 def replayed(curves: Sequence[AdviceTrial], *, maximize: bool) -> tuple[int, list[AdviceTrial]]:
-    """How many steps would have run, and which trials to their end.
+    """How many steps would have run under a median pruner, and which trials to their end.
 
     A trial ends at the step at which its best so far is worse than the median of what the trials before had reported at
     that step.

@@ -12,18 +12,18 @@ from hpo_service.domain.wording_of_numbers import shown
 
 AT_THE_EDGE = 0.1  # of the range
 AT_THE_END = 0.02
-BY_CHANCE = 0.002  # so likely may a crowd at an edge be in a search that knows no edge
+BY_CHANCE = 0.002  # the highest probability of such a crowd, were the trials spread evenly
 SIDES = {"low": "lower", "high": "upper"}
 DECADES = 3
 FEWEST_TO_VARY = 10
 FEWEST_TO_MATTER = 20
 TRIALS_A_PARAMETER = 8
 EXPLAINS = 0.5  # of the variance, before a fit says what matters
-NO_LOSS = 0.02  # of what it does not explain
+NO_LOSS = 0.02  # by how much the unexplained share may grow without a parameter that hardly matters
 
 
 def edges(seen: AdviceInput) -> Iterator[Advice]:
-    """The sides at which so many of the best trials crowd that it is no chance, nor the optimum just inside of it."""
+    """The sides of ranges where more of the best trials crowd than by chance, and no optimum lies just inside."""
     hardly = {advice.parameter for advice in hardly_matters(seen)}
     for name, searched in seen.space.items():
         if isinstance(searched, CategoricalParameter) or name in hardly or not searched.high > searched.low:
@@ -59,15 +59,15 @@ def place_of(searched: NumericParameter, value: object) -> float:
 
 
 def _by_chance(crowd: int, of: int) -> float:
-    """How likely so many of evenly drawn places, or more, lie at one edge."""
+    """The probability that at least so many of evenly drawn places lie at one edge."""
     p = AT_THE_EDGE
     return sum(math.comb(of, k) * p**k * (1 - p) ** (of - k) for k in range(crowd, of + 1))
 
 
 def _still_improves(seen: AdviceInput, name: str, searched: NumericParameter, side: str) -> bool:
-    """Whether the best crowd the very end, or trials at the edge are better the nearer they are to it.
+    """Whether a third of the best lie at the very end, or trials near the edge are better the nearer they are to it.
 
-    Else the best value lies inside, though near to the edge. Few trials there say nothing against it.
+    Else the best value lies inside, though near to the edge. With few trials there, it is taken to improve.
     """
 
     def distance(trial: AdviceTrial) -> float:
@@ -93,7 +93,7 @@ def _is_better(seen: AdviceInput, one: AdviceTrial, other: AdviceTrial) -> bool:
 
 
 def _further(seen: AdviceInput, name: str, searched: NumericParameter, side: str) -> float | None:
-    """A bound ten times, or one width, further out, as far as the objective goes; None: it does not."""
+    """A bound ten times (log) or one width further out, within the objective's own; None if nothing is beyond."""
     bound = searched.low if side == "low" else searched.high
     sign = 1 if side == "high" else -1
     further = bound * 10.0**sign if searched.log else bound + sign * (searched.high - searched.low)

@@ -18,9 +18,9 @@ from hpo_service.domain.wording_of_numbers import count, shown
 A_PARAMETER = 10  # trials
 FEWEST_COMPLETE = 10
 FEWEST_FITTED = 20
-FEWEST_REPEATS = 3  # degrees of freedom of a noise
-COUNTS_FROM = 0.08  # of what the best is ahead of the median: less noise than that costs nothing
-ALONE = 0.15  # of what the best is ahead of the median
+FEWEST_REPEATS = 3  # degrees of freedom of a noise estimate
+COUNTS_FROM = 0.08  # share of the best's lead over the median: less noise than that costs nothing
+ALONE = 0.15  # share of the best's lead over the median
 FEWEST_SINCE, LONG = 50, 100  # trials since the best one
 SURE = 1.96  # standard errors
 MOST_NAMED = 9
@@ -57,7 +57,7 @@ def _values(given: AnyParameter) -> float:
 
 
 def within_noise(seen: AdviceInput) -> Iterator[Advice]:
-    """That the best cannot be told from the next, where the noise is so large that it matters which one is taken."""
+    """The best cannot be told from the next ones, and the noise is so large that it matters which one is taken."""
     if seen.study.confirmation is not None:
         yield from _tied(seen)
         return
@@ -119,10 +119,10 @@ def _noise(seen: AdviceInput) -> tuple[float, str] | None:
 
 
 def stagnation(seen: AdviceInput) -> Iterator[Advice]:
-    """That nothing better has come for long, where that says something: of a sampler that learns, or of a best alone.
+    """Nothing better has come for long, and this means something: the sampler learns, or the best stands alone.
 
-    Of even draws it says nothing else: the best of 200 is as likely as not to be among the first 100, and that of 400
-    among the others.
+    With random draws it means nothing: the best of 200 is as likely as not to be among the first 100, and that of 400
+    among the last 200.
     """
     complete, since = seen.complete, seen.since
     if complete is None or since is None or since < FEWEST_SINCE:

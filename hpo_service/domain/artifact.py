@@ -13,7 +13,7 @@ SEALED_TEST = -1  # in the place of a trial's number
 
 @dataclass(frozen=True)
 class Artifact:
-    """key: under which its bytes lie; at: when it was kept, by the database's clock; attempt: whose it is."""
+    """key: under which its bytes are stored; at: when, by the database's clock; attempt: the one that stored it."""
 
     name: str
     key: str

@@ -1,6 +1,6 @@
 """Confirming the winner: the best trials are trained again with fresh seeds, the same ones for each of them.
 
-The best of many noisy trials is luck in good part. What it is worth, its replicates say.
+The best value of many noisy trials is partly luck. The trial's replicates show what it is worth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.student import difference, interval, mean, variance
 from hpo_service.domain.trial import TrialState
 
-_WAITING = ("queued", "retries")  # the counters of a study's counts that a WAITING trial counts in
+_WAITING = ("queued", "retries")  # the fields of TrialCounts that count WAITING trials
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Confirmation:
         return self.waiting + self.running > 0
 
     def moved(self, before: str | None, after: str | None) -> Confirmation:
-        """The same after a replicate went from one of the counts's counters to another; None: it came."""
+        """The confirmation after a replicate moved between fields of TrialCounts; before None: it is new."""
         waiting = self.waiting - (before in _WAITING) + (after in _WAITING)
         running = self.running - (before == "running") + (after == "running")
         return fast_replace(self, waiting=waiting, running=running)
@@ -80,7 +80,7 @@ class Ranking:
 
 
 def ranking(candidates: Sequence[int], replicates: Sequence[Replicate], *, maximize: bool) -> Ranking:
-    """Rank the candidates of which at least two replicates are COMPLETE; of equals the one told better comes first."""
+    """Rank the candidates of which at least two replicates are COMPLETE; equals stay in the candidates' order."""
     by_seed: dict[int, dict[int, float]] = {number: {} for number in candidates}
     failed = dict.fromkeys(candidates, 0)
     for each in replicates:
@@ -101,7 +101,7 @@ def _confirmed(number: int, by_seed: dict[int, float], failed: int) -> Confirmed
 
 
 def _cannot_be_told_apart(first: dict[int, float], other: dict[int, float]) -> bool:
-    """By the seeds that they share: training with one seed is luck or bad luck for both alike."""
+    """Whether 0 lies in the interval of their differences at shared seeds: a seed brings both the same luck."""
     low, high = interval([difference(value, other[seed]) for seed, value in first.items() if seed in other])
     return low <= 0 <= high
 
@@ -109,8 +109,8 @@ def _cannot_be_told_apart(first: dict[int, float], other: dict[int, float]) -> b
 def worth(trainings: Sequence[Sequence[float]]) -> list[float]:
     """What each trial is probably worth, from its trainings' values: at least two each, in the order of the seeds.
 
-    The best of several means is too good itself, if less so than a single value. So each is drawn towards the mean of
-    all, the more the less their differences stand out from the noise (Efron & Morris, 1975).
+    The best of several means is too optimistic, too, if less so than a single value. So each is shrunk towards the mean
+    of all, the more the less their differences stand out from the noise (Efron & Morris, 1975).
     """
     means = [mean(values) for values in trainings]
     if len(means) < 2 or not all(math.isfinite(value) for values in trainings for value in values):
@@ -122,11 +122,11 @@ def worth(trainings: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _without_seeds(trainings: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
-    """The values less what a seed does to all trials alike, which tells none from another; where no training failed."""
+    """The values minus each seed's mean over the trials; unchanged where a training has failed."""
     if len({len(values) for values in trainings}) > 1:
         return trainings
     of_seeds = [mean(values) for values in zip(*trainings, strict=True)]
-    # Of so many trials the mean takes a share of the noise along.
+    # Subtracting the mean of so many trials takes away a share of the noise; this restores it.
     kept = math.sqrt(len(trainings) / (len(trainings) - 1))
     return [[kept * (value - of_seed) for value, of_seed in zip(values, of_seeds, strict=True)] for values in trainings]
 

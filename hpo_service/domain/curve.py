@@ -1,7 +1,7 @@
-"""The reports of one trial in the order of their steps: what each costs does not grow with their number.
+"""The reports of one trial in the order of their steps: the cost of one does not grow with their number.
 
-They stand in chunks of at most 512, each of which knows its least and its greatest value. To add a report, to replace
-one, and to ask for the best of all but the last few takes a step a chunk at most, in whatever order the steps come.
+They are kept in chunks of at most 512, each with its least and its greatest value. To add a report, to replace one, and
+to ask for the best of all but the last few visits each chunk at most once, in whatever order the steps come.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Curve:
         self._chunks: list[_Chunk] = []
         self._firsts: list[int] = []  # the first step of each chunk
         self._length = 0
-        self._held: dict[float, bool] = {}  # values that were looked for
+        self._held: dict[float, bool] = {}  # the answers of `holds`, by value
 
     @classmethod
     def of(cls, reports: Mapping[int, float]) -> Curve:
@@ -75,13 +75,13 @@ class Curve:
     # -- changing it --------------------------------------------------------------------------------------
 
     def put(self, step: int, value: float, size: int = 0) -> None:
-        """One value a step, the last one put. size: the report's bytes."""
+        """Add a report, or replace that of the same step. size: its bytes."""
         self.version += 1
         if value in self._held:
             self._held[value] = True
         chunks = self._chunks
         if self.is_beyond(step) and chunks and len(chunks[-1].steps) < _LARGEST_CHUNK:
-            self._append(chunks[-1], step, value, size)  # as most come
+            self._append(chunks[-1], step, value, size)  # the usual case
             return
         place = bisect_right(self._firsts, step) - 1
         if place < 0:
@@ -94,7 +94,7 @@ class Curve:
         if at < len(chunk.steps) and chunk.steps[at] == step:
             self._replace(chunk, at, value, size)
             return
-        if at == _LARGEST_CHUNK:  # as most come: in order
+        if at == _LARGEST_CHUNK:  # the usual case: in order
             chunk = _Chunk(array("q"), array("d"), array("I"))
             place, at = place + 1, 0
             chunks.insert(place, chunk)
@@ -112,7 +112,7 @@ class Curve:
             self._firsts.insert(place + 1, upper.steps[0])
 
     def is_beyond(self, step: int) -> bool:
-        """Whether it lies beyond all that are there."""
+        """Whether the step lies beyond all reported ones."""
         return not self._chunks or step > self._chunks[-1].steps[-1]
 
     def _append(self, chunk: _Chunk, step: int, value: float, size: int) -> None:
@@ -153,7 +153,7 @@ class Curve:
 
     @property
     def last(self) -> tuple[int, float]:
-        """Step and value; there is one."""
+        """The last step and its value; only if there is a report."""
         chunk = self._chunks[-1]
         return chunk.steps[-1], chunk.values[-1]
 
@@ -169,7 +169,7 @@ class Curve:
         return self._chunks[-2].steps[-1] if len(self._chunks) > 1 else None
 
     def lowest_loss(self, sign: float, first: int = 0, end: int | None = None) -> float | None:
-        """Of those from the first place up to before the end: the least of sign × value, NaN left out; None: no other.
+        """The least of sign × value of the reports from position `first` to before `end`, without NaN; None: none left.
 
         sign: 1 where less is better, -1 where more is.
         """
@@ -190,7 +190,7 @@ class Curve:
         return min([least for least, _ in numbers]) if sign > 0 else -max([greatest for _, greatest in numbers])
 
     def _find(self, position: int) -> tuple[int, int]:
-        """In which chunk it is, and where there; looked for from the nearer end."""
+        """The index of the chunk with this position, and the index in the chunk; searched from the nearer end."""
         chunks = self._chunks
         if position < self._length // 2:
             for place, chunk in enumerate(chunks):
@@ -205,14 +205,14 @@ class Curve:
         raise IndexError(position)
 
     def holds(self, value: float) -> bool:
-        """Whether some report has this value; looked for once."""
+        """Whether some report has this value; the answer is cached."""
         held = self._held.get(value)
         if held is None:
             held = self._held[value] = any(value in chunk.values for chunk in self._chunks)
         return held
 
     def first_of_the_last(self, most_bytes: int) -> int | None:
-        """The step with which the last reports begin that fit into so many bytes; None: not even the last one fits."""
+        """The first step of the last reports that fit into so many bytes; None: not even the last one fits."""
         if self.bytes <= most_bytes:
             return self._firsts[0] if self._firsts else None
         left, first = most_bytes, None

@@ -1,4 +1,4 @@
-"""A frozen value with some of its fields changed: what every call does a dozen times."""
+"""A fast `dataclasses.replace` for frozen values: every call of the API does it a dozen times."""
 
 from __future__ import annotations
 

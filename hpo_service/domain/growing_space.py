@@ -39,12 +39,12 @@ def set_aside(params: Params, expected: Collection[str]) -> dict[str, Any]:
 
 
 def without_draws(system_attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a trial that asks no more."""
+    """The system_attrs without the draws: of a trial that suggests nothing more."""
     return {name: kept for name, kept in system_attrs.items() if name not in (EXPECTED, POSSIBLE)}
 
 
 def drawn_before(system_attrs: Mapping[str, Any], name: str) -> tuple[Value] | None:
-    """The value that waits for this name; None where there is none: null is a value."""
+    """The value drawn for this name, in a tuple since null is a value; None where there is none."""
     for some in (system_attrs.get(EXPECTED, {}), system_attrs.get(POSSIBLE, {})):
         if name in some:
             return (some[name],)
@@ -101,7 +101,7 @@ def _shown(parameter: Parameter) -> str:
 
 
 def fitting(name: str, parameter: Parameter, value: Value) -> Value:
-    """The value as this parameter has it; raise Invalid for one that an enqueue gave before anybody knew the range."""
+    """The value as this parameter has it; raise Invalid for one that an enqueue gave before the range was known."""
     if not parameter.contains(value):
         detail = f"the trial was enqueued with {value!r}, which lies outside {describe(parameter)}"
         raise Invalid([Fault(pointer("parameters", name), detail)])

@@ -1,4 +1,4 @@
-"""JSON pointers (RFC 6901): how a refusal says where."""
+"""JSON pointers (RFC 6901): they name the place of a broken rule."""
 
 from __future__ import annotations
 

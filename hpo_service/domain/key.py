@@ -3,7 +3,7 @@
     hpo_ 7Yw0Kq…30 characters… 3fTz1A
          drawn, 178 bits       CRC-32 of what stands before it
 
-A typo is told without asking anybody, and a program that looks for leaked secrets knows a key when it sees one.
+The checksum tells a typo without a look-up, and a scanner for leaked secrets recognizes a key.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def hash_of(key: str) -> str:
 
 
 def form_fault(text: str) -> str | None:
-    """What keeps the text from being a key at all, or None. It never repeats the text."""
+    """Why the text cannot be a key, or None. It never repeats the text."""
     if not text.startswith(PREFIX):
         return f"this is not a key: keys begin with {PREFIX}"
     expected = len(PREFIX) + DRAWN + CHECK

@@ -1,4 +1,4 @@
-"""What a worker's machine has, and what a study needs of it: names and texts, which fit where they are the same."""
+"""Labels of a worker's machine, and a study's requirements: names and texts; each requirement needs an equal label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_NUL = r"^[^\x00]*$"  # no database keeps one
 
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, pattern=NO_NUL)]
 LabelText = Annotated[str, StringConstraints(max_length=LONGEST_TEXT, pattern=NO_NUL)]
-# A name that breaks its rule is none of those that the description lets in.
+# In the JSON schema, a name that breaks its pattern is an additional property, and refused.
 _NO_OTHERS = {"additionalProperties": False}
 Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MOST_LABELS, json_schema_extra=_NO_OTHERS)]
 
@@ -25,10 +25,10 @@ def fit(labels: Mapping[str, str], requires: Mapping[str, str]) -> bool:
 
 
 def as_text(labels: Mapping[str, str]) -> str:
-    """The same for the same labels."""
+    """One text for equal labels, in whatever order."""
     return json.dumps(labels, sort_keys=True, separators=(",", ":"))
 
 
 def said(labels: Mapping[str, str]) -> str:
-    """As a person reads them."""
+    """A text for messages."""
     return json.dumps(dict(sorted(labels.items())), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A measured value: a double that may also be NaN or infinite; JSON has no word for these, so a string says it."""
+"""A measured value: a double that may also be NaN or infinite; in JSON these are strings."""
 
 from __future__ import annotations
 

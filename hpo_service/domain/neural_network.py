@@ -288,7 +288,7 @@ def bounds(name: str) -> tuple[float | None, float | None]:
 
 
 def epochs(objective: Mapping[str, object], params: Mapping[str, object]) -> object:
-    """How many a trial with these params is trained for."""
+    """How many epochs a trial with these params is trained for."""
     return params.get("epochs", objective.get("epochs", SETTINGS["epochs"].default))
 
 
@@ -327,7 +327,7 @@ def _twice(pointer: str, name: str, objective: Mapping[str, object]) -> Iterator
 
 
 def _exclusive_faults(given: Mapping[str, object], pointers: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield the settings that say again what another one says; null says nothing."""
+    """Yield a fault for each setting that is given together with one that excludes it; null counts as not given."""
     for first, others in EXCLUDES.items():
         for other in others:
             if given.get(first) is not None and given.get(other) is not None:

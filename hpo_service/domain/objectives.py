@@ -43,7 +43,7 @@ WITH_TEST_SET = frozenset(kind for kind, objective in OBJECTIVES.items() if obje
 
 
 def built_in(objective: Mapping[str, object] | None) -> BuiltInObjective | None:
-    """The one that a study's objective names; None for every other, which is the study's own."""
+    """The built-in objective that the study names; None if the objective is the study's own."""
     kind = (objective or {}).get("kind")
     return OBJECTIVES.get(kind) if isinstance(kind, str) else None
 

@@ -1,4 +1,4 @@
-"""A parameter in the words of other tools, said in ours: for a refusal that shows the line as it should be.
+"""Translates a parameter from the notation of other tools into ours, for a refusal that shows the line as it should be.
 
 Understood are W&B (distribution, min, max, values), NNI (_type, _value), Katib (parameterType, feasibleSpace),
 HyperMapper and ConfigSpace (parameter_type, lower, upper, sequence), hyperopt's names, and bare lists and values.
@@ -35,7 +35,7 @@ _ADAPTER: TypeAdapter[Any] = TypeAdapter(Parameter)
 
 
 def in_our_words(given: Any) -> dict[str, Any] | None:
-    """The same parameter as a search space of ours says it; None where that cannot be told."""
+    """The same parameter in our notation; None if that cannot be told, or if it is in ours already."""
     said = _said(given) if _is_foreign(given) else None
     if said is None or said == given:
         return None
@@ -69,7 +69,7 @@ def is_parameter(given: Any) -> bool:
 
 
 def _is_foreign(given: Any) -> bool:
-    """Not a slip in our own words, such as a type that is missing or misspelt."""
+    """Whether it is another tool's notation, and not a slip in ours, such as a type that is missing or misspelt."""
     if not isinstance(given, Mapping):
         return isinstance(given, list)
     if "type" in given and given["type"] not in ("float", "int", "categorical"):
@@ -85,7 +85,7 @@ def _said(given: Any) -> dict[str, Any] | None:
     if isinstance(given.get("feasibleSpace"), Mapping):
         given = {**given, **given["feasibleSpace"]}
     word = _word(given)
-    if "normal" in word:  # of no range
+    if "normal" in word:  # a normal distribution has no range
         return None
     if isinstance(given.get("_value"), list):
         given = {**given, **_positional(word, given["_value"])}
@@ -104,7 +104,7 @@ def _said(given: Any) -> dict[str, Any] | None:
 
 
 def _with_ends(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Ax' bounds and HyperMapper's values of a number are its two ends."""
+    """Read a list of two numbers as low and high: Ax' bounds, and HyperMapper's values of a number."""
     ends = given.get(key)
     if not isinstance(ends, list) or len(ends) != 2 or any(_number(end) is None for end in ends):
         return given
@@ -116,7 +116,7 @@ def _word(given: Mapping[str, Any]) -> str:
 
 
 def _words(given: Mapping[str, Any]) -> Iterator[str]:
-    """Katib has two: parameterType and distribution."""
+    """The words that name the type; Katib has two, parameterType and distribution."""
     for key in _TYPE_KEYS:
         if isinstance(given.get(key), str):
             yield re.sub(r"[^a-z]", "", given[key].lower())
@@ -128,7 +128,7 @@ def _positional(word: str, values: list[Any]) -> dict[str, Any]:
         return {"choices": values}
     named = dict(zip(("low", "high", "q"), values, strict=False))
     if word == "randint" and isinstance(named["high"], int):
-        named["high"] -= 1  # it leaves the upper end out
+        named["high"] -= 1  # NNI's randint excludes the upper end
     return named
 
 
@@ -169,12 +169,12 @@ def _range(word: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _are_whole(low: float, high: float, step: float | None, word: str) -> bool:
-    """W&B takes whole ends without a word for a range of whole numbers; whoever says uniform means real ones."""
+    """Whether a range without a named distribution means integers: with whole ends and step, as W&B has it."""
     return word in ("", "range") and all(isinstance(each, int) for each in (low, high, 0 if step is None else step))
 
 
 def _number(value: Any) -> float | None:
-    """Katib writes its numbers in quotes."""
+    """The number, also from a text: Katib writes its numbers in quotes."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):

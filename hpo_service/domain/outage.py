@@ -1,4 +1,4 @@
-"""Outages: time in which workers could not be heard, through no fault of theirs. It counts in no lease."""
+"""Outages: times in which a server could not take the calls of workers. They count in no lease."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hpo_service.domain.search_space import CategoricalParameter, SearchSpace
 
 @dataclass(frozen=True)
 class CannotExist(Exception):
-    """param: one that is given and exists in no trial with the others."""
+    """param: a given one that exists in no trial together with the other given ones."""
 
     param: str
     why: str

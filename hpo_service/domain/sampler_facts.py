@@ -1,4 +1,4 @@
-"""The samplers there are, and what is known of each without the libraries that draw: where its draws come from."""
+"""The samplers by name, and what the draws of each depend on, without importing the libraries that draw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SamplerName = Literal["auto", "random", "tpe", "cmaes", "gp", "qmc", "grid", "ns
 @dataclass(frozen=True)
 class SamplerFacts:
     """
-    learns       a draw depends on the trials before it, so that whoever draws has to know them
-    draws_ahead  it does not depend on their results, so that nothing is lost by drawing several at a time
+    learns       a draw depends on the trials before it, so that they have to be read first
+    draws_ahead  a draw does not depend on their results, so that nothing is lost by drawing several at a time
     """
 
     learns: bool
@@ -34,6 +34,6 @@ SAMPLER_FACTS: Mapping[str, SamplerFacts] = {
 
 
 def draws_ahead(sampler: str) -> bool:
-    """Whether it is known to: a worker may be older than the server, and not know its samplers."""
+    """Whether it is known to draw ahead; False for a name that a worker older than the server does not know."""
     facts = SAMPLER_FACTS.get(sampler)
     return facts is not None and facts.draws_ahead

@@ -1,4 +1,4 @@
-"""How large what belongs to one trial or study may become, over however many calls. Bytes are those of compact JSON.
+"""Size limits of what belongs to one trial or study, over all its calls together. Bytes are those of compact JSON.
 
 A body has its own bound (1 MiB); these hold for what many bodies add up to, and for what is stored or sent many times.
 They are rules of the calls, not of the models: what an earlier version has taken stays readable.
@@ -46,7 +46,7 @@ def check_size(what: str, document: Any, most: int) -> int:
 
 
 def bounded(what: str, most: int) -> Any:
-    """How a model's field says it in the description of the API: larger is refused by the operation."""
+    """The field of a model with its limit in the API's description; the operation enforces it, not the model."""
     return Field(
         description=f"{what}: at most {most:,} bytes of compact JSON (413)", json_schema_extra={"x-maxBytes": most}
     )

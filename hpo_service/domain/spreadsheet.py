@@ -1,8 +1,8 @@
 """Cells of a CSV file that a spreadsheet would run: a text that looks like a formula is quoted with '.
 
-The contract's rule is = + - @ and no number. Some programs drop what stands before such a sign: a tab, a line break,
-a space, a control character, a mark that nobody sees; East Asian settings read the wide forms of the signs (OWASP, "CSV
-Injection"). Which characters these are, Unicode says.
+A formula begins with = + - or @ and is no number. Some programs drop what stands before such a sign: a tab, a line
+break, a space, a control character, an invisible mark; East Asian settings read the wide forms of the signs (OWASP,
+"CSV Injection"). Which characters these are, Unicode says.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ COVERED = 0.95
 
 
 def mean(values: Sequence[float]) -> float:
-    """Their mean, of finite values a finite one; infinities of both signs have none that is better than 0."""
+    """The mean; finite for finite values, and 0 where there are infinities of both signs."""
     if math.inf in values and -math.inf in values:
         return 0.0
     return sum(value / len(values) for value in values)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the true mean lies, 95 times out of 100 where values scatter normally; of fewer than two, anywhere."""
+    """The 95 % interval of the true mean of normally distributed values; infinite for fewer than two."""
     count = len(values)
     if count < 2 or not all(map(math.isfinite, values)):
         return -math.inf, math.inf
@@ -26,7 +26,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def variance(values: Sequence[float]) -> float:
-    """Of at least two, as of a sample; infinite where the squares are."""
+    """The sample variance of at least two values; infinite where the squares are."""
     middle = mean(values)
     off = [value - middle for value in values]
     return sum(each * each for each in off) / (len(values) - 1)
@@ -39,7 +39,7 @@ def difference(a: float, b: float) -> float:
 
 @lru_cache(maxsize=1024)
 def quantile(degrees: int, covered: float = COVERED) -> float:
-    """The t with so much of Student's distribution with these degrees of freedom between -t and t."""
+    """The t for which Student's distribution with these degrees of freedom has this share between -t and t."""
     low, high = 0.0, 1.0
     while between(high, degrees) < covered:
         low, high = high, 2 * high

@@ -57,7 +57,7 @@ class StudyState(StrEnum):
 
     gives_out: bool
     waits: bool  # whether an ask has something to wait for
-    reason_for_unfinished: EndReason | None  # why a trial that lapses or is handed back ends as FAIL; None: it does not
+    reason_for_unfinished: EndReason | None  # of a trial that FAILs once released or expired; None: it waits
 
     def __init__(self, value: str) -> None:
         self.gives_out = value == "ACTIVE"
@@ -80,7 +80,7 @@ _VERBS: Mapping[str, Mapping[StudyState, StudyState]] = {
 
 
 def state_after(verb: str, state: StudyState) -> StudyState:
-    """Return the state that the verb leads to; raise StudyStateConflict where it is not drawn."""
+    """Return the state that the verb leads to; raise StudyStateConflict where it is not allowed."""
     if state not in _VERBS[verb]:
         allowed = ", ".join(_VERBS[verb])
         raise StudyStateConflict(f"a {state} study cannot {verb}; {verb} is for {allowed}")
@@ -262,7 +262,7 @@ def _check_kind(objective: Objective) -> None:
 
 @dataclass(frozen=True)
 class Failures:
-    """Trials that were told as FAIL, one after the other, while none had come through; since: when the first one was.
+    """Trials told as FAIL while none was COMPLETE or PRUNED. since: when the first was; reason: that of the last.
 
     paused_because: the study's state_reason, once they have paused it.
     """
@@ -278,10 +278,10 @@ class Study:
     """A study as it is recorded. Times are seconds since 1970 by the database's clock.
 
     revision: rises with every change of the study or of one of its trials
-    version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test did
+    version: rises with limits, metadata and state (the ETag); touched: the revision at which it or its test last did
     round_trials, round_finished, round_revision: of the round under way, as its Round has them
     dataset_sha256: of the data that it is bound to, once a trial that was trained on it has reported or completed
-    failures: counted from its creation, or from when it was last resumed, until a trial comes through
+    failures: counted from its creation, or from when it was last resumed, until a trial is COMPLETE or PRUNED
     """
 
     id: int
@@ -306,7 +306,7 @@ class Study:
 
     @property
     def state_reason(self) -> str | None:
-        """Why it is in its state, where nobody has put it there."""
+        """Why the study is PAUSED, if its failures and not a caller have paused it."""
         return self.failures.paused_because if self.failures and self.state is StudyState.PAUSED else None
 
     @property
@@ -335,10 +335,9 @@ class Study:
         return fast_replace(self, revision=other.revision) == other
 
     def bound_to(self, dataset_sha256: str | None, *, has_shown_a_value: bool = True) -> Study:
-        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None says nothing.
+        """Return the study bound to this data; StudyStateConflict if it is bound to other data. None: not said.
 
-        A trial that has shown no value yet binds nothing, and nothing binds a study that others than the built-in
-        network train.
+        A trial that has shown no value yet does not bind its study, and only studies of the built-in network are bound.
         """
         if dataset_sha256 in (None, self.dataset_sha256) or self.spec.kind != neural_network.KIND:
             return self
@@ -360,7 +359,7 @@ class Study:
 
     @property
     def has_failed_too_often(self) -> bool:
-        """Whether so many trials have failed, and none has come through, that more would fail as well."""
+        """Whether limits.failures is reached while no trial is COMPLETE or PRUNED: more would fail as well."""
         failures, limit = self.failures, self.spec.limits.failures
         if failures is None or limit is None or self.state is not StudyState.ACTIVE:
             return False
@@ -380,7 +379,7 @@ class Study:
     def may_give(self, round: Round | None) -> int:
         """How many trials it could give out now, at most. round: the one under way, if it is known.
 
-        Nobody looks at its seconds and its target here, nor at trials that an enqueue has left waiting for no limit.
+        limits.seconds and limits.target are not checked here, and enqueued trials count as new ones.
         """
         limits, narrowing = self.spec.limits, self.spec.narrowing
         if not self.state.gives_out or self.sealed:
@@ -397,7 +396,7 @@ class Study:
         return replicates + may
 
     def next_state(self, now: float, best: float | None) -> StudyState:
-        """The state that what has happened leads to."""
+        """The state that the study should be in now, by its running trials, its limits and its confirmation."""
         if self.state is StudyState.STOPPING and self.held == 0:
             return StudyState.STOPPED
         if self.state not in (StudyState.ACTIVE, StudyState.COMPLETED) or self.sealed:

@@ -1,6 +1,6 @@
 """A trial: one set of hyperparameters, its attempts, and the one result it gets.
 
-Pure rules: every function takes what is and the time, and returns what shall be, or raises the error of the contract.
+Pure functions: each takes the present state and the time, and returns the next state or raises the contract's error.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EndReason(StrEnum):
 class Told:
     """The result as the worker told it: what a repeated tell must equal.
 
-    Of a trial that has not finished: the last attempt that was told to have failed by its machine's fault.
+    In a trial that has not finished: the last tell that said that the machine has failed.
     """
 
     attempt: int
@@ -83,7 +83,7 @@ def _same_values(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bo
 class Lease:
     """The right to work on one trial, as one attempt, until a time of the database's clock (seconds since 1970).
 
-    expires_at: where nothing kept its holder from renewing it; see ends_at.
+    expires_at: when it ends if there is no outage; `ends_at` adds the outages.
     """
 
     expires_at: float
@@ -93,8 +93,8 @@ class Lease:
         """When it ends unless it is renewed: once its duration has passed without the outages (disjoint, in order).
 
         After an outage that was felt it lasts as if it had just been renewed, since its holder may be waiting before it
-        tries again. That adds no more than one duration in all: under a server that is away again and again the lease
-        of a dead worker ends, too.
+        tries again. That adds at most one duration in all, so that the lease of a dead worker ends even if the server
+        is down again and again.
         """
         renewed_at = self.expires_at - self.duration
         counted = end = heard_by = self.expires_at
@@ -117,7 +117,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """Who holds a job (a trial, or the sealed test): the state machine of attempts and leases.
+    """The state machine of a job (a trial, or the sealed test): its attempts, their leases, and the result told.
 
     attempt   the last one given out, 0 if none; the fencing token
     ended     how that attempt ended; None while it is held
@@ -143,7 +143,7 @@ class Lifecycle:
         )
 
     def keep(self, attempt: int, now: float) -> Lifecycle:
-        """Report or heartbeat: renew the lease, or take it back when it lapsed and nobody else has the trial."""
+        """Report or heartbeat: renew the lease, or restore it if it has expired and nobody else has the trial."""
         if self.state.is_finished:
             raise TrialFinished(f"the trial has finished as {self.state}")
         self._check_holder(attempt)
@@ -171,7 +171,7 @@ class Lifecycle:
         )
 
     def retry(self, told: Told, reason: str | None, attempts: int, fail_as: str | None) -> Lifecycle | None:
-        """Tell that the machine has failed: as a lease that runs out; None when this very call was made before."""
+        """Tell that the machine has failed, which counts as an expired lease; None if this tell was made before."""
         if told.same(self.told):
             return None
         if self.state.is_finished:
@@ -187,9 +187,9 @@ class Lifecycle:
         return fast_replace(ended, state=TrialState.FAIL, lease=None)
 
     def release(self, attempt: int, fail_as: str | None) -> Lifecycle | None:
-        """Hand the trial back; None when there is nothing of this attempt to hand back.
+        """Release the trial; None if this attempt does not hold it.
 
-        fail_as: why the trial ends as FAIL instead of waiting for somebody else.
+        fail_as: why the trial ends as FAIL instead of waiting for another worker.
         """
         if self.state is not TrialState.RUNNING or attempt != self.attempt:
             return None
@@ -200,7 +200,7 @@ class Lifecycle:
     def expire(
         self, now: float, attempts: int, fail_as: str | None, outages: Sequence[Outage] = ()
     ) -> Lifecycle | None:
-        """The lease ran out: back to WAITING, or FAIL after as many attempts; None while it is held."""
+        """The lease ran out: back to WAITING, or FAIL after `attempts` of these; None while it is held."""
         if self.state is not TrialState.RUNNING or self.lease is None or not self.lease.is_expired(now, outages):
             return None
         lapsed = self.lapsed + 1
@@ -251,8 +251,8 @@ class HistoryTrial:
     """What samplers and pruners see of a trial, running or finished.
 
     reports: (step, value), by rising step; system_attrs: what an algorithm keeps with the trial, JSON.
-    failed_in_training: it was told as FAIL, which says that its params are worse than any that came through.
-    was_given_out: not one that was imported, or ended before anybody had it.
+    failed_in_training: it was told as FAIL, which ranks its params behind those of all COMPLETE and PRUNED ones.
+    was_given_out: False for one that was imported, or that ended before a worker had it.
     """
 
     number: int
@@ -270,7 +270,7 @@ _GIVEN_BY_THE_SERVICE = (EndReason.STOPPED, EndReason.STUDY_STOPPED, EndReason.S
 
 
 def has_failed_in_training(state: TrialState, reason: str | None, stop: str | None) -> bool:
-    """Whether somebody told that these params have failed; a FAIL that the service gave says nothing about them."""
+    """Whether FAIL was told for these params; a FAIL that the service set says nothing about them."""
     if state is not TrialState.FAIL or stop == EndReason.STOPPED:
         return False
     words = reason or ""
@@ -328,7 +328,7 @@ class Trial:
 
     @property
     def is_known_to_samplers(self) -> bool:
-        """Not while it is queued: nobody has chosen all its params yet. A replicate teaches nothing."""
+        """Not while it is queued, since not all its params are chosen yet; and not a replicate."""
         return self.replicate_of is None and (self.lifecycle.attempt > 0 or self.state.is_finished)
 
     def as_history(self, reports: Iterable[tuple[int, float]]) -> HistoryTrial:
@@ -350,7 +350,7 @@ _NEW = Trial("", 0, {}, Lifecycle(TrialState.WAITING), seed=0)
 
 
 def new_trial(study: str, number: int, params: Params, system_attrs: dict[str, Any]) -> Trial:
-    """A trial that nobody has been given yet; its seed is still to come."""
+    """A trial that has not been given out yet; its seed is set later."""
     return fast_replace(_NEW, study=study, number=number, params=params, system_attrs=system_attrs)
 
 

@@ -9,7 +9,7 @@ from hpo_service.domain.fast_replace import fast_replace
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """How many trials are in which state; WAITING apart: never given out, or given out before. No replicates."""
+    """Trials by state, without replicates. WAITING ones are queued (never given out) or retries (given out before)."""
 
     queued: int = 0
     retries: int = 0
@@ -19,7 +19,7 @@ class TrialCounts:
     fail: int = 0
 
     def moved(self, before: str | None, after: str | None) -> TrialCounts:
-        """The counts after one trial went from one of these fields to another; None: it came, or went."""
+        """The counts after one trial moved from one of these fields to another; None: it is new, or is gone."""
         changes = {}
         if before is not None:
             changes[before] = getattr(self, before) - 1

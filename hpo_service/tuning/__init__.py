@@ -1,1 +1,1 @@
-"""The one door to Optuna. Nothing outside imports optuna."""
+"""Samplers and pruners. Only this package imports optuna."""

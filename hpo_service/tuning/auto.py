@@ -1,8 +1,8 @@
-"""The sampler that chooses: of those there are, the one that was measured to find most with what is known so far.
+"""The sampler `auto`: for each trial it chooses the one that was measured to find most with what is known so far.
 
-One direction: a Gaussian process; once there are some trials TPE draws every third one, which goes where the process
-would not; from a hundred on, where there is little noise, another third is drawn close to the best, by a process of
-the trials there; and from a thousand on TPE alone. Several directions, and very many axes: see `auto`.
+One direction: a Gaussian process; once there are some trials TPE draws every third one, since it looks where the
+process would not; from a hundred on, if there is little noise, another third is drawn close to the best, by a process
+fitted to the trials there; from a thousand on TPE alone. Several directions, and very many axes: see `auto`.
 What each choice was measured to give: docs/decisions/0050.
 """
 
@@ -18,7 +18,7 @@ from hpo_service.tuning.drawing import DrawnParams, Sampler
 from hpo_service.tuning.gp import GaussianProcess
 from hpo_service.tuning.tpe import Tpe, tpe
 
-# So many axes a Gaussian process was measured with.
+# The Gaussian process was measured with at most so many axes.
 MOST_AXES = 20
 _EVERY = 3
 _ALONE, _ALONE_WITH_OTHERS = 40, 10
@@ -27,7 +27,7 @@ _MOST_FINISHED = 1_000
 
 
 class Auto:
-    """One direction, few axes."""
+    """Chooses between gp and tpe for each trial; for one direction and few axes."""
 
     def __init__(self, seed: int, direction: str, space: SearchSpace) -> None:
         self._gp = GaussianProcess(seed, direction, space)

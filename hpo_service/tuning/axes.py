@@ -185,7 +185,7 @@ class Whole:
 
 
 class ChoicePlaces:
-    """The places of choices in a list, each found at once: true is not 1, but 1.0 is, as `same_choice` says."""
+    """The places of choices in a list, found by hash: true is not 1, but 1.0 is, as `same_choice` says."""
 
     def __init__(self, choices: Iterable[Value]) -> None:
         self._places: dict[Hashable, int] = {}
@@ -285,7 +285,7 @@ class Axes:
     """
 
     def __init__(self, first: SearchSpace, space: SearchSpace, shared: Collection[str] | None = None) -> None:
-        """shared: the parameters that every trial has, where no `when` says so."""
+        """shared: the parameters that every trial has, with define_by_run; None: all those without `when`."""
         self._conditions = first
         self._by_name = {
             name: axis(name, space[name] if name in space else first[name], first[name]) for name in first.names()
@@ -326,7 +326,7 @@ class Axes:
 
     @cached_property
     def digest(self) -> str:
-        """Tells these ranges from others, for what a sampler keeps that holds within them only."""
+        """A hash of these ranges, by which a sampler knows what it has kept for them."""
         ranges = [(name, repr(self._by_name[name])) for name in self.round_names]
         return hashlib.blake2b(repr(ranges).encode(), digest_size=6).hexdigest()
 

@@ -1,6 +1,6 @@
-"""The mixture of the trials that are not good, kept up trial by trial.
+"""TPE's mixture of the bad trials (all that are not good), updated trial by trial.
 
-Of some hundred trials one or two come or go between draws, and each changes the kernels of its neighbours alone.
+Between draws one or two of some hundred trials come or go, and each changes only the kernels of its neighbours.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from hpo_service.tuning.parzen import LEAST_WIDTH, MANY, Coordinates, Floats, Mixture
 
-# Of how many axes one trial more moves so many kernels that all are measured in less time than these.
+# The share of changed kernels above which measuring all of them takes less time than these one by one.
 _MANY_MOVED = 0.2
 
 
 class BadTrials:
-    """On some axes together. Trials are known by number, which is their age.
+    """The bad trials on some axes together. Trials are known by number, which is their age.
 
     stale   the trials whose place may have changed, to be looked up before the next draw
     """
@@ -29,13 +29,13 @@ class BadTrials:
         self._numbers: list[int] = []
         self._sampled = np.empty(64, dtype=np.bool_)
         self._standing = np.empty(64)
-        # Of few trials every one that comes makes all kernels narrower.
+        # None while there are few trials: each new one then makes all kernels narrower.
         self._neighbours: list[Neighbours] | None = None
         self._moved: set[int] = set()
         self.stale: set[int] = set()
 
     def put(self, number: int, places: Sequence[float], sampled: bool) -> None:
-        """places: as `Coordinates.of` orders them; sampled: whether it stands for others, too."""
+        """places: as `Coordinates.of` orders them; sampled: whether its weight includes trials that were left out."""
         at = bisect_left(self._numbers, number)
         if number not in self._places:
             self._insert(at, number, places)
@@ -70,7 +70,7 @@ class BadTrials:
             self._moved.discard(number)
 
     def mixture(self, sampled_for: float) -> Mixture:
-        """sampled_for: for how many trials each of the sample stands; the others stand for themselves."""
+        """sampled_for: the weight of each sampled trial; the others have 1."""
         if len(self._numbers) < MANY:
             self._neighbours = None
             self._mixture.measure()
@@ -110,7 +110,7 @@ class Neighbours:
         self._measure(0, len(self._ranked))
 
     def add(self, place: float, number: int) -> list[int]:
-        """The trials whose widths are others now."""
+        """Add a trial; return the numbers of those whose widths have changed."""
         at = bisect_left(self._ranked, (place, number))
         self._ranked.insert(at, (place, number))
         return self._measure(at - 1, at + 2)

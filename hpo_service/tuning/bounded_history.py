@@ -1,15 +1,15 @@
 """What TPE learns from: the best trials and a fixed number of the others, however many there are.
 
-Of a finished trial nothing changes any more, so each bound is kept as trials come in, and a draw costs the same at 100
-and at 100,000 trials. A finished trial is kept as one of
+Finished trials do not change, so these parts are updated trial by trial, and a draw costs the same at 100 and at
+100,000 trials. A finished trial is kept as one of
 
 best     all that can count as good, of which TPE never takes more than 25, and the next after them: around the
          optimum the others' density has to be exact (of several directions: the least dominated)
 recent   the last ones, where the search is now
-sample   of the rest those with the lowest hash of their number, which are the same on every server; each stands for
-         as many of the rest as there are to one of the sample
+sample   of the rest those with the lowest hash of their number, which are the same on every server; the weight of each
+         is the size of the rest over that of the sample
 
-so that nothing is left out up to the larger of the first two and the sample together.
+so that nothing is left out while there are no more trials than the larger of `best` and `recent` plus `sample`.
 
 A round with other ranges begins anew from all trials that lie inside them. One that lies outside is left out rather
 than clipped: what it measured says nothing about the edge it would be moved to, and a crowd of clipped trials there
@@ -47,14 +47,14 @@ FOR_MIXTURES = HistoryBounds(best=64, recent=192, sample=96)
 # Optuna's samplers take longer over each trial, and a Gaussian process takes the cube of their number.
 FOR_OPTUNA = HistoryBounds(best=64, recent=32, sample=64)
 
-# By which finished trials are ordered, best first: those that are COMPLETE by value, then the PRUNED ones by how far
-# they came and how they stood there, then those that have FAILED in training. The number makes it strict.
+# By which finished trials are ordered, best first: those that are COMPLETE by value, then the PRUNED ones by their
+# last step and its value, then those that have FAILED in training. The number makes it strict.
 Key = tuple[int, float, float, int]
 COMPLETE, PRUNED, FAILED = range(3)
 
 
 class BoundedHistory:
-    """finished: how many trials it has learned from, kept or not; touched: whose place has changed since `settle`."""
+    """finished: how many trials it has learned from, kept or not; touched: whose place has changed since last read."""
 
     def __init__(self, directions: Sequence[str], space: SearchSpace, bounds: HistoryBounds) -> None:
         self._bounds = bounds
@@ -68,10 +68,10 @@ class BoundedHistory:
         self.finished = 0
         self._best: list[Key] = []
         self._recent: list[int] = []
-        self._rest: list[tuple[int, int]] = []  # (hash, number) of those neither best nor recent that are kept
+        self._rest: list[tuple[int, int]] = []  # (hash, number) of the sample
         self._count_of_rest = 0
         self._running: list[int] = []
-        self._named: dict[int, int] = {}  # how many of best and recent have it
+        self._named: dict[int, int] = {}  # by number: in how many of best and recent it is
         self._sampled: set[int] = set()
         self.touched.clear()
 
@@ -83,7 +83,7 @@ class BoundedHistory:
             self._place(trial, self._axes)
 
     def restrict_to(self, axes: Axes) -> bool:
-        """See the trials in the ranges of these axes from now on; whether they were others until now."""
+        """Rebuild the history from the trials inside these axes' ranges; return False if it is so already."""
         if axes is self._axes:
             return False
         self._axes = axes
@@ -158,7 +158,7 @@ class BoundedHistory:
             self.touched.add(dropped)
 
     def _keep_the_least_dominated(self) -> None:
-        """Keep those that the fewest others beat in all directions; among equals the latest."""
+        """Keep those that are dominated by the fewest others; among equals the latest."""
         complete = [key for key in self._best if key[0] == COMPLETE]
         losses = np.array([self.past.values(key[3]) for key in complete]) * self._signs
         no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
@@ -191,7 +191,7 @@ class BoundedHistory:
         self.touched.update(self._named, self._sampled, self._running)
 
     def _chosen(self, numbers: Integers) -> tuple[list[Key], list[int], list[int], list[int], int]:
-        """Of these finished ones: the best, the recent, the sample's hashes and numbers, and of how many it is one."""
+        """Of these finished ones: the best, the recent, the sample's hashes and numbers, and the size of the rest."""
         keys = self._keys(numbers)
         order = np.lexsort((numbers, *reversed(keys)))[: self._bounds.best]
         best = [(int(keys[0][k]), float(keys[1][k]), float(keys[2][k]), int(numbers[k])) for k in order.tolist()]
@@ -227,7 +227,7 @@ class BoundedHistory:
         return self._best[:count]
 
     def keeps(self, number: int, with_running: bool) -> bool:
-        """Whether it is among the finished ones that are kept, or runs."""
+        """Whether it is among the finished trials that are kept, or the last RUNNING that run."""
         if number in self._named or number in self._sampled:
             return True
         if not with_running:
@@ -236,12 +236,12 @@ class BoundedHistory:
         return len(self._running) - RUNNING <= place < len(self._running) and self._running[place] == number
 
     def is_sampled(self, number: int) -> bool:
-        """Whether it stands for others, too."""
+        """Whether it is one of the sample, whose weight is `sample_weight`."""
         return number in self._sampled
 
     @property
     def sample_weight(self) -> float:
-        """For how many trials one of the sample stands, itself included."""
+        """The weight of one sampled trial: the size of the rest over that of the sample."""
         return self._count_of_rest / max(len(self._rest), 1)
 
     def finished_numbers(self) -> list[int]:

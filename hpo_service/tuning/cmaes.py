@@ -39,8 +39,8 @@ class CmaEs:
     def _forget(self) -> None:
         self._finished: set[int] = set()
         self._generations: defaultdict[int, set[int]] = defaultdict(set)
-        self._told: dict[int, list[int]] = {}  # by generation, as written down
-        self._closed: dict[int, list[int]] = {}  # and as told from memory
+        self._told: dict[int, list[int]] = {}  # by generation, as written down in a trial
+        self._closed: dict[int, list[int]] = {}  # by generation, as told here from memory
         self._optimizer: Any = None
 
     def absorb(self, trial: HistoryTrial) -> None:
@@ -102,7 +102,7 @@ class CmaEs:
         with_margin = self._options.get("with_margin", False)
         transform = SearchSpaceTransform(joint, transform_step=not with_margin, transform_0_1=True)
         if self._optimizer is None:
-            # By a sampler of its own: this takes random numbers, and a restarted server does it later.
+            # By a separate sampler: this takes random numbers, and a restarted server does it at another draw.
             self._optimizer = ResumedCmaEs(seed=0, **self._options).new_optimizer(transform, self._direction)
         while (told := self._told.get(self._optimizer.generation)) is not None:
             self._tell(transform, axes, told)
@@ -125,7 +125,7 @@ class CmaEs:
 
 
 def _value(trial: HistoryTrial) -> float | None:
-    """NaN: worse than any."""
+    """The value to tell; NaN for worse than any, None if there is none."""
     if trial.failed_in_training:
         return math.nan
     if trial.state is TrialState.PRUNED:

@@ -104,7 +104,7 @@ class Cube:
         return moved
 
     def extent(self, places: Floats) -> Floats:
-        """(D,): how far these lie apart on each numeric axis, from nearly 0 to 1, all over it; 1 for choices."""
+        """(D,): how far these lie apart on each numeric axis, from nearly 0 to 1 (all over it); 1 for choices."""
         extent = np.ones(len(self))
         for at, each in enumerate(self._each):
             there = places[~np.isnan(places[:, at]), at]
@@ -114,7 +114,7 @@ class Cube:
         return rounded
 
     def positions(self, places: Floats) -> Floats:
-        """Numbers in [0, 1] for choices, too."""
+        """(N, D): the places, with numbers in [0, 1] for choices, too; inverse of `snapped`."""
         positions = places.copy()
         for at, each in enumerate(self._each):
             if each.is_choice:

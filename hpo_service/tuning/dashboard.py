@@ -1,7 +1,7 @@
 """optuna-dashboard on the record, reading only.
 
-It answers whatever goes wrong in it with a 500 and keeps the reason to itself: an address with a mistake, a study that
-was deleted a moment ago, a picture that there cannot be. Here each of its views says what it was, in our words.
+It answers whatever goes wrong in it with a 500 and without the reason: an address with a mistake, a study that was
+deleted a moment ago, a picture that is impossible for the study. Here each of its views raises an HpoError instead.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hpo_service.store.record import Record
 
 PIECE_BYTES = 2**18
-LARGEST_ID = 2**63 - 1  # that either database can look for
-_MADE_OF_A_STUDY = ("/plot/", "/param_importances")  # which there is of some studies, and of others not
+LARGEST_ID = 2**63 - 1  # the largest that both databases can look up
+_MADE_OF_A_STUDY = ("/plot/", "/param_importances")  # views that exist for some studies only
 
 Head = tuple[int, list[tuple[bytes, bytes]]]  # an answer's status and headers
 
@@ -44,7 +44,7 @@ def answered(
 ) -> Iterator[Head | bytes]:
     """The dashboard's answer to a request without a body: first its head, then its body in pieces.
 
-    scope: what ASGI says of the request, in plain values. only: these studies are there for who asks; None: all.
+    scope: what ASGI says of the request, in plain values. only: the studies that the caller may see; None: all.
     stylesheet: for its page. Raise HpoError for whatever is no success.
     """
     heads: list[Head] = []
@@ -95,7 +95,7 @@ def _refusal(status: int, body: Iterable[bytes]) -> HpoError:
     reason = ""
     with suppress(ValueError, TypeError, LookupError):
         reason = str(json.loads(b"".join(body))["reason"])
-    if status in (403, 404, 405):  # 405: what could be done there is writing, of which there is none
+    if status in (403, 404, 405):  # 405: the path is for writing only
         return NotFound(reason or "the dashboard has nothing at this path")
     if status < 500:
         return MalformedRequest(reason or "the dashboard cannot read this address or its headers")
@@ -105,13 +105,13 @@ def _refusal(status: int, body: Iterable[bytes]) -> HpoError:
 @lru_cache(maxsize=1)
 def dashboard_app(database: Readable) -> Callable[..., Any]:
     """The WSGI application; it has to live at the root of its server."""
-    # Loaded when somebody opens it: that takes a second, and most of the memory of who reads.
+    # Imported when it is first opened: that takes a second, and most of the memory of the process that reads.
     from optuna_dashboard import wsgi
 
     from hpo_service.tuning.storage import RecordStorage
 
     app = wsgi(RecordStorage(cast("Database", database)))
-    app.catchall = False  # what a view raises comes to us
+    app.catchall = False  # exceptions of a view reach `answered`
     for route in app.routes:
         if route.method == "GET":
             route.callback = _in_our_words(route.rule, route.callback, database)
@@ -122,7 +122,7 @@ def _in_our_words(rule: str, view: Callable[..., Any], database: Readable) -> Ca
     """The view, which raises HpoError instead of answering 500."""
     from bottle import HTTPResponse, request, response
 
-    inner = getattr(view, "__wrapped__", None)  # of what turns its exceptions into 500s
+    inner = getattr(view, "__wrapped__", None)  # without the decorator that turns its exceptions into 500s
 
     @wraps(view)
     def answer(**arguments: Any) -> Any:

@@ -1,7 +1,7 @@
 """In a finite search space: no combination twice while another is left.
 
-A sampler that learns is given the nearest combination to the one it drew, by a step or some on one axis; others, and
-where there is none near, any that is left, in a shuffled order. What was imported comes after what nobody has tried.
+For a sampler that learns, a repeated draw is replaced by the nearest new combination, a few steps away on one axis; for
+others, or if none is near, by any new one, in a shuffled order. Imported combinations come when no new one is left.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Deduplicator:
     """Knows the trials of a study whose search space is finite."""
 
     def __init__(self, seed: int, near: bool) -> None:
-        """near: whether what is given instead shall be near."""
+        """near: whether to replace a repeated draw by a near combination first."""
         self._near = near
-        # All that is known, and what was given out: it may be imported trials that are left.
+        # All known combinations, and those given out: when no new one is left, imported ones still are.
         self._known, self._given_out = GridSearch(seed), GridSearch(seed)
         self._axes: Axes | None = None
         self._is_finite = False
@@ -50,7 +50,7 @@ class Deduplicator:
             self._given_out.absorb(trial)
 
     def deduplicated(self, drawn: DrawnParams, number: int, axes: Axes) -> DrawnParams:
-        """What was drawn, unless it is known; then one that is not."""
+        """What was drawn, unless it is known; then a combination that is not, while there is one."""
         if axes is not self._axes:
             self._axes, self._is_finite = axes, is_finite(axes)
         if not self._is_finite or not self._known.has(drawn.params, axes):
@@ -69,7 +69,7 @@ class Deduplicator:
 
 
 def _neighbours(params: Params, number: int, axes: Axes) -> Iterator[Params]:
-    """Those that differ on one axis that no condition asks about, the nearest first, in an order by chance."""
+    """Those that differ on one axis that no condition depends on: the nearest first, equally near ones shuffled."""
     asked = {parent for name in axes.names for parent in axes.asked_of(name)}
     movable = [name for name in params if name in axes.round_names and name not in asked]
     for far in range(1, _FURTHEST + 1):
@@ -79,7 +79,7 @@ def _neighbours(params: Params, number: int, axes: Axes) -> Iterator[Params]:
 
 
 def _places_near(axis: Axis, value: Value, far: int) -> list[int]:
-    """So far away on this axis; of choices without an order all others are equally far."""
+    """The places at this distance on the axis; of unordered choices all others have the distance 1."""
     at, size = axis.index_of(value), axis.size or 0
     if at is None:
         return []

@@ -1,4 +1,4 @@
-"""How long a draw takes at most, by what a study asks for: where it is made, and whether the study is refused.
+"""How long a draw takes at most, by the study's spec: this decides where it is made, and whether a study is refused.
 
 In seconds of a core of an ordinary server, at any size of the history, of which samplers keep a bounded part. Measured;
 a factor of two does not matter.
@@ -16,17 +16,17 @@ from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.study import StudySpec
 from hpo_service.tuning.axes import axis
 
-# What takes longer is drawn where it holds up nobody.
+# Draws that take longer are made in the drawing process.
 QUICK_SECONDS = 0.005
-# What takes longer is not begun.
+# Studies whose draws take longer are refused.
 MOST_SECONDS = 3.0
 CANDIDATES = 24
 POPULATION = 50
-# A grid of so many parameters, or with conditions, takes long to find its place in again.
+# In a grid of more parameters, or with conditions, it takes long to rank all past trials again.
 SMALL_GRID = 16
 
 
-# Of a parameter of each kind: whatever is drawn, and more for each candidate.
+# Seconds for a parameter of each kind: fixed, and for each candidate.
 _OURS = {
     "smooth": (0.06e-3, 0.15e-6),
     "cells": (0.45e-3, 1.75e-6),
@@ -37,7 +37,7 @@ _OURS = {
 @dataclass(frozen=True)
 class DrawCost:
     """
-    seconds     of one draw of a study, with this much of what its option asks for
+    seconds     of one draw of a study, with this value of the option
     option      the sampler's option by which a draw takes longer; "" where there is none
     default     its value where the study gives none
     """
@@ -54,7 +54,7 @@ class DrawCost:
         return value if isinstance(value, int) else self.default
 
     def faults(self, spec: StudySpec) -> list[Fault]:
-        """That a draw would take longer than anybody can wait for, and what would not."""
+        """The fault that a draw would take longer than MOST_SECONDS, with the largest value of the option that fits."""
         seconds, asked = self.of(spec), self.asked(spec)
         if seconds <= MOST_SECONDS:
             return []

@@ -1,4 +1,4 @@
-"""What every sampler gives: the params of one trial, and what it keeps with the trial to go on from."""
+"""What every sampler returns: the params of one trial, and what is kept with the trial for the next draws."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Sampler(Protocol):
 def uniforms(count: int, seed: int, number: int, purpose: str = "") -> NDArray[np.float64]:
     """(count,): numbers in (0, 1), the same for the trial on every server, before and after a restart.
 
-    SHAKE is ten times as fast as seeding one of NumPy's generators, and no two trials' streams have to do with each
-    other. `purpose` tells apart what one trial draws independently.
+    SHAKE is ten times as fast as seeding one of NumPy's generators, and the streams of any two trials are independent.
+    `purpose` separates the independent streams of one trial.
     """
     stream = hashlib.shake_128(f"{seed}/{number}/{purpose}".encode()).digest(8 * count)
     # The bits of the numbers from 1 to 2, in steps of 2⁻⁵²: nothing has to be converted.
@@ -55,7 +55,7 @@ def uniforms(count: int, seed: int, number: int, purpose: str = "") -> NDArray[n
 
 
 def positions(seed: int, number: int) -> Callable[[], float]:
-    """The same, one number at a time: for a few."""
+    """Return a function that gives one uniform number in [0, 1) per call: for a few. Not the stream of `uniforms`."""
     key = f"{seed}/{number}/".encode()
     block, left = 0, b""
 
@@ -71,5 +71,5 @@ def positions(seed: int, number: int) -> Callable[[], float]:
 
 
 def short_seed(seed: int, number: int) -> int:
-    """32 bits for the generators of others."""
+    """A seed of 32 bits for the generators of other libraries."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

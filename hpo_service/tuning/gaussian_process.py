@@ -49,7 +49,7 @@ def fitted(
     noise: tuple[float, float],
     extent: Floats | float = 1.0,
 ) -> Hyperparameters:
-    """The most probable ones for these values; from the priors' middle, so that they follow from the trials alone.
+    """The most probable ones for these values, searched from the priors' means: they follow from the trials alone.
 
     features: (N, F); axis_of: (F,); values: (N,), standardized; noise: the prior of its variance's logarithm;
     extent: (D,), how far the trials lie apart on each axis, in which the length scales are expected.

@@ -4,12 +4,12 @@ The acquisition is the logarithm of the expected improvement on the least expect
 arXiv:2310.20708), lowered where the noise hides what a trial would tell (augmented EI: Huang et al., 2006). It is
 taken at some hundred candidates, all over the cube, around the best trials, and around the best candidate so far.
 Running trials count as if they had come out as expected (a kriging believer: Ginsbourger et al., 2010).
-Asked to draw near the best it looks at the trials around that alone, by a process of their own at their own scale
-(after Eriksson et al., 2019, arXiv:1910.01739): what is fine there is lost among all trials.
+With near_best it fits another process to the trials around the best alone, at their own scale (after Eriksson et al.,
+2019, arXiv:1910.01739): the first one, fitted to all trials, is too coarse there.
 What each part was measured to give: docs/decisions/0050.
 
 The first trials cover the space evenly. A draw follows from the study's seed, the number and the history: the kernel's
-hyperparameters are found anew at certain sizes of the history, from the trials below that number.
+hyperparameters are refitted at certain sizes of the history, from the trials below that number.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from hpo_service.tuning.tpe import tpe
 
 _KEPT = HistoryBounds(best=100, recent=50, sample=50)
 _LEAST_STARTUP, _MOST_STARTUP = 5, 10
-# A straggler below such a number keeps the hyperparameters from being found anew, but not for longer than this.
+# The refit at a size waits for running trials below it, but only until the number drawn is this many times as large.
 _OVERDUE = 1.5
-_SQUARES_WITHIN = 1e150  # what is larger has no square
+_SQUARES_WITHIN = 1e150  # the squares of larger numbers overflow
 _ANYWHERE, _AROUND_BEST, _BEST = 384, 28, 6
 _ROUNDS, _A_ROUND = (0.12, 0.048, 0.019), 80
 _NEAR_BEST = 0.1
@@ -60,7 +60,8 @@ def _with_steps_between(sizes: Sequence[int], steps: int) -> list[int]:
 
 
 _REFITTED_AT = _sizes()
-# Those of the neighbours of the best move with it. Each size above is one of these, so that they follow from theirs.
+# Near the best refits are more frequent, since its neighbours change with it. Each size above is one of these, since
+# the neighbours follow from the hyperparameters of all trials.
 _NEIGHBOURS_REFITTED_AT = _with_steps_between(_REFITTED_AT, 3)
 _NEVER = -1
 _MOST_ROWS = 2_000
@@ -98,7 +99,7 @@ class GaussianProcess:
         return self._history.finished, len(self._history.running_numbers())
 
     def sees_finely(self, number: int, axes: Axes) -> bool:
-        """Whether noise is little beside what sets the trials apart; else what looks fine near the best is noise."""
+        """Whether the noise is small against the signal; else differences near the best are mostly noise."""
         self._restrict_to(axes)
         if not len(self._cube) or self._least_loss() is None:
             return False
@@ -112,7 +113,7 @@ class GaussianProcess:
             self._fitted_upto = self._neighbours_fitted_upto = _NEVER
 
     def draw(self, number: int, axes: Axes, fixed: Params, *, near_best: bool = False) -> DrawnParams:
-        """near_best: by a process of the trials around the best alone, and there."""
+        """near_best: draw near the best trial, by a process that is fitted to the trials around it alone."""
         self._restrict_to(axes)
         point = self._cube.params(self._point(number, fixed, near_best)) if len(self._cube) else {}
         position = positions(self._seed, number)
@@ -137,7 +138,7 @@ class GaussianProcess:
         return self._most_promising(number, held)
 
     def _least_loss(self) -> float | None:
-        """Of the COMPLETE trials; None where there is none."""
+        """The least loss of the COMPLETE trials; None where there is none."""
         best = self._history.best(1)
         return best[0][1] if best and best[0][0] == COMPLETE else None
 
@@ -271,7 +272,7 @@ class GaussianProcess:
 
 
 def _settled_size(number: int, running: Sequence[int], sizes: Sequence[int]) -> int:
-    """The largest of these sizes of the history below which nothing runs any more; 0 where there is none."""
+    """The largest of these sizes below which no trial runs any more (but see _OVERDUE); 0 where there is none."""
     snapped = min(running[0] if running else number, number)
     place = bisect_right(sizes, max(snapped, int(number / _OVERDUE)))
     return sizes[place - 1] if place else 0
@@ -329,7 +330,7 @@ def _log_improvement(z: Floats) -> Floats:
 
 
 def gp(seed: int, directions: Sequence[str], space: SearchSpace, options: Mapping[str, Any]) -> Sampler:
-    """A study of several directions can only be from before they were refused."""
+    """With several directions, in a study from before they were refused, TPE draws."""
     if len(directions) > 1:
         return tpe(seed, directions, space, {})
     return GaussianProcess(seed, directions[0], space, **options)

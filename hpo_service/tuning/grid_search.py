@@ -1,8 +1,8 @@
 """Grid search: every point of a finite search space once, in an order shuffled by the study's seed.
 
 A point's index is its rank among all points, conditions taken into account: a parameter that does not exist
-contributes nothing, so that no point comes twice. Ranks are counted, never listed, so a grid may be as large as it
-likes. A trial with a point's params counts as that point, whoever gave them: also one that was enqueued, or failed.
+contributes nothing, so that no point comes twice. Ranks are counted, never listed, so a grid may be of any
+size. A trial with a point's params counts as that point, whoever gave them: also one that was enqueued, or failed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Grid:
 
 
 class Shuffle:
-    """A permutation of 0..size-1 by a seed, one image at a time: a Feistel network that walks on until it is inside."""
+    """A permutation of 0..size-1 by a seed, one at a time: a Feistel network, repeated until the image is inside."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size

@@ -74,7 +74,7 @@ def _divergences(spec: StudySpec, axes: Mapping[str, Axis], trials: Sequence[His
 
 
 def _share_of_best(best: float, values: Sequence[float], *, maximize: bool) -> float:
-    """Of equals as many as there are."""
+    """The share of trials at least as good as the last of the best; equals of it all count."""
     worst = sorted(values, reverse=maximize)[math.ceil(best * len(values)) - 1]
     return sum(value >= worst if maximize else value <= worst for value in values) / len(values)
 

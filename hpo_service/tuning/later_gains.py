@@ -1,4 +1,4 @@
-"""What trials have gained after a step, so that one that was pruned there can be told for what it would have become."""
+"""What trials have gained after a step: an estimate of the final value of one that was pruned there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LaterGains:
         self._medians.clear()
 
     def after(self, step: int) -> float:
-        """The median, of the trials that have reported up to this step; 0 where there are none."""
+        """The median gain after this step, of the trials that reported at it or before; 0 where there are none."""
         if step not in self._medians:
             reached = [
                 gains[place - 1] for steps, gains in self._curves.values() if (place := bisect_right(steps, step))

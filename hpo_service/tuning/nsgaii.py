@@ -4,7 +4,7 @@ system_attrs: {"nsgaii": {"space", "generation", "parents"?}}. `space` tells the
 round begins with a generation 0 that consists of the earlier trials inside its ranges, and of imported ones. `parents`
 (of this generation) are written down by the trial that needed them first, since every later one must have the same.
 
-Optuna is shown the two generations and their parents that it looks at, not the whole study.
+Optuna gets only the two generations that it looks at, and their parents, not the whole study.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Nsga2:
         self._directions = directions
         self._options = dict(options)
         self._population = self._options.get("population_size", 50)
-        # Of a trial that failed in training.
+        # The values of a trial that failed in training.
         self._worst = [math.inf if direction == "minimize" else -math.inf for direction in directions]
         self._all: dict[int, HistoryTrial] = {}
         self._axes: Axes | None = None

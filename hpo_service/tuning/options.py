@@ -28,7 +28,7 @@ LARGEST = sys.float_info.max
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return -LARGEST <= value <= LARGEST  # an integer of the wire may be larger than any double
+    return -LARGEST <= value <= LARGEST  # an integer in JSON may be larger than any double
 
 
 def integer(low: int, high: int = 2**31 - 1, *, required: bool = False) -> Option:

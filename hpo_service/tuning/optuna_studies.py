@@ -179,7 +179,7 @@ def _trial(trial: FrozenTrial, note: str | None, left: list[str]) -> Json:
 
 
 def _origin(trial: FrozenTrial, note: str | None, values: list[Any] | None) -> Json:
-    """What the trial was where it came from. Optuna's times are those of the reader's clock on the wall."""
+    """What the trial was where it came from. Optuna's times are naive, in the reader's local time."""
     times = {"started_at": trial.datetime_start, "finished_at": trial.datetime_complete}
     told = {name: time.astimezone(UTC).isoformat() for name, time in times.items() if time is not None}
     found: Json = {"number": trial.number, **told}
@@ -191,7 +191,7 @@ def _origin(trial: FrozenTrial, note: str | None, values: list[Any] | None) -> J
 
 
 def _as_json(attributes: Mapping[str, Any]) -> Json:
-    """With words for the numbers that JSON has none for, and without NUL, which no database keeps."""
+    """With strings for NaN and the infinities, which JSON lacks, and without NUL, which no database keeps."""
     made: Json = json.loads(nul.replaced(json.dumps(_speakable(dict(attributes)), default=str).encode()))
     return made
 

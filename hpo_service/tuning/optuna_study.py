@@ -1,10 +1,10 @@
-"""A study of Optuna's without a storage: just the trials that a sampler or pruner shall see, and what it notes down.
+"""An Optuna study without a storage: just the trials that a sampler shall see, and the attributes that it writes.
 
-A sampler asks its study for trials through a thread-local cache; asked on another thread than the trial began on, it
-sees an old list. This study has no cache and no thread: it is handed its trials for each draw.
+Optuna's samplers read a study's trials through a thread-local cache: on another thread than the one that the trial
+began on, they see an old list. This study has no cache: it is made with its trials for each draw.
 
-Whatever is used of Optuna that is none of its interface is used here and nowhere else (names with an underscore): the
-next minor release may have it otherwise, so that pyproject.toml admits none that these lines have not been tried with.
+Private parts of Optuna's samplers and studies (names with an underscore) are used in this module: any minor release may
+change them, so that pyproject.toml admits none that this module has not been tried with.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MA
 # A trial that waits to be given out again has its params: it repels others as a running one does.
 STATES = {state: TrialState[state.name] for state in State} | {State.WAITING: TrialState.RUNNING}
 
-# Samplers and pruners look at no clock, but FrozenTrial wants to have one.
+# Samplers and pruners look at no times, but FrozenTrial requires them.
 _SOME_TIME = datetime(2020, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone
 
 
@@ -49,7 +49,7 @@ WORSE_THAN_ANY: dict[str, Any] = {"constraints": [1.0]}
 
 
 class AttrRecorder:
-    """Stands where Optuna expects a storage: takes down the attributes that an algorithm writes."""
+    """Takes the place of Optuna's storage, and records the attributes that an algorithm writes."""
 
     def __init__(self, study_attrs: dict[str, Any] | None = None) -> None:
         self.of_trial: dict[str, Any] = {}
@@ -85,7 +85,7 @@ class InMemoryStudy(Study):
 
 
 class ResumedCmaEs(CmaEsSampler):
-    """Optuna's sampler, going on from an optimizer in memory."""
+    """Optuna's sampler, continued from an optimizer in memory instead of a pickle."""
 
     optimizer: Any = None
 
@@ -97,7 +97,7 @@ class ResumedCmaEs(CmaEsSampler):
 
 
 def tpe_with_n_good(good: int, **options: Any) -> TPESampler:
-    """Optuna's sampler, which else takes a tenth of the trials that it sees as good."""
+    """Optuna's sampler with so many good trials, instead of a tenth of those that it sees."""
     sampler = TPESampler(**options)
     sampler._gamma = lambda _: good
     return sampler

@@ -32,9 +32,9 @@ _SMOOTH = 1_000
 # Up to so many axes a product of kernels stays within single precision, which is four times as fast: each axis adds at
 # most a factor of 80.
 _FEW = 16
-# An axis of fewer cells is known by the mass that each kernel has in each of them, which changes with the kernel only.
+# On an axis of fewer cells each kernel keeps its mass in each of them, which changes with the kernel only.
 _FEW_CELLS = 48
-# Of so many trials kernels may be as narrow as ever; of less, N, they are at least as wide as 1 / (2 + N).
+# From so many trials on kernels are at least as wide as LEAST_WIDTH; with fewer, N, at least as wide as 1 / (2 + N).
 MANY = 98
 LEAST_WIDTH = 1 / 100
 _ROOT = math.sqrt(0.5)
@@ -129,7 +129,7 @@ class Coordinates:
         self._rows = [rows[k] for k in order]
         self.numeric = sum(not axis.is_choice for axis in axes)
         self.smooth = sum(axis.cells == 0 for axis in axes)
-        # Of these every kernel keeps its mass in each cell.
+        # The axes on which every kernel keeps its mass in each cell.
         self.few_celled = [d for d in range(self.smooth, self.numeric) if self.each[d].cells < _FEW_CELLS]
         self.precision = np.dtype(np.float32 if len(axes) <= _FEW else np.float64)
 
@@ -174,7 +174,7 @@ class Mixture:
         widths = (D, len(on.each) - D, D, 2 * S + 1, 1, 1, *(on.each[d].cells for d in on.few_celled))
         ends = list(accumulate(widths))
         self._columns = [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
-        self._given = ends[2]  # what follows from these columns are the others
+        self._given = ends[2]  # the columns up to here are given; the others follow from them
         self._table = np.zeros((1, ends[-1]))
         self._size = 1
         self._reserve(64)
@@ -265,7 +265,7 @@ class Mixture:
         self._table[at + 1, columns] = (*squares, *products, total, share)
 
     def weigh(self, standing: Floats | None) -> None:
-        """standing (N - 1,): for how many trials each stands; None: for itself."""
+        """standing (N - 1,): how many trials each one stands for, as its weight; None: 1 each."""
         N = self._size
         weights = self._weights[:N]
         weigh_by_age(standing, weights[1:])
@@ -298,7 +298,7 @@ class Mixture:
         return points
 
     def _for_sampling(self) -> tuple[Floats, Floats]:
-        """The weights summed up to 1, and (4, D, N) what a sample needs of each kernel; kept while the good stay so."""
+        """The cumulated weights, and (4, D, N) what a sample needs of each kernel; cached until the kernels change."""
         if self._sampling is None:
             N = self._size
             cumulated = self._weights[:N].cumsum()
@@ -384,7 +384,7 @@ def widths_of(places: Floats) -> Floats:
 def weigh_by_age(standing: Floats | None, weights: Floats) -> None:
     """weights: 1 for the latest 25 trials, less for the older ones the older they are, by age.
 
-    standing: for how many trials each stands; None where each stands for itself.
+    standing: how many trials each one stands for; None: 1 each.
     """
     if standing is None:
         count = float(len(weights))

@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 ABSENT = math.nan
-OUTSIDE = math.inf  # of every range: not a number where numbers are asked for
+OUTSIDE = math.inf  # of every range: a value of a numeric parameter that is no number
 
-# A FAIL that teaches has a code of its own, after those of the states.
+# A trial that failed in training has a code of its own, after those of the states.
 _STATES: tuple[TrialState, ...] = (*TrialState, TrialState.FAIL)
 _CODES = {state: code for code, state in enumerate(TrialState, start=1)}
 _FAILED_IN_TRAINING = len(_STATES)
@@ -32,7 +32,7 @@ NO_STEP = -(2**62)
 
 
 class HistoryChange(Enum):
-    """What a trial that is put does to what was known: it is new or goes on, or it was final and is no more."""
+    """What putting a trial changes. NEWS: it is new, or was not finished; REVISED: it was finished, and differs now."""
 
     NOTHING = auto()
     NEWS = auto()
@@ -83,7 +83,7 @@ class PastTrials:
             column.extend([ABSENT] * by)
 
     def __getitem__(self, number: int) -> HistoryTrial:
-        """The trial without its reports but the last."""
+        """The trial, with only the last of its reports."""
         last = self.last_report(number)
         reports = () if last is None else (last,)
         failed = self._states[number] == _FAILED_IN_TRAINING
@@ -118,14 +118,14 @@ class PastTrials:
         return failed
 
     def told(self) -> Floats:
-        """In the first direction."""
+        """Each trial's value in the first direction, NaN where it has none."""
         return np.array(self._values[0])
 
     def last_reports(self) -> tuple[Integers, Floats]:
         return np.array(self._last_steps, dtype=np.int64), np.array(self._last_values)
 
     def are_inside(self, axes: Axes) -> Bools:
-        """Of which no param lies outside the ranges of the round."""
+        """Whether no param of a trial lies outside the ranges of the round."""
         inside = np.ones(len(self), dtype=np.bool_)
         for column in self._columns:
             if column.name in axes.round_names:

@@ -1,8 +1,8 @@
 """The pruners by name: they decide as Optuna's do, at a cost that does not grow with the study.
 
-Optuna's pruners look through all trials at every report, and through all reports of the trial. These keep what the
-decision needs as trials come in: per step, or per rung, the values in order; and a curve of many steps is asked for
-what it keeps of itself. The tests compare every decision with that of the Optuna class.
+Optuna's pruners look through all trials at every report, and through all reports of the trial. These update what the
+decision needs as trials come in: per step, or per rung, the values in order; and a `Curve` keeps what is needed of its
+reports. The tests compare every decision with that of the Optuna class.
 
 The resources of hyperband must be given: Optuna's "auto" takes them from the first trials that finish, and takes
 others after a restart. Halving begins at the first report where none is given, and then counts reports, not steps.
@@ -165,7 +165,7 @@ class HalvingPruner:
             return KEEP
         step, value = reports.last
         resource = step if self._first is not None else len(reports)
-        # A rung that an earlier attempt completed does not count for this one, which began anew.
+        # A rung that only an earlier attempt completed does not count for this one, which began anew.
         mine = self._of_trial.get(number, ())
         rung = next((k for k, done in enumerate(mine) if not reports.holds(done)), len(mine))
         attrs: dict[str, Any] = {}

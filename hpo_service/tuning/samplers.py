@@ -103,7 +103,7 @@ def one_direction(spec: StudySpec) -> list[Fault]:
     return [Fault("/directions", detail)]
 
 
-# SciPy, which these bring along, took a quarter of each start: the server imports them once it answers.
+# These import SciPy, which takes a quarter of the time of a start: the server imports them once it answers.
 
 
 def _auto(spec: StudySpec, seed: int) -> Sampler:
@@ -218,7 +218,7 @@ def is_quick(spec: StudySpec) -> bool:
 
 
 def make_sampler(spec: StudySpec) -> Sampler:
-    # Who sets an experimental option has chosen so.
+    # Whoever sets an experimental option has chosen it.
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     assert spec.sampler.seed is not None
     return SAMPLERS[spec.sampler.name].make(spec, spec.sampler.seed)

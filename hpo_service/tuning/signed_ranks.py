@@ -69,7 +69,7 @@ class SignedRanks:
             del self._equal[size]
 
     def p_of_greater(self) -> float:
-        """By the normal distribution: how likely differences are so positive by chance."""
+        """The p-value by the normal distribution: how likely differences are so positive by chance."""
         n = len(self)
         error = math.sqrt((n * (n + 1) * (2 * n + 1) - self._ties / 2) / 24)
         if error == 0:
@@ -138,7 +138,7 @@ class PairedTest:
         return self._sum / len(self._values)
 
     def p_of_worse(self) -> float:
-        """How likely it is by chance that the trial is so much worse."""
+        """The p-value: how likely it is by chance that the trial is so much worse."""
         if self.pairs > _EXACT:
             return self._ranks.p_of_greater()
         from scipy.stats import wilcoxon  # 0.4 s to import, for those who use it

@@ -1,4 +1,4 @@
-"""A smooth function through what trials have told: what it predicts, what of it without a parameter, what it leaves.
+"""A smooth fit to the values of trials: what it explains, with and without each parameter, and the noise it leaves.
 
 Kernel ridge regression with leave-one-out errors in closed form: each trial is predicted from all others. It knows no
 derivative and no prior; for advice, not for drawing.
@@ -22,7 +22,7 @@ Space = Mapping[str, AnyParameter]
 
 MOST_TRIALS = 200  # an eigenvalue decomposition of these takes some milliseconds, and each parameter needs three
 FEWEST_TRIALS = 12
-# Of the kernel, in ranges, for one parameter; with more of them longer by their root.
+# The kernel's lengths, as shares of a range, for one parameter; with n parameters they are √n times as long.
 LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 RIDGES = tuple(10.0**power for power in (-8, -7, -6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1))
 A_CHOICE = math.sqrt(0.5)  # how far apart two choices are, as a share of a range, times the root of two
@@ -32,7 +32,7 @@ NOISY = 0.8  # of the error with the smallest ridge: where smoothing helps so mu
 
 
 def smooth_fits(space: Space, trials: Sequence[AdviceTrial], *, maximize: bool) -> list[SmoothFit]:
-    """One of the parameters that every trial has; and one of those that have a conditional one, for each such group."""
+    """One fit for the parameters that every trial has, and one for each group of trials that share conditional ones."""
     complete = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
     fits = []
     judged: set[str] = set()
@@ -79,7 +79,7 @@ def _fit(space: Space, names: Sequence[str], trials: Sequence[AdviceTrial], *, m
 
 
 def _between_neighbours(squares: Floats, losses: Floats) -> float:
-    """No noise is larger than what trials differ by that lie close together: the closest of them."""
+    """An upper bound of the noise: what the trials that lie closest together differ by."""
     apart = squares + np.diag(np.full(len(losses), np.inf))
     nearest = apart.argmin(axis=1)
     close = apart.min(axis=1) <= np.quantile(apart.min(axis=1), CLOSE)
@@ -87,7 +87,7 @@ def _between_neighbours(squares: Floats, losses: Floats) -> float:
 
 
 def _losses(told: Floats, *, maximize: bool) -> tuple[Floats, float]:
-    """How far each value lies from the best, and the unit of that: how far the median does."""
+    """How far each value lies from the best, in units of how far the median does; and this unit."""
     largest = float(np.abs(told).max()) or 1.0  # divided first: differences of the largest numbers are infinite
     losses: Floats = (told.max() / largest - told / largest) if maximize else (told / largest - told.min() / largest)
     unit = float(np.median(losses)) or float(losses.max()) or 1.0

@@ -10,12 +10,12 @@ import numpy as np
 _LARGEST_CHUNK = 8192
 
 
-# So many additions that nobody has asked about yet are sorted together rather than inserted one by one.
+# From so many unmerged additions on all are sorted together rather than inserted one by one.
 _MANY = 256
 
 
 class SortedValues:
-    """Doubles without NaN, in chunks of at most 8,192: eight bytes a number. Those just added wait until one asks."""
+    """Doubles without NaN, in chunks of at most 8,192: eight bytes a number. Additions are merged at the next read."""
 
     def __init__(self) -> None:
         self._chunks: list[array[float]] = []
@@ -82,7 +82,7 @@ class SortedValues:
         return smaller + (bisect_left(self._chunks[place], value) if place < len(self._chunks) else 0)
 
     def _find(self, rank: int) -> tuple[int, int]:
-        """In which chunk it is, and where there."""
+        """The index of the chunk with this rank, and the index in the chunk."""
         if self._added:
             self._merge_added()
         for place, chunk in enumerate(self._chunks):

@@ -1,6 +1,6 @@
 """The record as a storage of Optuna's: visualization, `load_study` and the dashboard read it through this.
 
-Every write is refused: only the operations keep leases, limits and attempts right. What it has read it keeps, and asks
+Every write is refused: only the operations keep leases, limits and attempts right. It caches what it has read, and asks
 the database only for what has been written since: a poll of a study in which nothing happened is one small query.
 """
 
@@ -210,7 +210,7 @@ def _frozen(row: TrialRow, distributions: Mapping[str, BaseDistribution], space:
     state = TrialState[row.state]
     started = row.started_at
     if started is None and state.is_finished():
-        started = row.finished_at  # it was ended before it began
+        started = row.finished_at  # it ended before it was given out
     return FrozenTrial(
         number=row.number,
         trial_id=row.id,
@@ -240,7 +240,7 @@ def _hashable(choice: Any) -> Any:
 
 
 def _local(seconds: float | None) -> datetime | None:
-    """Optuna's times are those of the reader's clock on the wall."""
+    """Optuna's times are naive, in the reader's local time."""
     return None if seconds is None else datetime.fromtimestamp(seconds)  # noqa: DTZ006
 
 

@@ -1,8 +1,8 @@
-"""TPE: draw where the good trials are dense and the others are not, on a bounded history.
+"""TPE: draw where the good trials are dense and the bad ones (all others) are not, on a bounded history.
 
 With one direction by the mixtures of parzen.py, ten to a hundred times faster than Optuna's sampler and to the same
 rules; with several directions, or `group`, by Optuna's sampler on the same history.
-Running trials, and those that wait to be given out again, count among the others (a constant liar): they repel.
+Running trials, and those that wait to be given out again, count as bad (a constant liar): they repel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEAR = 1e-4
 # The hypervolume of 25 trials in ten directions takes six seconds, of 12 a tenth of one.
 _FEW_DIRECTIONS = 7
 MOST_GOOD_OF_MANY = 12
-# A mixture on axes that were not drawn together for so many changes is made anew, if it is wanted again.
+# A mixture that lags behind by more changes, since its axes were not drawn together, is dropped and made anew.
 _STALE = 128
 
 
@@ -81,7 +81,7 @@ class Tpe:
         return DrawnParams(axes.complete(fixed, value_of))
 
     def _draw(self, number: int, sides: GoodBadSplit, names: Sequence[str]) -> dict[str, Value]:
-        """Of some candidates from the good trials' mixture, the one that the others' explains the least."""
+        """Of some candidates from the good mixture, the one with the highest ratio of good to bad density."""
         on = sides.on(names)
         best, rest = sides.good_mixture(on), sides.bad_mixture(on)
         shape = (1 + len(names), self._candidates)
@@ -95,7 +95,7 @@ class Tpe:
 
 
 class GoodBadSplit:
-    """The good trials and the others in one round's ranges: their places on its axes, and their mixtures."""
+    """The good and the bad trials in one round's ranges: their places on its axes, and their mixtures."""
 
     def __init__(self, axes: Axes, history: BoundedHistory, with_running: bool) -> None:
         self._axes = axes
@@ -109,11 +109,11 @@ class GoodBadSplit:
         self._bad: dict[int, list[float]] = {}
         self._on: dict[tuple[str, ...], Coordinates] = {}
         self._good_mixtures: dict[Coordinates, Mixture] = {}
-        self._fitted: set[Coordinates] = set()  # those whose mixture is the good ones' as they are now
+        self._fitted: set[Coordinates] = set()  # those whose good mixture is up to date
         self._bad_mixtures: dict[Coordinates, BadTrials] = {}
 
     def catch_up(self) -> None:
-        """Move what has changed places since the last time."""
+        """Sort the trials that have changed since the last time into the good and the bad ones."""
         history = self._history
         touched = history.touched
         best = history.best(min(math.ceil(0.1 * history.finished), MOST_GOOD))
@@ -158,7 +158,7 @@ class GoodBadSplit:
         return mixture.fit(np.array(having).reshape(-1, len(on.each)).T)
 
     def bad_mixture(self, on: Coordinates) -> Mixture:
-        """One of the sample stands for its share of what is left out, so that all weigh what all would."""
+        """The bad trials' mixture; sampled ones weigh more, so that the total is the weight of all trials."""
         if on not in self._bad_mixtures:
             self._bad_mixtures[on] = BadTrials(on)
             self._bad_mixtures[on].stale.update(self._bad)
@@ -179,7 +179,7 @@ class OptunaTpe:
         self._directions = directions
         self._options = dict(options)
         if options.get("group"):
-            self._options["multivariate"] = True  # with several directions Optuna asks to have it said
+            self._options["multivariate"] = True  # with several directions Optuna requires it to be set
         self._history = BoundedHistory(directions, space, FOR_OPTUNA)
 
     def absorb(self, trial: HistoryTrial) -> None:

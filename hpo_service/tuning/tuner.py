@@ -33,12 +33,12 @@ def check(spec: StudySpec) -> list[Fault]:
 
 
 def needs_history(spec: StudySpec) -> bool:
-    """Whether whoever draws has to know the trials before: its sampler learns from them, or may not repeat them."""
+    """Whether a draw has to know the earlier trials: the sampler learns from them, or may not repeat them."""
     return SAMPLER_FACTS[spec.sampler.name].learns or is_deduplicated(spec.search_space)
 
 
 def unrepeated(spec: StudySpec) -> Deduplicator | None:
-    """None: any draw will do, or a grid, which repeats nothing."""
+    """The deduplicator of a finite search space; None for any other, and for a grid, which repeats nothing."""
     if spec.sampler.name == "grid" or not is_deduplicated(spec.search_space):
         return None
     facts = SAMPLER_FACTS[spec.sampler.name]
@@ -53,17 +53,17 @@ def draw_unknown(spec: StudySpec, number: int, name: str) -> Value:
 
 
 class Tuner:
-    """Samples and prunes for one study; holds its history in memory. Its caller has the turn to write."""
+    """Samples and prunes for one study; keeps its history in memory. In the server, the caller holds the write lock."""
 
     def __init__(self, spec: StudySpec, *, draws: bool = True) -> None:
-        """spec: one in which `check` finds no fault, with sampler.seed set. draws: else it only judges."""
+        """spec: one in which `check` finds no fault, with sampler.seed set. draws: False for one that only judges."""
         self._spec = spec
         self._sampler = make_sampler(spec) if draws else None
         self._unrepeated = unrepeated(spec) if draws else None
         self._pruner = make_pruner(spec)
         self._space = spec.search_space
         self._axes = Axes(spec.search_space, spec.search_space)
-        # With define_by_run: the parameters that every trial has which came out, and are drawn jointly.
+        # With define_by_run: the parameters that every COMPLETE or PRUNED trial has; they are drawn jointly.
         self._shared = set(spec.search_space.names())
 
     def absorb(self, trials: Iterable[HistoryTrial]) -> None:
@@ -81,7 +81,7 @@ class Tuner:
             self._pruner.absorb(trial)
 
     def _as_expected(self, trial: HistoryTrial) -> HistoryTrial:
-        """A trial that has not finished counts with the params that it will ask for, as far as can be known."""
+        """The trial, if it has not finished, with the params that it is expected to ask for."""
         if not trial.state.is_finished:
             return replace(trial, params={**trial.system_attrs.get(EXPECTED, {}), **trial.params})
         if trial.state is not TrialState.FAIL and not self._shared <= trial.params.keys():
@@ -107,7 +107,7 @@ class Tuner:
         return self._sampler_draws(number, fixed)
 
     def _draw_aside(self, number: int, fixed: Params) -> DrawnParams:
-        """All parameters that are known, for the trial to ask for. fixed: also names that are not."""
+        """With define_by_run: draw all known parameters into system_attrs. fixed: also unknown ones."""
         known = {name: value for name, value in fixed.items() if name in self._space}
         drawn = DrawnParams(known) if self._axes.are_complete(known) else self._sampler_draws(number, known)
         attrs = set_aside({**drawn.params, **fixed}, {*self._shared, *fixed})
@@ -116,16 +116,16 @@ class Tuner:
     def _sampler_draws(self, number: int, fixed: Params) -> DrawnParams:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
-        # Where trials lack parameters, nobody knows which combinations there are.
+        # If some trials lack parameters, the set of combinations is not known.
         if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
         return self._unrepeated.deduplicated(drawn, number, self._axes)
 
     def _parents(self, number: int, fixed: Params) -> Params:
-        """A choice for each parent that is not fixed, of those under which all that is fixed exists."""
+        """A choice for each parent that is not fixed, such that all fixed params exist."""
         try:
             possible = choices_of_parents(self._spec.search_space, fixed)
-        except CannotExist:  # an enqueue refuses it; an older version took it
+        except CannotExist:  # refused by today's enqueue, but an older version took it
             return {}
         chosen: Params = {}
         for name, choices in possible.items():

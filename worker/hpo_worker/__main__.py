@@ -1,4 +1,4 @@
-"""`python -m hpo_worker`: the worker without the rest of the house."""
+"""`python -m hpo_worker`: the command `hpo worker` without the rest of `hpo`."""
 
 import os
 import sys

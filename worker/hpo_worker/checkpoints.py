@@ -23,11 +23,11 @@ log = structlog.get_logger()
 
 
 class Checkpoints:
-    """Of one run of the command. What cannot be kept is said once; the trial goes on without."""
+    """The checkpoint folder of one run of the command. A failed upload is logged once; the trial goes on."""
 
     def __init__(self, trial: TrainingTrial) -> None:
         self._trial = trial
-        self._kept: dict[str, tuple[int, int]] = {}  # the time and size of each file as it was kept
+        self._kept: dict[str, tuple[int, int]] = {}  # the time and size of each file when it was last kept
         self._keeping = threading.Lock()
         self._has_complained = False
         self.folder = Path(tempfile.mkdtemp(prefix="hpo-checkpoints-"))
@@ -45,7 +45,7 @@ class Checkpoints:
         self._kept[name] = _state(file)
 
     def keep(self) -> None:
-        """Keep what has changed. A file that changes meanwhile is kept the next time."""
+        """Upload the files that have changed. One that changes while it is copied is kept the next time."""
         with self._keeping:
             for file in sorted(self.folder.iterdir()):
                 try:
@@ -63,7 +63,7 @@ class Checkpoints:
             shutil.copyfile(file, copy.name)
             if _state(file) != state:
                 return
-            self._trial._save(file.name, copy.name, NEVER)  # the next report is soon enough
+            self._trial._save(file.name, copy.name, NEVER)  # no retry: the next report is soon enough
         self._kept[file.name] = state
 
     def _complain(self, file: Path, error: Exception) -> None:

@@ -32,7 +32,7 @@ from hpo_worker.worker_options import Options
 EXIT_CODES = {Invalid: 2, NotFound: 3, Unauthenticated: 4, Forbidden: 4, Unreachable: 5}
 
 log = structlog.get_logger()
-_said = threading.Lock()  # held from the first time on
+_said = threading.Lock()  # acquired by the first _say and never released: the counts are printed once
 
 
 def main() -> int:
@@ -51,9 +51,7 @@ def main() -> int:
         try:
             worker.hand_back(client_for_release(options.server, options.labels, is_patient))
         finally:
-            _say(
-                answers, worker.outcome_counts
-            )  # here: where an objective does not let go, the main thread says nothing more
+            _say(answers, worker.outcome_counts)  # here, since the main thread may be stuck in an objective
 
     shutdown = Shutdown(leave)
     shutdown.install()
@@ -97,7 +95,7 @@ def _refused(error: HpoError) -> int:
 
 
 def _say(answers: TextIO, outcome_counts: Mapping[str, int]) -> None:
-    """Tell the supervisor, once, what became of the trials: a process that ends without a word has crashed."""
+    """Print the outcome counts for the supervisor, once; a process that ends without them counts as crashed."""
     if _said.acquire(blocking=False):
         print(json.dumps(outcome_counts), file=answers, flush=True)
 
@@ -106,7 +104,7 @@ def _keep_standard_output() -> TextIO:
     """Standard output is for the supervisor; what an objective prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # What an objective forks must not hold the pipe: the supervisor hears of our end by the pipe's.
+    # A process that an objective forks must not hold the pipe open: the supervisor waits for its end of file.
     os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
     return answers
 

@@ -35,7 +35,7 @@ from hpo_worker.shared_variables import is_passed_on
 from hpo_worker.shutdown import Leaving
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
-OURS_TOO_SECONDS = 1.0  # an engine that ends a job signals all its processes, and the command may be the quicker one
+OURS_TOO_SECONDS = 1.0  # whoever ends a job may signal all its processes, and the command may end before us
 KILL_SECONDS = 2.0  # for the watchdogs to end what is left
 REST_SECONDS = 1.0  # for what is still in the pipes of a command that has ended, where something holds them open
 WATCHDOG = Path(__file__).with_name("command_watchdog.py")
@@ -48,11 +48,11 @@ log = structlog.get_logger()
 
 
 def environment_of(trial: TrainingTrial, around: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """The environment around the worker with the trial's parameters, and without its keys and passwords.
+    """The worker's environment with the trial's parameters, and without keys and passwords.
 
-    The command talks to the worker alone; what it runs and logs is somebody else's. names: all parameters of the study.
+    The command needs no access to the service, and may log what it sees. names: all parameters of the study.
     """
-    # Python holds back what it prints into a pipe, and a pruner would hear of no report before the end.
+    # Python buffers what it prints into a pipe: without this, reports would arrive only at the end.
     kept = {"PYTHONUNBUFFERED": "1", **{name: value for name, value in around.items() if is_passed_on(name)}}
     named = {
         variable: as_text(trial.params[name]) for name, variable in variables(names).items() if name in trial.params
@@ -62,10 +62,10 @@ def environment_of(trial: TrainingTrial, around: Mapping[str, str], names: Itera
 
 @dataclass
 class RunningCommand:
-    """One run of the command: its watchdog, the pipe that keeps it alive, and what it has said so far.
+    """One run of the command: its watchdog, the pipe that keeps it alive, and what it has printed so far.
 
     not_understood: a line that looked like a result, unless one was understood after it; misplaced: a result on
-    standard error, where none is looked for. gpu: that it has, where it has one.
+    standard error, which does not count. gpu: the one assigned to it, if any.
     """
 
     process: subprocess.Popen[str]
@@ -82,7 +82,7 @@ class RunningCommand:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Have its watchdog end it and all it has started, as when we are gone."""
+        """Close the pipe, as our own end would: the watchdog then ends the command and all it has started."""
         self.death_pipe.close()
 
 
@@ -188,7 +188,7 @@ class CommandObjective:
 
 
 def _take(said: Said, line: str, run: RunningCommand, trial: TrainingTrial) -> None:
-    """Report, or keep the result. A line that was understood makes up for one before it that was not."""
+    """Report the value, or keep the result. A line that was understood cancels one before it that was not."""
     if isinstance(said, Reported):
         try:
             trial.report(said.value, said.step, said.metrics)
@@ -245,7 +245,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> RunningCom
 
 
 def _pass_on(line: str) -> None:
-    """What the command writes, as it writes it: it is the user's own. A terminal that is gone holds nothing up."""
+    """Print the command's line unchanged on our standard error; ignore a terminal that is gone."""
     with suppress(OSError, ValueError):
         print(line, end="", file=sys.stderr, flush=True)
 

@@ -27,7 +27,7 @@ REST_SECONDS = 1.0  # for what a command that has ended has left running
 GIVE_UP_SECONDS = 10.0  # on processes that cannot be ended: another user's, or stuck in the kernel
 CANNOT_BE_RUN = 127  # as shells say it
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and by no other program
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # the command gets the default action back
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -48,7 +48,7 @@ class Watchdog:
         self.command = _start(command)
 
     def run(self) -> int:
-        """Return how the command has ended, when nothing of it is left."""
+        """Wait until the command and all it has started have ended; return its status, as os.waitpid has it."""
         agent_is_there = True
         while agent_is_there and self.ended is None:
             agent_is_there = self._wait(None)
@@ -61,7 +61,7 @@ class Watchdog:
         return self.ended if self.ended is not None else signal.SIGKILL
 
     def _wait(self, seconds: float | None) -> bool:
-        """Until something happens; whether the agent is there."""
+        """Wait for a signal or for the agent's end; return whether the agent is still there."""
         ready, _, _ = select.select([self.death_pipe, self.received], [], [], seconds)
         if self.received in ready:
             for number in os.read(self.received, 64):
@@ -79,7 +79,7 @@ class Watchdog:
                 time.sleep(min(left, 0.01))
 
     def _reap(self) -> bool:
-        """Take note of children that have ended; whether there are others."""
+        """Reap the children that have ended; return whether others are left."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -94,7 +94,7 @@ class Watchdog:
             os.killpg(self.command, number)
 
     def _kill_all(self) -> None:
-        """Until there is none: the children of one that is killed become ours."""
+        """SIGKILL our children until none is left: the children of one that is killed become ours."""
         give_up = time.monotonic() + GIVE_UP_SECONDS
         self._signal(signal.SIGKILL)
         while self._reap() and time.monotonic() < give_up:
@@ -105,7 +105,7 @@ class Watchdog:
 
 
 def _children() -> list[int]:
-    """By /proc; elsewhere the process group has to do."""
+    """The pids of our children, by /proc; none where there is no /proc, and the process group has to do."""
     found = []
     with suppress(FileNotFoundError):
         for pid in filter(str.isdecimal, os.listdir("/proc")):
@@ -122,7 +122,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _start(command: list[str]) -> int:
-    """The pid of the command, which leads a process group of its own; OSError when it cannot be run."""
+    """Start the command as leader of its own process group; return its pid. Raise OSError if it cannot be run."""
     failed, say = os.pipe()  # closed by a successful exec
     pid = os.fork()
     if pid == 0:
@@ -147,7 +147,7 @@ def _become(command: list[str], say: int) -> NoReturn:
 
 
 def _end_like(status: int) -> None:
-    """With the same exit code, or by the same signal, without a second core file."""
+    """End this process with the command's exit code, or by its signal, without a second core file."""
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         number = os.WTERMSIG(status)

@@ -14,9 +14,9 @@ class TooManyFailures(HpoError):
 
 
 class FailureLimit:
-    """Counts what became of the trials of one process; its threads share it.
+    """Counts the outcomes of one process's trials, for all its threads, and limits failures in a row without a report.
 
-    A failure after a report breaks the row, since the training has worked up to there; so does any other result.
+    A failure after a report ends the row, since the training has worked up to there; so does a success.
     """
 
     def __init__(self, max_failures: int = MAX_FAILURES) -> None:
@@ -34,7 +34,7 @@ class FailureLimit:
             self._in_a_row = 0
 
     def fail(self, reason: str, *, reported: bool) -> None:
-        """A trial has failed. Raise TooManyFailures when it is one too many."""
+        """A trial has failed. Raise TooManyFailures at the limit."""
         with self._lock:
             self.failed += 1
             self.last_reason = reason

@@ -39,7 +39,7 @@ def gpus_of(given: str | None) -> tuple[str, ...]:
 
 
 def least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
-    """The one that the fewest of these processes have, the first of them; None where none was named."""
+    """The GPU that is assigned to the fewest processes, the first of equals; None where no GPU was named."""
     return min(gpus, key=used.count, default=None)
 
 

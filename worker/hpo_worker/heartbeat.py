@@ -1,4 +1,4 @@
-"""The thread that talks for the trials in training: it sends their reports and results, and keeps their leases.
+"""One background thread sends the reports, results and heartbeats of all trials that this process trains.
 
 Training never waits for it. While the server is away, what is to be sent stays in the outbox.
 """
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class HeartbeatSender:
-    """Sends what is due in the outbox until it is closed. `failed` is an error that no waiting can heal."""
+    """Daemon thread that sends the outbox's due calls. `failed`: the error that ended it; all jobs are lost then."""
 
     def __init__(self, client: Client, outbox: Outbox) -> None:
         self.client, self.outbox = client, outbox
@@ -66,7 +66,7 @@ class HeartbeatSender:
 
 
 def send(client: Client, outbox: Outbox, now: float) -> None:
-    """Make the calls that are due: one batch for the trials, a call of its own for the sealed test."""
+    """Make the calls that are due: one batch for the trials, a separate call for the sealed test."""
     calls = outbox.calls(now)
     try:
         answers = _make_batch(client, _first(calls))
@@ -83,7 +83,7 @@ def send(client: Client, outbox: Outbox, now: float) -> None:
 
 
 def _first(calls: Sequence[Call]) -> list[Call]:
-    """As many calls for trials as one batch may carry."""
+    """The first calls for trials that fit into one batch, by count and bytes; without those of the sealed test."""
     sizes = accumulate(call.size for call in calls)
     fitting = [call for call, size in zip(calls, sizes, strict=True) if size <= BYTES_IN_A_BATCH or call is calls[0]]
     return [call for call in fitting if call.job.number is not None][:CALLS_IN_A_BATCH]
@@ -104,7 +104,7 @@ def _make_batch(client: Client, batch: Sequence[Call]) -> list[CallResult]:
 
 
 def _blamed(batch: Sequence[Call], refusal: Invalid) -> list[CallResult]:
-    """The calls for which a batch was refused as a whole; the others were not made, and stay due."""
+    """When a batch was refused as a whole: the calls that the refusal names, or all. The others stay due."""
     body = {"code": refusal.code, "detail": refusal.detail}
     named = {fault.pointer.split("/")[2] for fault in refusal.faults if fault.pointer.startswith("/calls/")}
     return [(call, 422, body) for place, call in enumerate(batch) if not named or str(place) in named]

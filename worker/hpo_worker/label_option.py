@@ -1,4 +1,4 @@
-"""What a worker's machine has, as it is given on the command line."""
+"""The option --label: what a worker's machine has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's log: the service's own format, also for what the client says of calls that are being tried again."""
+"""A worker's log: the service's own format, also for the client's messages about calls that it retries."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ from hpo_worker.outbox import HeldJob, Outbox, flush_interval
 from hpo_worker.side_by_side import extra_trials_in, train_side_by_side, trains_in_groups
 
 WAIT_SECONDS = 20.0
-SHORT_WAIT_SECONDS = 2.0  # when there is something else to look at as well
-IDLE_SECONDS = 5.0  # between looks at a study that gives nothing out at all
-GIVE_UP_SECONDS = 900.0  # without a word from the server
-RETRY_SECONDS = 2.0  # after the machine has failed: another one may take the trial first
-ATTEMPTS_WITHOUT_DATA = 3  # given out so often and nobody had the dataset: the study is wrong, not the worker
+SHORT_WAIT_SECONDS = 2.0  # with several studies to ask, or with --until-done
+IDLE_SECONDS = 5.0  # between asks while no study gives out trials
+GIVE_UP_SECONDS = 900.0  # without an answer from the server
+RETRY_SECONDS = 2.0  # pause after a trial was retried: another machine may take it first
+ATTEMPTS_WITHOUT_DATA = 3  # from this attempt on the trial fails: the study is wrong, not the worker
 
 _NO_OBJECTIVE = (
     "{name} has no objective of its own, and this worker trains the built-in network; name what trains it: "
@@ -63,7 +63,7 @@ class StudyFacts:
 
 @dataclass(frozen=True)
 class WorkRequest:
-    """One question for work. Asked again with the same request_id it is the same question."""
+    """One ask for trials. Repeated with the same request_id, it returns the same trials."""
 
     study: str | None
     wait_seconds: float
@@ -72,7 +72,7 @@ class WorkRequest:
 
 
 class Worker:
-    """Trains one trial, or one group, after the other. `outcome_counts` counts what became of them."""
+    """Trains one trial, or one group of trials, after the other. `outcome_counts`: trials by outcome."""
 
     def __init__(
         self,
@@ -97,15 +97,15 @@ class Worker:
         self.asking: WorkRequest | None = None
         self._perhaps_the_last = False
         self._is_paused = False
-        self.refused: dict[str, DatasetError] = {}  # studies for which this worker's data is broken, or other data
+        self.refused: dict[str, DatasetError] = {}  # by study: the data is missing or broken here, or not the study's
         self._bound: set[str] = set()
         self._turn = count()
         self._facts: dict[str, StudyFacts] = {}
 
     def check_studies(self) -> None:
-        """Raise Invalid, before anything is asked for, where a study's trials are not for the built-in network.
+        """Called before the first ask: raise Invalid if the built-in network is to train a study without an objective.
 
-        Studies whose data is not here, or broken, are refused: no trial of theirs is asked for.
+        Studies whose dataset is missing or broken here go to `refused`: none of their trials is asked for.
         """
         if self.objective is not self.network:
             return
@@ -120,8 +120,8 @@ class Worker:
                 self.refused[name] = error
 
     def run(self) -> None:
-        """Work until drained, or done. The heartbeat runs already."""
-        empty = 0  # asks in a row that gave nothing, and said so at once
+        """Work until drained or, with --until-done, until all studies are over. The heartbeat thread runs already."""
+        empty = 0  # asks in a row that were answered at once, without a trial
         while True:
             ask = WorkRequest(self._next_study(), self._wait_seconds(), new_request_id())
             began = time.monotonic()
@@ -151,7 +151,7 @@ class Worker:
                 self._rest()
 
     def _say_if_paused(self, name: str | None, answer: Json) -> None:
-        """Say once, where one study is trained, that it is paused and why: nothing else will happen here."""
+        """Where only one study is trained, log once that it is paused and why: the worker idles until it is resumed."""
         is_paused = len(self.studies) == 1 and answer.get("study_state") == "PAUSED"
         if is_paused and not self._is_paused and name is not None:
             reason = self._call_until_answered(partial(self.client.study, name)).get("state_reason")
@@ -159,7 +159,7 @@ class Worker:
         self._is_paused = is_paused
 
     def _go_on_without(self, name: str | None, error: NotFound) -> None:
-        """One of several studies has been deleted, maybe. Raise the error where no other one is left."""
+        """Drop a study that the server does not find: deleted, perhaps. Raise the error if no other one is left."""
         self.asking = None
         if name not in self.studies or len(self.studies) == 1:
             raise error
@@ -167,17 +167,17 @@ class Worker:
         self.studies.remove(name)
 
     def _rest(self) -> None:
-        """Every study has answered at once that it gives nothing, and would do so again."""
+        """Sleep before the next round of asks: every study has answered at once that it has no trial."""
         time.sleep(self.rng.uniform(0.5, 1) * (SHORT_WAIT_SECONDS if self.until_done else IDLE_SECONDS))
 
     def hand_back(self, client: Client) -> None:
-        """Send what is known of the trials held, and release those without a result. Each call is made once.
+        """Called at shutdown: send finished results, release all other held trials, and those of a pending ask.
 
-        All in few calls: whoever ends this process may not wait for many.
+        In few calls: whoever stops this process may kill it soon. Whether a call is retried, `client` decides.
         """
         jobs = list(self.outbox.jobs)
         for job in jobs:
-            if job.result is not None and not job.is_resolved:  # else it went with another one's
+            if job.result is not None and not job.is_resolved:  # else an earlier send() took it along
                 with suppress(HpoError):
                     send(client, self.outbox, time.monotonic())
         unfinished = [job for job in jobs if job.result is None]
@@ -186,7 +186,7 @@ class Worker:
             for job in unfinished:
                 self.outbox.drop(job)
         if self.asking is not None:
-            # The answer may be on its way, or lost: the same question brings the same trials.
+            # The answer may be on its way, or lost: the same request_id brings the same trials.
             with suppress(HpoError):
                 given = self._put(replace(self.asking, wait_seconds=0), client)["trials"]
                 self._release_all(client, [(each["study"], _number(each), each["attempt"]) for each in given])
@@ -209,7 +209,7 @@ class Worker:
     # Asking
 
     def _next_study(self) -> str | None:
-        """The studies named in turn, without those refused; once one is refused, those of any name that are open."""
+        """The study to ask next: the named ones (or all open ones) round-robin, without the refused. None: any."""
         if not self.studies and not self.refused:
             return None
         names = self.studies or [each["name"] for each in self._trainable() if each["state"] not in FINAL_STATES]
@@ -219,12 +219,12 @@ class Worker:
         return names[next(self._turn) % len(names)]
 
     def _trainable(self) -> list[Json]:
-        """The studies of any name that the built-in network trains."""
+        """All studies on the server that the built-in network trains."""
         read = self._call_until_answered(lambda: list(self.client.studies()))
         return [study for study in read if (study["objective"] or {}).get("kind") in KINDS]
 
     def _wait_seconds(self) -> float:
-        """An ask of one study is answered when the study ends; one of any study waits on."""
+        """How long the server may hold the ask open. An ask of one study returns when it ends, one of any does not."""
         if len(self.studies) == 1:
             return WAIT_SECONDS
         if self.refused:
@@ -234,7 +234,7 @@ class Worker:
         return SHORT_WAIT_SECONDS if self.until_done or self.studies else WAIT_SECONDS
 
     def _put(self, ask: WorkRequest, client: Client) -> Json:
-        """Put the question to the server."""
+        """Send the ask, once."""
         return client.ask(
             self.worker_id,
             ask.study,
@@ -245,7 +245,7 @@ class Worker:
         )
 
     def _ask(self, ask: WorkRequest) -> tuple[Json, list[HeldJob]]:
-        """The answer, and its trials as they are held from now on."""
+        """Ask until answered; return the answer, and for each of its trials the job that is held from now on."""
         self.asking = ask
         answer = self._call_until_answered(partial(self._put, ask, self.client))
         jobs = [_hold(self.outbox, given) for given in answer["trials"]]
@@ -253,7 +253,7 @@ class Worker:
         return answer, jobs
 
     def _call_until_answered(self, call: Callable[[], Answer]) -> Answer:
-        """Make the call until it is answered; raise what the server refuses, or what a long silence ends with."""
+        """Repeat the call while the server is unavailable, for at most GIVE_UP_SECONDS; raise other errors at once."""
         began = time.monotonic()
         while True:
             if self.heartbeat.failed is not None:
@@ -266,7 +266,7 @@ class Worker:
                 log.warning("no answer; asking again", error=str(error))
 
     def _all_done(self) -> bool:
-        """Whether the studies give out no more: neither trials nor a sealed test that this worker could take."""
+        """Whether all studies are over, for --until-done: no trials, and no sealed test that this worker could take."""
         if self.studies:
             names = [name for name in self.studies if name not in self.refused]
             return all(self._gives_out_no_more(name) for name in names)
@@ -316,9 +316,9 @@ class Worker:
         begins("training", **_words(job), attempt=job.attempt, params=given["params"])
 
     def _wait_for_result(self, job: HeldJob, result: Json) -> None:
-        """Wait until the result is told, or the trial is found to be lost."""
+        """Block until the heartbeat thread has sent the result or lost the trial; then count and log the outcome."""
         self.outbox.wait_until_resolved(job)
-        told = {**(job.result or result), **(job.told or {})}  # told a NaN, the server has made it a FAIL
+        told = {**(job.result or result), **(job.told or {})}  # the server turns a NaN into a FAIL
         self.outcome_counts["lost" if job.lost else "tested" if job.number is None else _outcome_name(told)] += 1
         what = {"reason": job.lost} if job.lost else {"state": told["state"], **_values(told)}
         if sys.stderr.isatty() and told.get("params"):
@@ -328,21 +328,21 @@ class Worker:
             self._count_outcome(job, told)
 
     def _count_outcome(self, job: HeldJob, told: Json) -> None:
-        """Count what became of a trial. Raise TooManyFailures.
+        """Count a trial's outcome for the failure limit. Raise TooManyFailures.
 
-        Not counted: what was stopped from outside, and what the machine has failed in.
+        Not counted: a trial that was stopped from outside, and one that is retried because the machine failed.
         """
         if told["state"] in ("COMPLETE", "PRUNED"):
             self.failure_limit.record_success()
         elif told.get("retry"):
             time.sleep(self.rng.uniform(0.5, 1) * RETRY_SECONDS)
         elif job.stop_reason is None:
-            # Where the built-in network diverges, the parameters are the fault, and no sooner than any report.
+            # If the built-in network diverges, its parameters are the fault, even before the first report.
             diverged = self.objective is self.network and job.result == DIVERGED
             self.failure_limit.fail(str(told.get("reason")), reported=job.reported or diverged)
 
     def _has_data(self, given: Json, job: HeldJob) -> bool:
-        """Whether the built-in objective is trained here, whose data is then at hand, and the study bound to no other.
+        """Load the built-in network's dataset, and bind the study to its sha256; False for the user's own objective.
 
         Raise DatasetMissing, DatasetError for broken files, and DatasetDiffers where the study is bound to other data.
         """
@@ -367,13 +367,13 @@ class Worker:
             raise DatasetDiffers(f"the dataset {dataset.name!r} of this worker is not the study's: {refusal}") from None
 
     def _refuse_study(self, job: HeldJob, error: DatasetError) -> None:
-        """Leave the trial, and all others of its study, to workers whose data is whole and that of its first trial."""
+        """Release the trial and ask for no other of its study: the data here is broken, or not the study's."""
         log.error("data refused", study=job.study, trial=job.number, reason=str(error))
         self.refused[job.study] = error
         self._release(job, "data_refused")
 
     def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
-        """More trials of a study, to be trained beside the one that is held."""
+        """Ask for more trials of the study, to be trained in one group with the one that is held."""
         try:
             more = extra_trials_in(self._call_until_answered(lambda: self.client.study(study)))
             if more == 0:
@@ -389,7 +389,7 @@ class Worker:
         return extra_trials
 
     def _train_together(self, held: Mapping[HeldJob, Json], facts: StudyFacts) -> None:
-        """Train trials side by side. What each has reached is told when it ends, whatever the others do."""
+        """Train trials as one group. Each result is queued as soon as its trial ends, whatever the others do."""
         results: dict[HeldJob, Json] = {}
         trials = {self._training(given, job, facts): job for job, given in held.items()}
         for trial, result in train_side_by_side(list(trials), self.network.folder):
@@ -420,7 +420,7 @@ class Worker:
         return self._facts[study]
 
     def _without_data(self, job: HeldJob, error: DatasetMissing) -> None:
-        """Leave the trial to a worker that has the data; end it once several have not."""
+        """Release the trial for a worker that has the dataset; from ATTEMPTS_WITHOUT_DATA on, let it fail."""
         log.error("no data", study=job.study, trial=job.number, reason=str(error))
         if job.attempt >= ATTEMPTS_WITHOUT_DATA:
             self.outbox.finish(job, {"state": "FAIL", "reason": in_one_line(error)})
@@ -456,7 +456,7 @@ def _hold(outbox: Outbox, given: Json) -> HeldJob:
 
 
 def _number(given: Json) -> int | None:
-    """None: the sealed test, which belongs to a trial too, but is none."""
+    """The trial's number; None for the sealed test, although that names a trial, too."""
     return None if given.get("purpose") == "test" else given["number"]
 
 

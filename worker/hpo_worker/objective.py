@@ -49,7 +49,7 @@ DIVERGED: Json = {"state": "FAIL", "reason": "diverged"}
 log = structlog.get_logger()
 
 Objective = Callable[["TrainingTrial"], Any]
-AskServer = Callable[[HeldJob, Mapping[str, AnyParameter]], Params]  # for the values of these
+AskServer = Callable[[HeldJob, Mapping[str, AnyParameter]], Params]  # returns the values of these parameters
 
 
 class LostTrial(Exception):
@@ -61,7 +61,7 @@ class FailedTrial(Exception):
 
 
 class OutboxLink:
-    """Reports are collected and sent while the training goes on; what is suggested is waited for."""
+    """Queues a trial's reports in the outbox, so that training goes on; a suggest blocks until it is answered."""
 
     def __init__(self, job: HeldJob, outbox: Outbox, ask_server: AskServer) -> None:
         self._job, self._outbox, self._ask_server = job, outbox, ask_server
@@ -112,7 +112,7 @@ def result_of(objective: Objective, trial: TrainingTrial) -> Json:
         return {"state": "FAIL", "reason": storable_text(str(failure))}
     except (DatasetMissing, Leaving, LostTrial, KeyboardInterrupt):
         raise
-    except BaseException as error:  # whatever it is, it is this trial's, and no other trial's
+    except BaseException as error:  # whatever it is, only this trial fails by it
         if not is_prune(error):
             log.exception("the objective failed", study=trial.study, trial=trial.number)
         ended = ended_by(error, trial.stop_reason)
@@ -155,7 +155,7 @@ class NeuralNetwork:
             yield epoch.step, epoch.value, epoch.metrics
 
     def dataset(self, objective: Json) -> Dataset:
-        """The dataset that this objective names: that is never searched. Raise DatasetError."""
+        """The dataset that this objective names (it is never a searched parameter). Raise DatasetError."""
         return load(objective.get("dataset", neural_network.SETTINGS["dataset"].default), self.folder)
 
 
@@ -204,7 +204,7 @@ def result_of_test(given: Json, job: HeldJob, study_seed: int, folder: Path | No
 def _keep_network(
     client: Client, given: Json, configuration: neural_network.NetworkConfiguration, result: TestAccuracies
 ) -> None:
-    """Keep the networks that were tested; the result is told all the same where that cannot be."""
+    """Upload the tested networks as an artifact; if that fails, log it: the result is told all the same."""
     arrays: dict[str, Any] = {"activation": np.array(configuration.activation)}
     for place, (W, b) in enumerate(result.layers):
         arrays |= {f"W{place}": W, f"b{place}": b}
@@ -219,7 +219,7 @@ def _keep_network(
 def import_objective(place: str) -> Objective:
     """The function that `package.module:function` or `file.py:function` names, looked for in the current folder first.
 
-    Whatever the module does when it is imported, Invalid says in a sentence what is wrong.
+    Whatever the import raises, raise Invalid with the reason in a sentence.
     """
     module, colon, name = place.rpartition(":")
     if not module or not colon or not name:
@@ -237,7 +237,7 @@ def import_objective(place: str) -> Objective:
 
 
 def _import(module: str) -> ModuleType:
-    """Import as a program of the user's own would, which was started without arguments."""
+    """Import the module with its folder on sys.path, as a program that was started without arguments."""
     folder, name = os.path.split(module)
     if name.endswith(".py"):
         if not os.path.isfile(module):

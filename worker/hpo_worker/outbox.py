@@ -1,7 +1,7 @@
 """What a worker still has to send: reports and results by trial, kept until the server has taken them.
 
-Pure: it says which calls are due and takes the answers in; `heartbeat` makes the calls. Times are a monotonic
-clock's seconds.
+No I/O here: `Outbox.calls` returns what is due, `heartbeat.send` sends it, `Outbox.take` processes the answers. Times
+are a monotonic clock's seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hpo_service.client import Json, write_json
 
 LONGEST_FLUSH = 1.0
-FLUSH_WHEN_PRUNED = 0.1  # a pruner that hears of an epoch a second later cannot save that second
+FLUSH_WHEN_PRUNED = 0.1  # until its report arrives, a trial that is to be pruned trains on
 REPORTS_IN_A_CALL = 200
 BYTES_IN_A_CALL = 256 * 1024  # of the 1 MiB that a body may have
 GONE = frozenset({"lease_lost", "trial_finished", "result_conflict", "not_found"})
@@ -37,8 +37,8 @@ class HeldJob:
     """A trial this worker holds, or the sealed test (`number` is None then).
 
     reports: not yet sent, by step; reported: whether there was any; result: the body of its tell once it is known;
-    told: the trial as it reads by it; lost: somebody else has the trial, or nobody wants it any more; is_resolved:
-    nothing of it is left to send.
+    told: the trial as the server returned it for the tell; lost: the error code by which the trial was lost;
+    is_resolved: nothing is left to send, since the result was taken, or the trial was lost or dropped.
     """
 
     study: str
@@ -48,7 +48,7 @@ class HeldJob:
     flush_seconds: float
     renewed_at: float
     sent_at: float
-    dataset_sha256: str | None = None  # of what it is trained on, where that binds its study
+    dataset_sha256: str | None = None  # of the dataset that the built-in network trains it on
     reports: dict[int, QueuedReport] = field(default_factory=dict)
     reported: bool = False
     result: Json | None = None
@@ -92,7 +92,7 @@ class Outbox:
             self.changed.notify_all()
 
     def report(self, job: HeldJob, step: int, value: float, metrics: Mapping[str, Any] | None = None) -> None:
-        """Have a value reported; raise TypeError or ValueError for metrics that no report can carry."""
+        """Queue a report; raise TypeError or ValueError for metrics that no report can carry."""
         body: Json = {"step": step, "value": value} | ({"metrics": dict(metrics)} if metrics else {})
         size = check_size(f"the metrics of step {step}", body)
         with self.changed:
@@ -101,7 +101,7 @@ class Outbox:
             self.changed.notify_all()
 
     def finish(self, job: HeldJob, result: Json) -> None:
-        """Have the result told, after the reports."""
+        """Queue the result; it is told after the reports."""
         with self.changed:
             job.result = result
             self.changed.notify_all()
@@ -125,7 +125,7 @@ class Outbox:
             return [call for job in self.jobs if job.due_at() <= now for call in _calls(job)]
 
     def take(self, call: Call, status: int, body: Json, sent_at: float) -> None:
-        """Take in the answer to a call that was made at `sent_at`."""
+        """Process the answer to a call that was made at `sent_at`."""
         with self.changed:
             _take(call, status, body, sent_at)
             self._forget_resolved()
@@ -177,8 +177,8 @@ def _portions(job: HeldJob) -> Iterator[list[QueuedReport]]:
 def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
     job = call.job
     job.sent_at = sent_at
-    # Once there is a result, only its own answer counts: a report that is sent again because the answer to
-    # report and tell was lost finds the trial finished, by this very tell.
+    # Once there is a result, only the answer to the tell decides: a report that is sent again, because the answer
+    # to report and tell was lost, is refused since this very tell has finished the trial.
     decides = call.verb == "tell" or job.result is None
     if decides and status >= 300 and body.get("code") in GONE:
         job.lost, job.is_resolved = str(body["code"]), True
@@ -193,7 +193,7 @@ def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
 
 
 def _take_reports(call: Call) -> None:
-    """Forget what was sent. A report made anew for its step meanwhile stays; a refused one would be refused again."""
+    """Drop the reports that were sent, refused ones too. One that was replaced for its step meanwhile stays queued."""
     for report in call.reports:
         step = report.body["step"]
         if call.job.reports.get(step) is report:

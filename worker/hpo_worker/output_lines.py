@@ -1,7 +1,7 @@
 """What a line that a command prints means: a report, a result, neither, or one of them that cannot be read.
 
-Programs print through bars, loggers and colours, in the words of their language. What counts is the object at the end
-of a line (`printed_objects`). What looks like a report or a result and cannot be read is said to be not understood:
+Programs print through progress bars, loggers and colours, in the notation of their language. Only the object at the end
+of a line counts (`printed_objects`). What looks like a report or a result and cannot be read becomes NotUnderstood:
 nothing is guessed.
 """
 
@@ -24,8 +24,8 @@ LARGEST_METRIC = 1000  # characters of JSON that the value of a further key may 
 # A key "value" in quotes, or one without quotes in braces; whatever is between the name and the sign may be escapes.
 _LOOKS_LIKE_ONE = re.compile(r"""["'`]values?\\*["'`]\s*(?::|=)|\{(?:[^{}]*[,\s])?:?values?\s*(?::|=)""", re.IGNORECASE)
 _VALUE_KEYS = ("value", "values")
-# Colours, titles of windows, and the other escapes of terminals; then all control characters but tabs, the backspaces
-# of bars and the zeros of UTF-16 among them, and what marks the order of bytes.
+# Terminal escapes, such as colours and window titles; then all control characters but tabs (backspaces of progress bars
+# and the zeros of UTF-16 among them), and byte order marks.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
 _UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b\u200e\u200f\u2060\ufeff]")
 _AFTER_AN_OBJECT = " \t\xa0\"'`,;."
@@ -50,7 +50,7 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class NotUnderstood:
-    """A line that looks like one of these, as `quoted` has it, and why it is none."""
+    """A line (as `quoted` returns it) that looks like a report or a result, and why it is none."""
 
     line: str
     why: str
@@ -63,7 +63,7 @@ Said = Reported | ResultLine | NotUnderstood
 
 
 def read_line(line: str) -> list[Said]:
-    """What the line says: nothing, as most, or one thing; more where objects stand one after the other at its end."""
+    """The reports and results in a line: mostly none, or one; several if objects follow each other at its end."""
     text = _UNSEEN.sub("", _ESCAPES.sub("", line))
     if not _LOOKS_LIKE_ONE.search(text):
         return []
@@ -86,7 +86,7 @@ def quoted(line: str) -> str:
 
 
 def _first_of_the_last(text: str, spans: list[tuple[int, int]]) -> int:
-    """Which of the objects is the first of those that stand one after the other up to the line's end."""
+    """The index of the first of the objects that follow each other up to the line's end."""
     first, end = len(spans), len(text)
     while first and not text[spans[first - 1][1] : end].strip(_AFTER_AN_OBJECT):
         first -= 1
@@ -138,7 +138,7 @@ def _values(said: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _metrics(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Those under "metrics", and of the other keys what is short enough."""
+    """The members of "metrics", and the other keys whose values are short enough."""
     given = said.get("metrics")
     further = {
         key: without_unknown(value)

@@ -5,8 +5,8 @@
 {--flag:name}    for a boolean: the argument --flag where it is true, and none where it is false
 {name*}          for a list: an argument for each of its elements
 
-An argument with a parameter that does not exist in this trial is left out, and with it the option before it that it is
-the value of.
+An argument with a parameter that does not exist in this trial is left out, together with the option before it whose
+value it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIKE_A_NAME = re.compile(r"[\w .-]+")
 def check_placeholders(command: Sequence[str], space: Mapping[str, Any]) -> None:
     """Raise Invalid for a placeholder that no trial can fill, and for a command that is not there.
 
-    space: the study's search space, as it reads.
+    space: the study's search space, as JSON.
     """
     faults = [
         Fault(f"command/{place}", fault) for place, argument in enumerate(command) for fault in _faults(argument, space)
@@ -69,7 +69,7 @@ def _is_boolean(parameter: Mapping[str, Any]) -> bool:
 
 
 def _several(argument: str, known: Iterable[str]) -> str | None:
-    """Which parameter `{name*}` spreads; None where the argument is no such placeholder, but a name with a *."""
+    """Which parameter `{name*}` spreads; None if the argument is no such placeholder, or the name itself ends in *."""
     match = _SEVERAL.fullmatch(argument)
     return None if match is None or f"{match[1]}*" in known else match[1]
 
@@ -115,8 +115,8 @@ def as_text(value: Any) -> str:
 def variables(names: Iterable[str]) -> dict[str, str]:
     """The environment variable of each parameter: HPO_PARAM_ and its name in upper case, with _ for other letters.
 
-    Where several parameters would have one variable, each has its place among all after it: 학습률 and 배치수 as the
-    second and the third parameter are HPO_PARAM_____2 and HPO_PARAM_____3.
+    If several parameters would share a variable, each gets its position among all parameters appended: 학습률 and
+    배치수 as the second and the third parameter are HPO_PARAM_____2 and HPO_PARAM_____3.
     """
     plain = {name: f"HPO_PARAM_{re.sub(r'[^A-Z0-9_]', '_', name.upper())}" for name in names}
     wanted = list(plain.values())

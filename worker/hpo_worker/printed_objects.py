@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from hpo_service.client import storable_text
 
-DEEPEST = 20  # objects and lists in one another
-MOST_STARTS = 20  # braces that begin nothing: an endless line of them costs little
+DEEPEST = 20  # levels of nested objects and lists
+MOST_STARTS = 20  # braces in a line that begin no object, after which the rest is not read: bounds the cost
 
 
 class _Unknown:
@@ -52,7 +52,7 @@ _LISTS = {"[": "]", "(": ")"}
 
 
 def objects_in(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, end, object) of each object in the text that is none within another, from left to right."""
+    """(start, end, object) of each outermost object in the text, from left to right."""
     at, failed = text.find("{"), 0
     while at >= 0 and failed < MOST_STARTS:
         try:
@@ -76,7 +76,7 @@ def as_number(value: Any) -> float | None:
 
 
 def without_unknown(value: Any) -> Any:
-    """The value without the parts of it that have no form in JSON, and with texts that a database keeps."""
+    """The value without its UNKNOWN parts, and with its texts made storable."""
     if isinstance(value, str):
         return storable_text(value)
     if isinstance(value, list):
@@ -86,7 +86,7 @@ def without_unknown(value: Any) -> Any:
     return value
 
 
-# Each takes the text and the place where it begins, and returns what it read and the place behind it.
+# Each parser takes the text and the position to begin at, and returns what it read and the position behind it.
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
@@ -135,7 +135,7 @@ def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
 
 
 def _next(text: str, at: int, closing: str) -> int:
-    """Past a comma, or up to what closes."""
+    """The position behind a comma, or of the closing sign."""
     at = _skip(text, at)
     return at if text.startswith(closing, at) else _expect(",", text, at)
 
@@ -157,7 +157,7 @@ def _word(text: str, at: int) -> tuple[Any, int]:
 
 
 def _numeral(numeral: re.Match[str]) -> Any:
-    """UNKNOWN for a number that no double holds: it is not infinite."""
+    """The number; UNKNOWN for one too large for a double, which is not infinite."""
     text = numeral.group()
     if numeral["nan"] is not None:
         return math.nan
@@ -170,7 +170,7 @@ def _numeral(numeral: re.Match[str]) -> Any:
 
 
 def _text(string: re.Match[str]) -> str:
-    """What stands in the quotes; as it is written where its escapes are not JSON's."""
+    """The string in the quotes, unescaped; as it is written where its escapes are not JSON's."""
     written = string[1] if string[1] is not None else string[2]
     with suppress(ValueError):
         inside = re.sub(r'(?<!\\)"', r"\"", written.replace("\\'", "'"))

@@ -1,4 +1,4 @@
-"""The client with which trials are handed back: how long it waits, and whether it tries again."""
+"""The client that releases trials at shutdown: it retries if there is time (SIGTERM, SIGHUP), else tries once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hpo_service.client import NEVER, Client, Retries
 
 HURRIED_SECONDS = 0.7  # for an answer, where somebody waits at a terminal
-ANSWER_SECONDS = 5.0  # where nobody does
+ANSWER_SECONDS = 5.0  # for an answer, where nobody does
 # A server that is being replaced takes no connection for a moment, or answers 503.
 AGAIN = Retries(initial=0.25, longest=1.0, deadline=9.0)
 

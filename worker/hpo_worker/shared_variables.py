@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PASSED_ON = ("HPO_SERVER", "HPO_DATA")  # of our own; others hold keys and passwords, or speak of another trial
+PASSED_ON = ("HPO_SERVER", "HPO_DATA")  # of our own; others hold keys and passwords, or belong to another trial
 PASSWORDS = ("PGPASSWORD", "PGPASSFILE")
 
 

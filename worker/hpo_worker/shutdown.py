@@ -1,16 +1,15 @@
-"""How a worker leaves: the first signal hands its trials back, a person's second one ends it at once.
+"""Shutdown of a worker: the first signal releases its trials, a second SIGINT or SIGQUIT ends it at once.
 
 SIGHUP, a closed terminal, comes twice (from the kernel and from the shell), and systemd may send it after SIGTERM.
 SIGTERM comes twice where Slurm or systemd signal each process of a job and whoever started this one passes it on, on a
-busy machine seconds apart. Neither is ever the second one. Where SIGHUP is ignored, as under nohup, it stays so. What
-comes in the same moment is the first one still.
+busy machine seconds apart. Neither counts as a second signal. Where SIGHUP is ignored, as under nohup, it stays so.
+Signals within SAME_MOMENT_SECONDS of the first one count as one.
 
 Training runs in the main thread, and is interrupted there by an exception. Where that does not get through in time (a
-long call into C, an objective that catches everything), another thread hands the trials back and ends the process.
+long call into C, an objective that catches everything), another thread releases the trials and ends the process.
 
-Whoever sent SIGTERM or SIGHUP has time, and the trials may take it to get back to a server that is slow or just being
-replaced: Slurm, Kubernetes, Ray and docker-compose.yml kill after half a minute, `hpo run` after a quarter. Whoever
-typed Ctrl-C has none.
+After SIGTERM or SIGHUP there is time to release the trials even to a server that is slow or just being replaced: Slurm,
+Kubernetes, Ray and docker-compose.yml kill after half a minute, `hpo run` after a quarter. After Ctrl-C there is none.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 BREAK_OFF_SECONDS = 0.75  # for training to break off
-PATIENT_SECONDS, HURRIED_SECONDS = 12.0, 0.75  # then, for the calls that hand back
+PATIENT_SECONDS, HURRIED_SECONDS = 12.0, 0.75  # then, for the calls that release the trials
 END_SECONDS = 1.5  # then, for the main thread to end the process
 SAME_MOMENT_SECONDS = 0.15
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-AT_ONCE = (signal.SIGINT, signal.SIGQUIT)  # when they come second; and typed, when they come first
-HANDED_BACK = 0  # among the numbers of signals
+AT_ONCE = (signal.SIGINT, signal.SIGQUIT)  # typed: as first signals they leave little time, as second ones they end it
+HANDED_BACK = 0  # written to the wakeup pipe in place of a signal's number
 
 
 class Leaving(BaseException):
@@ -37,10 +36,10 @@ class Leaving(BaseException):
 
 
 class Shutdown:
-    """Turns signals into Leaving, and sees to it that the process ends.
+    """Turns signals into Leaving, and makes sure that the process ends.
 
-    hand_back: called once, by either thread, and told whether it has time; the other thread waits until it is done.
-    at_once: called before the process ends on a second signal. before_seconds: what hand_back takes before its calls.
+    hand_back: called once, by either thread, with whether there is time; the other thread waits until it is done.
+    at_once: called before the process ends on a second signal. before_seconds: what hand_back needs before its calls.
     """
 
     def __init__(
@@ -51,10 +50,10 @@ class Shutdown:
         before_seconds: float = 0.0,
     ) -> None:
         self._hand_back, self._at_once, self._before_seconds = hand_back, at_once, before_seconds
-        self._is_patient = False  # without a signal there is an error to be told
+        self._is_patient = False  # without a signal there is an error to be shown soon
         self._raised = self._is_done = self._main_thread_leaves = False
         self._handing_back = threading.Lock()
-        self._forking = threading.local()  # what each thread that forks had blocked before
+        self._forking = threading.local()  # the signal mask of each forking thread before the fork
         self._received, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
 
@@ -63,8 +62,8 @@ class Shutdown:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for each in heeded():
             signal.signal(each, self._raise)
-        # A process that an objective forks (multiprocessing) is not this worker: what ends it is its own. No signal
-        # gets through before the handlers are out of the way: it would be lost.
+        # A process that an objective forks (multiprocessing) gets the default handlers back. Signals are blocked until
+        # then: our handlers would swallow them.
         os.register_at_fork(
             before=self._hold_signals, after_in_parent=self._let_signals, after_in_child=self._uninstall
         )
@@ -83,7 +82,7 @@ class Shutdown:
                 signal.signal(each, signal.SIG_DFL)
         os.close(self._wakeup)
         os.close(self._received)
-        self._handing_back, self._is_done = threading.Lock(), True  # the trials are the worker's
+        self._handing_back, self._is_done = threading.Lock(), True  # the child must not release the worker's trials
         self._let_signals()
 
     def hand_back(self) -> None:
@@ -112,7 +111,7 @@ class Shutdown:
             os.read(self._received, 64)
         self._wait_unless_told_twice([HANDED_BACK], BREAK_OFF_SECONDS)
         if not self._is_done:
-            # Waits where the main thread has begun with it. Not in this thread, which hears a second signal meanwhile.
+            # Blocks while the main thread does it. Not in this thread, which waits for a second signal meanwhile.
             threading.Thread(target=self.hand_back, name="hand back", daemon=True).start()
             seconds = PATIENT_SECONDS if is_patient else HURRIED_SECONDS
             self._wait_unless_told_twice([HANDED_BACK], self._before_seconds + seconds)
@@ -121,7 +120,7 @@ class Shutdown:
         os._exit(0)
 
     def _wait_unless_told_twice(self, awaited: Sequence[int], seconds: float) -> None:
-        """A second signal ends the process."""
+        """Wait for one of `awaited`; a second SIGINT or SIGQUIT ends the process."""
         if not self._is_done or not awaited:
             came = self._wait_for_signal((*AT_ONCE, *awaited), seconds)
             if came in AT_ONCE:
@@ -129,7 +128,7 @@ class Shutdown:
                 os._exit(128 + came)
 
     def _wait_for_signal(self, awaited: Sequence[int], seconds: float | None) -> int:
-        """Return -1 when none of them came in time."""
+        """Return the first of these signals to arrive; -1 if none came in time."""
         while select.select([self._received], [], [], seconds)[0]:
             (signum,) = os.read(self._received, 1)
             if signum in awaited:
@@ -138,7 +137,7 @@ class Shutdown:
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that ask us to leave: those that nohup has had ignored are left alone."""
+    """The signals that ask us to leave; without SIGHUP where it is ignored, as under nohup."""
     return [each for each in SIGNALS if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
 
 

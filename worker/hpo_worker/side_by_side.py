@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def trains_in_groups(study: Json) -> bool:
-    """Whether trials of this study train side by side: their settings leave the shape alone, and results the draws."""
+    """Whether trials of this study may train in one group: equal array shapes, and a sampler that needs no results."""
     return (
         (study["objective"] or {}).get("kind") == neural_network.KIND
         and draws_ahead(study["sampler"]["name"])
@@ -38,16 +38,16 @@ def extra_trials_in(study: Json) -> int:
 
 
 def extra_trials(left: int, running: int) -> int:
-    """How many more trials to ask for, with so many left to give out and so many running, the first included.
+    """How many more trials to ask for. left: still to be given out; running: including the one that is held.
 
-    No more than each of the running ones could have of what is left: other processes shall find some too, and there
-    are no more processes at work than trials running.
+    At most an equal share of what is left: other processes shall find some too, and no more processes are at work than
+    trials are running.
     """
     return min(MAX_GROUP_SIZE - 1, left // max(1, running))
 
 
 def _left(study: Json) -> int:
-    """How many trials the study, or its round, still gives out; imported ones make it fewer than there are."""
+    """How many trials the limit and the current round still allow; WAITING ones are still to be given out."""
     counts, narrowing, current = study["counts"], study["narrowing"], study["rounds"][-1]
     limit = study["limits"]["trials"]
     left = 2**31 if limit is None else limit - sum(counts.values()) + counts["WAITING"]
@@ -57,7 +57,7 @@ def _left(study: Json) -> int:
 
 
 def train_side_by_side(trials: Sequence[TrainingTrial], folder: Path | None) -> Iterator[tuple[TrainingTrial, Json]]:
-    """Train trials of one study; yield each with what to tell of it, as soon as it has ended."""
+    """Train trials of one study; yield each with its result as soon as it has ended."""
     left = list(trials)
     try:
         for group in _groups({trial: configuration_of(trial) for trial in trials}):
@@ -65,7 +65,7 @@ def train_side_by_side(trials: Sequence[TrainingTrial], folder: Path | None) -> 
                 left.remove(trial)
                 yield trial, result
     except (Exception, SystemExit):
-        # Each alone: who is to blame fails by itself, and a group may have been more than the memory holds.
+        # One by one only the faulty trial fails, and one needs less memory than a group.
         log.exception("the group failed; its trials train alone", trials=[trial.number for trial in left])
         for trial in left:
             yield trial, result_of(NeuralNetwork(folder), trial)
@@ -75,7 +75,7 @@ Group = dict[TrainingTrial, NetworkConfiguration]
 
 
 def _groups(trials: Group) -> list[Group]:
-    """The trials by their shape."""
+    """Split the trials into groups that can train together."""
     groups: list[Group] = []
     for trial, configuration in trials.items():
         for group in groups:
@@ -88,7 +88,7 @@ def _groups(trials: Group) -> list[Group]:
 
 
 def _train(group: Group, folder: Path | None) -> Iterator[tuple[TrainingTrial, Json]]:
-    """Train a group an epoch at a time; who has ended leaves, and the others go on."""
+    """Train a group an epoch at a time; a trial that has ended leaves the group, the others go on."""
     first, configuration = next(iter(group.items()))
     members = [Member(each, trial.seed) for trial, each in group.items()]
     together = TrialGroup(members, study_seed=first.study_seed, dataset=load(configuration.dataset, folder))
@@ -106,7 +106,7 @@ def _train(group: Group, folder: Path | None) -> Iterator[tuple[TrainingTrial, J
 
 
 def _end(trial: TrainingTrial, report: EpochReport | None, epochs: int) -> Json | None:
-    """Report what the trial has reached; return what to tell if it ends with that."""
+    """Report a trial's epoch; return its result if it ends with that, else None."""
     if report is None:
         return DIVERGED
     if trial.report(report.value, report.step, report.metrics) or report.step == epochs:

@@ -1,4 +1,4 @@
-"""Starts the processes that train, one a core, replaces those that crash, and takes them along when it leaves."""
+"""Starts the training processes, one per core, replaces those that crash, and ends them when it is told to leave."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpo_worker.gpus import environment_for, least_used
 from hpo_worker.shutdown import AT_ONCE, SAME_MOMENT_SECONDS, heeded
 from hpo_worker.worker_options import Options
 
-HURRIED_SECONDS = 1.5  # for trials to be handed back, where somebody has typed Ctrl-C
+HURRIED_SECONDS = 1.5  # from a Ctrl-C until the processes are forced to stop: they release their trials
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
 
 # Before NumPy is imported: a second BLAS thread gains nothing on networks this small, a second process does.
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class TrainingProcess:
-    """A process that trains; crashes counts those of its predecessors. gpu: that it has, where it has one."""
+    """A training process. crashes: how many predecessors crashed (doubles the restart delay); gpu: assigned to it."""
 
     process: subprocess.Popen[str]
     crashes: int = 0
@@ -68,7 +68,7 @@ class Supervisor:
     force_stop_at: float = math.inf
 
     def run(self, processes: int) -> int:
-        """Run that many processes until they are done, told to leave, or one ends with an error; its exit code."""
+        """Run that many processes until they are done, told to leave, or one fails; return the exit code."""
         received, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         os.set_blocking(received, False)
@@ -136,7 +136,7 @@ class Supervisor:
                 self.exit_code = 128 + signum
             elif signum in AT_ONCE:
                 self.force_stop_at = now + HURRIED_SECONDS
-            self._tell_all(signal.SIGTERM if self.signals == 1 else signal.SIGINT)  # SIGTERM is never the second one
+            self._tell_all(signal.SIGTERM if self.signals == 1 else signal.SIGINT)  # children ignore a second SIGTERM
 
     def _tell_all(self, signum: signal.Signals) -> None:
         self.to_start.clear()
@@ -146,7 +146,7 @@ class Supervisor:
 
 
 def start_child(options: Options, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a process that trains. In a session of its own: a Ctrl-C reaches it through the supervisor, once."""
+    """Start a training process, in its own session: a Ctrl-C reaches it only through the supervisor."""
     return subprocess.Popen(  # noqa: S603 (our own module, no shell)
         # -P: a worker.py in the current folder must not take the place of ours
         [sys.executable, "-P", "-m", "hpo_worker.child", options.to_argument()],

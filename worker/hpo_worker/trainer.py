@@ -110,7 +110,7 @@ class TrialGroup:
         return _reports(self.epoch, _scores(self._networks, 0, len(self._split.labels)), self._split)
 
     def retain(self, staying: Sequence[int]) -> None:
-        """Part with all members but these, by their places; they go on as if nothing had happened."""
+        """Keep only the members at these indices; their results do not change by it."""
         if len(staying) == len(self.members):
             return
         self.members = [self.members[place] for place in staying]
@@ -198,7 +198,7 @@ def _split_of_study(configuration: NetworkConfiguration, dataset: Dataset, study
 # The next trial of a worker is mostly one of the same study.
 @functools.lru_cache(maxsize=2)
 def _split(dataset: Dataset, study_seed: int, training: int, validation: int, of_left_over: bool) -> Split:
-    """Shuffle the first images, as many as are used, and split them; or validate with some that were left over."""
+    """Shuffle the first images, as many as are used, and split them; of_left_over: validate with some of the others."""
     rng = _stream(study_seed, SPLIT)
     samples = training if of_left_over else training + validation
     order = rng.permutation(samples)
@@ -255,7 +255,7 @@ def _train_epoch(
 ) -> None:
     """One step for each mini-batch; `once`: see each_once."""
     dtype = networks.parameters.values.dtype
-    # what overflows is looked for in the scores of an evaluation
+    # an overflow is found in the scores of the next evaluation
     with np.errstate(all="ignore"):
         for batch in batches:
             rows, shares = each_once(batch, dtype) if once else (batch, None)
@@ -263,16 +263,16 @@ def _train_epoch(
 
 
 def each_once(batch: Indices, dtype: npt.DTypeLike) -> tuple[Indices, Array]:
-    """Return the images of a mini-batch, each once, and their shares of it (B, 1): one drawn twice counts twice."""
+    """Return the distinct images of a mini-batch, and their weights (B, 1): the count of each over the batch size."""
     counts = np.bincount(batch)
     rows = np.flatnonzero(counts)
     return rows, (counts[rows, np.newaxis] / len(batch)).astype(dtype)
 
 
 def _each_once_pays(configuration: NetworkConfiguration, images: int) -> bool:
-    """Whether mini-batches, drawn with replacement from so many images, draw one in twenty or more a second time.
+    """Whether at least one in twenty images of a mini-batch is a repeat, so that weighting distinct ones is faster.
 
-    Not with batch normalization or dropout: there, an image drawn twice is not simply one that counts twice.
+    Not with batch normalization or dropout: there, a repeated image is not the same as one of double weight.
     """
     return not (configuration.batch_norm or configuration.dropout) and images <= 10 * configuration.batch_size
 
@@ -320,7 +320,7 @@ def _probabilities(networks: Network, first: int, end: int) -> Array:
 def _scores(networks: Network, first: int, end: int) -> Array:
     """Return the scores (K, N, C) of the images from `first` to before `end`."""
     with np.errstate(all="ignore"):
-        # some at a time, so that they stay in the cache
+        # in parts that stay in the cache
         starts = range(first, end, EVALUATED_AT_ONCE)
         return np.concatenate(
             [networks.scores(slice(s, min(s + EVALUATED_AT_ONCE, end))).copy() for s in starts], axis=1

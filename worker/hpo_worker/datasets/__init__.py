@@ -30,7 +30,7 @@ def load(name: str, folder: Path | None = None) -> Dataset:
 
 
 def find(name: str, folder: Path | None = None) -> Path:
-    """Where that dataset lies, without a look into it. Raise DatasetMissing, DatasetError."""
+    """The path of that dataset; its files are not read. Raise DatasetMissing, DatasetError."""
     if not DATASET_NAME.fullmatch(name):
         raise DatasetError(
             f"{name!r} is not a dataset's name: that is 1 to 63 letters, digits, - and _, and begins "

@@ -57,7 +57,7 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """How many there are among the training images; what the test set holds stays sealed."""
+        """How many classes there are, by the training labels: the test labels stay sealed."""
         return int(self.t_train.max()) + 1
 
 
@@ -85,7 +85,7 @@ def dataset_from_arrays(name: str, place: Path, arrays: Arrays) -> Dataset:
 
 
 def _in_a_row(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Keras stores CIFAR's labels as a column, (N, 1)."""
+    """Flatten labels that are a column, (N, 1), as Keras stores CIFAR's."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
@@ -128,7 +128,7 @@ def _check_labels(place: Path, name: str, labels: npt.NDArray[np.generic], image
 
 
 def _check_classes(place: Path, train: npt.NDArray[np.generic], test: npt.NDArray[np.generic]) -> None:
-    """Of the test set it is told only that it does not fit: what it holds stays sealed."""
+    """Raise DatasetError; of the test set it says only that it does not fit, since its labels stay sealed."""
     low, high = int(train.min()), int(train.max())
     if low > 0:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""What lies where a dataset was looked for, and how it becomes one that is read."""
+"""For error messages: what lies where a dataset was looked for, and how to turn it into one that can be read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def contents(folder: Path) -> str:
 
 
 def advice(name: str, folder: Path) -> str:
-    """How a file that is there becomes the dataset of this name; empty where none looks like it."""
+    """How to turn a file that is there into the dataset of this name; empty if none looks like it."""
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     mine = folder.name == name
     for file in there:

@@ -36,7 +36,7 @@ def read_idx_folder(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def _found(folder: Path) -> dict[str, list[Path]]:
-    """What may be each of the four."""
+    """The candidates for each of the four files."""
     found: dict[str, list[Path]] = {}
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         match = _NAME.fullmatch(path.name)
@@ -47,7 +47,7 @@ def _found(folder: Path) -> dict[str, list[Path]]:
 
 
 def _the_one(folder: Path, name: str, paths: list[Path]) -> Path:
-    """Of a file and its .gz the file, and of several the one of the published name."""
+    """Choose a candidate: the published name before others, a file before its .gz. Raise DatasetError."""
     published = [path for path in paths if path.parent == folder and path.name.removesuffix(".gz") == FILES[name]]
     candidates = published or paths
     if candidates and len({path.with_name(path.name.removesuffix(".gz")) for path in candidates}) == 1:
@@ -83,7 +83,7 @@ def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.generic]:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes, unpacked where they are packed: browsers unpack a .gz and keep its name."""
+    """The bytes, unpacked if they are gzip, whatever the name: browsers unpack a .gz and keep its name."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if content.startswith(_GZIP) else content

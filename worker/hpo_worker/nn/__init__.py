@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons in NumPy, and nothing else: a room that imports numpy only.
+"""Multi-layer perceptrons in NumPy, and nothing else: this package imports numpy only.
 
 Axes: K networks of one shape side by side, B images of a mini-batch (or rows evaluated), I inputs, O outputs,
 C classes, N images that a first layer knows. A network alone is a group of one. No sum goes over K and no product

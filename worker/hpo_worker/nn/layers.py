@@ -33,7 +33,7 @@ class Layer(Protocol):
 class Affine:
     """y = x @ W + b, with x (K, B, I), W (K, I, O) and b (K, 1, O); without b before a batch normalization.
 
-    scratch: for what is read once, by the next layer: neighbours take turns with two of them, which stay in the cache.
+    scratch: buffer for what only the next layer reads: adjacent layers alternate between two, which stay in the cache.
     """
 
     def __init__(self, W: Parameter, b: Parameter | None, rows: int, scratch: Array) -> None:

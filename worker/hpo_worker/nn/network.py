@@ -84,7 +84,7 @@ class Network:
         self._layers = list(self._above_first(matrices, vectors))
 
     def _bias(self, vectors: Iterator[Parameter]) -> Parameter | None:
-        # The mean that batch normalization takes off takes the bias with it; its β stands for it.
+        # Batch normalization subtracts the mean, and with it any bias; its β takes the bias's place.
         return None if self._architectures[0].batch_norm else next(vectors)
 
     def _above_first(self, matrices: Iterator[Parameter], vectors: Iterator[Parameter]) -> Iterator[Layer]:
@@ -157,7 +157,7 @@ class Network:
         return other
 
     def over(self, X: Array) -> Self:
-        """Return these very networks over other images."""
+        """Return the same networks, parameters shared, over other images."""
         if not isinstance(self._first, AffineOfPixels):
             raise TypeError("a network in function space knows its own images only")
         other = copy.copy(self)

@@ -22,7 +22,7 @@ class Optimizer(Protocol):
     """scale (K, 1): what a loss is to be multiplied with before its gradient is taken.
 
     A step that is linear in g has its learning rate there: it multiplies B x C numbers instead of all of θ.
-    shrinks: that weight decay is to shrink the weights, (1 − ηλ) W, before the step, instead of being in g.
+    shrinks: whether weight decay shrinks the weights, (1 − ηλ) W, before the step, instead of being in g.
     """
 
     scale: Array
