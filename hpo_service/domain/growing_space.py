@@ -30,7 +30,7 @@ from hpo_service.domain.sizes import SEARCH_SPACE, check_size
 EXPECTED, POSSIBLE = "expected_params", "possible_params"
 
 
-def set_aside(params: Params, expected: Collection[str]) -> dict[str, Any]:
+def deferred_draws(params: Params, expected: Collection[str]) -> dict[str, Any]:
     """The system_attrs in which drawn params wait for their names to be asked for."""
     return {
         EXPECTED: {name: value for name, value in params.items() if name in expected},

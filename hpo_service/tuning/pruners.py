@@ -91,7 +91,7 @@ class PercentilePruner:
         self._sign = -1.0 if maximize else 1.0
         self._percentile = percentile
         self._startup = max(n_startup_trials, 1)
-        self._checkpoints = PruningSteps(n_warmup_steps, interval_steps)
+        self._steps = PruningSteps(n_warmup_steps, interval_steps)
         self._fewest = n_min_trials
         self._counted = bytearray()  # by trial number
         self._complete = 0
@@ -113,7 +113,7 @@ class PercentilePruner:
                 self._losses[step].add(self._sign * value)
 
     def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
-        if not reports or self._complete < self._startup or not self._checkpoints.is_due(reports):
+        if not reports or self._complete < self._startup or not self._steps.is_due(reports):
             return KEEP
         best = reports.lowest_loss(self._sign)
         if best is None:
@@ -260,13 +260,13 @@ class ThresholdPruner:
     ) -> None:
         self._lower = -math.inf if lower is None else lower
         self._upper = math.inf if upper is None else upper
-        self._checkpoints = PruningSteps(n_warmup_steps, interval_steps)
+        self._steps = PruningSteps(n_warmup_steps, interval_steps)
 
     def absorb(self, trial: HistoryTrial) -> None:
         pass
 
     def judge(self, number: int, reports: Curve, new: Collection[int]) -> Verdict:
-        if not reports or not self._checkpoints.is_due(reports):
+        if not reports or not self._steps.is_due(reports):
             return KEEP
         return KEEP if self._lower <= reports.last[1] <= self._upper else PRUNE
 

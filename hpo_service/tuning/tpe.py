@@ -53,37 +53,37 @@ class Tpe:
         self._jointly = multivariate is not False
         self._liar = constant_liar
         self._history = BoundedHistory([direction], space, FOR_MIXTURES)
-        self._sides: GoodBadSplit | None = None
+        self._split: GoodBadSplit | None = None
 
     def absorb(self, trial: HistoryTrial) -> None:
         self._history.absorb(trial)
 
     def draw(self, number: int, axes: Axes, fixed: Params) -> DrawnParams:
         if self._history.restrict_to(axes):
-            self._sides = None
+            self._split = None
         if self._history.finished < self._startup:
             position = positions(self._seed, number)
             return DrawnParams(axes.complete(fixed, lambda axis: axis.at(position())))
-        if self._sides is None:
-            self._sides = GoodBadSplit(axes, self._history, self._liar)
-        sides = self._sides
-        sides.catch_up()
+        if self._split is None:
+            self._split = GoodBadSplit(axes, self._history, self._liar)
+        split = self._split
+        split.catch_up()
         together = [axis.name for axis in axes.variable if axis.name not in fixed] if self._jointly else []
-        drawn = self._draw(number, sides, together) if together else {}
+        drawn = self._draw(number, split, together) if together else {}
 
         def value_of(axis: Axis) -> Value:
             if axis.size == 1:
                 return axis.point(0)
             if axis.name in drawn:
                 return drawn[axis.name]
-            return self._draw(number, sides, [axis.name])[axis.name]
+            return self._draw(number, split, [axis.name])[axis.name]
 
         return DrawnParams(axes.complete(fixed, value_of))
 
-    def _draw(self, number: int, sides: GoodBadSplit, names: Sequence[str]) -> dict[str, Value]:
+    def _draw(self, number: int, split: GoodBadSplit, names: Sequence[str]) -> dict[str, Value]:
         """Of some candidates from the good mixture, the one with the highest ratio of good to bad density."""
-        on = sides.on(names)
-        best, rest = sides.good_mixture(on), sides.bad_mixture(on)
+        on = split.on(names)
+        best, rest = split.good_mixture(on), split.bad_mixture(on)
         shape = (1 + len(names), self._candidates)
         uniform = uniforms(shape[0] * shape[1], self._seed, number, names[0]).reshape(shape)
         candidates = best.sample(uniform)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from hpo_service.domain.curve import Curve
 from hpo_service.domain.errors import Fault
-from hpo_service.domain.growing_space import EXPECTED, set_aside
+from hpo_service.domain.growing_space import EXPECTED, deferred_draws
 from hpo_service.domain.parents import CannotExist, choices_of_parents
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.search_space import Params, SearchSpace, Value
@@ -37,7 +37,7 @@ def needs_history(spec: StudySpec) -> bool:
     return SAMPLER_FACTS[spec.sampler.name].learns or is_deduplicated(spec.search_space)
 
 
-def unrepeated(spec: StudySpec) -> Deduplicator | None:
+def deduplicator_of(spec: StudySpec) -> Deduplicator | None:
     """The deduplicator of a finite search space; None for any other, and for a grid, which repeats nothing."""
     if spec.sampler.name == "grid" or not is_deduplicated(spec.search_space):
         return None
@@ -59,7 +59,7 @@ class Tuner:
         """spec: one in which `check` finds no fault, with sampler.seed set. draws: False for one that only judges."""
         self._spec = spec
         self._sampler = make_sampler(spec) if draws else None
-        self._unrepeated = unrepeated(spec) if draws else None
+        self._deduplicator = deduplicator_of(spec) if draws else None
         self._pruner = make_pruner(spec)
         self._space = spec.search_space
         self._axes = Axes(spec.search_space, spec.search_space)
@@ -76,8 +76,8 @@ class Tuner:
                 trial = self._as_expected(trial)
             if self._sampler is not None:
                 self._sampler.absorb(trial)
-            if self._unrepeated is not None:
-                self._unrepeated.absorb(trial)
+            if self._deduplicator is not None:
+                self._deduplicator.absorb(trial)
             self._pruner.absorb(trial)
 
     def _as_expected(self, trial: HistoryTrial) -> HistoryTrial:
@@ -95,7 +95,7 @@ class Tuner:
         fixed: taken as they are, and their parents so that they exist.
         """
         if self._spec.define_by_run:
-            return self._draw_aside(number, fixed)
+            return self._draw_deferred(number, fixed)
         if space is not self._space:
             if space != self._space:
                 self._axes = Axes(self._spec.search_space, space)
@@ -106,20 +106,20 @@ class Tuner:
             return DrawnParams(self._axes.complete(fixed, lambda axis: axis.point(0)))
         return self._sampler_draws(number, fixed)
 
-    def _draw_aside(self, number: int, fixed: Params) -> DrawnParams:
+    def _draw_deferred(self, number: int, fixed: Params) -> DrawnParams:
         """With define_by_run: draw all known parameters into system_attrs. fixed: also unknown ones."""
         known = {name: value for name, value in fixed.items() if name in self._space}
         drawn = DrawnParams(known) if self._axes.are_complete(known) else self._sampler_draws(number, known)
-        attrs = set_aside({**drawn.params, **fixed}, {*self._shared, *fixed})
+        attrs = deferred_draws({**drawn.params, **fixed}, {*self._shared, *fixed})
         return DrawnParams({}, {**drawn.system_attrs, **attrs})
 
     def _sampler_draws(self, number: int, fixed: Params) -> DrawnParams:
         assert self._sampler is not None
         drawn = self._sampler.draw(number, self._axes, fixed)
         # If some trials lack parameters, the set of combinations is not known.
-        if self._unrepeated is None or fixed or len(self._shared) < len(self._spec.search_space):
+        if self._deduplicator is None or fixed or len(self._shared) < len(self._spec.search_space):
             return drawn
-        return self._unrepeated.deduplicated(drawn, number, self._axes)
+        return self._deduplicator.deduplicated(drawn, number, self._axes)
 
     def _parents(self, number: int, fixed: Params) -> Params:
         """A choice for each parent that is not fixed, such that all fixed params exist."""

@@ -99,7 +99,7 @@ class Worker:
         self._is_paused = False
         self.refused: dict[str, DatasetError] = {}  # by study: the data is missing or broken here, or not the study's
         self._bound: set[str] = set()
-        self._turn = count()
+        self._next_place = count()
         self._facts: dict[str, StudyFacts] = {}
 
     def check_studies(self) -> None:
@@ -216,7 +216,7 @@ class Worker:
         names = [name for name in names if name not in self.refused]
         if not names:
             raise next(iter(self.refused.values()))
-        return names[next(self._turn) % len(names)]
+        return names[next(self._next_place) % len(names)]
 
     def _trainable(self) -> list[Json]:
         """All studies on the server that the built-in network trains."""
@@ -292,7 +292,7 @@ class Worker:
             self._begin(given, job, facts)
             has_data = self._has_data(given, job)
             if job.number is not None and facts.trains_in_groups and has_data:
-                self._train_together({job: given} | self._companions(job.study, facts, job.dataset_sha256), facts)
+                self._train_together({job: given} | self._extra_trials(job.study, facts, job.dataset_sha256), facts)
                 return
             result = self._train(given, job, facts)
         except DatasetMissing as error:
@@ -372,7 +372,7 @@ class Worker:
         self.refused[job.study] = error
         self._release(job, "data_refused")
 
-    def _companions(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
+    def _extra_trials(self, study: str, facts: StudyFacts, dataset_sha256: str | None) -> dict[HeldJob, Json]:
         """Ask for more trials of the study, to be trained in one group with the one that is held."""
         try:
             more = extra_trials_in(self._call_until_answered(lambda: self.client.study(study)))
