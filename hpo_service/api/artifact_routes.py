@@ -14,8 +14,8 @@ from starlette.responses import Response
 from hpo_service.api.documents import ArtifactDocument, ArtifactsDocument
 from hpo_service.api.http import answer
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import NumberPath, StudyPath, router_of
 from hpo_service.api.problems import problem
+from hpo_service.api.query_parameters import NumberPath, StudyPath, router_of
 from hpo_service.api.streams import Stream
 from hpo_service.domain.artifact import ARTIFACT_NAME, Artifact
 from hpo_service.domain.errors import InvalidRange

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo_service.api import dashboard, metrics, page_routes
 from hpo_service.api.page_guard import KEPT_BY_THE_BROWSER, is_from_another_page, is_from_our_page
-from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem_of, status_of
+from hpo_service.api.query_parameters import KEY_STUDIES
 from hpo_service.api.rate_limits import TokenBuckets, neighbourhood
 from hpo_service.api.uploads import is_upload
 from hpo_service.api.worker_calls import ACROSS_STUDIES as CALLS_ACROSS

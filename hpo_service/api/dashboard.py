@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpo_service.api import page_routes
-from hpo_service.api.parameters import KEY_STUDIES
 from hpo_service.api.problems import problem, problem_of
+from hpo_service.api.query_parameters import KEY_STUDIES
 from hpo_service.domain.errors import HpoError
 from hpo_service.operations.service import Service
-from hpo_service.tuning import dashboard
+from hpo_service.tuning import dashboard_app
 
 PATHS = ("/dashboard", "/api", "/static", "/csv", "/favicon.ico")
 STYLESHEET = f"{page_routes.FILES}/dashboard.css"  # hides the controls that write, which would fail here
@@ -65,7 +65,7 @@ class Dashboard:
         begun = False
         try:
             async with contextlib.aclosing(
-                self._service().reads.items_in_process(partial(dashboard.answered, told, only, STYLESHEET))
+                self._service().reads.items_in_process(partial(dashboard_app.answered, told, only, STYLESHEET))
             ) as items:
                 async for item in items:
                     begun = True
@@ -83,7 +83,7 @@ class Dashboard:
 
 
 def _refusal(error: Exception, path: str) -> Response:
-    if isinstance(error, HpoError) and not isinstance(error, dashboard.DashboardFailed):
+    if isinstance(error, HpoError) and not isinstance(error, dashboard_app.DashboardFailed):
         return _with_reason(problem_of(error))
     log.error("the dashboard failed", path=path, exc_info=error)
     return _with_reason(problem(503, "unavailable", "the dashboard cannot show this; the server's log says why"))

@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
-from hpo_service.api.parameters import service_of, study_name
+from hpo_service.api.query_parameters import service_of, study_name
 from hpo_service.domain.errors import HpoError, NotFound
 from hpo_service.store.record import Record
 

@@ -13,8 +13,8 @@ from hpo_service.api import metrics
 from hpo_service.api.documents import HealthDocument, ReadinessDocument, VersionDocument, WorkerDocument, WorkerPage
 from hpo_service.api.http import answer, page_token, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, router_of, service_of, studies_of
 from hpo_service.api.problems import problem
+from hpo_service.api.query_parameters import PageSize, PageToken, router_of, service_of, studies_of
 from hpo_service.domain.errors import NotFound
 from hpo_service.domain.study import Caller
 from hpo_service.operations import known_workers

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from hpo_service.api.documents import AdviceDocument, ImportancesDocument, RoundDocument, StudyDocument, StudyPage
 from hpo_service.api.http import TOML, StudyFileRoute, answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
+from hpo_service.api.query_parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
 from hpo_service.api.streams import Stream
 from hpo_service.domain.errors import Forbidden
 from hpo_service.domain.study import StudySpec
-from hpo_service.operations import confirming, events, export, sealed_test, studies, trials
+from hpo_service.operations import confirming, events, export, sealed_test_calls, studies, trials
 from hpo_service.operations.calls import ConfirmRequest, NarrowByHand, Patch, TestRequest
 
 PARQUET = "application/vnd.apache.parquet"
@@ -180,7 +180,7 @@ async def confirm_study(
 async def seal_study(
     request: Request, study: StudyPath, body: Annotated[TestRequest | None, Body(examples=[{"ensemble": 1}])] = None
 ) -> Response:
-    changed, tag, new = await sealed_test.ask_for_test(service_of(request), study, body or TestRequest())
+    changed, tag, new = await sealed_test_calls.ask_for_test(service_of(request), study, body or TestRequest())
     return answer(changed, 202 if new else 200, {"ETag": tag})
 
 

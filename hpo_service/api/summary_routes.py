@@ -18,7 +18,7 @@ from hpo_service.api.documents import (
 )
 from hpo_service.api.http import answer, page, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
+from hpo_service.api.query_parameters import PageSize, PageToken, StudyPath, router_of, service_of, studies_of
 from hpo_service.reading import summaries_of_studies as summaries
 
 router = router_of("for a screen", "/v1/studies")

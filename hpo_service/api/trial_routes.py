@@ -11,7 +11,7 @@ from starlette.responses import Response
 from hpo_service.api.documents import AttemptsDocument, TrialDocument, TrialPage, TrialsDocument
 from hpo_service.api.http import answer, in_pieces, page_end, read_page_token
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import NumberPath, PageSize, PageToken, StudyPath, router_of, service_of
+from hpo_service.api.query_parameters import NumberPath, PageSize, PageToken, StudyPath, router_of, service_of
 from hpo_service.domain.measure import Measure
 from hpo_service.domain.refusal import STRICT
 from hpo_service.operations import trials

@@ -27,10 +27,10 @@ from hpo_service.api.documents import (
 )
 from hpo_service.api.http import answer
 from hpo_service.api.openapi import ok, responses
-from hpo_service.api.parameters import STUDY_NAME, NumberPath, StudyPath, router_of, service_of, studies_of
 from hpo_service.api.problems import body_of, status_of
+from hpo_service.api.query_parameters import STUDY_NAME, NumberPath, StudyPath, router_of, service_of, studies_of
 from hpo_service.domain.errors import HpoError
-from hpo_service.operations import asking, sealed_test, workers
+from hpo_service.operations import asking, sealed_test_calls, workers
 from hpo_service.operations.calls import Ask, Batch, Heartbeat, Release, Reports, Suggest, Tell, TestResult
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_call import CallerLeft, StudyCall
@@ -118,7 +118,7 @@ def _on_test(
     verb: str, body: type[BaseModel], document: type[BaseModel] | None, says: str, conflicts: tuple[str, ...] = ()
 ) -> OnStudy:
     def begin(service: Service, study: str, _: int, body: Any) -> StudyCall:
-        return sealed_test.on_test(service, verb, study, body)
+        return sealed_test_calls.on_test(service, verb, study, body)
 
     return OnStudy(f"{verb}_test", f"{_TEST}:{verb}", body, begin, document, says, conflicts)
 

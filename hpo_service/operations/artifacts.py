@@ -19,7 +19,7 @@ from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
 from hpo_service.logged_state import LoggedState, log_failures
 from hpo_service.objects.object_store import ObjectMissing, ObjectStore, Upload
-from hpo_service.operations.sealed_test import test_of_study
+from hpo_service.operations.sealed_test_calls import test_of_study
 from hpo_service.operations.service import Service
 from hpo_service.operations.study_work import StudyWork
 from hpo_service.operations.upload_places import UploadPlaces

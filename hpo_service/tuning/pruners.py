@@ -24,7 +24,16 @@ from hpo_service.domain.errors import Fault
 from hpo_service.domain.measure import from_json, to_json
 from hpo_service.domain.study import StudySpec
 from hpo_service.domain.trial import HistoryTrial, TrialState
-from hpo_service.tuning.options import ANY_NUMBER, AT_LEAST_ZERO, Option, Options, faults, integer, number, or_null
+from hpo_service.tuning.algorithm_options import (
+    ANY_NUMBER,
+    AT_LEAST_ZERO,
+    Option,
+    Options,
+    faults,
+    integer,
+    number,
+    or_null,
+)
 from hpo_service.tuning.signed_ranks import PairedTest
 from hpo_service.tuning.sorted_values import SortedValues
 

@@ -13,6 +13,16 @@ from hpo_service.domain.json_pointer import pointer
 from hpo_service.domain.search_space import CategoricalParameter, FloatParameter
 from hpo_service.domain.steps import is_too_fine
 from hpo_service.domain.study import StudySpec
+from hpo_service.tuning.algorithm_options import (
+    BOOLEAN,
+    BOOLEAN_OR_NULL,
+    Options,
+    faults,
+    integer,
+    number,
+    one_of,
+    or_null,
+)
 from hpo_service.tuning.axes import Axes
 from hpo_service.tuning.cmaes import CmaEs
 from hpo_service.tuning.draw_cost import (
@@ -28,7 +38,6 @@ from hpo_service.tuning.draw_cost import (
 from hpo_service.tuning.drawing import Sampler
 from hpo_service.tuning.grid_search import MOST_CONTEXTS, Grid, GridSearch, TooEntangled
 from hpo_service.tuning.nsgaii import Nsga2
-from hpo_service.tuning.options import BOOLEAN, BOOLEAN_OR_NULL, Options, faults, integer, number, one_of, or_null
 from hpo_service.tuning.qmc import QuasiRandom
 from hpo_service.tuning.random_search import RandomSearch
 

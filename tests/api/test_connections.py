@@ -25,7 +25,7 @@ from hpo_service.api.connections import (
     BoundedConnection,
     ConnectionBounds,
 )
-from hpo_service.api.parameters import KEY_STUDIES
+from hpo_service.api.query_parameters import KEY_STUDIES
 from hpo_service.api.request_heads import MOST_HEADERS
 from hpo_service.instruments import registry
 from hpo_service.settings import Settings

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from hpo_service.domain.sampler_facts import SAMPLER_FACTS
 from hpo_service.domain.study import StudySpec
+from hpo_service.tuning.algorithm_options import Option, Options
 from hpo_service.tuning.draw_cost import MOST_SECONDS
 from hpo_service.tuning.gp import GaussianProcess
-from hpo_service.tuning.options import Option, Options
 from hpo_service.tuning.pruners import (
     PRUNERS,
     HalvingPruner,

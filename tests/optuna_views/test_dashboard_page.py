@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 
 from hpo_service.store import Database
-from hpo_service.tuning.dashboard import dashboard_app
+from hpo_service.tuning.dashboard_app import dashboard_app
 from tests.chromium import HOW_TO_GET_IT, chromium
 from tests.patience import PATIENCE_SECONDS
 from tests.tuning.writing_storage import WritingStorage

@@ -16,7 +16,7 @@ from hpo_service.api.app import create_app
 from hpo_service.reading.answering_reads import _encoded_error, decoded_error
 from hpo_service.settings import Settings
 from hpo_service.store.engine import database_url as parsed
-from hpo_service.tuning.dashboard import DashboardFailed, answered, dashboard_app
+from hpo_service.tuning.dashboard_app import DashboardFailed, answered, dashboard_app
 from tests.api.conftest import Api, check_problem
 from tests.patience import PATIENCE_SECONDS
 
