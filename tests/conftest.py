@@ -49,6 +49,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + 1
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow on PostgreSQL what runs on SQLite, too: `make test-fast` leaves it out, `make test` does not."""
+    names = {item.nodeid for item in items}
+    for item in items:
+        if "postgresql" in item.nodeid and item.nodeid.replace("postgresql", "sqlite") in names:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
