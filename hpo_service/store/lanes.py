@@ -206,10 +206,10 @@ class PipelineLane:
         if not others:
             runner.write_lock.release()
             return 0
-        departed = self._run_and_send([calls[place] for place in others])
-        if departed == 0:
+        taken = self._run_and_send([calls[place] for place in others])
+        if taken == 0:
             return 0
-        until = others[departed] if departed < len(others) else len(calls)
+        until = others[taken] if taken < len(others) else len(calls)
         left = [call for call, held in zip(calls[:until], is_held[:until], strict=True) if held]
         if left:
             self._thread.put_again(left)

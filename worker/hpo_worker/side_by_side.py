@@ -1,6 +1,6 @@
 """Which trials of a study a process trains side by side, and how many of them it asks for.
 
-docs/decisions/0011-trials-in-company.md says why.
+docs/decisions/0011-trials-in-groups.md says why.
 """
 
 from __future__ import annotations
