@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from hpo_service.domain import labels
-from hpo_service.domain.errors import Fault, Invalid, StudyHeld, StudyStateConflict
+from hpo_service.domain.errors import DrawFailed, Fault, Invalid, StudyHeld, StudyStateConflict
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
@@ -73,13 +72,21 @@ async def ask_any(
             return _remembered(remembered, only)
         if draining:
             return AskResult({"trials": [], "drain": True}, final=True)
+        draw_failed: DrawFailed | None = None
         async for name in _to_ask(service, awaited):
             if name in service.database.held_studies:
                 continue
-            with contextlib.suppress(StudyHeld):  # the next one may have something, too
+            try:
                 found = await service.write(partial(_ask_one_of_any, service, name, ask, only), [name])
-                if found.final:
-                    return found
+            except StudyHeld:
+                continue  # the next study may have something
+            except DrawFailed as error:
+                draw_failed = draw_failed or error
+                continue
+            if found.final:
+                return found
+        if draw_failed is not None:
+            raise draw_failed
         return AskResult({"trials": []}, final=False)
 
     waiting = _Waiting(service, ask, awaited, time.monotonic(), caller_left)

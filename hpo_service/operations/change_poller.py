@@ -78,8 +78,9 @@ class ChangePoller:
             return PollResult(overdue, [], [], frozenset())
         changed = [self._change(record, name) for name in found if self._was_changed_elsewhere(name, found[name])]
         gone = [name for name in names if name not in found]
-        self._known = found
-        return PollResult(overdue, changed, gone, record.workers.draining())
+        draining = record.workers.draining()
+        self._known = found  # last: if a read fails, the next poll finds these changes again
+        return PollResult(overdue, changed, gone, draining)
 
     def _was_changed_elsewhere(self, name: str, now: tuple[int, int]) -> bool:
         """Whether another server has written the study since the last poll, and this one does not know of it yet."""

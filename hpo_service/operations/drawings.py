@@ -19,7 +19,7 @@ from hpo_service.domain.trial import HistoryTrial, TrialState
 from hpo_service.operations.not_ready import Ready, Wanted
 from hpo_service.store.reader import Readable
 from hpo_service.store.record import Record
-from hpo_service.tuning.tuner import DrawnParams, Exhausted, Tuner
+from hpo_service.tuning.tuner import DrawnParams, Exhausted, Tuner, history_bytes
 
 PAGE = 2_000  # trials of a history that are read at once
 MOST_STUDIES = 50
@@ -31,6 +31,7 @@ class KnownStudy:
     def __init__(self, study: Study, *, draws: bool = True) -> None:
         self.tuner = Tuner(study.spec, draws=draws)
         self.seen = 0
+        self.history_bytes = 0
         self._id, self._name, self._parameters = study.id, study.name, len(study.spec.search_space)
         self._with_reports = study.spec.pruner.name != "none"
 
@@ -54,6 +55,7 @@ class KnownStudy:
             self.tuner.draw(study.next_number, space, {})
 
     def absorb(self, page: Sequence[HistoryTrial]) -> None:
+        self.history_bytes += history_bytes(page)
         self.tuner.absorb(page)
 
     def _page(self, record: Record) -> tuple[Study, list[HistoryTrial], int]:

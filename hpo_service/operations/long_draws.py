@@ -53,7 +53,7 @@ class LongDraws:
         self._process = process
         self._drawer = drawings.Drawer()
         self._studies: dict[int, _Study] = {}
-        self._histories: dict[int, asyncio.Task[tuple[Tuner, int]]] = {}
+        self._histories: dict[int, asyncio.Task[tuple[Tuner, int, int]]] = {}
 
     def expect(self) -> None:
         """Start the drawing process: there is a study whose draws take long."""
@@ -83,7 +83,7 @@ class LongDraws:
 
     async def draws(self, needed: NotReady, deadline: float) -> Draws:
         """Called with the draw lock held. Raise DrawFailed, NotFound, Unavailable."""
-        here = self._studies[needed.study.id]
+        here = self._studies.setdefault(needed.study.id, _Study())  # none where it was deleted and made anew meanwhile
         if here.drawing is not None and here.wanted != needed.wanted:
             await _end_of(here.drawing, needed.study, deadline)  # of a call that has given up
             here.drawing = None
@@ -144,8 +144,8 @@ class LongDraws:
         study = needed.study
         return _by_number(list(self._drawer.draws(study.name, study.id, needed.wanted, self._database)))
 
-    async def history(self, study: Study, *, draws: bool) -> tuple[Tuner, int]:
-        """A tuner that knows the study, and up to which revision; one reading for all calls that wait for it."""
+    async def history(self, study: Study, *, draws: bool) -> tuple[Tuner, int, int]:
+        """A tuner that knows the study, up to which revision, its history in bytes; read once for all waiting calls."""
         reading = self._histories.get(study.id)
         if reading is None:
             reading = asyncio.create_task(asyncio.to_thread(self._read, study, draws))
@@ -153,12 +153,12 @@ class LongDraws:
             reading.add_done_callback(lambda _: self._histories.pop(study.id, None))
         return await asyncio.shield(reading)
 
-    def _read(self, study: Study, draws: bool) -> tuple[Tuner, int]:
+    def _read(self, study: Study, draws: bool) -> tuple[Tuner, int, int]:
         known = drawings.KnownStudy(study, draws=draws)
         study = known.catch_up(self._database)
         if draws:
             known.warm_up(study, self._database)
-        return known.tuner, known.seen
+        return known.tuner, known.seen, known.history_bytes
 
 
 def _by_number(drawn: list[Ready]) -> Draws:

@@ -287,8 +287,8 @@ class Service:
 
     async def _read_history(self, study: Study) -> None:
         """Read the study's history outside of the writer, into a tuner that the writer then takes."""
-        tuner, seen = await self.long_draws.history(study, draws=not self.tuners.needs(study).slow_draws)
-        await self.write(lambda _: self.tuners.adopt(study, tuner, seen))
+        known = await self.long_draws.history(study, draws=not self.tuners.needs(study).slow_draws)
+        await self.write(lambda _: self.tuners.adopt(study, *known))
 
     async def _in_two(self, two: SplitTellAndAsk, studies: Sequence[str], request_id: str | None) -> Any:
         """Write the tell, then the ask. If the ask fails, the tell is kept."""

@@ -12,12 +12,11 @@ from hpo_service.domain.study import Study, StudySpec
 from hpo_service.domain.trial import HistoryTrial, Trial
 from hpo_service.operations.not_ready import NotReady
 from hpo_service.store.transaction import Transaction
-from hpo_service.tuning.tuner import Tuner, is_quick, needs_history
+from hpo_service.tuning.tuner import Tuner, history_bytes, is_quick, needs_history
 
 MOST_TUNERS = 200
 MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
 # About what a sampler and a pruner keep of a finished trial, and of each of its reports.
-BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
 MODELS = 10  # a search space takes so many times the bytes of its text
 MOST_NEEDS = 10_000
 # If a tuner is more revisions behind, the history is read outside of the writer.
@@ -89,15 +88,11 @@ class Tuners:
             self._show(record, study, entry, record.sql().trials.history_since(study, entry.seen, with_reports))
         return entry.tuner
 
-    def adopt(self, study: Study, tuner: Tuner, seen: int) -> None:
+    def adopt(self, study: Study, tuner: Tuner, seen: int, history_bytes: int) -> None:
         """Take a tuner that has learnt the study up to this revision elsewhere, unless the one here knows more."""
-        entry = self._entry(study)
-        if entry.seen < seen:
-            entry.tuner, entry.seen = tuner, seen
-            counts = study.counts
-            added = BYTES_A_TRIAL * (counts.complete + counts.pruned + counts.fail)
-            entry.weight += added
-            self._weight += added
+        if self._entry(study).seen < seen:
+            self._put(study, tuner, history_bytes).seen = seen
+            self._evict()
 
     def apply_foreign_changes(self, record: Transaction, study: Study) -> None:
         """Show the study's tuner, if there is one, what another server has changed, if that is in memory."""
@@ -119,8 +114,7 @@ class Tuners:
     def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
         record.changed_tuners.add(study.id)
         given = list(trials)
-        finished = [trial for trial in given if trial.state.is_finished]
-        weight = sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
+        weight = history_bytes(given)
         entry.weight += weight
         self._weight += weight
         entry.tuner.absorb(given)
@@ -147,16 +141,21 @@ class Tuners:
     def _entry(self, study: Study) -> _Entry:
         entry = self._known(study)
         if entry is None:
-            self._drop(study.id)
-            weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json"))
-            tuner = Tuner(study.spec, draws=not self.needs(study).slow_draws)
-            entry = _Entry(tuner, weight, study.spec)
-            self._entries[study.id] = entry
-            self._weight += weight
+            entry = self._put(study, Tuner(study.spec, draws=not self.needs(study).slow_draws))
         self._entries.move_to_end(study.id)
+        self._evict()
+        return entry
+
+    def _put(self, study: Study, tuner: Tuner, history_bytes: int = 0) -> _Entry:
+        self._drop(study.id)
+        weight = MODELS * size_of(study.spec.search_space.model_dump(mode="json")) + history_bytes
+        entry = self._entries[study.id] = _Entry(tuner, weight, study.spec)
+        self._weight += weight
+        return entry
+
+    def _evict(self) -> None:
         while len(self._entries) > MOST_TUNERS or (self._weight > MOST_BYTES and len(self._entries) > 1):
             self._drop(next(iter(self._entries)))
-        return entry
 
 
 def _history(record: Transaction, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:

@@ -74,6 +74,8 @@ class Database:
         answer: Future[T] = Future()
 
         def done(outcome: Outcome) -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             if outcome.error is not None:
                 answer.set_exception(outcome.error)
             else:

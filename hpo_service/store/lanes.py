@@ -111,6 +111,7 @@ class ThreadLane:
             self._give_up_waiting(all_=True)
             with self._write_lock():
                 self._runner.release_connection()
+            self._deliver()  # calls that were queued while the lock was held here: they are refused now
 
     def _collect(self, written: FinishedBatch) -> None:
         """Call `done` here for calls with `anywhere`; the others are delivered in the event loop."""

@@ -161,10 +161,11 @@ class Sent:
 
     def receive_available(self) -> bool:
         """Read the results that have come, without waiting; return whether all are here."""
-        try:
-            self._take()
-        except Exception as error:
-            raise as_sqlalchemy(self._connection, error) from error
+        if not self._is_all_here:
+            try:
+                self._take()
+            except Exception as error:
+                raise as_sqlalchemy(self._connection, error) from error
         return self._is_all_here
 
     def received(self) -> list[Rows]:

@@ -198,6 +198,12 @@ class StudyCache:
         self.ids.clear()
         self.draining = None
 
+    def add(self, cached: CachedStudy) -> None:
+        """Add a study that was read; what is over the limits is evicted after the commit."""
+        self.studies[cached.study.id] = cached
+        self.ids[cached.study.name] = cached.study.id
+        self.weight += cached.count()
+
     def trials_were_taken(self, study_ids: Iterable[int]) -> None:
         """The database has taken trials of these studies: the spans of their refusals end."""
         if self.refusals:

@@ -132,8 +132,7 @@ class Transaction:
             cached = CachedStudy(study, {round_.round: round_ for round_ in record.rounds(study)})
             for trial in record.trials.in_state(study, TrialState.RUNNING):
                 cached.keep(trial)
-            self._cache.studies[study.id] = cached
-            self._cache.ids[study.name] = study.id
+            self._cache.add(cached)
             if self._studies or self._rounds or self._trials:
                 self._loaded.append(study.id)
         return cached

@@ -138,6 +138,8 @@ class WriteBatch:
     def flush(self) -> None:
         """Write the rows of the calls kept so far, so that SQL sees them. Raise WouldBlock."""
         connection = self.connection
+        if self._lock is not None:
+            self._lock.asked_before.update((key, answer) for key, (_, answer) in self.rows.answers.items())
         try:
             self.cache.take_ids(self.rows.flush(connection, self.cache.trial_id))
         except Exception as error:

@@ -16,10 +16,14 @@ import threading
 import time
 from collections import deque
 
+import structlog
+
 from hpo_service.domain.errors import HpoError
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.lanes import LARGEST_BATCH, InlineLane, LoopLane, PipelineLane, ThreadLane
 from hpo_service.store.write_call import FinishedBatch, WriteCall, failed
+
+log = structlog.get_logger()
 
 # Longest wait for callers that were just answered to call again. Event loop timers have a resolution of 1 ms.
 GATHERING_SECONDS = 0.002
@@ -104,6 +108,10 @@ class WriteScheduler:
         self._is_giving = True
         try:
             taken = self._loop_lane.take(some)
+        except Exception as error:  # these calls only: the queue goes on
+            log.exception("a batch failed in the event loop", calls=len(some))
+            self._done.append(failed(some, error))
+            taken = len(some)
         finally:
             self._is_giving = False
         if not taken:
@@ -129,7 +137,10 @@ class WriteScheduler:
             written = self._done.popleft()
             for call, outcome in zip(written.calls, written.outcomes, strict=True):
                 self.waiting -= 1
-                call.done(outcome)
+                try:
+                    call.done(outcome)
+                except Exception:  # one caller's: the others have their answers all the same
+                    log.exception("an answer could not be given", studies=list(call.studies))
 
     # -- waiting for callers that were just answered -------------------------------------------------------------------
 

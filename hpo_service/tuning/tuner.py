@@ -24,7 +24,10 @@ from hpo_service.tuning.drawing import DrawnParams, Exhausted, uniforms
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 
-__all__ = ["DrawnParams", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "is_quick", "needs_history"]
+__all__ = ["DrawnParams", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "history_bytes", "is_quick"]
+__all__ += ["needs_history"]
+
+BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
 
 
 def check(spec: StudySpec) -> list[Fault]:
@@ -35,6 +38,12 @@ def check(spec: StudySpec) -> list[Fault]:
 def needs_history(spec: StudySpec) -> bool:
     """Whether a draw has to know the earlier trials: the sampler learns from them, or may not repeat them."""
     return SAMPLER_FACTS[spec.sampler.name].learns or is_deduplicated(spec.search_space)
+
+
+def history_bytes(trials: Iterable[HistoryTrial]) -> int:
+    """Roughly what a tuner keeps in memory of these trials."""
+    finished = (trial for trial in trials if trial.state.is_finished)
+    return sum(BYTES_A_TRIAL + BYTES_A_REPORT * len(trial.reports) for trial in finished)
 
 
 def deduplicator_of(spec: StudySpec) -> Deduplicator | None:

@@ -138,7 +138,7 @@ def test_what_a_trial_says_with_nul_is_told_without_it(monkeypatch: pytest.Monke
             raise OSError("seen enough")
 
     client = Client("http://127.0.0.1:1", retries=NEVER)
-    monkeypatch.setattr(client._transport, "_kept", Kept())
+    monkeypatch.setattr(client._transport, "_pool", Kept())
     for call in (
         lambda: client.tell("s", 0, 1, "FAIL", reason=N, metrics={N: N}),
         lambda: client.report("s", 0, 1, [{"step": 0, "value": 1, "metrics": {"a": N}}]),

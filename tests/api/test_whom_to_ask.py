@@ -9,6 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from hpo_service.operations.long_draws import LongDraws
+
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 _requests = itertools.count()
 
@@ -109,3 +111,17 @@ def test_a_look_reads_a_few_studies_however_many_there_are_and_no_spec(client, c
     assert len(looks) == 1
     assert "LIMIT" in looks[0]
     assert not any("spec" in statement for statement in looks)
+
+
+def test_a_study_whose_draws_fail_keeps_nobody_from_the_others(client, create, monkeypatch):
+    create(name="a-bad", objective={"kind": "k"}, sampler={"name": "gp"})
+    create(name="b-good", objective={"kind": "k"}, limits={"running": 2})
+
+    async def fails(_draws: Any, needed: Any) -> Any:
+        raise RuntimeError("this sampler cannot")
+
+    monkeypatch.setattr(LongDraws, "_draw_here_or_there", fails)
+    assert [ask_any(client), ask_any(client)] == [["b-good"], ["b-good"]]
+    answer = client.post("/v1/trials:ask", json={"worker_id": "w", "request_id": "none-left"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert "a-bad" in answer.json()["detail"]

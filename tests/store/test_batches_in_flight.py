@@ -21,7 +21,7 @@ from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.reaper import begin
 from hpo_service.operations.service import Service
-from hpo_service.store import one_round_trip
+from hpo_service.store import lanes, one_round_trip
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
 from hpo_service.store.outages import BEAT_SECONDS, CHECKS_OTHERS_SECONDS, TAKES_OVER_SECONDS
@@ -242,22 +242,27 @@ def test_calls_of_the_thread_get_their_turn_though_light_ones_never_cease(servic
     assert asyncio.run(beside()) < 10
 
 
-def test_a_group_whose_event_loop_has_ended_lands_when_the_service_is_closed(postgres_url, other):
+def test_a_batch_whose_event_loop_has_ended_is_completed_when_the_service_is_closed(postgres_url, other, monkeypatch):
     service = Service(postgres_url)
+    watch = lanes.InFlightBatch.watch
 
     async def left_in_flight() -> None:
         await study(service)
+        monkeypatch.setattr(lanes.InFlightBatch, "watch", lambda batch: None)  # the loop never hears of it
         answer = told(service, 0)
         while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         assert not answer.done()
 
     asyncio.run(left_in_flight())
+    monkeypatch.setattr(lanes.InFlightBatch, "watch", watch)
+    delivered = service.database._scheduler._done
     closing = threading.Thread(target=service.close)
     closing.start()
     closing.join(PATIENCE_SECONDS)
     assert not closing.is_alive()
     assert complete(other) == 1
+    assert [outcome.error for written in delivered for outcome in written.outcomes] == [None]
 
 
 def test_what_a_socket_does_not_take_at_once_goes_when_it_does(postgres_url):
@@ -405,3 +410,24 @@ def test_on_a_full_disk_a_batch_runs_again_where_each_call_is_tried_by_itself(se
         assert ran == ["MainThread", "writer"]
 
     asyncio.run(some())
+
+
+def test_an_ask_that_is_repeated_in_one_batch_has_its_answer_there_after_rows_were_written(service, monkeypatch):
+    alone: list[int] = []
+    each_alone = BatchRunner._each_alone
+
+    def noted(self: Any, calls: Any) -> Any:
+        alone.append(len(calls))
+        return each_alone(self, calls)
+
+    async def repeated() -> list[Any]:
+        await study(service)
+        monkeypatch.setattr(BatchRunner, "_each_alone", noted)
+        ask = Ask(worker_id="w", request_id="twice")
+        look = partial(asking.ask_in_transaction, service, "mine", ask)
+        calls = [look, lambda record: record.sql().study("mine"), look]
+        return await asyncio.gather(*(service.write(call, ["mine"], "twice") for call in calls))
+
+    first, _, again = asyncio.run(repeated())
+    assert first.answer["trials"][0]["number"] == again.answer["trials"][0]["number"]
+    assert alone == []

@@ -191,3 +191,42 @@ def test_calls_that_come_while_the_writer_is_at_work_are_written_together_after_
 
     assert sorted(number for (number,) in asyncio.run(many())) == list(range(1, 41))
     assert len(threads) <= 3
+
+
+def test_an_answer_that_fails_keeps_no_other_from_its_own(service):
+    async def answers() -> list[int]:
+        await study(service)
+        given: list[int] = []
+
+        def done(number: int, _result: Any, _error: Any) -> None:
+            if number == 1:
+                raise RuntimeError("a fault of this caller's")
+            given.append(number)
+
+        for number in range(4):
+            service.begin(lambda record: None, ["mine"], partial(done, number), runs_in_loop=True)
+        await asked(service)
+        assert service.calls_waiting == 0
+        return given
+
+    assert asyncio.run(answers()) == [0, 2, 3]
+
+
+def test_a_fault_of_the_event_loops_lane_is_the_answer_of_its_calls_and_the_next_ones_go_on(service, monkeypatch):
+    async def after_the_fault() -> list[int]:
+        await study(service)
+        lane = service.database._scheduler._loop_lane
+        take, faults = lane.take, [RuntimeError("a fault in the lane")]
+
+        def fails_once(calls: Any) -> int:
+            if faults:
+                raise faults.pop()
+            taken: int = take(calls)
+            return taken
+
+        monkeypatch.setattr(lane, "take", fails_once)
+        with pytest.raises(RuntimeError, match="a fault in the lane"):
+            await asked(service)
+        return await asked(service)
+
+    assert asyncio.run(after_the_fault()) == [1]

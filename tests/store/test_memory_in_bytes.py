@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hpo_service.operations import studies, tuners
 from hpo_service.operations.calls import Ask, Heartbeat, Reports, Tell
 from hpo_service.operations.service import Service
 from hpo_service.store import study_cache
+from hpo_service.tuning.tuner import BYTES_A_REPORT, BYTES_A_TRIAL
 from tests import worker_calls
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -113,7 +115,49 @@ def test_the_tuners_together_take_no_more_than_they_shall(service: Service, monk
         monkeypatch.setattr(tuners, "MOST_BYTES", weights[0] + weights[1])
         await ask(service, "a")
         assert len(service.tuners._entries) == 2
-        assert service.tuners._weight <= weights[0] + weights[1] + tuners.BYTES_A_TRIAL
+        assert service.tuners._weight <= weights[0] + weights[1] + BYTES_A_TRIAL
         await ask(service, "b")
+
+    asyncio.run(work())
+
+
+def test_a_history_that_is_read_anew_counts_once(service: Service) -> None:
+    async def work() -> list[int]:
+        await create(service, "a", sampler={"name": "tpe", "seed": 1}, pruner={"name": "median"})
+        number = await ask(service, "a")
+        await report(service, "a", number, range(50), kib=0)
+        await tell(service, "a", number, kib=0)
+        study = service.database.read(lambda record: record.study("a"))
+        kept = []
+
+        def adopt(known: Any, _record: Any) -> None:
+            service.tuners.adopt(study, *known)
+
+        for _ in range(3):
+            known = await service.long_draws.history(study, draws=True)
+            service.tuners._entries[study.id].seen = 0  # as if it knew nothing
+            await service.write(partial(adopt, known))
+            kept.append(service.tuners._weight)
+        return kept
+
+    first, *others = asyncio.run(work())
+    assert others == [first] * 2
+    assert first > BYTES_A_TRIAL + 50 * BYTES_A_REPORT
+
+
+def test_a_study_that_is_only_looked_at_counts_too(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_at(name: str, record: Any) -> None:
+        record.rounds(record.study(name))
+
+    async def work() -> None:
+        for name in ("a", "b", "c"):
+            await create(service, name, metadata={"text": "x" * 20 * KIB})
+        memory = service.database._cache
+        memory.forget_all()
+        monkeypatch.setattr(study_cache, "MOST_BYTES", 150 * KIB)
+        for name in ("a", "b", "c"):
+            await service.write(partial(look_at, name), [name])
+        assert len(memory.studies) == 1
+        assert memory.weight == sum(cached.weight for cached in memory.studies.values()) > 0
 
     asyncio.run(work())

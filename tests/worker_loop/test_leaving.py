@@ -15,6 +15,7 @@ import time
 import pytest
 
 from hpo_worker.shutdown import AT_ONCE
+from hpo_worker.supervisor import pause_after
 from tests.patience import PATIENCE_SECONDS
 
 OBJECTIVES = """
@@ -372,3 +373,7 @@ def test_a_process_that_trains_imports_no_server():
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"fastapi", "starlette", "optuna", "sqlalchemy", "uvicorn", "matplotlib", "scipy"} & set(loaded)
     assert "hpo_service.client" in loaded
+
+
+def test_a_process_that_crashes_again_and_again_is_started_again_each_minute_at_last():
+    assert [pause_after(crashes) for crashes in (0, 1, 2, 5, 6, 2_000)] == [1.0, 2.0, 4.0, 32.0, 60.0, 60.0]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo_worker import heartbeat
 from hpo_worker.outbox import BYTES_IN_A_CALL, REPORTS_IN_A_CALL, HeldJob, Outbox, flush_interval
 
 GOES_ON = {"should_stop": False, "reason": None}
@@ -178,3 +179,20 @@ def test_the_answer_to_a_report_stops_the_trial():
 @given(st.floats(1, 86_400), st.booleans())
 def test_the_flush_interval_is_never_above_a_third_of_the_lease(lease, pruned):
     assert 0 < flush_interval(lease, pruned=pruned) <= min(1.0, lease / 3)
+
+
+def test_one_call_that_the_server_cannot_take_keeps_no_other_unresolved(monkeypatch):
+    monkeypatch.setattr("hpo_worker.heartbeat.PAUSE_SECONDS", 0.0)
+    outbox = Outbox()
+    jobs = [held(outbox, number) for number in range(3)]
+    for job in jobs:
+        outbox.finish(job, {"state": "COMPLETE", "values": [0.5]})
+
+    class Server:
+        def batch(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            bad = {"status": 503, "body": {"detail": "this study is held"}}
+            return [bad if call["number"] == 1 else {"status": 200, "body": GOES_ON} for call in calls]
+
+    heartbeat.send(Server(), outbox, 0.0)  # type: ignore[arg-type]
+    assert [job.is_resolved for job in jobs] == [True, False, True]
+    assert outbox.calls(0.0) != []

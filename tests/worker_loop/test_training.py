@@ -264,6 +264,22 @@ def test_a_worker_without_the_data_hands_back_and_ends_a_study_that_nobody_has_d
     assert "nowhere" in stand_in.told[0]["reason"]
 
 
+def test_a_trial_without_its_data_that_is_gone_meanwhile_is_dropped(work, stand_in, monkeypatch):
+    monkeypatch.setattr("hpo_worker.loop.IDLE_SECONDS", 0.01)
+    stand_in.study["objective"] = {"kind": "neural_network", "dataset": "nowhere"}
+    stand_in.params[:] = [{}]
+    stand_in.waiting[:] = [0]
+    stand_in.gone.add(0)
+    release = stand_in._release
+
+    def was_deleted(body):
+        stand_in.told[0] = {}  # so that the study is over, and the worker may end
+        return release(body)
+
+    monkeypatch.setattr(stand_in, "_release", was_deleted)
+    assert work(NeuralNetwork(None)) == {"lost": 1}
+
+
 def company_of(stand_in, *rates, epochs=3, **objective):
     """A study of one shape, of which the first ask brings companions too."""
     stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": epochs, **objective}

@@ -71,11 +71,17 @@ def send(client: Client, outbox: Outbox, now: float) -> None:
     try:
         answers = _make_batch(client, _first(calls))
         answers += [_make_test_call(client, call) for call in calls if call.job.number is None]
+        unavailable = None
         for call, status, body in answers:
+            if status == 429 or status >= 500:  # this call only: it stays due
+                unavailable = Unavailable(str(body.get("detail")))
+                continue
             if status >= 300:
                 said = {"code": body.get("code"), "detail": body.get("detail")}
                 log.warning("refused", study=call.job.study, trial=call.job.number, call=call.verb, **said)
             outbox.take(call, status, body, now)
+        if unavailable is not None:
+            raise unavailable
     except TRANSIENT_ERRORS as error:
         # The client has tried for as long as it may; what was not taken is still due.
         log.warning("the server takes no reports; training goes on", error=str(error), calls=len(calls))
@@ -96,11 +102,7 @@ def _make_batch(client: Client, batch: Sequence[Call]) -> list[CallResult]:
         results = client.batch([call.in_batch() for call in batch])
     except Invalid as refusal:
         return _blamed(batch, refusal)
-    answered = [(call, result["status"], result["body"]) for call, result in zip(batch, results, strict=True)]
-    for _, status, body in answered:
-        if status == 429 or status >= 500:
-            raise Unavailable(str(body.get("detail")))
-    return answered
+    return [(call, result["status"], result["body"]) for call, result in zip(batch, results, strict=True)]
 
 
 def _blamed(batch: Sequence[Call], refusal: Invalid) -> list[CallResult]:

@@ -434,9 +434,17 @@ class Worker:
             call = partial(self.client.test_release, job.study, job.attempt, reason)
         else:
             call = partial(self.client.release, job.study, job.number, job.attempt, reason)
-        self._call_until_answered(call)
+        try:
+            self._call_until_answered(call)
+            self.outcome_counts["released"] += 1
+        except (
+            NotFound,
+            LeaseLost,
+            TrialFinished,
+        ) as error:  # the study was deleted, or the lease is over
+            log.warning("dropped", **_words(job), reason=str(error))
+            self.outcome_counts["lost"] += 1
         self.outbox.drop(job)
-        self.outcome_counts["released"] += 1
 
 
 def _hold(outbox: Outbox, given: Json) -> HeldJob:

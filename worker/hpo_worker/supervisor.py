@@ -23,6 +23,7 @@ from hpo_worker.worker_options import Options
 
 HURRIED_SECONDS = 1.5  # from a Ctrl-C until the processes are forced to stop: they release their trials
 LONGEST_PAUSE_SECONDS = 60.0  # before a process that crashed again and again is replaced
+LONG_LIFE_SECONDS = 600.0  # after so long a process's crash counts as the first
 
 # Before NumPy is imported: a second BLAS thread gains nothing on networks this small, a second process does.
 ONE_BLAS_THREAD = dict.fromkeys(
@@ -40,6 +41,11 @@ ONE_BLAS_THREAD = dict.fromkeys(
 log = structlog.get_logger()
 
 
+def pause_after(crashes: int) -> float:
+    """Seconds until a process is started again: 1, 2, 4, … up to LONGEST_PAUSE_SECONDS."""
+    return min(LONGEST_PAUSE_SECONDS, 2.0 ** min(crashes, 16))
+
+
 @dataclass(eq=False)
 class TrainingProcess:
     """A training process. crashes: how many predecessors crashed (doubles the restart delay); gpu: assigned to it."""
@@ -47,6 +53,7 @@ class TrainingProcess:
     process: subprocess.Popen[str]
     crashes: int = 0
     gpu: str | None = None
+    started_at: float = field(default_factory=time.monotonic)
 
     @property
     def output(self) -> IO[str]:
@@ -117,10 +124,11 @@ class Supervisor:
         if said:
             self.outcome_counts.update(json.loads(said))
         if (code < 0 or not said) and not self.signals and not self.exit_code:
-            pause = min(LONGEST_PAUSE_SECONDS, 2.0**child.crashes)
+            crashes = 0 if time.monotonic() - child.started_at > LONG_LIFE_SECONDS else child.crashes
+            pause = pause_after(crashes)
             how = {"signal": -code} if code < 0 else {"exit_code": code}
             log.error("a process crashed", pid=child.process.pid, **how, next_in_seconds=pause)
-            self.to_start.append((time.monotonic() + pause, child.crashes + 1))
+            self.to_start.append((time.monotonic() + pause, crashes + 1))
         elif code > 0 and not self.exit_code and not self.signals:
             self.exit_code = code
             self._tell_all(signal.SIGTERM)
