@@ -135,14 +135,14 @@ class Artifacts:
         self._hold(owner, artifact, work, ())
         self._check_total(owner, artifact, work, artifact.size)
         server_id = self._service.database.uptime.server_id
-        at_now = Artifact(**{**vars(artifact), "at": work.record.now})
-        ArtifactRows(work.record.sql()).begin(at_now, work.study.id, owner.number, server_id)
+        at_now = Artifact(**{**vars(artifact), "at": work.transaction.now})
+        ArtifactRows(work.transaction.sql()).begin(at_now, work.study.id, owner.number, server_id)
 
     def _keep(self, owner: Owner, artifact: Artifact, size: int, sha256: str, work: StudyWork) -> Json:
-        kept = Artifact(artifact.name, artifact.key, size, sha256, artifact.attempt, work.record.now)
+        kept = Artifact(artifact.name, artifact.key, size, sha256, artifact.attempt, work.transaction.now)
         self._hold(owner, artifact, work, (artifact.name,))
         self._check_total(owner, artifact, work, size)
-        if not ArtifactRows(work.record.sql()).keep(kept, work.study.id, owner.number):
+        if not ArtifactRows(work.transaction.sql()).keep(kept, work.study.id, owner.number):
             raise UploadGivenUp("the upload took too long, and was given up meanwhile: send it again")
         return artifact_resource(kept)
 
@@ -150,10 +150,10 @@ class Artifacts:
         """Renew the lease, as a report does. new: names that the trial has from now on. Raise LeaseLost, …"""
         if owner.is_test:
             test = test_of_study(work)
-            work.change_test(test, test.lifecycle.keep(artifact.attempt, work.record.now))
+            work.change_test(test, test.lifecycle.keep(artifact.attempt, work.transaction.now))
             return
-        trial = work.record.trial(work.study, owner.number)
-        lifecycle = trial.lifecycle.keep(artifact.attempt, work.record.now)
+        trial = work.transaction.trial(work.study, owner.number)
+        lifecycle = trial.lifecycle.keep(artifact.attempt, work.transaction.now)
         names = tuple(sorted({*trial.artifacts, *new}))
         if artifact.name not in trial.artifacts and len(trial.artifacts) >= MOST_ARTIFACTS:
             raise Invalid([Fault("/name", f"the trial has {MOST_ARTIFACTS} artifacts, and is kept no more")])
@@ -168,7 +168,7 @@ class Artifacts:
             raise TooLarge(f"an artifact may take {self._bounds.one:,} bytes here (HPO_ARTIFACT_BYTES)")
 
     def _check_total(self, owner: Owner, artifact: Artifact, work: StudyWork, size: int) -> None:
-        rows = ArtifactRows(work.record.sql())
+        rows = ArtifactRows(work.transaction.sql())
         before = rows.total(work.study.id, owner.number, artifact.name, but=artifact.key)
         if before + size > self._bounds.total:
             raise TooLarge(

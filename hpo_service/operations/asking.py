@@ -154,18 +154,18 @@ async def _to_ask(service: Service, awaited: AnyStudy) -> AsyncIterator[str]:
         few *= 16
 
 
-def ask_in_transaction(service: Service, name: str, ask: NextAsk, record: Transaction) -> AskResult:
+def ask_in_transaction(service: Service, name: str, ask: NextAsk, transaction: Transaction) -> AskResult:
     """Ask one study for trials, inside a transaction."""
-    study = record.study(name)
-    remembered = record.answer(ask_call(study.id), ask.request_id)
+    study = transaction.study(name)
+    remembered = transaction.answer(ask_call(study.id), ask.request_id)
     if remembered is not None:
         return AskResult(with_objectives(remembered, [study]), final=True)
     if isinstance(ask, Ask):
-        service.record_worker_seen(ask.worker_id, record.now, ask.labels)
+        service.record_worker_seen(ask.worker_id, transaction.now, ask.labels)
         _check_labels(study, ask)
     else:  # comes with the tell of a trial of this study, which its worker got since its labels fit
-        service.record_worker_seen(ask.worker_id, record.now)
-    return give_and_remember(service.work_on(record, study), ask)
+        service.record_worker_seen(ask.worker_id, transaction.now)
+    return give_and_remember(service.work_on(transaction, study), ask)
 
 
 def _check_labels(study: Study, ask: Ask) -> None:
@@ -179,8 +179,8 @@ def _check_labels(study: Study, ask: Ask) -> None:
 
 def give_and_remember(work: StudyWork, ask: NextAsk) -> AskResult:
     """Give out trials, save the study, and store the answer under the request_id."""
-    record = work.record
-    draining = record.is_draining(ask.worker_id)
+    transaction = work.transaction
+    draining = transaction.is_draining(ask.worker_id)
     given = [] if draining else work.give(ask.count, ask.worker_id)
     study = work.update_and_save()
     answer: Json = {
@@ -190,22 +190,22 @@ def give_and_remember(work: StudyWork, ask: NextAsk) -> AskResult:
     if draining:
         answer["drain"] = True
     if given:
-        record.remember_answer(study, ask_call(study.id), ask.request_id, without_objectives(answer))
+        transaction.remember_answer(study, ask_call(study.id), ask.request_id, without_objectives(answer))
     return AskResult(answer, final=bool(given) or draining or not study.state.waits or study.sealed)
 
 
 def _ask_one_of_any(
-    service: Service, name: str, ask: Ask, only: Collection[str] | None, record: Transaction
+    service: Service, name: str, ask: Ask, only: Collection[str] | None, transaction: Transaction
 ) -> AskResult:
     nothing = AskResult({"trials": []}, final=False)
-    remembered = _answered_before(record, ask.request_id)
+    remembered = _answered_before(transaction, ask.request_id)
     if remembered is not None:
         return _remembered(remembered, only)
-    study = record.find_study(name)
+    study = transaction.find_study(name)
     if study is None or not labels.fit(ask.labels, study.spec.requires):
         return nothing
-    service.record_worker_seen(ask.worker_id, record.now, ask.labels)
-    work = service.work_on(record, study)
+    service.record_worker_seen(ask.worker_id, transaction.now, ask.labels)
+    work = service.work_on(transaction, study)
     given = [granted_trial(study, trial) for trial in work.give(ask.count, ask.worker_id)]
     if not given and study.sealed:
         given = _give_test(work, ask)
@@ -213,7 +213,7 @@ def _ask_one_of_any(
     if not given:
         return nothing
     answer = {"trials": given}
-    record.remember_answer(study, "ask", ask.request_id, without_objectives(answer))
+    transaction.remember_answer(study, "ask", ask.request_id, without_objectives(answer))
     return AskResult(answer, final=True)
 
 
@@ -238,9 +238,9 @@ def _remembered(answer: Json, only: Collection[str] | None) -> AskResult:
 def _give_test(work: StudyWork, ask: Ask) -> list[Json]:
     if ask.objectives is not None and work.study.spec.kind not in ask.objectives:
         return []
-    test = work.record.sql().test(work.study)
+    test = work.transaction.sql().test(work.study)
     if test is None or test.lifecycle.state is not TrialState.WAITING:
         return []
-    lifecycle = test.lifecycle.start_attempt(work.record.now, work.study.spec.lease_seconds)
+    lifecycle = test.lifecycle.start_attempt(work.transaction.now, work.study.spec.lease_seconds)
     given = work.change_test(test, lifecycle, worker_id=ask.worker_id)
-    return [granted_test(work.study, given, work.record.trial(work.study, given.number))]
+    return [granted_test(work.study, given, work.transaction.trial(work.study, given.number))]

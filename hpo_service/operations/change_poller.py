@@ -57,11 +57,11 @@ class ChangePoller:
         names = sorted({*service.asks.studies, *service.feeds.studies})
         seen = await asyncio.to_thread(service.database.read, lambda record: self._read_changes(record, names))
         for change in seen.changed:
-            service.asks.changed(change)
-            service.feeds.changed(change.study.name)
+            service.asks.notify(change)
+            service.feeds.notify(change.study.name)
         for name in seen.gone:
             service.asks.deleted(name)
-            service.feeds.changed(name)
+            service.feeds.notify(name)
         service.asks.wake_draining(seen.draining)
         if service.database.is_shared:
             for awaited in service.asks.kinds_of_any:

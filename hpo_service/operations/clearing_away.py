@@ -50,9 +50,9 @@ async def clear_all(service: Service) -> None:
         await asyncio.sleep(step.seconds)  # others come in between
 
 
-def _step(rows: int, record: Transaction) -> Step:
+def _step(rows: int, transaction: Transaction) -> Step:
     began = time.perf_counter()
-    deletion = Deletion(record.sql())
+    deletion = Deletion(transaction.sql())
     study_id = deletion.next_study()
     nearly = study_id is not None and deletion.delete_some(study_id, rows)
     return Step(study_id, nearly, time.perf_counter() - began)
@@ -73,5 +73,5 @@ def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:
     return Deletion(record).answers_of_any(study_id, after)
 
 
-def _delete_answers(request_ids: list[str], record: Transaction) -> None:
-    Deletion(record.sql()).delete_answers(request_ids)
+def _delete_answers(request_ids: list[str], transaction: Transaction) -> None:
+    Deletion(transaction.sql()).delete_answers(request_ids)

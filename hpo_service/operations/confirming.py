@@ -18,8 +18,8 @@ from hpo_service.store.transaction import Transaction
 async def confirm(service: Service, name: str, body: ConfirmRequest) -> tuple[Json, str, bool]:
     """Return (study, ETag, whether the confirmation is new)."""
 
-    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
-        work = service.work_on(record, record.study(name))
+    def in_transaction(transaction: Transaction) -> tuple[Json, str, bool]:
+        work = service.work_on(transaction, transaction.study(name))
         work.update_and_save()
         before = work.study.confirmation
         is_same = before is not None and (before.top, before.seeds) == (body.top, body.seeds)
@@ -27,14 +27,14 @@ async def confirm(service: Service, name: str, body: ConfirmRequest) -> tuple[Js
             _check_may_be_confirmed(work.study)
             _begin(work, body)
         study = work.update_and_save()
-        return study_resource(record.sql(), study), etag(study), not is_same
+        return study_resource(transaction.sql(), study), etag(study), not is_same
 
     return await service.write(in_transaction, [name])
 
 
 def _begin(work: StudyWork, asked: ConfirmRequest) -> None:
     """Add the replicates, seed by seed, so that at any time all candidates are known alike."""
-    study, best = work.study, work.record.sql().trials.best(work.study, asked.top)
+    study, best = work.study, work.transaction.sql().trials.best(work.study, asked.top)
     numbers = tuple(trial.number for trial in best)
     stopped = study.state is StudyState.STOPPED
     work.study = fast_replace(study, confirmation=Confirmation(asked.top, asked.seeds, numbers, of_stopped=stopped))

@@ -136,7 +136,7 @@ class Feeds:
                 if not feeds:
                     self._of.pop(study.name, None)
 
-    def changed(self, name: str) -> None:
+    def notify(self, name: str) -> None:
         for feed in self._of.get(name, {}).values():
             feed.change()
 

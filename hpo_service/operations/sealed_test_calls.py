@@ -30,19 +30,19 @@ from hpo_service.store.transaction import Transaction
 async def ask_for_test(service: Service, name: str, body: TestRequest) -> tuple[Json, str, bool]:
     """Return (study, ETag, whether the test is new)."""
 
-    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
-        work = service.work_on(record, record.study(name))
-        test = record.sql().test(work.study)
+    def in_transaction(transaction: Transaction) -> tuple[Json, str, bool]:
+        work = service.work_on(transaction, transaction.study(name))
+        test = transaction.sql().test(work.study)
         if test is not None:
             check_same_test(test, body.ensemble)
         else:
             work.update_and_save()
             check_may_be_tested(work.study)
-            record.sql().add_test(work.study, waiting_test(body.ensemble, _winner(record.sql(), work.study)))
+            transaction.sql().add_test(work.study, waiting_test(body.ensemble, _winner(transaction.sql(), work.study)))
             work.study = replace(work.study, sealed=True)
             work.touch()
         study = work.update_and_save()
-        return study_resource(record.sql(), study), etag(study), test is None
+        return study_resource(transaction.sql(), study), etag(study), test is None
 
     return await service.write(in_transaction, [name])
 
@@ -55,12 +55,12 @@ def _winner(record: Record, study: Study) -> int:
 
 def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
     """verb: a key of ON_TEST, which also says of what kind the body is."""
-    return StudyCall(name, partial(service.changed, name, partial(ON_TEST[verb], body)), runs_in_loop=False)
+    return StudyCall(name, partial(service.change_in, name, partial(ON_TEST[verb], body)), runs_in_loop=False)
 
 
 def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
     test = test_of_study(work)
-    lifecycle = test.lifecycle.keep(call.attempt, work.record.now)
+    lifecycle = test.lifecycle.keep(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256)
     work.change_test(test, lifecycle)
     assert lifecycle.lease is not None
@@ -84,7 +84,7 @@ def _tell(call: TestResult, work: StudyWork) -> Json | None:
     if lifecycle is not None:
         work.bind(call.dataset_sha256)
         work.change_test(test, lifecycle, result=result)
-    return test_resource(work.record.sql(), work.study)
+    return test_resource(work.transaction.sql(), work.study)
 
 
 def _release(call: Release, work: StudyWork) -> Json | None:
@@ -92,7 +92,7 @@ def _release(call: Release, work: StudyWork) -> Json | None:
     lifecycle = test.lifecycle.release(call.attempt, None)
     if lifecycle is not None:
         work.change_test(test, lifecycle)
-    return test_resource(work.record.sql(), work.study)
+    return test_resource(work.transaction.sql(), work.study)
 
 
 ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
@@ -104,7 +104,7 @@ ON_TEST: Mapping[str, Callable[[Any, StudyWork], Json | None]] = {
 
 def test_of_study(work: StudyWork) -> SealedTest:
     """Raise NotFound."""
-    test = work.record.sql().test(work.study)
+    test = work.transaction.sql().test(work.study)
     if test is None:
         raise NotFound(f"no test of study {work.study.name!r} was asked for")
     return test

@@ -98,20 +98,20 @@ class Service:
 
     async def change(self, name: str, work: Callable[[StudyWork], T]) -> T:
         """Expire the study's leases, run `work`, update and save the study: all in one transaction."""
-        return await self.write(partial(self.changed, name, work), [name])
+        return await self.write(partial(self.change_in, name, work), [name])
 
-    def changed(self, name: str, work: Callable[[StudyWork], T], record: Transaction) -> T:
+    def change_in(self, name: str, work: Callable[[StudyWork], T], transaction: Transaction) -> T:
         """The same, inside a transaction."""
-        changing = self.work_on(record, record.study(name))
+        changing = self.work_on(transaction, transaction.study(name))
         result = work(changing)
         changing.update_and_save()
         return result
 
-    def work_on(self, record: Transaction, study: Study) -> StudyWork:
+    def work_on(self, transaction: Transaction, study: Study) -> StudyWork:
         """Begin to work on a study: first take back the leases that have run out."""
-        work = StudyWork(record, study, self.tuners)
+        work = StudyWork(transaction, study, self.tuners)
         work.expire()
-        test = record.sql().test(study) if study.sealed else None
+        test = transaction.sql().test(study) if study.sealed else None
         if test is not None:
             work.expire_test_lease(test)
         return work
@@ -197,10 +197,10 @@ class Service:
         """Wake the asks and event streams that wait for what a call has changed."""
         if changes and self.asks:
             for change in changes:
-                self.asks.changed(change)
+                self.asks.notify(change)
         if self.feeds:
             for name in studies:
-                self.feeds.changed(name)
+                self.feeds.notify(name)
 
     @property
     def calls_waiting(self) -> int:
@@ -362,10 +362,10 @@ class Service:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, StudyHeld):
                     raise outcome
 
-    def _expire_overdue_in(self, name: str, record: Transaction) -> None:
-        study = record.find_study(name)
+    def _expire_overdue_in(self, name: str, transaction: Transaction) -> None:
+        study = transaction.find_study(name)
         if study is not None:
-            self.work_on(record, study).update_and_save()
+            self.work_on(transaction, study).update_and_save()
 
     async def beat(self) -> None:
         """Record that this server serves; an outage before does not count against leases."""

@@ -58,19 +58,19 @@ async def create(service: Service, spec: StudySpec) -> tuple[Json, str, bool]:
     seeded = spec.model_copy(update={"sampler": spec.sampler.model_copy(update={"seed": seed})})
     await asyncio.to_thread(check, seeded)  # to count the points of an entangled grid takes a while
 
-    def in_transaction(record: Transaction) -> tuple[Json, str, bool]:
-        existing = record.find_study(spec.name)
+    def in_transaction(transaction: Transaction) -> tuple[Json, str, bool]:
+        existing = transaction.find_study(spec.name)
         if existing is not None:
-            if not _is_same(record.sql().created_with(existing), canonical):
+            if not _is_same(transaction.sql().created_with(existing), canonical):
                 raise StudyExists(f"another study is named {spec.name!r}; choose another name, or delete it first")
-            return study_resource(record.sql(), existing), etag(existing), False
+            return study_resource(transaction.sql(), existing), etag(existing), False
         check_sizes(seeded)
-        study = replace(record.sql().add_study(seeded, canonical), revision=1)
-        record.add_round(study, Round(0, spec.search_space, revision=1))
-        work = StudyWork(record, study, service.tuners)
+        study = replace(transaction.sql().add_study(seeded, canonical), revision=1)
+        transaction.add_round(study, Round(0, spec.search_space, revision=1))
+        work = StudyWork(transaction, study, service.tuners)
         work.touch()
         study = work.update_and_save()
-        return study_resource(record.sql(), study), etag(study), True
+        return study_resource(transaction.sql(), study), etag(study), True
 
     if not tuner.is_quick(seeded):
         service.long_draws.expect()
@@ -139,7 +139,7 @@ async def patch(service: Service, name: str, body: Patch, if_match: str | None) 
         if all(getattr(spec, field) == value for field, value in changed.items()):
             return
         work.study = replace(work.study, spec=spec.model_copy(update=changed))
-        work.record.sql().save_spec(work.study)
+        work.transaction.sql().save_spec(work.study)
         work.touch()
 
     return await _changed(service, name, change)
@@ -169,15 +169,15 @@ def _merged(spec: StudySpec, patch: dict[str, Any]) -> Limits:
 
 
 async def delete(service: Service, name: str, force: bool) -> None:
-    def in_transaction(record: Transaction) -> None:
-        study = service.work_on(record, record.study(name)).update_and_save()
+    def in_transaction(transaction: Transaction) -> None:
+        study = service.work_on(transaction, transaction.study(name)).update_and_save()
         if study.held and not force:
             raise StudyStateConflict(
                 f"{study.held} trial(s) are RUNNING under a lease; stop the study first, or delete with force"
             )
-        record.delete_study(study)
+        transaction.delete_study(study)
         service.tuners.forget_all_of([study.id])
-        record.changes.append(
+        transaction.changes.append(
             StudyChange(fast_replace(study, state=StudyState.CANCELLED), None)
         )  # wakes everybody who waits for it
 
@@ -228,10 +228,10 @@ async def narrow_by_hand(service: Service, name: str, body: NarrowByHand) -> Jso
 
 
 async def _changed(service: Service, name: str, change: Any) -> Tagged:
-    def in_transaction(record: Transaction) -> Tagged:
-        work = service.work_on(record, record.study(name))
+    def in_transaction(transaction: Transaction) -> Tagged:
+        work = service.work_on(transaction, transaction.study(name))
         change(work)
         study = work.update_and_save()
-        return study_resource(record.sql(), study), etag(study)
+        return study_resource(transaction.sql(), study), etag(study)
 
     return await service.write(in_transaction, [name])

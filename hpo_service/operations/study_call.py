@@ -19,7 +19,7 @@ async def never() -> bool:
 
 
 class StudyCall(NamedTuple):
-    """transaction: what the call does, and returns as its answer. request_id: of an ask.
+    """work: what the call does, and returns as its answer. request_id: of an ask.
 
     runs_in_loop: it needs nothing but what is in memory, if the study and its tuner are there.
 
@@ -28,7 +28,7 @@ class StudyCall(NamedTuple):
     """
 
     study: str
-    transaction: Callable[[Transaction], Any]
+    work: Callable[[Transaction], Any]
     request_id: str | None = None
     finish: Callable[[CallerLeft, Any], Json | Coroutine[Any, Any, Json]] | None = None
     runs_in_loop: bool = True
@@ -36,7 +36,7 @@ class StudyCall(NamedTuple):
     def begin(self, service: Service, answered: Done, caller_left: CallerLeft = never) -> None:
         """Begin the call. answered: takes the answer and None, or None and the error, later in the event loop."""
         service.begin(
-            self.transaction,
+            self.work,
             (self.study,),
             answered,
             runs_in_loop=self.runs_in_loop and service.can_run_in_loop(self.study),

@@ -26,8 +26,8 @@ KEEP_BY_HAND = 0.2
 class StudyWork:
     """Made by `Service.work_on`, which expires leases; `update_and_save` comes at the end."""
 
-    def __init__(self, record: Transaction, study: Study, tuners: Tuners) -> None:
-        self.record = record
+    def __init__(self, transaction: Transaction, study: Study, tuners: Tuners) -> None:
+        self.transaction = transaction
         self.study = study
         self.tuners = tuners
         self._as_saved = study
@@ -38,7 +38,7 @@ class StudyWork:
         self._noted = study.revision
         self._needs = tuners.needs(study)
         if self._needs.in_writer:
-            tuners.apply_foreign_changes(record, study)
+            tuners.apply_foreign_changes(transaction, study)
 
     # -- trials -------------------------------------------------------------------------------------------
 
@@ -46,14 +46,14 @@ class StudyWork:
         """Write the trial with its new lifecycle; count it; note how its attempt ended or that it goes on."""
         finishes = lifecycle.state.is_finished and not before.state.is_finished
         if finishes:
-            fields["finished_at"] = self.record.now
+            fields["finished_at"] = self.transaction.now
             if self.study.spec.define_by_run:
                 fields["system_attrs"] = without_draws(before.system_attrs)
         after = fast_replace(before, lifecycle=lifecycle, revision=self.study.revision + 1, **fields)
         self._count(after, counter_of_state(before.lifecycle), counter_of_state(lifecycle))
         if finishes:
             self._count_finished(after)
-        self.record.save_trial(self.study, after)
+        self.transaction.save_trial(self.study, after)
         if finishes and after.replicate_of is not None:  # what the study's confirmation says has changed
             revision = self._next_revision()
             self.study = fast_replace(self.study, touched=revision)
@@ -64,9 +64,9 @@ class StudyWork:
 
     def _note_end(self, trial: Trial, before: AttemptEnd | None, end: AttemptEnd | None) -> None:
         if end is not None and not (end is AttemptEnd.TOLD and trial.state.is_finished):
-            self.record.end_attempt(self.study, trial, end)
+            self.transaction.end_attempt(self.study, trial, end)
         elif before is not None:
-            self.record.resume_attempt(self.study, trial)
+            self.transaction.resume_attempt(self.study, trial)
 
     def add(self, new: list[Trial]) -> list[Trial]:
         """Insert new trials under the next numbers."""
@@ -79,8 +79,8 @@ class StudyWork:
         self._count(trial, None, counter_of_state(trial.lifecycle), next_number=number + 1)
         self._changed[number] = trial
         if trial.state is TrialState.WAITING:
-            self.record.note_waiting(self.study, trial)
-        self.record.add_trial(self.study, trial)
+            self.transaction.note_waiting(self.study, trial)
+        self.transaction.add_trial(self.study, trial)
         return trial
 
     def seed(self, number: int) -> int:
@@ -89,13 +89,15 @@ class StudyWork:
     def expire(self) -> None:
         """Take back the trials whose lease has run out."""
         if self.study.held:
-            for trial in self.record.trials_with_expired_lease(self.study):
+            for trial in self.transaction.trials_with_expired_lease(self.study):
                 self.expire_lease(trial)
 
     def expire_lease(self, trial: Trial) -> Trial:
         fail_as = self.fails_as(trial)
         attempts = self.study.spec.limits.attempts
-        lifecycle = trial.lifecycle.expire(self.record.now, attempts, fail_as, self.record.outages(self.study))
+        lifecycle = trial.lifecycle.expire(
+            self.transaction.now, attempts, fail_as, self.transaction.outages(self.study)
+        )
         return trial if lifecycle is None else self.change(trial, lifecycle)
 
     def release(self, trial: Trial, attempt: int) -> Trial:
@@ -108,11 +110,11 @@ class StudyWork:
         trial: given if the call itself brings no report or result; then the trial's earlier reports count.
         """
         if dataset_sha256 is not None:
-            shows = trial is None or len(self.record.curve(self.study, trial)) > 0
+            shows = trial is None or len(self.transaction.curve(self.study, trial)) > 0
             self.study = self.study.bound_to(dataset_sha256, has_shown_a_value=shows)
 
     def fail_all_waiting(self, reason: EndReason) -> None:
-        for trial in self.record.sql().trials.waiting(self.study):
+        for trial in self.transaction.sql().trials.waiting(self.study):
             self.change(trial, trial.lifecycle.fail_waiting(reason))
 
     def fails_as(self, trial: Trial) -> str | None:
@@ -122,7 +124,7 @@ class StudyWork:
 
     def note_failure(self, reason: str | None) -> None:
         """A trial was told as FAIL."""
-        self.study = self.study.with_failure(self.record.now, reason)
+        self.study = self.study.with_failure(self.transaction.now, reason)
 
     # -- giving out ---------------------------------------------------------------------------------------
 
@@ -148,11 +150,11 @@ class StudyWork:
 
     def _give_replicates(self, count: int, worker_id: str, budget: AnswerBudget) -> list[Trial]:
         given: list[Trial] = []
-        for trial in self.record.sql().trials.replicates_waiting(self.study, count) if count else []:
+        for trial in self.transaction.sql().trials.replicates_waiting(self.study, count) if count else []:
             if not budget.has_room_for(trial):
                 break
             if trial.lifecycle.attempt:
-                self.record.drop_reports(self.study, trial)
+                self.transaction.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
@@ -160,10 +162,10 @@ class StudyWork:
         if not self.study.counts.retries or not count:
             return []
         given = []
-        for trial in self.record.sql().trials.retries(self.study, count):
+        for trial in self.transaction.sql().trials.retries(self.study, count):
             if not budget.has_room_for(trial):
                 break
-            self.record.drop_reports(self.study, trial)
+            self.transaction.drop_reports(self.study, trial)
             given.append(self._begin(trial, worker_id, stop=None))
         return given
 
@@ -173,7 +175,7 @@ class StudyWork:
             return []
         given: list[Trial] = []
         if self.study.counts.queued:
-            for trial in self.record.sql().trials.queued(self.study, count):
+            for trial in self.transaction.sql().trials.queued(self.study, count):
                 drawn = self._draw(trial.number, trial)
                 if drawn is None or not budget.has_room_for(drawn):
                     return given
@@ -187,7 +189,7 @@ class StudyWork:
 
     def _new_trials_left(self) -> int:
         """How many trials may still be given out for the first time, now."""
-        if self.study.limit_reached(self.record.now, self.best_for_target()):
+        if self.study.limit_reached(self.transaction.now, self.best_for_target()):
             return 0
         limits, narrowing = self.study.spec.limits, self.study.spec.narrowing
         left = 2**31 if limits.trials is None else limits.trials - self.study.given_out
@@ -199,12 +201,14 @@ class StudyWork:
     def _check_draws(self, count: int) -> None:
         """Raise NotReady, before anything has changed, when a slow draw was not computed before this call."""
         count = min(count - min(count, self.study.counts.retries), self._new_trials_left())
-        queued = self.record.sql().trials.queued(self.study, count) if count > 0 and self.study.counts.queued else []
+        queued = (
+            self.transaction.sql().trials.queued(self.study, count) if count > 0 and self.study.counts.queued else []
+        )
         wanted = [Wanted(trial.number, self.study.round, trial.params) for trial in queued]
         following = range(self.study.next_number, self.study.next_number + count - len(wanted))
         wanted += [Wanted(number, self.study.round, {}) for number in following]
         for each in wanted:
-            ready = self.record.draws.get(each.number)
+            ready = self.transaction.draws.get(each.number)
             if ready is None or ready.wanted != each:
                 raise NotReady(self.study, tuple(wanted))
             if ready.drawn is None:
@@ -222,7 +226,7 @@ class StudyWork:
         return fast_replace(queued, params=drawn.params, system_attrs={**drawn.system_attrs, **queued.system_attrs})
 
     def _at_hand(self, wanted: Wanted) -> DrawnParams | None:
-        ready = self.record.draws.get(wanted.number)
+        ready = self.transaction.draws.get(wanted.number)
         if ready is None or ready.wanted != wanted:
             raise NotReady(self.study, (wanted,))
         drawn: DrawnParams | None = ready.drawn
@@ -242,12 +246,12 @@ class StudyWork:
     def tuner(self) -> Tuner:
         """The study's tuner, knowing everything up to now."""
         self._show_tuner()
-        return self.tuners.up_to_date(self.record, self.study)
+        return self.tuners.up_to_date(self.transaction, self.study)
 
     def _show_tuner(self) -> None:
         if not self._needs.in_writer:
             return
-        self.tuners.note(self.record, self._noted, self.study, self._changed.values())
+        self.tuners.note(self.transaction, self._noted, self.study, self._changed.values())
         self._changed.clear()
         self._noted = self.study.revision
 
@@ -259,14 +263,14 @@ class StudyWork:
         return self._begin(trial, worker_id, round=current.round)
 
     def _begin(self, trial: Trial, worker_id: str, **fields: object) -> Trial:
-        lifecycle = trial.lifecycle.start_attempt(self.record.now, self.study.spec.lease_seconds)
-        begun = {"worker_id": worker_id, "started_at": self.record.now, **fields}
+        lifecycle = trial.lifecycle.start_attempt(self.transaction.now, self.study.spec.lease_seconds)
+        begun = {"worker_id": worker_id, "started_at": self.transaction.now, **fields}
         after = (
             self._add(trial, lifecycle=lifecycle, **begun)
             if trial.id is None
             else self.change(trial, lifecycle, **begun)
         )
-        self.record.begin_attempt(self.study, after)
+        self.transaction.begin_attempt(self.study, after)
         return after
 
     # -- a search space that grows ------------------------------------------------------------------------
@@ -275,7 +279,7 @@ class StudyWork:
         """Take the search space of this spec, which has more parameters; the study's ETag changes."""
         self.study = fast_replace(self.study, spec=spec)
         self._needs = self.tuners.needs(self.study)
-        self.record.sql().save_search_space(self.study)
+        self.transaction.sql().save_search_space(self.study)
         self.touch()
         self._put_round(fast_replace(self.round(self.study.round), search_space=spec.search_space))
 
@@ -283,7 +287,7 @@ class StudyWork:
 
     def round(self, number: int) -> Round:
         if number not in self._rounds:
-            self._rounds[number] = self.record.round(self.study, number)
+            self._rounds[number] = self.transaction.round(self.study, number)
         return self._rounds[number]
 
     def next_round(self, keep: float | None = None) -> Round:
@@ -293,7 +297,7 @@ class StudyWork:
             keep = spec.narrowing.keep if spec.narrowing else KEEP_BY_HAND
         expand = spec.narrowing is not None and spec.narrowing.expand
         current = self.round(self.study.round)
-        best = self.record.sql().trials.best(self.study, how_many_to_keep(keep, self.study.counts.complete))
+        best = self.transaction.sql().trials.best(self.study, how_many_to_keep(keep, self.study.counts.complete))
         kept = [trial.params for trial in best]
         space, changes = narrow(spec.search_space, current.search_space, kept, expand=expand, bounds=_bounds(spec))
         following = Round(
@@ -303,7 +307,7 @@ class StudyWork:
             changes=tuple(changes),
             revision=self._next_revision(),
         )
-        self.record.add_round(self.study, following)
+        self.transaction.add_round(self.study, following)
         self._rounds[following.round] = following
         self._changed_rounds.add(current.round)  # its counts go from the study into its own row
         self.study = fast_replace(self.study, round=following.round)
@@ -323,16 +327,16 @@ class StudyWork:
 
     def expire_test_lease(self, test: SealedTest) -> SealedTest:
         attempts = self.study.spec.limits.attempts
-        lifecycle = test.lifecycle.expire(self.record.now, attempts, None, self.record.outages(self.study))
+        lifecycle = test.lifecycle.expire(self.transaction.now, attempts, None, self.transaction.outages(self.study))
         return test if lifecycle is None else self.change_test(test, lifecycle)
 
     def change_test(self, test: SealedTest, lifecycle: Lifecycle, **fields: object) -> SealedTest:
         after = fast_replace(test, lifecycle=lifecycle, **fields)
         if lifecycle.state.is_finished and test.is_open:
-            after = fast_replace(after, finished_at=self.record.now)
-        self.record.sql().save_test(self.study, after)
+            after = fast_replace(after, finished_at=self.transaction.now)
+        self.transaction.sql().save_test(self.study, after)
         if lifecycle.ended is not test.lifecycle.ended:
-            self.record.note_lease_end(self.study, "test", lifecycle.attempt, lifecycle.ended)
+            self.transaction.note_lease_end(self.study, "test", lifecycle.attempt, lifecycle.ended)
         self._test_changed = True
         revision = self._next_revision()
         self.study = fast_replace(self.study, touched=revision)
@@ -341,7 +345,7 @@ class StudyWork:
     # -- at the end ---------------------------------------------------------------------------------------
 
     def best_for_target(self) -> float | None:
-        return None if self.study.spec.limits.target is None else self.record.sql().trials.best_value(self.study)
+        return None if self.study.spec.limits.target is None else self.transaction.sql().trials.best_value(self.study)
 
     def move_to(self, state: StudyState) -> None:
         """The study's own state changes; so does its ETag."""
@@ -358,7 +362,7 @@ class StudyWork:
         if self.study.has_failed_too_often:
             self._pause_by_failures()
         best = self.best_for_target()
-        state = self.study.next_state(self.record.now, best)
+        state = self.study.next_state(self.transaction.now, best)
         if state is StudyState.ACTIVE and not self.study.sealed and self._round_is_over(best):
             self.next_round()
         self.move_to(state)
@@ -367,10 +371,10 @@ class StudyWork:
                 self._save_round(fast_replace(self._rounds[number], revision=self.study.revision + 1))
             self._changed_rounds.clear()
         if self.study is not self._as_saved:
-            self.record.save_study(self.study)
+            self.transaction.save_study(self.study)
             # A report or a heartbeat changes nothing that anybody waits for.
             if self._test_changed or not self.study.differs_in_revision_only(self._as_saved):
-                self.record.changes.append(StudyChange(self.study, self._rounds.get(self.study.round)))
+                self.transaction.changes.append(StudyChange(self.study, self._rounds.get(self.study.round)))
             self._as_saved = self.study
         self._show_tuner()
         return self.study
@@ -390,18 +394,18 @@ class StudyWork:
                 round_finished=changed.finished,
                 round_revision=changed.revision,
             )
-            if changed.first_trial == self.record.round(self.study, changed.round).first_trial:
-                self.record.count_in_round(self.study, changed)
+            if changed.first_trial == self.transaction.round(self.study, changed.round).first_trial:
+                self.transaction.count_in_round(self.study, changed)
                 return
         else:
             self.study = fast_replace(self.study, revision=changed.revision)
-        self.record.save_round(self.study, changed)
+        self.transaction.save_round(self.study, changed)
 
     def _round_is_over(self, best: float | None) -> bool:
         narrowing = self.study.spec.narrowing
         if narrowing is None or self.study.round + 1 >= narrowing.rounds:
             return False
-        if self.study.is_confirming and self.study.search_is_over(self.record.now, best):
+        if self.study.is_confirming and self.study.search_is_over(self.transaction.now, best):
             return False  # it is ACTIVE for its replicates only
         current = self.round(self.study.round)
         return current.is_given_out(narrowing) and current.finished >= current.trials

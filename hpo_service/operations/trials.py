@@ -103,7 +103,7 @@ async def import_finished(service: Service, name: str, body: Import) -> Json:
         new = [_imported(work, trial, index) for index, trial in enumerate(body.trials)]
         added = work.add(new)
         for trial, given in zip(added, body.trials, strict=True):
-            work.record.put_reports(work.study, trial, _reports(given))
+            work.transaction.put_reports(work.study, trial, _reports(given))
         return added
 
     return await _added(service, name, "import", body.request_id, make)
@@ -116,20 +116,20 @@ async def _added(
     request_id: str | None,
     make: Callable[[StudyWork], list[Trial]],
 ) -> Json:
-    def in_transaction(record: Transaction) -> Json:
-        study = record.study(name)
+    def in_transaction(transaction: Transaction) -> Json:
+        study = transaction.study(name)
         route = f"{call} {study.id}"
-        remembered = None if request_id is None else record.answer(route, request_id)
+        remembered = None if request_id is None else transaction.answer(route, request_id)
         if remembered is not None:
             return remembered  # type: ignore[no-any-return]
         if study.sealed:
             raise StudySealed("the test set of this study has been opened; nothing can be added to it")
-        work = service.work_on(record, study)
+        work = service.work_on(transaction, study)
         added = make(work)
         study = work.update_and_save()
-        answer = {"trials": [trial_resource(study, trial, record.reports(study, trial)) for trial in added]}
+        answer = {"trials": [trial_resource(study, trial, transaction.reports(study, trial)) for trial in added]}
         if request_id is not None:
-            record.remember_answer(study, route, request_id, answer)
+            transaction.remember_answer(study, route, request_id, answer)
         return answer
 
     return await service.write(in_transaction, [name])
@@ -145,7 +145,7 @@ def _imported(work: StudyWork, given: ImportedTrial, index: int) -> Trial:
     if state is TrialState.PRUNED and values is None:
         last = {report.step: report.value for report in given.reports}
         values = pruned_values(last[max(last)] if last else None, directions)
-    now = work.record.now
+    now = work.transaction.now
     return Trial(
         work.study.name,
         0,
@@ -227,14 +227,14 @@ async def stop(service: Service, name: str, number: int) -> Json:
     """RUNNING: its worker learns it from its next report; WAITING: FAIL at once."""
 
     def change(work: StudyWork) -> Json:
-        trial = work.record.trial(work.study, number)
+        trial = work.transaction.trial(work.study, number)
         if trial.state.is_finished:
             raise TrialFinished(f"trial {number} has finished as {trial.state}")
         if trial.state is TrialState.WAITING:
             trial = work.change(trial, trial.lifecycle.fail_waiting(EndReason.STOPPED))
         elif trial.stop != EndReason.STOPPED:
             trial = work.change(trial, trial.lifecycle, stop=EndReason.STOPPED)
-        return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
+        return trial_resource(work.study, trial, work.transaction.carried_reports(work.study, trial))
 
     return await service.change(name, change)
 

@@ -78,14 +78,16 @@ class Tuners:
         entry = self._known(study)
         return entry is not None and entry.seen == study.revision
 
-    def up_to_date(self, record: Transaction, study: Study) -> Tuner:
+    def up_to_date(self, transaction: Transaction, study: Study) -> Tuner:
         """The study's tuner with its whole history. Raise NotReady when much of that has to be read first."""
         entry = self._entry(study)
         if entry.seen < study.revision - MOST_READ_HERE:
             raise NotReady(study)
         if entry.seen < study.revision:
             with_reports = study.spec.pruner.name != "none"
-            self._show(record, study, entry, record.sql().trials.history_since(study, entry.seen, with_reports))
+            self._show(
+                transaction, study, entry, transaction.sql().trials.history_since(study, entry.seen, with_reports)
+            )
         return entry.tuner
 
     def adopt(self, study: Study, tuner: Tuner, seen: int, history_bytes: int) -> None:
@@ -94,25 +96,25 @@ class Tuners:
             self._put(study, tuner, history_bytes).seen = seen
             self._evict()
 
-    def apply_foreign_changes(self, record: Transaction, study: Study) -> None:
+    def apply_foreign_changes(self, transaction: Transaction, study: Study) -> None:
         """Show the study's tuner, if there is one, what another server has changed, if that is in memory."""
         entry = self._known(study)
         if entry is not None and entry.seen < study.revision:
-            trials = record.foreign_changes_since(study, entry.seen, study.spec.pruner.name != "none")
+            trials = transaction.foreign_changes_since(study, entry.seen, study.spec.pruner.name != "none")
             if trials is not None:
-                self._show(record, study, entry, trials)
+                self._show(transaction, study, entry, trials)
 
-    def note(self, record: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
+    def note(self, transaction: Transaction, before: int, study: Study, changed: Iterable[Trial]) -> None:
         """Show a tuner that knows the study up to revision `before` what has changed since, without asking SQL."""
         entry = self._known(study)
         if entry is None or entry.seen != before:
             return  # it reads the difference when it is next needed
         with_reports = study.spec.pruner.name != "none"
         known = [trial for trial in changed if trial.is_known_to_samplers]
-        self._show(record, study, entry, [_history(record, study, trial, with_reports) for trial in known])
+        self._show(transaction, study, entry, [_history(transaction, study, trial, with_reports) for trial in known])
 
-    def _show(self, record: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
-        record.changed_tuners.add(study.id)
+    def _show(self, transaction: Transaction, study: Study, entry: _Entry, trials: Iterable[HistoryTrial]) -> None:
+        transaction.changed_tuners.add(study.id)
         given = list(trials)
         weight = history_bytes(given)
         entry.weight += weight
@@ -158,6 +160,6 @@ class Tuners:
             self._drop(next(iter(self._entries)))
 
 
-def _history(record: Transaction, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
+def _history(transaction: Transaction, study: Study, trial: Trial, with_reports: bool) -> HistoryTrial:
     with_curve = with_reports and trial.state.is_finished
-    return trial.as_history(record.curve(study, trial).items() if with_curve else ())
+    return trial.as_history(transaction.curve(study, trial).items() if with_curve else ())

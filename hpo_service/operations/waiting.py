@@ -137,7 +137,7 @@ class WaitingAsks:
             if gone.was_served and other.request_id == gone.request_id:
                 other.wake()  # the call was repeated: it has its answer now
 
-    def changed(self, change: StudyChange) -> None:
+    def notify(self, change: StudyChange) -> None:
         study = change.study
         if study.name in self._of_study:
             self._last[study.name] = change

@@ -33,14 +33,14 @@ def on_trial(service: Service, verb: str, name: str, number: int, body: Any) -> 
     """verb: a key of ON_TRIAL, which also says of what kind the body is."""
     if isinstance(body, Tell) and body.next is not None:
         return _tell_and_ask(service, name, number, body, body.next)
-    return StudyCall(name, partial(service.changed, name, partial(_act, service, verb, number, body)))
+    return StudyCall(name, partial(service.change_in, name, partial(_act, service, verb, number, body)))
 
 
 def _act(service: Service, verb: str, number: int, body: Any, work: StudyWork) -> Json:
     """Make the change, and note that the trial's worker was seen."""
-    worker_id = work.record.trial(work.study, number).worker_id
+    worker_id = work.transaction.trial(work.study, number).worker_id
     if worker_id is not None:
-        service.record_worker_seen(worker_id, work.record.now)
+        service.record_worker_seen(worker_id, work.transaction.now)
     return ON_TRIAL[verb](work, number, body)
 
 
@@ -70,7 +70,7 @@ async def _batch(
     service: Service, calls: Sequence[BatchCall], refused: Mapping[str, HpoError]
 ) -> list[bytes | HpoError]:
     """refused: the studies whose calls are refused, each with its refusal."""
-    budget = _AnswerBudget()
+    budget = _BatchBudget()
     made = [call for call in calls if call.study not in refused]
     parts = Parts(partial(_part, service, call, place, budget) for place, call in enumerate(made))
     written = await service.write_parts(parts, sorted({call.study for call in made})) if made else []
@@ -93,16 +93,16 @@ async def _result(service: Service, call: BatchCall, part: Work, outcome: Outcom
     return answer
 
 
-class _AnswerBudget:
+class _BatchBudget:
     """For the answers of a batch."""
 
     left = BATCH_ANSWERS
 
 
-def _part(service: Service, call: BatchCall, place: int, budget: _AnswerBudget, record: Transaction) -> bytes:
+def _part(service: Service, call: BatchCall, place: int, budget: _BatchBudget, transaction: Transaction) -> bytes:
     if place == 0:
         budget.left = BATCH_ANSWERS  # the parts may run again
-    answer = to_json(on_trial(service, call.call, call.study, call.number, call).transaction(record))
+    answer = to_json(on_trial(service, call.call, call.study, call.number, call).work(transaction))
     if len(answer) > budget.left:
         raise TooLarge(_BATCH_FULL)
     budget.left -= len(answer)
@@ -114,12 +114,12 @@ def _part(service: Service, call: BatchCall, place: int, budget: _AnswerBudget, 
 
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
     new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
-    trial = work.record.trial(work.study, number)
-    lifecycle = trial.lifecycle.keep(call.attempt, work.record.now)
+    trial = work.transaction.trial(work.study, number)
+    lifecycle = trial.lifecycle.keep(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256, None if new else trial)
     if trial.stop is None and work.study.spec.pruner.name != "none" and trial.replicate_of is None:
         return _kept(work.study, _report_to_pruner(work, work.change(trial, lifecycle), new))
-    work.record.put_reports(work.study, trial, dict(new))
+    work.transaction.put_reports(work.study, trial, dict(new))
     return _kept(work.study, work.change(trial, lifecycle))
 
 
@@ -127,16 +127,16 @@ def _report_to_pruner(work: StudyWork, trial: Trial, new: list[tuple[int, KeptRe
     """Judge after each report, as if it had come by itself: how a worker gathers its reports changes no verdict."""
     new.sort(key=itemgetter(0))
     for place, (step, report) in enumerate(new):
-        work.record.put_reports(work.study, trial, {step: report})
+        work.transaction.put_reports(work.study, trial, {step: report})
         trial = _judge(work, trial, step)
         if trial.stop is not None:
-            work.record.put_reports(work.study, trial, dict(new[place + 1 :]))
+            work.transaction.put_reports(work.study, trial, dict(new[place + 1 :]))
             break
     return trial
 
 
 def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
-    verdict = work.tuner().judge(trial.number, work.record.curve(work.study, trial), (step,))
+    verdict = work.tuner().judge(trial.number, work.transaction.curve(work.study, trial), (step,))
     if not verdict.prune and not verdict.system_attrs:
         return trial
     attrs = {**trial.system_attrs, **verdict.system_attrs}
@@ -144,8 +144,8 @@ def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
 
 
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
-    trial = work.record.trial(work.study, number)
-    lifecycle = trial.lifecycle.keep(call.attempt, work.record.now)
+    trial = work.transaction.trial(work.study, number)
+    lifecycle = trial.lifecycle.keep(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256, trial)
     return _kept(work.study, work.change(trial, lifecycle))
 
@@ -165,7 +165,7 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     directions = len(work.study.spec.directions)
     check_value_count(call.values, directions, "/values")
     size = 0 if call.metrics is None else check_size("metrics", call.metrics, TELL_METRICS)
-    trial = work.record.trial(work.study, number)
+    trial = work.transaction.trial(work.study, number)
     values = None if call.values is None else tuple(call.values)
     told = Told(call.attempt, TrialState(call.state), values)
     if call.retry:
@@ -175,11 +175,11 @@ def _tell(work: StudyWork, number: int, call: Result) -> Json:
     if lifecycle is not None:
         work.bind(call.dataset_sha256, None if state is TrialState.COMPLETE else trial)
         if state is TrialState.PRUNED and values is None:
-            values = pruned_values(work.record.curve(work.study, trial).last_value, directions)
+            values = pruned_values(work.transaction.curve(work.study, trial).last_value, directions)
         trial = work.change(trial, lifecycle, values=values, metrics=call.metrics, weight=size)
         if state is TrialState.FAIL and trial.stop != EndReason.STOPPED and trial.replicate_of is None:
             work.note_failure(reason)
-    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.transaction.carried_reports(work.study, trial))
 
 
 def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: int) -> Json:
@@ -189,7 +189,7 @@ def _tell_retry(work: StudyWork, trial: Trial, told: Told, call: Result, size: i
         work.bind(call.dataset_sha256, trial)
         last = {"metrics": call.metrics, "weight": size} if lifecycle.state.is_finished else {}
         trial = work.change(trial, lifecycle, **last)
-    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.transaction.carried_reports(work.study, trial))
 
 
 def _tell_and_ask(service: Service, name: str, number: int, call: Tell, following: NextAsk) -> StudyCall:
@@ -205,22 +205,22 @@ def _tell_and_ask(service: Service, name: str, number: int, call: Tell, followin
 
 
 def _told_and_asked(
-    service: Service, name: str, number: int, call: Tell, following: NextAsk, record: Transaction
+    service: Service, name: str, number: int, call: Tell, following: NextAsk, transaction: Transaction
 ) -> Json:
     """Tell, and ask right after it; if the transaction is refused, neither has happened.
 
     Raise SplitTellAndAsk where the draw takes long, or fails: the tell does not wait for it.
     """
-    study = record.study(name)
+    study = transaction.study(name)
     if service.tuners.needs(study).slow_draws:
         raise _in_two(service, study, number, call, following)
-    remembered = record.answer(ask_call(study.id), following.request_id)
-    work = service.work_on(record, study)
+    remembered = transaction.answer(ask_call(study.id), following.request_id)
+    work = service.work_on(transaction, study)
     told = _act(service, "tell", number, call, work)
     work.update_and_save()  # a round may end with this result, or the study
     if remembered is not None:
         return {**told, "next": with_objectives(remembered, [study])}
-    service.record_worker_seen(following.worker_id, record.now)
+    service.record_worker_seen(following.worker_id, transaction.now)
     try:
         given = give_and_remember(work, following).answer
     except DrawFailed:
@@ -233,14 +233,14 @@ def _in_two(service: Service, study: Study, number: int, call: Tell, following: 
         nothing = {"trials": [], "study_state": study.state}
         return {**told, "next": nothing if asked is None else asked.answer}
 
-    tell = partial(service.changed, study.name, partial(_act, service, "tell", number, call))
+    tell = partial(service.change_in, study.name, partial(_act, service, "tell", number, call))
     return SplitTellAndAsk(tell, partial(ask_in_transaction, service, study.name, following), joined)
 
 
 def _release(work: StudyWork, number: int, call: Release) -> Json:
-    trial = work.record.trial(work.study, number)
+    trial = work.transaction.trial(work.study, number)
     trial = work.release(trial, call.attempt)
-    return trial_resource(work.study, trial, work.record.carried_reports(work.study, trial))
+    return trial_resource(work.study, trial, work.transaction.carried_reports(work.study, trial))
 
 
 def outcome(told: Told, reason: str | None) -> tuple[TrialState, tuple[float, ...] | None, str | None]:

@@ -28,7 +28,16 @@ from hpo_service.store.study_cache import StudyCache
 from hpo_service.store.study_lock import StudyLockTimeout, WouldBlock
 from hpo_service.store.transaction import Transaction
 from hpo_service.store.write_batch import WriteBatch
-from hpo_service.store.write_call import FinishedBatch, Outcome, Parts, Work, WriteCall, asked_for, failed, is_refused
+from hpo_service.store.write_call import (
+    FinishedBatch,
+    Outcome,
+    Parts,
+    Work,
+    WriteCall,
+    all_failed,
+    is_refused,
+    studies_and_requests,
+)
 
 CONNECTION_IDLE_SECONDS = 1.0
 LOCKED_PATIENCE_SECONDS = 10.0
@@ -72,7 +81,7 @@ class BatchRunner:
         self._used_at = 0.0
 
     @property
-    def is_at_work(self) -> bool:
+    def is_busy(self) -> bool:
         return self.thread_is_waiting or self.write_lock.locked()
 
     def run(self, calls: Sequence[WriteCall], *, wait_for_lock: bool) -> FinishedBatch:
@@ -85,7 +94,7 @@ class BatchRunner:
             connection = self._begun(wait_for_lock)
             has_begun = time.perf_counter()
             batch = WriteBatch(connection, self._cache, self._clock, shared=self.is_shared)
-            batch.lock(*asked_for(calls))
+            batch.lock(*studies_and_requests(calls))
             outcomes = [self._run_call(batch, call) for call in calls]
             began = time.perf_counter()
             batch.commit()
@@ -107,7 +116,7 @@ class BatchRunner:
                 return self._each_alone(calls)
             error = translated_error(error)
             self.notes.failed(calls, error)
-            return self.record_refusals(failed(calls, in_words_of_the_store(error)))
+            return self.record_refusals(all_failed(calls, in_words_of_the_store(error)))
         self.notes.committed(calls, has_begun, took, len(calls))
         return self.record_refusals(FinishedBatch(calls, outcomes))
 
@@ -117,7 +126,7 @@ class BatchRunner:
             try:
                 written.append(self.run([call], wait_for_lock=True))
             except StudyLockTimeout:
-                written.append(self.record_refusals(failed([call], refusal(call.studies))))
+                written.append(self.record_refusals(all_failed([call], refusal(call.studies))))
         return FinishedBatch(calls, [outcome for one in written for outcome in one.outcomes])
 
     def run_optimistically(self, calls: Sequence[WriteCall]) -> tuple[WriteBatch, list[Outcome]] | None:
@@ -131,7 +140,7 @@ class BatchRunner:
         batch = WriteBatch(connection, self._cache, self._clock, shared=True, optimistic=True)
         outcomes: list[Outcome] = []
         try:
-            batch.lock(*asked_for(calls))
+            batch.lock(*studies_and_requests(calls))
             for call in calls:
                 outcomes.append(self._run_call(batch, call))  # noqa: PERF401 - those before one that fails are kept
         except WouldBlock:

@@ -81,7 +81,7 @@ class Database:
             else:
                 answer.set_result(outcome.result)
 
-        call = WriteCall(work, studies, done, anywhere=True, since=time.perf_counter(), trace=tracing.context())
+        call = WriteCall(work, studies, done, done_in_thread=True, since=time.perf_counter(), trace=tracing.context())
         self._scheduler.thread.put([call])
         return answer
 

@@ -34,7 +34,7 @@ class HeldStudies:
     def concerns(self, call: WriteCall) -> bool:
         return any(name in self.names for name in call.studies)
 
-    def wait(self, calls: Iterable[WriteCall]) -> None:
+    def park(self, calls: Iterable[WriteCall]) -> None:
         """Park these calls. Each is refused after a second, unless a check finds its studies unlocked."""
         until = self._clock() + WAITS_SECONDS
         self._waiting += [(until, call) for call in calls]
@@ -47,7 +47,7 @@ class HeldStudies:
         """Seconds until the next check is due; None if there is nothing to check."""
         return max(0.0, self._check_at - self._clock()) if self.names or self._waiting else None
 
-    def checked(self, held: Collection[str]) -> list[WriteCall]:
+    def take_check(self, held: Collection[str]) -> list[WriteCall]:
         """Take the result of a check: keep the studies still held; return the calls that are free to run."""
         self.names = frozenset(held)
         self._check_at = self._clock() + CHECK_SECONDS

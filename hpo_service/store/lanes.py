@@ -25,10 +25,10 @@ from hpo_service.domain.errors import Unavailable
 from hpo_service.store.batch_runner import BatchRunner, Locked
 from hpo_service.store.engine import database_errors_translated, in_words_of_the_store
 from hpo_service.store.held_studies import HeldStudies
-from hpo_service.store.one_round_trip import NotThisSession, Sent
+from hpo_service.store.one_round_trip import NotThisSession, RoundTrip
 from hpo_service.store.study_lock import OptimisticLockFailed, StudyLockTimeout, WouldBlock, held_by_others
 from hpo_service.store.write_batch import WriteBatch
-from hpo_service.store.write_call import FinishedBatch, Outcome, WriteCall, asked_for, failed
+from hpo_service.store.write_call import FinishedBatch, Outcome, WriteCall, all_failed, studies_and_requests
 
 LARGEST_BATCH = 64
 QUICK_COMMIT_SECONDS = 0.01  # average commit time above which the event loop does not wait for one itself
@@ -37,7 +37,7 @@ LOOK_AFTER_SECONDS = 1.0  # how often the writer thread checks whether the event
 # Called while the write lock is held, so that outcomes are delivered in the order of the commits: an ask that found
 # nothing is listed as waiting before the outcome of a later batch wakes those who wait.
 Collect = Callable[[FinishedBatch], None]
-Deliver = Callable[[], None]  # called after the write lock was released, in the same thread
+BatchEnded = Callable[[], None]  # called after the write lock was released, in the same thread
 
 
 class LoopLane(Protocol):
@@ -68,8 +68,8 @@ class InlineLane:
 class ThreadLane:
     """The writer thread. After a lock timeout it parks the calls on the locked studies and runs the others."""
 
-    def __init__(self, runner: BatchRunner, collect: Collect, deliver: Deliver) -> None:
-        self._runner, self._collect_others, self._deliver = runner, collect, deliver
+    def __init__(self, runner: BatchRunner, collect: Collect, batch_ended: BatchEnded) -> None:
+        self._runner, self._collect_others, self._batch_ended = runner, collect, batch_ended
         self._queue: queue.SimpleQueue[Sequence[WriteCall] | None] = queue.SimpleQueue()
         self.is_closed = False
         self.held_studies = HeldStudies()
@@ -111,15 +111,15 @@ class ThreadLane:
             self._give_up_waiting(all_=True)
             with self._write_lock():
                 self._runner.release_connection()
-            self._deliver()  # calls that were queued while the lock was held here: they are refused now
+            self._batch_ended()  # calls that were queued while the lock was held here: they are refused now
 
     def _collect(self, written: FinishedBatch) -> None:
-        """Call `done` here for calls with `anywhere`; the others are delivered in the event loop."""
+        """Call `done` here for calls with `done_in_thread`; the others are delivered in the event loop."""
         outcomes = list(zip(written.calls, written.outcomes, strict=True))
         for call, outcome in outcomes:
-            if call.anywhere:
+            if call.done_in_thread:
                 call.done(outcome)
-        others = [each for each in outcomes if not each[0].anywhere]
+        others = [each for each in outcomes if not each[0].done_in_thread]
         self._collect_others(FinishedBatch([call for call, _ in others], [of for _, of in others]))
 
     def _next(self) -> Sequence[WriteCall] | None:
@@ -143,16 +143,16 @@ class ThreadLane:
 
     def _run_batch(self, calls: list[WriteCall]) -> None:
         if self.held_studies.names:
-            self.held_studies.wait(call for call in calls if self.held_studies.concerns(call))
+            self.held_studies.park(call for call in calls if self.held_studies.concerns(call))
             calls = [call for call in calls if not self.held_studies.concerns(call)]
         with self._write_lock():
             try:
                 if calls:
                     self._collect(self._runner.run(calls, wait_for_lock=True))
             except StudyLockTimeout:
-                self.held_studies.add(asked_for(calls)[0])
-                self.held_studies.wait(calls)
-        self._deliver()
+                self.held_studies.add(studies_and_requests(calls)[0])
+                self.held_studies.park(calls)
+        self._batch_ended()
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:
@@ -170,7 +170,7 @@ class ThreadLane:
 
     def _check_held_studies(self) -> None:
         with self._write_lock():
-            free = self.held_studies.checked(self._held(sorted(self.held_studies.wanted())))
+            free = self.held_studies.take_check(self._held(sorted(self.held_studies.wanted())))
         self._give_up_waiting()
         for start in range(0, len(free), LARGEST_BATCH):
             self._run_batch(free[start : start + LARGEST_BATCH])
@@ -188,12 +188,12 @@ class ThreadLane:
         gone = self.held_studies.expired(all_=all_)
         refused = FinishedBatch([call for call, _ in gone], [Outcome(None, error) for _, error in gone])
         self._collect(self._runner.record_refusals(refused))
-        self._deliver()
+        self._batch_ended()
 
 
 class PipelineLane:
-    def __init__(self, runner: BatchRunner, thread: ThreadLane, collect: Collect, deliver: Deliver) -> None:
-        self._runner, self._thread, self._collect, self._deliver = runner, thread, collect, deliver
+    def __init__(self, runner: BatchRunner, thread: ThreadLane, collect: Collect, batch_ended: BatchEnded) -> None:
+        self._runner, self._thread, self._collect, self._batch_ended = runner, thread, collect, batch_ended
 
     def take(self, calls: Sequence[WriteCall]) -> int:
         """Send a batch of these calls; return how many were taken. Calls on held studies are queued for the thread."""
@@ -230,7 +230,7 @@ class PipelineLane:
         some = calls[: len(outcomes)]
         try:
             with database_errors_translated():
-                sent = batch.sent()
+                sent = batch.send()
         except WouldBlock:
             self._runner.forget(batch)
             self._runner.write_lock.release()
@@ -239,7 +239,7 @@ class PipelineLane:
             self._runner.forget(batch)
             self._runner.release_connection()
             self._runner.notes.failed(some, error)
-            self._complete_batch(failed(some, in_words_of_the_store(error)))
+            self._complete_batch(all_failed(some, in_words_of_the_store(error)))
         else:
             flight = InFlightBatch(self, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter())
             self._thread.flight = flight
@@ -262,14 +262,14 @@ class PipelineLane:
             self._run_again(flight)
         except OptimisticLockFailed as reason:
             if isinstance(reason, StudyLockTimeout):
-                self._thread.held_studies.add(asked_for(calls)[0])
+                self._thread.held_studies.add(studies_and_requests(calls)[0])
             runner.discard_tuners(flight.batch)
             self._run_again(flight)
         except Exception as error:
             runner.forget(flight.batch)
             self._disconnect(flight)
             runner.notes.failed(calls, error)
-            self._complete_batch(failed(calls, in_words_of_the_store(error)))
+            self._complete_batch(all_failed(calls, in_words_of_the_store(error)))
         else:
             took = time.perf_counter() - flight.began
             runner.notes.committed(calls, flight.began, took, len(calls))
@@ -290,7 +290,7 @@ class PipelineLane:
         self._thread.flight = None
         self._collect(self._runner.record_refusals(written))
         self._runner.write_lock.release()
-        self._deliver()
+        self._batch_ended()
 
 
 @dataclass(eq=False)
@@ -302,7 +302,7 @@ class InFlightBatch:
     calls: Sequence[WriteCall]
     outcomes: Sequence[Outcome]
     batch: WriteBatch
-    sent: Sent
+    sent: RoundTrip
     began: float
     _watched: tuple[int, bool] | None = None
 

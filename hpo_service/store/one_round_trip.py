@@ -50,11 +50,11 @@ def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows
     return send(connection, statements).received()
 
 
-def send(connection: sa.Connection, statements: Sequence[Statement]) -> Sent:
+def send(connection: sa.Connection, statements: Sequence[Statement]) -> RoundTrip:
     """Send them; until `Sent` has all results, nothing else may use the connection."""
     link: Any = connection.connection.dbapi_connection
     try:
-        return Sent(connection, link.pgconn, statements)
+        return RoundTrip(connection, link.pgconn, statements)
     except Exception as error:
         raise as_sqlalchemy(connection, error) from error
 
@@ -122,7 +122,7 @@ def _cell(value: Any) -> bytes | None:
     return repr(value).encode()
 
 
-class Sent:
+class RoundTrip:
     """Statements sent in one pipeline, where those that are new to the connection are prepared first."""
 
     def __init__(self, connection: sa.Connection, pgconn: Any, statements: Sequence[Statement]) -> None:

@@ -20,7 +20,7 @@ from hpo_service.store import one_round_trip
 from hpo_service.store.engine import as_sqlalchemy, commit
 from hpo_service.store.rows import (
     CHANGING_COLUMNS,
-    STUDY_COUNTERS,
+    STUDY_CHANGING_COLUMNS,
     TRIAL_COLUMNS,
     changing_cells,
     counter_cells,
@@ -220,7 +220,7 @@ class _Statements:
         self.update_round = self._update(
             "hpo_rounds", ["first_trial", "trials", "finished", "revision"], ["study_id", "round"]
         )
-        self.update_study = self._update("hpo_studies", STUDY_COUNTERS, ["id"])
+        self.update_study = self._update("hpo_studies", STUDY_CHANGING_COLUMNS, ["id"])
 
     @cache  # noqa: B019  # one object a dialect, never freed
     def insert_trials(self, rows: int) -> str:

@@ -22,7 +22,7 @@ from hpo_service.domain.trial import AttemptEnd, Lease, Lifecycle, Told, Trial, 
 from hpo_service.domain.trial_counts import TrialCounts
 from hpo_service.store.bounded_cache import BoundedCache
 
-TALLY_FIELD = {
+COUNTER_OF_STATE = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -34,7 +34,7 @@ def counter_of_state(lifecycle: Lifecycle) -> str:
     """The counter of the study that this trial counts in."""
     if lifecycle.state is TrialState.WAITING:
         return "retries" if lifecycle.attempt else "queued"
-    return TALLY_FIELD[lifecycle.state]
+    return COUNTER_OF_STATE[lifecycle.state]
 
 
 def study_of(row: Any) -> Study:
@@ -242,14 +242,14 @@ _OF_STUDY = (
     *("revision", "version", "touched", "given_out", "next_number", "round"),
     *("round_trials", "round_finished", "round_revision", "exhausted", "sealed", "dataset_sha256"),
 )
-_OF_TALLY = ("queued", "retries", "running", "complete", "pruned", "fail")
-_of_study, _of_counts = attrgetter(*_OF_STUDY), attrgetter(*_OF_TALLY)
+_OF_COUNTS = ("queued", "retries", "running", "complete", "pruned", "fail")
+_of_study, _of_counts = attrgetter(*_OF_STUDY), attrgetter(*_OF_COUNTS)
 _OF_CONFIRMATION = ("confirmation", "replicates_waiting", "replicates_running")
-STUDY_COUNTERS = ("state", "failures", *_OF_STUDY, *_OF_TALLY, *_OF_CONFIRMATION)
+STUDY_CHANGING_COLUMNS = ("state", "failures", *_OF_STUDY, *_OF_COUNTS, *_OF_CONFIRMATION)
 
 
 def counter_cells(study: Study) -> tuple[Any, ...]:
-    """What the driver takes for STUDY_COUNTERS."""
+    """What the driver takes for STUDY_CHANGING_COLUMNS."""
     failures = None if study.failures is None else json_text(vars(study.failures))
     confirmation = _confirmation_cells(study.confirmation)
     return (str(study.state), failures, *_of_study(study), *_of_counts(study.counts), *confirmation)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from hpo_service.store import one_round_trip
 from hpo_service.store.engine import is_lock_timeout
-from hpo_service.store.rows import STUDY_COUNTERS, trial_of, with_counters
+from hpo_service.store.rows import STUDY_CHANGING_COLUMNS, trial_of, with_counters
 from hpo_service.store.tables import studies, trials
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AnswerKey = tuple[str, str]  # of a remembered answer: the call, and its request_id
 
-_STUDY_COLUMNS = (studies.c.name, studies.c.id, *(studies.c[name] for name in STUDY_COUNTERS))
+_STUDY_COLUMNS = (studies.c.name, studies.c.id, *(studies.c[name] for name in STUDY_CHANGING_COLUMNS))
 _read_study = one_round_trip.reader(_STUDY_COLUMNS)
 _read_trial = one_round_trip.reader(list(trials.c))
 _NAMES = ", ".join(column.name for column in _STUDY_COLUMNS)
@@ -193,14 +193,14 @@ class StudyLock:
         assert shown is not None
         self._cache.database_clock.take_reading(float(shown))
 
-    def fail_stale(self, error: Exception) -> NoReturn:
+    def raise_stale(self, error: Exception) -> NoReturn:
         for name in self._names:
             self._cache.forget_study(name)
             if _OTHERS_WROTE in str(error):
                 self._cache.note_foreign_write(name)
         raise OptimisticLockFailed from error
 
-    def was_held(self, error: Exception) -> NoReturn:
+    def raise_held(self, error: Exception) -> NoReturn:
         for name in self._names:
             self._cache.forget_study(name)
         raise StudyLockTimeout from error

@@ -61,14 +61,14 @@ class Transaction:
         batch, cached = self._batch, self._cache.studies
         batch.add(self._rows)
         for study_id, study in self._studies.items():
-            batch.touched.add(study_id)
+            batch.saved_studies.add(study_id)
             if study_id in cached:
                 cached[study_id].study = study
         for (study_id, number), round_ in self._rounds.items():
             if study_id in cached:
                 cached[study_id].rounds[number] = round_
         for (study_id, _), trial in self._trials.items():
-            batch.trials_of.add(study_id)
+            batch.saved_trials_of.add(study_id)
             if study_id in cached:
                 cached[study_id].keep(trial)
         if self._lease_ends:

@@ -28,8 +28,8 @@ _DRAINING: one_round_trip.Statement = ("SELECT worker_id FROM hpo_workers WHERE 
 class WriteBatch:
     """One transaction of the writer's connection.
 
-    touched: ids of the studies that its calls have saved; trials_of: of those of which they have saved trials;
-    changed_tuners: of those whose tuner has seen trials that are not committed yet.
+    saved_studies: ids of the studies that its calls have saved; saved_trials_of: of those of which they have saved
+    trials; changed_tuners: of those whose tuner has seen trials that are not committed yet.
     """
 
     failure: Exception | None = None  # writing the rows of earlier calls has failed, and so does the batch
@@ -56,8 +56,8 @@ class WriteBatch:
         self.cache = cache
         self.shared = shared
         self.rows = PendingRows()
-        self.touched: set[int] = set()
-        self.trials_of: set[int] = set()
+        self.saved_studies: set[int] = set()
+        self.saved_trials_of: set[int] = set()
         self.changed_tuners: set[int] = set()
         self.lease_ends: dict[tuple[int, int | str, int], AttemptEnd | None] = {}  # study id, trial or test, attempt
         # Studies whose cache may be used: locked, or assumed to be current until the lock statement checks them.
@@ -150,7 +150,7 @@ class WriteBatch:
         self.cache.take_ids(self.rows.commit(self.connection, self.cache.trial_id))
         self._committed()
 
-    def sent(self) -> one_round_trip.Sent:
+    def send(self) -> one_round_trip.RoundTrip:
         """Send an optimistic batch in one round trip: lock, rows of its calls, commit. Raise WouldBlock."""
         if self._lock is None or self.rows.others_need_ids():
             raise WouldBlock
@@ -163,18 +163,18 @@ class WriteBatch:
         statements = [("BEGIN", ()), self._lock.lock_if_unchanged(), *draining, *written, *beat, ("COMMIT", ())]
         return one_round_trip.send(self._connection, statements)
 
-    def read_results(self, sent: one_round_trip.Sent) -> None:
+    def read_results(self, sent: one_round_trip.RoundTrip) -> None:
         """Read the results of the sent batch. Raise OptimisticLockFailed when nothing of it was written."""
         assert self._lock is not None
         try:
             _, lock, *answers = sent.received()
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
-            self._lock.fail_stale(error)
+            self._lock.raise_stale(error)
         except sa.exc.OperationalError as error:
             if is_lock_timeout(error):
-                self._lock.was_held(error)
+                self._lock.raise_held(error)
             if is_full(error):
-                self._lock.fail_stale(error)  # run again in the thread, each call by itself
+                self._lock.raise_stale(error)  # run again in the thread, each call by itself
             raise
         self._lock.read_lock_result(lock)
         if self._reads_draining:
@@ -186,7 +186,7 @@ class WriteBatch:
         self._committed()
 
     def _committed(self) -> None:
-        self.cache.committed(self.touched)
-        self.cache.trials_were_taken(self.trials_of)
+        self.cache.committed(self.saved_studies)
+        self.cache.trials_were_taken(self.saved_trials_of)
         if self.lease_ends:
             instruments.LeaseEnds.count(self.lease_ends.values())

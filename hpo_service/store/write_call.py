@@ -30,7 +30,7 @@ class Parts(tuple[Work, ...]):
 class WriteCall(NamedTuple):
     """Work in a transaction that holds these studies.
 
-    done: called with the outcome after the commit, in the event loop; anywhere: in the thread that has run the batch.
+    done: called with the outcome after the commit, in the event loop, or (done_in_thread) where the batch has run.
     runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. draws: computed
     before the call, by trial number. since: when it was submitted (time.perf_counter). trace: its tracing context.
     """
@@ -38,7 +38,7 @@ class WriteCall(NamedTuple):
     work: Work | Parts
     studies: Sequence[str]
     done: Callable[[Outcome], None]
-    anywhere: bool = False
+    done_in_thread: bool = False
     runs_in_loop: bool = False
     request_id: str | None = None
     draws: Mapping[int, Any] = NO_DRAWS
@@ -60,11 +60,11 @@ def is_refused(call: WriteCall, outcome: Outcome) -> bool:
     return isinstance(call.work, Parts) and any(is_refused(call, part) for part in outcome.result if part.error)
 
 
-def failed(calls: Sequence[WriteCall], error: BaseException) -> FinishedBatch:
+def all_failed(calls: Sequence[WriteCall], error: BaseException) -> FinishedBatch:
     return FinishedBatch(calls, [Outcome(None, in_words_of_the_store(error))] * len(calls))
 
 
-def asked_for(calls: Sequence[WriteCall]) -> tuple[list[str], list[tuple[str, str]]]:
+def studies_and_requests(calls: Sequence[WriteCall]) -> tuple[list[str], list[tuple[str, str]]]:
     """The studies of these calls, sorted, and (study, request_id) of each ask among them."""
     requests = [(name, call.request_id) for call in calls if call.request_id for name in call.studies]
     return sorted({name for call in calls for name in call.studies}), requests

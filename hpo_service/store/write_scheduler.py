@@ -21,7 +21,7 @@ import structlog
 from hpo_service.domain.errors import HpoError
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.lanes import LARGEST_BATCH, InlineLane, LoopLane, PipelineLane, ThreadLane
-from hpo_service.store.write_call import FinishedBatch, WriteCall, failed
+from hpo_service.store.write_call import FinishedBatch, WriteCall, all_failed
 
 log = structlog.get_logger()
 
@@ -35,9 +35,9 @@ TRIED_AGAIN = 16  # every 16th batch is gathered in any case: callers may have b
 class WriteScheduler:
     def __init__(self, runner: BatchRunner) -> None:
         self._runner = runner
-        self.thread = ThreadLane(runner, self._collect, self._deliver)
+        self.thread = ThreadLane(runner, self._collect, self._batch_ended)
         self._loop_lane: LoopLane = (
-            PipelineLane(runner, self.thread, self._collect, self._deliver)
+            PipelineLane(runner, self.thread, self._collect, self._batch_ended)
             if runner.is_shared
             else InlineLane(runner, self._collect)
         )
@@ -75,7 +75,7 @@ class WriteScheduler:
         if written.calls:
             self._done.append(written)
 
-    def _deliver(self) -> None:
+    def _batch_ended(self) -> None:
         """Called in the thread that has run a batch, or has only released the write lock again."""
         if self._is_giving and threading.get_ident() == self._loop_thread:
             return  # an inline batch: _give_to_loop_lane, which called us, answers it
@@ -92,13 +92,13 @@ class WriteScheduler:
             if len(self._queued) < self._expected:
                 return  # written when the expected calls have come, or the gathering timer is over
             self._end_gathering()
-            if self._give_to_loop_lane() or self._runner.is_at_work:
+            if self._give_to_loop_lane() or self._runner.is_busy:
                 return  # the rest is written when the batch that runs now has ended
         calls, self._queued, self._all_run_in_loop = self._queued, [], True
         try:
             self.thread.put(calls)
         except HpoError as error:
-            self._done.append(failed(calls, error))
+            self._done.append(all_failed(calls, error))
             self._give_answers()
 
     def _give_to_loop_lane(self) -> bool:
@@ -110,7 +110,7 @@ class WriteScheduler:
             taken = self._loop_lane.take(some)
         except Exception as error:  # these calls only: the queue goes on
             log.exception("a batch failed in the event loop", calls=len(some))
-            self._done.append(failed(some, error))
+            self._done.append(all_failed(some, error))
             taken = len(some)
         finally:
             self._is_giving = False

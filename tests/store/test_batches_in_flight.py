@@ -92,7 +92,7 @@ async def asked(service: Service, request_id: str | None = None, name: str = "mi
 
 def told(service: Service, number: int) -> asyncio.Future[Any]:
     tell = Tell(attempt=1, state="COMPLETE", values=[0.5])
-    return begun(service, workers.on_trial(service, "tell", "mine", number, tell).transaction)
+    return begun(service, workers.on_trial(service, "tell", "mine", number, tell).work)
 
 
 def complete(other: psycopg.Connection[Any]) -> int:
@@ -138,16 +138,16 @@ def test_the_event_loop_goes_on_while_another_holds_the_study(service, other, ra
 
 
 def test_a_group_that_took_its_time_need_not_run_again(service, ran, monkeypatch):
-    sent = WriteBatch.sent
+    send = WriteBatch.send
 
     def slowly(self: Any) -> Any:
         time.sleep(4 * LATE_SECONDS)
-        return sent(self)
+        return send(self)
 
     async def slow() -> list[int]:
         await study(service)
         ran.clear()
-        monkeypatch.setattr(WriteBatch, "sent", slowly)
+        monkeypatch.setattr(WriteBatch, "send", slowly)
         return await asked(service)
 
     assert asyncio.run(slow()) == [2]
@@ -391,7 +391,7 @@ def test_no_batch_waits_for_the_beats_row(service, other, elapsed, ran):
 
 
 def test_on_a_full_disk_a_batch_runs_again_where_each_call_is_tried_by_itself(service, ran, monkeypatch):
-    received = one_round_trip.Sent.received
+    received = one_round_trip.RoundTrip.received
     errors = [sa.exc.OperationalError("COMMIT", (), psycopg.errors.DiskFull("no space left on device"))]
 
     def full_once(self: Any) -> Any:
@@ -404,8 +404,8 @@ def test_on_a_full_disk_a_batch_runs_again_where_each_call_is_tried_by_itself(se
         await study(service)
         ran.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(one_round_trip.Sent, "received", full_once)
-            patch.setattr(one_round_trip.Sent, "receive_available", one_round_trip.Sent.receive_available)
+            patch.setattr(one_round_trip.RoundTrip, "received", full_once)
+            patch.setattr(one_round_trip.RoundTrip, "receive_available", one_round_trip.RoundTrip.receive_available)
             assert await asked(service)
         assert ran == ["MainThread", "writer"]
 

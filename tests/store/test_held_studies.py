@@ -59,7 +59,7 @@ async def light_heartbeat(service: Service, name: str) -> Any:
         answer.set_result(result) if error is None else answer.set_exception(error)
 
     service.begin(
-        workers.on_trial(service, "heartbeat", name, 0, Heartbeat(attempt=1)).transaction,
+        workers.on_trial(service, "heartbeat", name, 0, Heartbeat(attempt=1)).work,
         [name],
         done,
         runs_in_loop=True,
@@ -115,8 +115,8 @@ def test_who_waits_for_another_study_hears_of_it_while_one_that_is_overdue_is_he
     service, other, postgres_url, monkeypatch
 ):
     heard: list[str] = []
-    changed = service.asks.changed
-    monkeypatch.setattr(service.asks, "changed", lambda change: (heard.append(change.study.name), changed(change)))
+    changed = service.asks.notify
+    monkeypatch.setattr(service.asks, "notify", lambda change: (heard.append(change.study.name), changed(change)))
 
     async def woken() -> Any:
         await create(service, "held", limits={"running": 1}, lease_seconds=1)
@@ -247,20 +247,20 @@ A, B, BOTH = (WriteCall(print, names, print) for names in (["a"], ["b"], ["a", "
 def test_it_is_looked_for_at_once_and_then_again_and_again_while_something_is_held(aside, now):
     assert aside.seconds_until_check() is None
     aside.add(["a", "b"])
-    aside.wait([A, B, BOTH])
+    aside.park([A, B, BOTH])
     assert aside.seconds_until_check() == 0
-    assert aside.checked({"a"}) == [B]
+    assert aside.take_check({"a"}) == [B]
     assert aside.seconds_until_check() == pytest.approx(CHECK_SECONDS)
     now[0] += CHECK_SECONDS
-    assert aside.checked(set()) == [A, BOTH]
+    assert aside.take_check(set()) == [A, BOTH]
     assert aside.seconds_until_check() is None
 
 
 def test_a_call_waits_for_a_second_and_the_study_stays_aside(aside, now):
     aside.add(["a"])
-    aside.wait([A])
+    aside.park([A])
     now[0] += WAITS_SECONDS / 2
-    aside.wait([BOTH])
+    aside.park([BOTH])
     assert aside.expired() == []
     now[0] += WAITS_SECONDS / 2
     assert [call for call, _ in aside.expired()] == [A]
@@ -270,5 +270,5 @@ def test_a_call_waits_for_a_second_and_the_study_stays_aside(aside, now):
 
 def test_not_too_many_wait(aside):
     aside.add(["a"])
-    aside.wait([A] * (MOST_WAITING + 5))
+    aside.park([A] * (MOST_WAITING + 5))
     assert len(aside.expired()) == 5

@@ -32,7 +32,7 @@ from hpo_service.domain.errors import StudyExists
 from hpo_service.domain.study import StudyState
 from hpo_service.store.optuna_rows import _STUDY_COLUMNS, _TRIAL_COLUMNS, OptunaRows, StudyRow, TrialRow, _there
 from hpo_service.store.record import Record
-from hpo_service.store.rows import TALLY_FIELD
+from hpo_service.store.rows import COUNTER_OF_STATE
 from hpo_service.store.tables import FROM_OPTUNA, reports, rounds, studies, trials
 from hpo_service.tuning.storage import _NOT_JSON, RecordStorage
 
@@ -130,7 +130,7 @@ class WritableRows(OptunaRows):
 
 
 def _field(state: str) -> str:
-    return TALLY_FIELD.get(trial.TrialState(state), "queued")
+    return COUNTER_OF_STATE.get(trial.TrialState(state), "queued")
 
 
 class WritingStorage(RecordStorage):

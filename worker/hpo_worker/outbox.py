@@ -185,14 +185,14 @@ def _take(call: Call, status: int, body: Json, sent_at: float) -> None:
     elif call.verb == "tell":
         _take_tell(job, status, body)
     else:
-        _take_reports(call)
+        _drop_sent_reports(call)
         if status < 300:
             job.renewed_at = sent_at
             if body["should_stop"]:
                 job.stop_reason = body["reason"] or "stopped"
 
 
-def _take_reports(call: Call) -> None:
+def _drop_sent_reports(call: Call) -> None:
     """Drop the reports that were sent, refused ones too. One that was replaced for its step meanwhile stays queued."""
     for report in call.reports:
         step = report.body["step"]

@@ -22,7 +22,7 @@ def replies_lost(place: Place, size: int) -> Outcome:
         place, server, ports=[proxy.port], lease_seconds=lease_seconds, timeout_seconds=0.7, wait_seconds=0.2
     ) as study:
         deadline = time.monotonic() + 300
-        while proxy.faults.total() < size and study.crew.is_at_work() and time.monotonic() < deadline:
+        while proxy.faults.total() < size and study.crew.is_busy() and time.monotonic() < deadline:
             time.sleep(0.05)
         count = proxy.faults.total()
         proxy.cut_off()

@@ -34,7 +34,7 @@ def confirmation_killed(place: Place, size: int) -> Outcome:
     server.patiently("POST", "/v1/studies/s:confirm", asked)
     kills = 0
     with study:
-        while kills < size - 1 and study.crew.is_at_work():
+        while kills < size - 1 and study.crew.is_busy():
             study.work_on()
             if kills % 2 == 0:
                 server.kill()
@@ -64,7 +64,7 @@ def _search(server: Server) -> list[int]:
 
 
 def _wait_until_none_waits(server: Server, study: LoadedStudy) -> None:
-    while study.crew.is_at_work():
+    while study.crew.is_busy():
         if not server.patiently("GET", "/v1/studies/s/trials?state=WAITING&page_size=1")["items"]:
             return
         time.sleep(0.01)

@@ -56,7 +56,7 @@ class Crew:
         """Bytes of history: a measure of how much was done, some 150 a line, two lines a call."""
         return sum(path.stat().st_size for path in self.histories() if path.exists())
 
-    def is_at_work(self) -> bool:
+    def is_busy(self) -> bool:
         return any(process is not None and process.poll() is None for process in self._processes)
 
     def kill(self, index: int) -> None:

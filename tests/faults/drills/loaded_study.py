@@ -150,7 +150,7 @@ class LoadedStudy:
         """Let the crew make about so many calls, and then some: the next fault comes at a random moment of the load."""
         enough = self.crew.written() + calls * _BYTES_A_CALL
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self.crew.written() < enough and self.crew.is_at_work() and time.monotonic() < deadline:
+        while self.crew.written() < enough and self.crew.is_busy() and time.monotonic() < deadline:
             time.sleep(0.01)
         self.place.pause(0.0, 0.1)
 
@@ -160,7 +160,7 @@ class LoadedStudy:
 
     def wait_for_finished(self, trials: int, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
-        while self.finished() < trials and self.crew.is_at_work() and time.monotonic() < deadline:
+        while self.finished() < trials and self.crew.is_busy() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def drained(self, count: int) -> Outcome:

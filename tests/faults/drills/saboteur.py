@@ -103,9 +103,9 @@ def forgets_answers() -> None:
     first = iter(range(2**62))
     look = asking.ask_in_transaction
 
-    def forgetful(service: Any, name: str, ask: Any, record: Any) -> Any:
+    def forgetful(service: Any, name: str, ask: Any, transaction: Any) -> Any:
         renamed = ask.model_copy(update={"request_id": f"as-if-new-{next(first)}"})
-        return look(service, name, renamed, record)
+        return look(service, name, renamed, transaction)
 
     asking.ask_in_transaction = forgetful
 
@@ -435,11 +435,11 @@ def every_change_wakes_all() -> None:
         self._service.asks.wake_all()
         change_all(self._service.feeds)
 
-    assert hasattr(WaitingAsks, "changed")
+    assert hasattr(WaitingAsks, "notify")
     assert hasattr(ChangePoller, "poll")
-    WaitingAsks.changed = lambda self, change: self.wake_all()  # type: ignore[method-assign]
+    WaitingAsks.notify = lambda self, change: self.wake_all()  # type: ignore[method-assign]
     ChangePoller.poll = poll  # type: ignore[method-assign]
-    feeds.Feeds.changed = change_all  # type: ignore[method-assign, assignment]
+    feeds.Feeds.notify = change_all  # type: ignore[method-assign, assignment]
     feeds.Feeds.followed = lambda self, study, read: followed(self, fast_replace(study, id=next(ids)), read)  # type: ignore[method-assign]
     feeds.READ_EVERY_SECONDS = 0.0
 
