@@ -38,7 +38,7 @@ from hpo_service.settings import Settings
 try:
     from hpo_service.api.connections import ConnectionBounds
     from hpo_service.api.fast_path import FastPath
-    from hpo_service.store import lanes
+    from hpo_service.store import inline_lane as lanes
 except ImportError:  # an earlier checkout
     from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
 

@@ -34,7 +34,7 @@ from hpo_service.api.uvicorn_protocol import HIGH_WATER_LIMIT, STATUS_LINE, Http
 from hpo_service.api.worker_calls import Found, OnStudy
 from hpo_service.domain.errors import HpoError, Unavailable
 from hpo_service.domain.key import Key
-from hpo_service.operations.service import Done
+from hpo_service.operations.service import Answered
 
 JSON_TYPE = (b"content-type", b"application/json")
 _AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends a reset (RST) instead of FIN
@@ -68,7 +68,7 @@ class FastPath:
             self._default_lines = header_lines((*default_headers, *ON_EVERY_ANSWER))
         return self._default_lines
 
-    def begin(self, cycle: FastCycle, done: Done) -> None:
+    def begin(self, cycle: FastCycle, done: Answered) -> None:
         """Begin a call whose body is complete. done: called with the answer or the error, now or later in the loop."""
         call, study, number = cycle.found
         try:

@@ -142,7 +142,7 @@ class Lifecycle:
             reason=None,
         )
 
-    def keep(self, attempt: int, now: float) -> Lifecycle:
+    def renew(self, attempt: int, now: float) -> Lifecycle:
         """Report or heartbeat: renew the lease, or restore it if it has expired and nobody else has the trial."""
         if self.state.is_finished:
             raise TrialFinished(f"the trial has finished as {self.state}")

@@ -150,10 +150,10 @@ class Artifacts:
         """Renew the lease, as a report does. new: names that the trial has from now on. Raise LeaseLost, …"""
         if owner.is_test:
             test = test_of_study(work)
-            work.change_test(test, test.lifecycle.keep(artifact.attempt, work.transaction.now))
+            work.change_test(test, test.lifecycle.renew(artifact.attempt, work.transaction.now))
             return
         trial = work.transaction.trial(work.study, owner.number)
-        lifecycle = trial.lifecycle.keep(artifact.attempt, work.transaction.now)
+        lifecycle = trial.lifecycle.renew(artifact.attempt, work.transaction.now)
         names = tuple(sorted({*trial.artifacts, *new}))
         if artifact.name not in trial.artifacts and len(trial.artifacts) >= MOST_ARTIFACTS:
             raise Invalid([Fault("/name", f"the trial has {MOST_ARTIFACTS} artifacts, and is kept no more")])

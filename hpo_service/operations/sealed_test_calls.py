@@ -60,7 +60,7 @@ def on_test(service: Service, verb: str, name: str, body: Any) -> StudyCall:
 
 def _heartbeat(call: Heartbeat, work: StudyWork) -> Json:
     test = test_of_study(work)
-    lifecycle = test.lifecycle.keep(call.attempt, work.transaction.now)
+    lifecycle = test.lifecycle.renew(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256)
     work.change_test(test, lifecycle)
     assert lifecycle.lease is not None

@@ -39,7 +39,7 @@ from hpo_service.store.write_call import NO_DRAWS, Outcome, Parts, Work, WriteCa
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Done = Callable[[Any, BaseException | None], None]
+Answered = Callable[[Any, BaseException | None], None]
 Where = Callable[[Callable[[Record], Any]], Awaitable[Any]]  # runs a read: `reads.in_thread` or `reads.in_process`
 Finish = Callable[[Any], Any]  # turns a transaction's result into the answer, or a coroutine that returns it
 
@@ -145,7 +145,7 @@ class Service:
         self,
         work: Work,
         studies: Sequence[str],
-        done: Done,
+        done: Answered,
         *,
         runs_in_loop: bool = False,
         request_id: str | None = None,
@@ -209,7 +209,7 @@ class Service:
 
     # -- what is long to compute --------------------------------------------------------------------------
 
-    def run_in_task(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
+    def run_in_task(self, work: Coroutine[Any, Any, Any], done: Answered) -> None:
         """Run the rest of a call in a task; call `done` with its result or error."""
 
         async def rest() -> None:

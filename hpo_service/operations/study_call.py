@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from hpo_service.domain.json_types import Json
-from hpo_service.operations.service import Done, Service, set_answer
+from hpo_service.operations.service import Answered, Service, set_answer
 from hpo_service.store.transaction import Transaction
 
 CallerLeft = Callable[[], Awaitable[bool]]
@@ -33,7 +33,7 @@ class StudyCall(NamedTuple):
     finish: Callable[[CallerLeft, Any], Json | Coroutine[Any, Any, Json]] | None = None
     runs_in_loop: bool = True
 
-    def begin(self, service: Service, answered: Done, caller_left: CallerLeft = never) -> None:
+    def begin(self, service: Service, answered: Answered, caller_left: CallerLeft = never) -> None:
         """Begin the call. answered: takes the answer and None, or None and the error, later in the event loop."""
         service.begin(
             self.work,

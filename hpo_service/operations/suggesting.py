@@ -17,7 +17,7 @@ from hpo_service.tuning import tuner
 
 def suggest(work: StudyWork, number: int, call: Suggest) -> Json:
     trial = work.transaction.trial(work.study, number)
-    lifecycle = trial.lifecycle.keep(call.attempt, work.transaction.now)
+    lifecycle = trial.lifecycle.renew(call.attempt, work.transaction.now)
     if work.study.spec.define_by_run:
         _let_grow(work, call.parameters)
         params = {**trial.params, **_suggested(work, trial, call.parameters)}

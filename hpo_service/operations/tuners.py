@@ -46,7 +46,7 @@ class _Entry:
 
 
 class Tuners:
-    """Used only by the holder of the write lock, in any thread.
+    """Changed only by the holder of the write lock, in any thread; `needs` and `has_nothing_to_read` need no lock.
 
     A tuner that has seen trials that were not committed is dropped.
     """

@@ -115,7 +115,7 @@ def _part(service: Service, call: BatchCall, place: int, budget: _BatchBudget, t
 def _report(work: StudyWork, number: int, call: Reports) -> Json:
     new = [(r.step, checked_report(r.step, r.value, r.metrics)) for r in call.reports]
     trial = work.transaction.trial(work.study, number)
-    lifecycle = trial.lifecycle.keep(call.attempt, work.transaction.now)
+    lifecycle = trial.lifecycle.renew(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256, None if new else trial)
     if trial.stop is None and work.study.spec.pruner.name != "none" and trial.replicate_of is None:
         return _kept(work.study, _report_to_pruner(work, work.change(trial, lifecycle), new))
@@ -145,7 +145,7 @@ def _judge(work: StudyWork, trial: Trial, step: int) -> Trial:
 
 def _heartbeat(work: StudyWork, number: int, call: Heartbeat) -> Json:
     trial = work.transaction.trial(work.study, number)
-    lifecycle = trial.lifecycle.keep(call.attempt, work.transaction.now)
+    lifecycle = trial.lifecycle.renew(call.attempt, work.transaction.now)
     work.bind(call.dataset_sha256, trial)
     return _kept(work.study, work.change(trial, lifecycle))
 

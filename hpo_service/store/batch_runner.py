@@ -185,7 +185,7 @@ class BatchRunner:
             if is_lock_timeout(error) and transaction.has_savepoint:
                 return Outcome(None, Unavailable(f"somebody else holds what the call needs: {one_line(error)}"))
             return Outcome(None, in_words_of_the_store(error))
-        transaction.keep()
+        transaction.merge_into_batch()
         return Outcome(result, None, transaction.changes)
 
     def _refuse(self, batch: WriteBatch, transaction: Transaction, error: BaseException) -> None:

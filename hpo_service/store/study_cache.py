@@ -53,7 +53,7 @@ class CachedStudy:
     weight_of_large: int = 0  # the sum of these
     uncounted: set[int] = field(default_factory=set)  # numbers of trials whose `weights` may have changed
 
-    def keep(self, trial: Trial) -> None:
+    def store(self, trial: Trial) -> None:
         """Store the trial in its new state."""
         self.trials[trial.number] = trial
         if trial.weight:
@@ -75,7 +75,7 @@ class CachedStudy:
         self.study = study
         self.rounds[study.round] = with_counts(self.rounds[study.round], study)
         for trial in changed:
-            self.keep(fast_replace(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
+            self.store(fast_replace(trial, weight=size_of(trial.metrics)) if trial.metrics else trial)
             self.drop_reports(trial.number)
 
     def forget_old(self) -> None:
@@ -144,7 +144,10 @@ class CachedStudy:
 
 
 class StudyCache:
-    """What a server remembers between transactions. Changed only by the holder of the write lock, in any thread."""
+    """What a server remembers between transactions. Changed only by the holder of the write lock, in any thread.
+
+    Only `uptime` and `refusals` are told from without, too: of a beat that was committed, of calls that were given up.
+    """
 
     def __init__(self) -> None:
         self.studies: OrderedDict[int, CachedStudy] = OrderedDict()  # the least recently written one first

@@ -99,7 +99,7 @@ class DatabaseClock:
         return self._last
 
     def estimated_now(self) -> float | None:
-        """None if the last reading is over 10 s old. Never later than the clock itself."""
+        """None if the last reading is over 10 s old. Later than the clock by LATE_SECONDS at most."""
         passed = time.monotonic() - self._read_at
         if passed >= CLOCK_SECONDS:
             return None

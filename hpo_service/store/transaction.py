@@ -55,7 +55,7 @@ class Transaction:
 
     # -- the call as a whole ------------------------------------------------------------------------------
 
-    def keep(self) -> None:
+    def merge_into_batch(self) -> None:
         if self.has_savepoint:
             self._batch.connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
         batch, cached = self._batch, self._cache.studies
@@ -70,7 +70,7 @@ class Transaction:
         for (study_id, _), trial in self._trials.items():
             batch.saved_trials_of.add(study_id)
             if study_id in cached:
-                cached[study_id].keep(trial)
+                cached[study_id].store(trial)
         if self._lease_ends:
             batch.lease_ends.update(self._lease_ends)
         batch.changed_tuners |= self.changed_tuners
@@ -131,7 +131,7 @@ class Transaction:
             record = self.sql()
             cached = CachedStudy(study, {round_.round: round_ for round_ in record.rounds(study)})
             for trial in record.trials.in_state(study, TrialState.RUNNING):
-                cached.keep(trial)
+                cached.store(trial)
             self._cache.add(cached)
             if self._studies or self._rounds or self._trials:
                 self._loaded.append(study.id)

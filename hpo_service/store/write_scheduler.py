@@ -20,7 +20,10 @@ import structlog
 
 from hpo_service.domain.errors import HpoError
 from hpo_service.store.batch_runner import BatchRunner
-from hpo_service.store.lanes import LARGEST_BATCH, InlineLane, LoopLane, PipelineLane, ThreadLane
+from hpo_service.store.inline_lane import InlineLane
+from hpo_service.store.lanes import LARGEST_BATCH, LoopLane
+from hpo_service.store.pipeline_lane import PipelineLane
+from hpo_service.store.thread_lane import ThreadLane
 from hpo_service.store.write_call import FinishedBatch, WriteCall, all_failed
 
 log = structlog.get_logger()

@@ -199,7 +199,7 @@ class OneTrial(RuleBasedStateMachine):
         holds = not before.state.is_finished and self.given[-1:] == [attempt] and attempt not in self.released
         try:
             if call == "keep":
-                self.lifecycle = before.keep(attempt, self.now)
+                self.lifecycle = before.renew(attempt, self.now)
             elif call == "tell":
                 told = Told(attempt, TrialState.COMPLETE, (value,))
                 self.lifecycle = before.finish(told, TrialState.COMPLETE, None) or before

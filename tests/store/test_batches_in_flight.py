@@ -21,9 +21,10 @@ from hpo_service.operations import asking, studies, workers
 from hpo_service.operations.calls import Ask, Tell
 from hpo_service.operations.reaper import begin
 from hpo_service.operations.service import Service
-from hpo_service.store import lanes, one_round_trip
+from hpo_service.store import one_round_trip
 from hpo_service.store.batch_runner import BatchRunner
 from hpo_service.store.engine import database_url
+from hpo_service.store.in_flight_batch import InFlightBatch
 from hpo_service.store.outages import BEAT_SECONDS, CHECKS_OTHERS_SECONDS, TAKES_OVER_SECONDS
 from hpo_service.store.study_lock import AGED_SECONDS, LATE_SECONDS
 from hpo_service.store.write_batch import WriteBatch
@@ -244,18 +245,18 @@ def test_calls_of_the_thread_get_their_turn_though_light_ones_never_cease(servic
 
 def test_a_batch_whose_event_loop_has_ended_is_completed_when_the_service_is_closed(postgres_url, other, monkeypatch):
     service = Service(postgres_url)
-    watch = lanes.InFlightBatch.watch
+    watch = InFlightBatch.watch
 
     async def left_in_flight() -> None:
         await study(service)
-        monkeypatch.setattr(lanes.InFlightBatch, "watch", lambda batch: None)  # the loop never hears of it
+        monkeypatch.setattr(InFlightBatch, "watch", lambda batch: None)  # the loop never hears of it
         answer = told(service, 0)
         while service.database._scheduler.thread.flight is None:
             await asyncio.sleep(0)
         assert not answer.done()
 
     asyncio.run(left_in_flight())
-    monkeypatch.setattr(lanes.InFlightBatch, "watch", watch)
+    monkeypatch.setattr(InFlightBatch, "watch", watch)
     delivered = service.database._scheduler._done
     closing = threading.Thread(target=service.close)
     closing.start()

@@ -17,7 +17,7 @@ from hpo_service.domain.study import StudySpec
 from hpo_service.operations import asking, studies
 from hpo_service.operations.calls import Ask
 from hpo_service.operations.service import Service
-from hpo_service.store import batch_runner, engine, lanes, pending_rows
+from hpo_service.store import batch_runner, engine, inline_lane, pending_rows
 from tests.patience import PATIENCE_SECONDS
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
@@ -69,7 +69,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commits take ten times as long, and are quick all the same."""
-    monkeypatch.setattr(lanes, "QUICK_COMMIT_SECONDS", 10 * lanes.QUICK_COMMIT_SECONDS)
+    monkeypatch.setattr(inline_lane, "QUICK_COMMIT_SECONDS", 10 * inline_lane.QUICK_COMMIT_SECONDS)
 
 
 async def until_light(service: Service, threads: list[str]) -> None:
@@ -153,7 +153,7 @@ def test_commits_on_a_slow_disk_are_waited_for_in_the_thread_until_it_is_quick_a
     commit = engine.commit
 
     def slow(connection: Any) -> None:
-        time.sleep(6 * lanes.QUICK_COMMIT_SECONDS)
+        time.sleep(6 * inline_lane.QUICK_COMMIT_SECONDS)
         commit(connection)
 
     async def slow_and_quick_again() -> None:

@@ -48,7 +48,8 @@ def answer_before_commit() -> None:
     import asyncio
 
     from hpo_service.operations.service import Service
-    from hpo_service.store.lanes import InlineLane, PipelineLane
+    from hpo_service.store.inline_lane import InlineLane
+    from hpo_service.store.pipeline_lane import PipelineLane
 
     begin = Service.begin
 
