@@ -74,15 +74,15 @@ def create_app(
         app.state.keyring = Keyring(KeyTable(settings.database_url, clock), settings.private_key_hash)
         if with_reaper:
             await begin(service)
-        beside = [asyncio.create_task(metrics.watch_the_event_loop())]
+        background = [asyncio.create_task(metrics.watch_the_event_loop())]
         if with_reaper:
-            beside += [asyncio.create_task(look(service)) for look in (reap, clear_away)]
-            beside.append(asyncio.create_task(app.state.artifacts.sweep_on()))
-        beside += [asyncio.create_task(process.keep()) for process in (reading, drawing) if process is not None]
+            background += [asyncio.create_task(loop(service)) for loop in (reap, clear_away)]
+            background.append(asyncio.create_task(app.state.artifacts.sweep_on()))
+        background += [asyncio.create_task(process.keep()) for process in (reading, drawing) if process is not None]
         try:
             yield
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

@@ -157,7 +157,7 @@ def _of_trial(measure: str, trial: Json) -> float | None:
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
-def beside(figure: Figure, found: Sequence[MeasuredExpectation]) -> Iterator[str]:
+def compared(figure: Figure, found: Sequence[MeasuredExpectation]) -> Iterator[str]:
     """The claim, and below it the table: what, measured, reference, within."""
     if figure.claim:
         yield from textwrap.wrap(figure.claim, WIDTH)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hpo_service.cli import wording
 from hpo_service.cli.confirmed_words import confirmation_lines, measure
-from hpo_service.cli.expectations import MeasuredExpectation, beside, rows
+from hpo_service.cli.expectations import MeasuredExpectation, compared, rows
 from hpo_service.cli.figure import figure_of, test_plan_of
 from hpo_service.client import Client
 from hpo_service.domain.errors import HpoError
@@ -96,7 +96,7 @@ def _standing(seen: Observation) -> Iterator[str]:
 def _beside_the_claim(seen: Observation) -> Iterator[str]:
     figure = figure_of(seen.study)
     if figure is not None:
-        yield from beside(figure, seen.expected)
+        yield from compared(figure, seen.expected)
 
 
 def _best(study: Json) -> Iterator[str]:

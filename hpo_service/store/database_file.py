@@ -99,7 +99,7 @@ class DatabaseFile:
         self.is_gone = False  # as of the last check
         self._name = os.path.abspath(path)
         self._log, self._index = str(write_ahead_log.log_of(path)), str(write_ahead_log.index_of(path))
-        self._beside: dict[str, Identity | None] = {}  # the log and its index, once they are there
+        self._log_files: dict[str, Identity | None] = {}  # the log and its index, once they are there
         self._is_saved = False  # whether the log's content was, since the database is gone
         self._noticing = threading.Lock()
         self._ended = threading.Event()
@@ -127,8 +127,8 @@ class DatabaseFile:
         self._keeper = self._open.enter_context(closing(connect(self.path)))
         self._keeper.execute("PRAGMA busy_timeout=500")
         self._keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        self._beside = {name: Identity.at(name) for name in (self._log, self._index)}
-        self._lock.note(" ".join(map(str, (*self.identity, *(self._beside[self._log] or ())))))
+        self._log_files = {name: Identity.at(name) for name in (self._log, self._index)}
+        self._lock.note(" ".join(map(str, (*self.identity, *(self._log_files[self._log] or ())))))
         self._log_name = self._open.enter_context(closing(NameOfOpen(self._log)))
         checking = threading.Thread(target=self._keep_checking, name="database file", daemon=True)
         checking.start()
@@ -148,8 +148,8 @@ class DatabaseFile:
         """The same for all files, also the log's index; if one is gone, first save the log's content."""
         try:
             _check_identity(self._name, self.identity)
-            for name, identity in self._beside.items():
-                self._check_beside(name, identity)
+            for name, identity in self._log_files.items():
+                self._check_log_file(name, identity)
         except DatabaseGone as gone:
             self._notice(gone)
             raise
@@ -171,7 +171,7 @@ class DatabaseFile:
             return
         self._lock.stay_in_use()
 
-    def _check_beside(self, name: str, identity: Identity | None) -> None:
+    def _check_log_file(self, name: str, identity: Identity | None) -> None:
         if Identity.at(name) != identity:
             raise DatabaseGone(
                 f"{name} was removed, moved or replaced under the running server, which takes nothing more; what was "
@@ -189,7 +189,7 @@ class DatabaseFile:
 
     def _save_log(self) -> bool:
         """Write the log's content into the database it belongs to, wherever that is now, and empty the log."""
-        if not self._beside:
+        if not self._log_files:
             return True
         try:
             busy, _, _ = self._keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -215,14 +215,14 @@ class GaussianProcess:
         return Posterior(at, cube.axis_of, cube.features(places), targets(self._losses(numbers)), believed)
 
     def _hyperparameters(self, number: int, running: list[int]) -> Hyperparameters:
-        upto = _settled_size(number, running, _REFITTED_AT)
+        upto = _refit_size(number, running, _REFITTED_AT)
         if upto != self._fitted_upto:
             self._at = self._fitted(self._history.kept_as_of(upto))
             self._fitted_upto = upto
         return self._at
 
     def _hyperparameters_near_best(self, number: int, running: list[int], whole: Hyperparameters) -> Hyperparameters:
-        upto = _settled_size(number, running, _NEIGHBOURS_REFITTED_AT)
+        upto = _refit_size(number, running, _NEIGHBOURS_REFITTED_AT)
         if upto != self._neighbours_fitted_upto:
             numbers = self._neighbours(self._history.kept_as_of(upto), whole)
             self._at_near_best = self._fitted(numbers, self._cube.extent(self._places(numbers)))
@@ -271,7 +271,7 @@ class GaussianProcess:
         return known
 
 
-def _settled_size(number: int, running: Sequence[int], sizes: Sequence[int]) -> int:
+def _refit_size(number: int, running: Sequence[int], sizes: Sequence[int]) -> int:
     """The largest of these sizes below which no trial runs any more (but see _OVERDUE); 0 where there is none."""
     snapped = min(running[0] if running else number, number)
     place = bisect_right(sizes, max(snapped, int(number / _OVERDUE)))

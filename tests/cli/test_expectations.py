@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo_service.cli.expectations import beside, rows
+from hpo_service.cli.expectations import compared, rows
 from hpo_service.cli.figure import Figure, figure_of
 from hpo_service.cli.summary import Observation, summary_lines
 from tests.cli.canned import a_study, a_trial
@@ -105,7 +105,7 @@ def test_the_table_stands_below_the_claim_and_ends_with_how_many_lie_within():
         }
     )
 
-    lines = list(beside(figure, rows(figure, a_study(), TRIALS)))
+    lines = list(compared(figure, rows(figure, a_study(), TRIALS)))
 
     assert [" ".join(line.split()) for line in lines] == [
         "It learns.",
