@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,13 +38,16 @@ from hpo_service.settings import Settings
 
 try:
     from hpo_service.api.connections import ConnectionBounds
-    from hpo_service.api.fast_path import FastPath
-    from hpo_service.store import inline_lane as lanes
 except ImportError:  # an earlier checkout
-    from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
-
     from hpo_service.api.connections import Bounds as ConnectionBounds  # type: ignore[no-redef, attr-defined]
-    from hpo_service.store import writer as lanes  # type: ignore[no-redef, attr-defined]
+try:
+    from hpo_service.api.fast_path import FastPath
+except ImportError:
+    from hpo_service.api.hot_connections import HotWay as FastPath  # type: ignore[no-redef]
+for _name in ("inline_lane", "lanes", "writer"):
+    with suppress(ImportError):
+        lane: Any = importlib.import_module(f"hpo_service.store.{_name}")
+        break
 
 ROOMS = {name: place for place, name in enumerate(("domain", "store", "tuning", "reading", "operations", "api"))}
 HOUSE = str(Path(hpo_service.__file__).parent) + os.sep
@@ -272,7 +276,7 @@ def main() -> None:
     parser.add_argument("--postgres", metavar="URL", help="of an empty database")
     parser.add_argument("--climbs", action="store_true", help="name them")
     options = parser.parse_args()
-    lanes.QUICK_COMMIT_SECONDS = math.inf
+    lane.QUICK_COMMIT_SECONDS = math.inf
     threading.setprofile(profile)
     threading.settrace(follow)
     with tempfile.TemporaryDirectory() as folder:

@@ -161,7 +161,7 @@ class Artifacts:
 
     async def _give_up(self, key: str) -> None:
         with suppress(HpoError):
-            await self._service.write(lambda record: ArtifactRows(record.sql()).give_up(key))
+            await self._service.write(lambda transaction: ArtifactRows(transaction.sql()).give_up(key))
 
     def _check_size(self, size: int) -> None:
         if size > self._bounds.one:
@@ -234,14 +234,14 @@ class Artifacts:
         uptime, alone = self._service.database.uptime, not self._service.database.is_shared
         under_way = frozenset(self._under_way)
         await self._service.write(
-            lambda record: ArtifactRows(record.sql()).abandon(uptime.server_id, under_way, alone=alone)
+            lambda transaction: ArtifactRows(transaction.sql()).abandon(uptime.server_id, under_way, alone=alone)
         )
         while keys := await asyncio.to_thread(
             self._service.database.read, lambda record: list(ArtifactRows(record).gone())
         ):
             for key in keys:
                 await self._in_thread(partial(self._store.delete, key))
-            await self._service.write(lambda record, keys=keys: ArtifactRows(record.sql()).forget(keys))  # type: ignore[misc]
+            await self._service.write(lambda transaction, keys=keys: ArtifactRows(transaction.sql()).forget(keys))  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

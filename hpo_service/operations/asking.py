@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from hpo_service.domain import labels
-from hpo_service.domain.errors import DrawFailed, Fault, Invalid, StudyHeld, StudyStateConflict
+from hpo_service.domain.errors import DrawFailed, Fault, Invalid, NotFound, StudyHeld, StudyStateConflict
 from hpo_service.domain.json_types import Json
 from hpo_service.domain.study import Study
 from hpo_service.domain.trial import TrialState
@@ -61,6 +61,7 @@ async def ask_any(
 ) -> Json:
     """Ask all studies, or those of `only`, for trials of the kinds of objective that this worker can train."""
     awaited = AnyStudy.of(ask.objectives, only, ask.labels)
+    began = time.monotonic()
 
     def asked_before(record: Record) -> tuple[Any, bool]:
         service.record_worker_seen(ask.worker_id, record.now, ask.labels)
@@ -78,18 +79,18 @@ async def ask_any(
                 continue
             try:
                 found = await service.write(partial(_ask_one_of_any, service, name, ask, only), [name])
-            except StudyHeld:
-                continue  # the next study may have something
+            except (StudyHeld, NotFound):  # locked, or deleted since: the next study may have something
+                continue
             except DrawFailed as error:
                 draw_failed = draw_failed or error
                 continue
             if found.final:
                 return found
-        if draw_failed is not None:
-            raise draw_failed
+        if draw_failed is not None and time.monotonic() >= began + ask.wait_seconds:
+            raise draw_failed  # nobody else had anything for as long as the caller waits
         return AskResult({"trials": []}, final=False)
 
-    waiting = _Waiting(service, ask, awaited, time.monotonic(), caller_left)
+    waiting = _Waiting(service, ask, awaited, began, caller_left)
     return await waiting.until_found(None, attempt)
 
 

@@ -66,7 +66,7 @@ async def _end(service: Service, study_id: int) -> None:
         if found:
             await service.write(partial(_delete_answers, found))
         after = found[-1] if len(found) == ANSWERS_AT_ONCE else None
-    await service.write(lambda record: Deletion(record.sql()).end(study_id))
+    await service.write(lambda transaction: Deletion(transaction.sql()).end(study_id))
 
 
 def _answers_of_any(record: Record, study_id: int, after: str) -> list[str]:

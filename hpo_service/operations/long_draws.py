@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from hpo_service.domain.errors import DrawFailed, HpoError, Unavailable
+from hpo_service.domain.errors import DrawFailed, HpoError
 from hpo_service.domain.study import Study
 from hpo_service.instruments import drawing as draw_timed
 from hpo_service.operations import drawings
@@ -82,8 +82,11 @@ class LongDraws:
                 self._studies.pop(study.id, None)
 
     async def draws(self, needed: NotReady, deadline: float) -> Draws:
-        """Called with the draw lock held. Raise DrawFailed, NotFound, Unavailable."""
-        here = self._studies.setdefault(needed.study.id, _Study())  # none where it was deleted and made anew meanwhile
+        """Called with the draw lock held. Raise DrawFailed, NotFound, Unavailable.
+
+        It is the lock of the study before, if that was deleted and made anew meanwhile: then two may draw the same.
+        """
+        here = self._studies.setdefault(needed.study.id, _Study())
         if here.drawing is not None and here.wanted != needed.wanted:
             await _end_of(here.drawing, needed.study, deadline)  # of a call that has given up
             here.drawing = None
@@ -137,7 +140,7 @@ class LongDraws:
             with contextlib.suppress(ReadingProcessEnded):
                 return _by_number([ready async for ready in self._process.items(work)])
         else:
-            raise Unavailable("the process that draws has died twice; try again")
+            raise DrawFailed("the process that draws has died twice; try again")
         return await asyncio.to_thread(self._draw_here, needed)
 
     def _draw_here(self, needed: NotReady) -> Draws:

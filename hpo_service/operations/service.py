@@ -163,7 +163,11 @@ class Service:
             result, error, changes = outcome
             self._wake(changes, studies)
             if error is None:
-                answer = result if finish is None else finish(result)
+                try:
+                    answer = result if finish is None else finish(result)
+                except Exception as fault:
+                    done(None, fault)
+                    return
                 if isinstance(answer, CoroutineType):
                     self.run_in_task(answer, done)
                 else:
@@ -277,10 +281,13 @@ class Service:
 
         def written(outcome: Outcome) -> None:
             self._wake(outcome.changes, studies)
-            result = outcome.result
-            if outcome.error is None and finish is not None and not answer.done():
-                result = finish(result)  # here: before the outcomes of later batches are delivered
-            set_answer(answer, result, outcome.error)
+            result, error = outcome.result, outcome.error
+            if error is None and finish is not None and not answer.done():
+                try:
+                    result = finish(result)  # here: before the outcomes of later batches are delivered
+                except Exception as fault:
+                    error = fault
+            set_answer(answer, result, error)
 
         self._submit(work, studies, written, request_id=request_id, draws=draws)
         return await answer
@@ -369,7 +376,7 @@ class Service:
 
     async def beat(self) -> None:
         """Record that this server serves; an outage before does not count against leases."""
-        self.database.uptime.beaten(await self.write(lambda record: record.beat()))
+        self.database.uptime.beaten(await self.write(lambda transaction: transaction.beat()))
 
     # -- workers ------------------------------------------------------------------------------------------
 
@@ -402,7 +409,7 @@ class Service:
             if not seen:
                 return
             try:
-                await self.write(lambda record: record.sql().workers.see(seen))
+                await self.write(lambda transaction: transaction.sql().workers.see(seen))
             except BaseException:
                 with self._seen_lock:
                     newer, self._seen = self._seen, seen

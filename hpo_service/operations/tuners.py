@@ -16,7 +16,6 @@ from hpo_service.tuning.tuner import Tuner, history_bytes, is_quick, needs_histo
 
 MOST_TUNERS = 200
 MOST_BYTES = 256 * MIB  # of all tuners, but for the last one used
-# About what a sampler and a pruner keep of a finished trial, and of each of its reports.
 MODELS = 10  # a search space takes so many times the bytes of its text
 MOST_NEEDS = 10_000
 # If a tuner is more revisions behind, the history is read outside of the writer.

@@ -51,7 +51,7 @@ def run(connection: sa.Connection, statements: Sequence[Statement]) -> list[Rows
 
 
 def send(connection: sa.Connection, statements: Sequence[Statement]) -> RoundTrip:
-    """Send them; until `Sent` has all results, nothing else may use the connection."""
+    """Send them; until the `RoundTrip` has all results, nothing else may use the connection."""
     link: Any = connection.connection.dbapi_connection
     try:
         return RoundTrip(connection, link.pgconn, statements)

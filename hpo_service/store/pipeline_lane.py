@@ -16,6 +16,7 @@ from hpo_service.store.lanes import BatchEnded, Collect
 from hpo_service.store.one_round_trip import NotThisSession
 from hpo_service.store.study_lock import OptimisticLockFailed, StudyLockTimeout, WouldBlock
 from hpo_service.store.thread_lane import ThreadLane
+from hpo_service.store.write_batch import WriteBatch
 from hpo_service.store.write_call import FinishedBatch, WriteCall, all_failed, studies_and_requests
 
 
@@ -58,22 +59,17 @@ class PipelineLane:
         some = calls[: len(outcomes)]
         try:
             with database_errors_translated():
-                sent = batch.send()
+                sent, loop = batch.send(), asyncio.get_running_loop()
+                flight = InFlightBatch(self.on_socket_ready, loop, some, outcomes, batch, sent, time.perf_counter())
+                flight.watch()
         except WouldBlock:
             self._runner.forget(batch)
             self._runner.write_lock.release()
             return 0
         except Exception as error:
-            self._runner.forget(batch)
-            self._runner.release_connection()
-            self._runner.notes.failed(some, error)
-            self._complete_batch(all_failed(some, in_words_of_the_store(error)))
+            self._fail(some, batch, error)
         else:
-            flight = InFlightBatch(
-                self.on_socket_ready, asyncio.get_running_loop(), some, outcomes, batch, sent, time.perf_counter()
-            )
             self._thread.flight = flight
-            flight.watch()
         return len(some)
 
     def on_socket_ready(self, flight: InFlightBatch) -> None:
@@ -96,28 +92,36 @@ class PipelineLane:
             runner.discard_tuners(flight.batch)
             self._run_again(flight)
         except Exception as error:
-            runner.forget(flight.batch)
-            self._disconnect(flight)
-            runner.notes.failed(calls, error)
-            self._complete_batch(all_failed(calls, in_words_of_the_store(error)))
+            flight.unwatch()
+            self._fail(calls, flight.batch, error)
         else:
             took = time.perf_counter() - flight.began
-            runner.notes.committed(calls, flight.began, took, len(calls))
             flight.unwatch()
             self._complete_batch(FinishedBatch(calls, flight.outcomes))
+            runner.notes.committed(calls, flight.began, took, len(calls))
 
     def _run_again(self, flight: InFlightBatch) -> None:
         """Nothing of the batch was written: queue its calls for the thread, which locks their studies."""
-        self._disconnect(flight)
-        self._thread.put_again(flight.calls)
-        self._complete_batch(FinishedBatch((), ()))
-
-    def _disconnect(self, flight: InFlightBatch) -> None:
         flight.unwatch()  # before the socket's number can be another's
-        self._runner.release_connection()
+        try:
+            self._runner.release_connection()
+            self._thread.put_again(flight.calls)
+        finally:
+            self._complete_batch(FinishedBatch((), ()))
+
+    def _fail(self, calls: Sequence[WriteCall], batch: WriteBatch, error: Exception) -> None:
+        """Whether the batch was committed is not known: its calls are refused, and the connection is closed."""
+        try:
+            self._runner.forget(batch)
+            self._runner.release_connection()
+            self._runner.notes.failed(calls, error)
+        finally:
+            self._complete_batch(all_failed(calls, in_words_of_the_store(error)))
 
     def _complete_batch(self, written: FinishedBatch) -> None:
         self._thread.flight = None
-        self._collect(self._runner.record_refusals(written))
-        self._runner.write_lock.release()
+        try:
+            self._collect(self._runner.record_refusals(written))
+        finally:
+            self._runner.write_lock.release()
         self._batch_ended()

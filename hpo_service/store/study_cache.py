@@ -214,8 +214,8 @@ class StudyCache:
                 if study_id in self.studies:
                     self.refusals.end(self.studies[study_id].study.name)
 
-    def committed(self, touched: Iterable[int]) -> None:
-        for study_id in touched:
+    def committed(self, saved_studies: Iterable[int]) -> None:
+        for study_id in saved_studies:
             if study_id in self.studies:
                 cached = self.studies[study_id]
                 cached.forget_old()

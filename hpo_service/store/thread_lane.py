@@ -15,7 +15,7 @@ from hpo_service.store.held_studies import HeldStudies
 from hpo_service.store.in_flight_batch import InFlightBatch
 from hpo_service.store.lanes import LARGEST_BATCH, BatchEnded, Collect
 from hpo_service.store.study_lock import StudyLockTimeout, held_by_others
-from hpo_service.store.write_call import FinishedBatch, Outcome, WriteCall, studies_and_requests
+from hpo_service.store.write_call import FinishedBatch, Outcome, WriteCall, give, studies_and_requests
 
 LOOK_AFTER_SECONDS = 1.0  # how often the writer thread checks whether the event loop of a sent batch has ended
 
@@ -72,11 +72,11 @@ class ThreadLane:
     def _collect(self, written: FinishedBatch) -> None:
         """Call `done` here for calls with `done_in_thread`; the others are delivered in the event loop."""
         outcomes = list(zip(written.calls, written.outcomes, strict=True))
-        for call, outcome in outcomes:
-            if call.done_in_thread:
-                call.done(outcome)
         others = [each for each in outcomes if not each[0].done_in_thread]
         self._collect_others(FinishedBatch([call for call, _ in others], [of for _, of in others]))
+        for call, outcome in outcomes:
+            if call.done_in_thread:
+                give(call, outcome)
 
     def _next(self) -> Sequence[WriteCall] | None:
         """The next calls; empty when it is time to check the held studies, None at the end."""
@@ -99,8 +99,10 @@ class ThreadLane:
 
     def _run_batch(self, calls: list[WriteCall]) -> None:
         if self.held_studies.names:
-            self.held_studies.park(call for call in calls if self.held_studies.concerns(call))
-            calls = [call for call in calls if not self.held_studies.concerns(call)]
+            # Asked once of each call: the event loop may add a study at any moment.
+            is_held = [self.held_studies.concerns(call) for call in calls]
+            self.held_studies.park(call for call, held in zip(calls, is_held, strict=True) if held)
+            calls = [call for call, held in zip(calls, is_held, strict=True) if not held]
         with self._write_lock():
             try:
                 if calls:

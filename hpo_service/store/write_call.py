@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import structlog
+
 from hpo_service.domain.errors import StudyHeld, Unavailable
 from hpo_service.store.engine import in_words_of_the_store
 from hpo_service.store.record import StudyChange
 from hpo_service.store.transaction import Transaction
 
 Work = Callable[[Transaction], Any]
+log = structlog.get_logger()
+
 NO_DRAWS: Mapping[int, Any] = MappingProxyType({})
 
 
@@ -30,7 +34,8 @@ class Parts(tuple[Work, ...]):
 class WriteCall(NamedTuple):
     """Work in a transaction that holds these studies.
 
-    done: called with the outcome after the commit, in the event loop, or (done_in_thread) where the batch has run.
+    done: called with the outcome after the commit, in the event loop, or (done_in_thread) where the batch has run,
+    with the write lock held.
     runs_in_loop: the work is short and needs nothing but what is in memory. request_id: of an ask. draws: computed
     before the call, by trial number. since: when it was submitted (time.perf_counter). trace: its tracing context.
     """
@@ -51,6 +56,14 @@ class FinishedBatch(NamedTuple):
 
     calls: Sequence[WriteCall]
     outcomes: Sequence[Outcome]
+
+
+def give(call: WriteCall, outcome: Outcome) -> None:
+    """Call `done`. A fault of one caller's is logged, and keeps no other from its outcome."""
+    try:
+        call.done(outcome)
+    except Exception:
+        log.exception("an answer could not be given", studies=list(call.studies))
 
 
 def is_refused(call: WriteCall, outcome: Outcome) -> bool:

@@ -24,7 +24,7 @@ from hpo_service.store.inline_lane import InlineLane
 from hpo_service.store.lanes import LARGEST_BATCH, LoopLane
 from hpo_service.store.pipeline_lane import PipelineLane
 from hpo_service.store.thread_lane import ThreadLane
-from hpo_service.store.write_call import FinishedBatch, WriteCall, all_failed
+from hpo_service.store.write_call import FinishedBatch, WriteCall, all_failed, give
 
 log = structlog.get_logger()
 
@@ -140,10 +140,7 @@ class WriteScheduler:
             written = self._done.popleft()
             for call, outcome in zip(written.calls, written.outcomes, strict=True):
                 self.waiting -= 1
-                try:
-                    call.done(outcome)
-                except Exception:  # one caller's: the others have their answers all the same
-                    log.exception("an answer could not be given", studies=list(call.studies))
+                give(call, outcome)
 
     # -- waiting for callers that were just answered -------------------------------------------------------------------
 

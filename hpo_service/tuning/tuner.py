@@ -24,9 +24,19 @@ from hpo_service.tuning.drawing import DrawnParams, Exhausted, uniforms
 from hpo_service.tuning.pruners import Verdict, check_pruner, make_pruner
 from hpo_service.tuning.samplers import check_sampler, is_quick, make_sampler
 
-__all__ = ["DrawnParams", "Exhausted", "Tuner", "Verdict", "check", "draw_unknown", "history_bytes", "is_quick"]
-__all__ += ["needs_history"]
+__all__ = [
+    "DrawnParams",
+    "Exhausted",
+    "Tuner",
+    "Verdict",
+    "check",
+    "draw_unknown",
+    "history_bytes",
+    "is_quick",
+    "needs_history",
+]
 
+# About what a sampler and a pruner keep of a finished trial, and of each of its reports.
 BYTES_A_TRIAL, BYTES_A_REPORT = 200, 16
 
 

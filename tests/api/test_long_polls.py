@@ -182,7 +182,7 @@ def test_the_first_form_wakes_too(server: Server, what: str) -> None:
 
 @pytest.mark.usefixtures("only_told")
 @pytest.mark.parametrize(("verb", "state"), [("stop", "STOPPING"), ("cancel", "CANCELLED")])
-def test_a_waiting_ask_goes_home_when_the_study_ends(server: Server, verb: str, state: str) -> None:
+def test_a_waiting_ask_is_answered_when_the_study_ends(server: Server, verb: str, state: str) -> None:
     name = server.create(limits={"running": 1})
     server.ask(name)
     asked = server.waiting(name)
@@ -195,7 +195,7 @@ def test_a_waiting_ask_goes_home_when_the_study_ends(server: Server, verb: str, 
     assert time.monotonic() - began < AT_ONCE
 
 
-def test_a_waiting_ask_goes_home_when_the_study_completes_and_when_it_is_deleted(server: Server) -> None:
+def test_a_waiting_ask_is_answered_when_the_study_completes_and_when_it_is_deleted(server: Server) -> None:
     name = server.create(limits={"trials": 1})
     server.ask(name)
     asked = server.waiting(name)

@@ -273,7 +273,7 @@ def test_a_study_that_is_deleted_there_sends_home_who_waits_here(run):
 
 
 @pytest.mark.slow
-def test_a_worker_drained_there_goes_home_here(run):
+def test_a_worker_drained_there_is_answered_here(run):
     async def test(service: Busy, other: Busy) -> None:
         await created(service, limits={"running": 1})
         await asked(service, worker_id="mine")

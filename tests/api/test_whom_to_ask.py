@@ -125,3 +125,6 @@ def test_a_study_whose_draws_fail_keeps_nobody_from_the_others(client, create, m
     answer = client.post("/v1/trials:ask", json={"worker_id": "w", "request_id": "none-left"})
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert "a-bad" in answer.json()["detail"]
+    release = client.post("/v1/studies/b-good/trials/0:release", json={"attempt": 1})
+    assert release.status_code == 200
+    assert ask_any(client, wait_seconds=30) == ["b-good"]

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from hpo_service.cli.study_commands import StudyStateFilter
+from hpo_service.domain.study import StudyState
+
 MINE = """\
 name = "{name}"
 [search_space]
@@ -256,3 +259,7 @@ def test_a_start_imports_only_what_every_server_needs():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_the_states_that_a_list_is_filtered_by_are_those_of_a_study() -> None:
+    assert [state.value for state in StudyStateFilter] == [state.value for state in StudyState]

@@ -71,7 +71,7 @@ async def study(service: Service, **fields: Any) -> None:
 
 
 def begun(service: Service, work: Any, request_id: str | None = None, name: str = "mine") -> asyncio.Future[Any]:
-    """A light call on its way."""
+    """A short call on its way."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(result: Any, error: BaseException | None) -> None:
@@ -103,7 +103,7 @@ def complete(other: psycopg.Connection[Any]) -> int:
     return count
 
 
-def test_light_calls_run_in_the_event_loop_and_are_committed_when_they_are_answered(service, other, ran):
+def test_short_calls_run_in_the_event_loop_and_are_committed_when_they_are_answered(service, other, ran):
     async def some() -> None:
         await study(service)
         ran.clear()
@@ -223,7 +223,7 @@ def test_a_connection_that_is_lost_in_flight_fails_its_calls_and_not_the_next(se
     assert asyncio.run(lost()) == [2]
 
 
-def test_calls_of_the_thread_get_their_turn_though_light_ones_never_cease(service):
+def test_calls_of_the_thread_get_their_turn_though_short_ones_never_cease(service):
     async def beside() -> float:
         await study(service)
         stopping = asyncio.Event()
@@ -432,3 +432,23 @@ def test_an_ask_that_is_repeated_in_one_batch_has_its_answer_there_after_rows_we
     first, _, again = asyncio.run(repeated())
     assert first.answer["trials"][0]["number"] == again.answer["trials"][0]["number"]
     assert alone == []
+
+
+def test_a_batch_whose_answer_cannot_be_waited_for_is_refused_and_the_next_one_is_written(service, monkeypatch):
+    watch, faults = InFlightBatch.watch, [OSError("no such socket")]
+
+    def fails_once(batch: InFlightBatch) -> None:
+        if faults:
+            raise faults.pop()
+        watch(batch)
+
+    async def asked_again() -> list[int]:
+        await study(service)
+        monkeypatch.setattr(InFlightBatch, "watch", fails_once)
+        with pytest.raises(Unavailable, match="no such socket"):
+            await asked(service)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await asked(service)
+
+    asyncio.run(asked_again())
+    assert faults == []

@@ -1,4 +1,4 @@
-"""Light calls run in the event loop, but never wait there: for a lock, or for a slow disk."""
+"""Short calls run in the event loop, but never wait there: for a lock, or for a slow disk."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def until_light(service: Service, threads: list[str]) -> None:
         await asked(service)
 
 
-def test_light_calls_run_where_they_are_and_others_in_the_writers_thread(service, threads, busy_machine):
+def test_short_calls_run_where_they_are_and_others_in_the_writers_thread(service, threads, busy_machine):
     async def both() -> None:
         await study(service)
         await until_light(service, threads)
@@ -230,3 +230,16 @@ def test_a_fault_of_the_event_loops_lane_is_the_answer_of_its_calls_and_the_next
         return await asked(service)
 
     assert asyncio.run(after_the_fault()) == [1]
+
+
+def test_a_fault_while_an_answer_is_made_is_the_callers_answer(service):
+    async def answer() -> Any:
+        await study(service)
+
+        def finish(_result: Any) -> Any:
+            raise RuntimeError("no answer can be made")
+
+        return await service.write(lambda record: None, ["mine"], finish=finish)
+
+    with pytest.raises(RuntimeError, match="no answer can be made"):
+        asyncio.run(answer())

@@ -30,7 +30,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def called(service: Service) -> None:
-    """One light call, without a task that waits for it."""
+    """One short call, without a task that waits for it."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     service.begin(lambda record: record.study("mine"), ["mine"], lambda *_: answer.set_result(None), runs_in_loop=True)
     await answer

@@ -86,7 +86,7 @@ EACH = st.fixed_dictionaries(
     st.sampled_from([2, 10]),
     st.dictionaries(st.integers(0, 7), st.integers(1, 3)),
 )
-def test_alone_and_in_company_a_trial_reports_the_same_bits(
+def test_alone_and_in_group_a_trial_reports_the_same_bits(
     shape: dict[str, object],
     own_settings: list[dict[str, object]],
     dropout: float,

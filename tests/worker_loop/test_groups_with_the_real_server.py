@@ -11,7 +11,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.worker_loop.real_server import ends, kill_with_children, wait_for
 
 
-def create_company(hpo, name, trials=8, epochs=100_000, samples=100, **fields):
+def create_group(hpo, name, trials=8, epochs=100_000, samples=100, **fields):
     return hpo.create_study(
         name,
         search_space={"learning_rate": log_uniform(1e-3, 1e-2)},
@@ -22,7 +22,7 @@ def create_company(hpo, name, trials=8, epochs=100_000, samples=100, **fields):
     )
 
 
-def start_company(start, study, *options):
+def start_group(start, study, *options):
     return start("hpo_worker", "--study", study, "--processes", "1", *options)
 
 
@@ -31,9 +31,9 @@ def all_training(hpo, study, trials):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start):
-    create_company(hpo, "company_leaves", lease_seconds=3600)
-    worker = start_company(start, "company_leaves")
+def test_a_worker_that_is_told_to_leave_hands_its_whole_group_back(hpo, start):
+    create_group(hpo, "company_leaves", lease_seconds=3600)
+    worker = start_group(start, "company_leaves")
     wait_for(all_training(hpo, "company_leaves", 4))
     worker.terminate()
     worker.communicate(timeout=PATIENCE_SECONDS)
@@ -44,15 +44,15 @@ def test_a_worker_that_is_told_to_leave_hands_its_whole_company_back(hpo, start)
 
 
 @pytest.mark.slow
-def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(hpo, start):
+def test_a_killed_workers_group_is_given_out_again_and_reports_the_same_bits(hpo, start):
     slow = {"trials": 4, "epochs": 30, "samples": 4000}
-    create_company(hpo, "company_killed", **slow, lease_seconds=1)
-    create_company(hpo, "company_spared", **slow)
-    killed = start_company(start, "company_killed")
+    create_group(hpo, "company_killed", **slow, lease_seconds=1)
+    create_group(hpo, "company_spared", **slow)
+    killed = start_group(start, "company_killed")
     wait_for(all_training(hpo, "company_killed", 4))
     kill_with_children(killed)
     for study in ("company_killed", "company_spared"):
-        worker = start_company(start, study, "--until-done")
+        worker = start_group(start, study, "--until-done")
         worker.communicate(timeout=PATIENCE_SECONDS)
         assert worker.returncode == 0
     again, spared = (list(hpo.trials(study)) for study in ("company_killed", "company_spared"))
@@ -62,7 +62,7 @@ def test_a_killed_workers_company_is_given_out_again_and_reports_the_same_bits(h
 
 @pytest.mark.slow
 def test_companies_of_two_processes_give_out_each_trial_once_and_no_more(hpo, start):
-    create_company(hpo, "company_limit", trials=20, epochs=50)
+    create_group(hpo, "company_limit", trials=20, epochs=50)
     worker = start("hpo_worker", "--study", "company_limit", "--processes", "2", "--until-done", "--json")
     output, _ = worker.communicate(timeout=PATIENCE_SECONDS)
     assert json.loads(output) == {"trials": {"COMPLETE": 20}}

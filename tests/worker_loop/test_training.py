@@ -280,8 +280,8 @@ def test_a_trial_without_its_data_that_is_gone_meanwhile_is_dropped(work, stand_
     assert work(NeuralNetwork(None)) == {"lost": 1}
 
 
-def company_of(stand_in, *rates, epochs=3, **objective):
-    """A study of one shape, of which the first ask brings companions too."""
+def group_of(stand_in, *rates, epochs=3, **objective):
+    """A study of one shape, of which the first ask brings extra trials too."""
     stand_in.study["objective"] = {"kind": "neural_network", "samples": 100, "epochs": epochs, **objective}
     stand_in.study["search_space"] = {"learning_rate": {}}
     stand_in.study["limits"]["trials"] = 1000
@@ -302,8 +302,8 @@ def everything_told(stand_in):
 
 
 @pytest.mark.slow
-def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkeypatch):
-    company_of(stand_in, 0.01, 1e5, 0.1, 0.3)
+def test_a_group_tells_what_each_trial_alone_would_tell(work, stand_in, monkeypatch):
+    group_of(stand_in, 0.01, 1e5, 0.1, 0.3)
     assert work(NeuralNetwork(None)) == {"COMPLETE": 3, "FAIL": 1}
     assert asked(stand_in) == [1, 3]
     together = everything_told(stand_in)
@@ -331,8 +331,8 @@ def test_a_company_tells_what_each_trial_alone_would_tell(work, stand_in, monkey
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study, why):
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
+def test_no_extra_trials_are_asked_for_where_that_does_harm(work, stand_in, study, why):
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     stand_in.study.update(study)
     for number in range(4, 9):
         stand_in.running[number] = 1  # other processes are at work
@@ -342,18 +342,18 @@ def test_no_companions_are_asked_for_where_that_does_harm(work, stand_in, study,
 
 def test_two_processes_share_twenty_trials_down_to_the_last():
     """The processes take turns, each done with its group when it asks again."""
-    held, left, companies = [0, 0], 20, []
+    held, left, groups = [0, 0], 20, []
     for turn in range(20):
         if left:
             held[turn % 2] = 0
             held[turn % 2] = 1 + extra_trials(left - 1, sum(held) + 1)
             left -= held[turn % 2]
-            companies.append(held[turn % 2])
-    assert companies == [4, 4, 3, 3, 2, 2, 1, 1]
+            groups.append(held[turn % 2])
+    assert groups == [4, 4, 3, 3, 2, 2, 1, 1]
 
 
 def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     held = []
     assert work(lambda trial: held.append(len(stand_in.running)) or 0.5) == {"COMPLETE": 4}
     assert held == [1, 1, 1, 1]
@@ -361,9 +361,9 @@ def test_an_objective_of_the_users_own_trains_one_trial_at_a_time(work, stand_in
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("reason", "told"), [("pruned", "PRUNED"), ("study_cancelled", "FAIL")])
-def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
+def test_who_is_to_stop_leaves_the_group_and_the_others_go_on(work, stand_in, monkeypatch, reason, told):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
     stand_in.stops[2] = reason
     assert sum(work(NeuralNetwork(None)).values()) == 4
     assert {number: each["state"] for number, each in stand_in.told.items()} == {
@@ -376,9 +376,9 @@ def test_who_is_to_stop_leaves_the_company_and_the_others_go_on(work, stand_in, 
 
 
 @pytest.mark.slow
-def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
+def test_a_group_that_loses_one_trial_finishes_the_others(work, stand_in, monkeypatch):
     monkeypatch.setattr("hpo_worker.outbox.LONGEST_FLUSH", 0.02)
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=400)
     report = StandIn._trial_report
 
     def lose_the_second(self, number, call):
@@ -393,9 +393,9 @@ def test_a_company_that_loses_one_trial_finishes_the_others(work, stand_in, monk
 
 
 @pytest.mark.slow
-def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
+def test_all_leases_of_a_group_are_kept(work, stand_in, monkeypatch):
     stand_in.lease_seconds = 0.3
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     train_epoch = TrialGroup.train_epoch
 
     def slow(group):
@@ -408,8 +408,8 @@ def test_all_leases_of_a_company_are_kept(work, stand_in, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
+def test_a_group_that_fails_trains_its_trials_alone(work, stand_in, monkeypatch):
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05)
     train_epoch = TrialGroup.train_epoch
 
     def too_large(group):
@@ -423,14 +423,14 @@ def test_a_company_that_fails_trains_its_trials_alone(work, stand_in, monkeypatc
 
 
 def test_the_first_trial_binds_the_study_to_its_data_once(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, epochs=1)
     work(NeuralNetwork(None))
     assert stand_in.dataset_sha256 == load("mnist").sha256
     assert stand_in.count("heartbeat") == 1
 
 
 def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, stand_in):
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05)
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05)
     stand_in.dataset_sha256 = "1" * 64
     with pytest.raises(DatasetDiffers) as refusal:
         work(NeuralNetwork(None))
@@ -442,7 +442,7 @@ def test_a_worker_with_other_data_trains_nothing_and_says_what_differs(work, sta
 
 def test_broken_files_cost_no_trial(work, stand_in, tmp_path):
     (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 cut off")
-    company_of(stand_in, 0.01, 0.02, 0.03, 0.05, dataset="own")
+    group_of(stand_in, 0.01, 0.02, 0.03, 0.05, dataset="own")
     with pytest.raises(DatasetError, match=r"own\.npz: is not an \.npz file of plain arrays"):
         work(NeuralNetwork(tmp_path))
     assert stand_in.released == [(0, 1)]

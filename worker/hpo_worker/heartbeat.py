@@ -71,20 +71,19 @@ def send(client: Client, outbox: Outbox, now: float) -> None:
     try:
         answers = _make_batch(client, _first(calls))
         answers += [_make_test_call(client, call) for call in calls if call.job.number is None]
-        unavailable = None
+        refused = [str(body.get("detail")) for _, status, body in answers if status == 429 or status >= 500]
         for call, status, body in answers:
-            if status == 429 or status >= 500:  # this call only: it stays due
-                unavailable = Unavailable(str(body.get("detail")))
-                continue
+            if status == 429 or status >= 500:
+                continue  # it stays due
             if status >= 300:
                 said = {"code": body.get("code"), "detail": body.get("detail")}
                 log.warning("refused", study=call.job.study, trial=call.job.number, call=call.verb, **said)
             outbox.take(call, status, body, now)
-        if unavailable is not None:
-            raise unavailable
     except TRANSIENT_ERRORS as error:
         # The client has tried for as long as it may; what was not taken is still due.
-        log.warning("the server takes no reports; training goes on", error=str(error), calls=len(calls))
+        refused = [str(error)] * len(calls)
+    if refused:
+        log.warning("the server takes no reports; training goes on", error=refused[0], calls=len(refused))
         time.sleep(PAUSE_SECONDS)
 
 
@@ -120,3 +119,5 @@ def _make_test_call(client: Client, call: Call) -> CallResult:
         return call, 200, client.test_heartbeat(study, call.job.attempt)
     except (Conflict, NotFound, Invalid) as refusal:
         return call, 409, {"code": refusal.code, "detail": refusal.detail}
+    except TRANSIENT_ERRORS as error:  # the answers to the batch before are taken all the same
+        return call, 503, {"detail": str(error)}

@@ -48,7 +48,7 @@ def pause_after(crashes: int) -> float:
 
 @dataclass(eq=False)
 class TrainingProcess:
-    """A training process. crashes: how many predecessors crashed (doubles the restart delay); gpu: assigned to it."""
+    """A training process. crashes: predecessors that crashed in a row, each soon after its start; gpu: its own."""
 
     process: subprocess.Popen[str]
     crashes: int = 0

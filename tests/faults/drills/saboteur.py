@@ -354,11 +354,13 @@ def deletes_in_one_go() -> None:
 def reads_the_whole_curve() -> None:
     """Each call that is judged begins with all reports of its trial."""
     from hpo_service.operations import workers
+    from hpo_service.store.transaction import Transaction
 
+    assert hasattr(Transaction, "reports")
     judge = workers._report_to_pruner
 
     def judge_all(work: Any, trial: Any, new: Any) -> Any:
-        reports = {report.step: report.value for report in work.record.reports(work.study, trial)}
+        reports = {report.step: report.value for report in work.transaction.reports(work.study, trial)}
         max(reports, default=0)
         min(reports.values(), default=0.0)
         return judge(work, trial, new)
