@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import processes
 import pytest
 from contestants import OptunaMemory, Worker
 from core_share import CGROUPS, CannotBeHeld, held_to
@@ -143,17 +144,22 @@ def test_the_cpu_of_another_process_is_seen_at_once() -> None:
 
 BUSY_CHILD = r"""
 import subprocess, sys
-busy = "import time\nwhile time.process_time() < 1.2: pass\ntime.sleep(5)"
-child = subprocess.Popen([sys.executable, "-c", busy])
-print("ready", flush=True)
-child.wait()
+busy = "import time\nwhile time.process_time() < 0.6: pass\nprint('ready', flush=True)\ntime.sleep(60)"
+subprocess.Popen([sys.executable, "-c", busy]).wait()
 """
 
 
-def test_a_server_is_not_calm_while_its_reading_process_works() -> None:
+def test_what_a_reading_process_has_used_counts_for_its_server() -> None:
     with announced([sys.executable, "-c", BUSY_CHILD]) as (_, pid):
-        calm(pid)
-        assert family_cpu_seconds(pid) - cpu_seconds(pid) >= 1.1
+        assert family_cpu_seconds(pid) - cpu_seconds(pid) >= 0.5
+
+
+def test_a_server_is_not_calm_while_its_family_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = iter([0.0, 0.3, 0.3, 0.7, 0.7, 0.74, 9.0])
+    monkeypatch.setattr(processes, "family_cpu_seconds", lambda pid: next(used))
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    calm(1)
+    assert list(used) == [9.0]
 
 
 def test_a_process_is_held_to_its_share_of_a_core_and_let_go_of() -> None:
