@@ -157,7 +157,7 @@ def test_what_a_reading_process_has_used_counts_for_its_server() -> None:
 def test_a_server_is_not_calm_while_its_family_works(monkeypatch: pytest.MonkeyPatch) -> None:
     used = iter([0.0, 0.3, 0.3, 0.7, 0.7, 0.74, 9.0])
     monkeypatch.setattr(processes, "family_cpu_seconds", lambda pid: next(used))
-    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("processes.time.sleep", lambda seconds: None)
     calm(1)
     assert list(used) == [9.0]
 
