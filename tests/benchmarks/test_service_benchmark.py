@@ -23,6 +23,8 @@ from service_report import keep, kept, merged, table
 from side_by_side import PART, row
 from worker_team import team
 
+from tests.patience import PATIENCE_SECONDS
+
 PROJECT = Path(__file__).parents[2]
 SIZE = 30
 pytestmark = pytest.mark.slow
@@ -216,7 +218,7 @@ def plain() -> dict[str, str]:
 def run(environment: dict[str, str], *options: str) -> str:
     command = [sys.executable, "benchmarks/service.py", "--rounds", "1", *options]
     done = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=110, check=False
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
