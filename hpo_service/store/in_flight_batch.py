@@ -31,9 +31,13 @@ class InFlightBatch:
         """Have the event loop call `on_socket_ready` when the socket is readable (or writable: more to send)."""
         self.unwatch()
         self._watched = (self.sent.socket, not self.sent.is_out)
-        self.loop.add_reader(self.sent.socket, self.on_socket_ready, self)
-        if not self.sent.is_out:
-            self.loop.add_writer(self.sent.socket, self.on_socket_ready, self)
+        try:
+            self.loop.add_reader(self.sent.socket, self.on_socket_ready, self)
+            if not self.sent.is_out:
+                self.loop.add_writer(self.sent.socket, self.on_socket_ready, self)
+        except BaseException:
+            self.unwatch()
+            raise
 
     def unwatch(self) -> None:
         watched, self._watched = self._watched, None

@@ -103,9 +103,9 @@ class PipelineLane:
     def _run_again(self, flight: InFlightBatch) -> None:
         """Nothing of the batch was written: queue its calls for the thread, which locks their studies."""
         flight.unwatch()  # before the socket's number can be another's
+        self._thread.put_again(flight.calls)
         try:
             self._runner.release_connection()
-            self._thread.put_again(flight.calls)
         finally:
             self._complete_batch(FinishedBatch((), ()))
 
